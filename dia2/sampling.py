@@ -1,0 +1,127 @@
+"""Guidance and draws.
+
+Guidance picks the candidates and the conditional distribution weighs them: the two rows' logits are pushed apart by
+the scale, the `filter_k` best of that survive, and the draw is from the conditional logits of the survivors.
+
+A draw is the inverse CDF at a uniform number from a table keyed by (seed, step, stream). So a conversation repeats
+exactly for its seed, on rewind, and whatever else the device computes. The CDF runs in the order of the vocabulary,
+not of the probabilities: two logits that swap ranks by a rounding error then change nothing.
+
+Settings are per slot and live on the device, so that changing them never means another program.
+"""
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor
+
+# Streams of the uniform table: one a draw within a step.
+ACTION_STREAM = 0
+CB0_STREAM = 1  # depformer stage s draws from stream CB0_STREAM + 1 + s
+
+
+@dataclass(frozen=True)
+class SamplingConfig:
+    """temperature (0 or less: the most likely); top_k candidates (0: all)."""
+
+    temperature: float = 0.8
+    top_k: int = 50
+
+
+@dataclass(frozen=True)
+class SlotSettings:
+    """How one conversation samples. Defaults are the streaming product's."""
+
+    cfg_scale: float = 3.0  # 1 turns guidance off
+    cfg_filter_k: int = 50  # 0 keeps every candidate
+    text: SamplingConfig = field(default_factory=lambda: SamplingConfig(0.7, 50))
+    audio: SamplingConfig = field(default_factory=lambda: SamplingConfig(0.8, 80))
+
+    @property
+    def guided(self) -> bool:
+        """Whether an unconditional row is needed."""
+        return self.cfg_scale != 1.0
+
+
+class Draws:
+    """One kind of draw (text or audio) for every slot: temperature and top_k [slots] on the device."""
+
+    def __init__(self, slots: int, device: torch.device) -> None:
+        self.temperature = torch.zeros(slots, device=device)
+        self.top_k = torch.zeros(slots, dtype=torch.int64, device=device)
+        self._configs = [SamplingConfig(0.0, 0)] * slots
+
+    def set(self, slot: int, config: SamplingConfig) -> None:
+        """Takes one slot's settings."""
+        self._configs[slot] = config
+        self.temperature[slot] = config.temperature
+        self.top_k[slot] = config.top_k
+
+    def __call__(self, logits: Tensor, uniforms: Tensor) -> Tensor:
+        """logits float32 [slots, V], uniforms [slots] in [0, 1) -> int64 [slots]."""
+        greedy = logits.argmax(dim=-1)
+        if all(config.temperature <= 0 for config in self._configs):
+            return greedy
+        widest = max(config.top_k for config in self._configs)
+        drawn = _draw(logits, self.temperature.clamp(min=1e-4), self.top_k, widest, uniforms)
+        return torch.where(self.temperature > 0, drawn, greedy)
+
+
+class Guidance:
+    """Scale and filter_k of every slot, [slots] on the device."""
+
+    def __init__(self, slots: int, device: torch.device) -> None:
+        self.scale = torch.ones(slots, device=device)
+        self.filter_k = torch.zeros(slots, dtype=torch.int64, device=device)
+        self._filters = [0] * slots
+
+    def set(self, slot: int, settings: SlotSettings) -> None:
+        """Takes one slot's settings. Without guidance nothing is filtered, with one row or with two."""
+        self._filters[slot] = settings.cfg_filter_k if settings.guided else 0
+        self.scale[slot] = settings.cfg_scale
+        self.filter_k[slot] = self._filters[slot]
+
+    def __call__(self, logits: Tensor) -> Tensor:
+        """logits float32 [slots, branches, V] -> the candidates' conditional logits [slots, V], -inf elsewhere."""
+        conditional, widest = logits[:, 0], max(self._filters)
+        if logits.shape[1] == 1 or widest == 0:
+            return conditional
+        unconditional = logits[:, 1]
+        guided = unconditional + self.scale[:, None] * (conditional - unconditional)
+        return conditional.masked_fill(guided < kth_largest(guided, self.filter_k, widest), -torch.inf)
+
+
+def kth_largest(values: Tensor, k: Tensor, widest: int) -> Tensor:
+    """The k-th largest of each row of values [slots, V], [slots, 1]; -inf where k is 0 (or above V).
+
+    `widest` is the largest k of all, known on the host.
+    """
+    widest = min(widest, values.shape[1])
+    if widest == 0:
+        return values.new_full((len(values), 1), -torch.inf)
+    best = values.topk(widest, dim=-1).values
+    chosen = best.gather(1, (k.clamp(1, widest) - 1)[:, None])
+    return chosen.masked_fill(((k == 0) | (k > values.shape[1]))[:, None], -torch.inf)
+
+
+def _draw(logits: Tensor, temperature: Tensor, top_k: Tensor, widest: int, uniforms: Tensor) -> Tensor:
+    scaled = logits / temperature[:, None]
+    kept = scaled.masked_fill(scaled < kth_largest(scaled, top_k, widest), -torch.inf)
+    cdf = kept.softmax(dim=-1).cumsum(dim=-1)
+    total = cdf[:, -1:].contiguous()
+    token = torch.searchsorted(cdf, uniforms[:, None] * total, right=True)
+    # u * total may round up to total: then the last candidate, not the first impossible one, is meant.
+    return torch.minimum(token, torch.searchsorted(cdf, total)).squeeze(1)
+
+
+def uniform_table(seed: int, first_step: int, steps: int, streams: int) -> Tensor:
+    """Uniforms of steps first_step .. first_step + steps - 1, float32 [steps, streams] in [0, 1).
+
+    Counter-based (Philox), so any stretch of the table can be made alone and reads the same.
+    """
+    blocks = -(-streams // 4)  # one Philox counter gives four 64-bit numbers
+    raw = np.random.Philox(key=seed, counter=first_step * blocks).random_raw(steps * blocks * 4)
+    # 24 bits are what a float32 below 1 can hold exactly.
+    uniforms = (raw >> np.uint64(40)).astype(np.float32) * np.float32(2.0**-24)
+    return torch.from_numpy(uniforms.reshape(steps, blocks * 4)[:, :streams].copy())
