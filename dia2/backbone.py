@@ -122,11 +122,8 @@ class Attention(nn.Module):
         self, x: Tensor, number: int, angles: tuple[Tensor, Tensor], index: Tensor, mask: Tensor, cache: KVCache
     ) -> Tensor:
         q, k, v = F.linear(x, self.qkv).unflatten(-1, (-1, self.head_dim)).split(self.split, dim=-2)
-        cache.write(number, index, rotate(self.k_norm(k), angles), v)
-        q = rotate(self.q_norm(q), angles)
-        live = mask.shape[-1]
-        out = attend(q, cache.k[number, :, :, :live], cache.v[number, :, :, :live], mask)
-        return F.linear(out, self.o_proj)
+        keys, values = cache.update(number, index, rotate(self.k_norm(k), angles), v, live=mask.shape[-1])
+        return F.linear(attend(rotate(self.q_norm(q), angles), keys, values, mask), self.o_proj)
 
     def checkpoint_tensors(self) -> dict[str, Tensor]:
         q, k, v = self.qkv.split([heads * self.head_dim for heads in self.split])

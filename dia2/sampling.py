@@ -58,14 +58,15 @@ class Draws:
         self.temperature[slot] = config.temperature
         self.top_k[slot] = config.top_k
 
-    def __call__(self, logits: Tensor, uniforms: Tensor) -> Tensor:
-        """logits float32 [slots, V], uniforms [slots] in [0, 1) -> int64 [slots]."""
+    def __call__(self, logits: Tensor, uniforms: Tensor, slots: slice) -> Tensor:
+        """logits float32 [n, V] of `slots`, uniforms [n] in [0, 1) -> int64 [n]."""
         greedy = logits.argmax(dim=-1)
-        if all(config.temperature <= 0 for config in self._configs):
+        configs, temperature = self._configs[slots], self.temperature[slots]
+        if all(config.temperature <= 0 for config in configs):
             return greedy
-        widest = max(config.top_k for config in self._configs)
-        drawn = _draw(logits, self.temperature.clamp(min=1e-4), self.top_k, widest, uniforms)
-        return torch.where(self.temperature > 0, drawn, greedy)
+        widest = max(config.top_k for config in configs)
+        drawn = _draw(logits, temperature.clamp(min=1e-4), self.top_k[slots], widest, uniforms)
+        return torch.where(temperature > 0, drawn, greedy)
 
 
 class Guidance:
@@ -82,14 +83,14 @@ class Guidance:
         self.scale[slot] = settings.cfg_scale
         self.filter_k[slot] = self._filters[slot]
 
-    def __call__(self, logits: Tensor) -> Tensor:
-        """logits float32 [slots, branches, V] -> the candidates' conditional logits [slots, V], -inf elsewhere."""
-        conditional, widest = logits[:, 0], max(self._filters)
+    def __call__(self, logits: Tensor, slots: slice) -> Tensor:
+        """logits float32 [n, branches, V] of `slots` -> the candidates' conditional logits [n, V], -inf elsewhere."""
+        conditional, widest = logits[:, 0], max(self._filters[slots])
         if logits.shape[1] == 1 or widest == 0:
             return conditional
         unconditional = logits[:, 1]
-        guided = unconditional + self.scale[:, None] * (conditional - unconditional)
-        return conditional.masked_fill(guided < kth_largest(guided, self.filter_k, widest), -torch.inf)
+        guided = unconditional + self.scale[slots, None] * (conditional - unconditional)
+        return conditional.masked_fill(guided < kth_largest(guided, self.filter_k[slots], widest), -torch.inf)
 
 
 def kth_largest(values: Tensor, k: Tensor, widest: int) -> Tensor:

@@ -1,0 +1,259 @@
+"""Offline generation: a script in, the whole audio out, with the names of the published package.
+
+    from dia2 import Dia2
+    dia = Dia2.from_repo("nari-labs/Dia2-2B")
+    dia.generate("[S1] Hello there.", output_wav="hello.wav")
+
+The loop here is the published one, step for step: it shows what the parts are for. A conversation that takes text
+while it speaks is `dia2stream`'s business.
+"""
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import soundfile
+import torch
+from torch import Tensor
+
+from dia2 import grid
+from dia2.checkpoint import Checkpoint, load_checkpoint, load_files
+from dia2.errors import ScriptError
+from dia2.sampling import SamplingConfig, SlotSettings
+from dia2.script import FRAME_RATE, read_script
+from dia2.stepper import Stepper
+from dia2.text_stream import MAX_PADDING, TextMachine, TextState
+from dia2.voice import Prefix, load_prefix
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class PrefixConfig:
+    """Clips to go on from, each with its words in `<clip>.words.json`. `include_audio` keeps them in the result."""
+
+    speaker_1: str | None = None
+    speaker_2: str | None = None
+    include_audio: bool = False
+
+
+@dataclass(frozen=True)
+class GenerationConfig:
+    """How to generate. Defaults are the published library's; `seed` is ours (None: from torch's own generator).
+
+    use_cuda_graph and use_torch_compile are accepted for old callers: the stepper does what the device can.
+    """
+
+    text: SamplingConfig = field(default_factory=lambda: SamplingConfig(0.6, 50))
+    audio: SamplingConfig = field(default_factory=lambda: SamplingConfig(0.8, 50))
+    cfg_scale: float = 2.0
+    cfg_filter_k: int = 50
+    initial_padding: int = 2
+    prefix: PrefixConfig | None = None
+    use_cuda_graph: bool = False
+    use_torch_compile: bool = False
+    seed: int | None = None
+
+
+@dataclass(frozen=True)
+class GenerationResult:
+    """audio_tokens int64 [1, C, frames]; waveform float32 [samples] in -1..1; timestamps (word, seconds)."""
+
+    audio_tokens: Tensor
+    waveform: Tensor
+    sample_rate: int
+    timestamps: list[tuple[str, float]]
+
+
+class Dia2:
+    """A loaded model that generates whole scripts."""
+
+    def __init__(self, checkpoint: Checkpoint) -> None:
+        self._checkpoint: Checkpoint | None = checkpoint
+        self._stepper: Stepper | None = None
+
+    @classmethod
+    def from_repo(
+        cls,
+        repo: str,
+        *,
+        device: str = "cuda",
+        dtype: str = "auto",
+        tokenizer_id: str | None = None,
+        mimi_id: str | None = None,
+        revision: str | None = None,
+    ) -> "Dia2":
+        """Loads a hub repo, a local folder, or one of the `random:` models. Raises Dia2Error."""
+        return cls(
+            load_checkpoint(repo, device=device, dtype=dtype, tokenizer=tokenizer_id, mimi=mimi_id, revision=revision)
+        )
+
+    @classmethod
+    def from_local(
+        cls,
+        config_path: str | Path,
+        weights_path: str | Path,
+        *,
+        device: str = "cuda",
+        dtype: str = "auto",
+        tokenizer_id: str | None = None,
+        mimi_id: str | None = None,
+    ) -> "Dia2":
+        """Loads the two files; the tokenizer and codec as the manifest or config beside them says. Raises Dia2Error."""
+        return cls(
+            load_files(config_path, weights_path, device=device, dtype=dtype, tokenizer=tokenizer_id, mimi=mimi_id)
+        )
+
+    @property
+    def checkpoint(self) -> Checkpoint:
+        """What was loaded; a closed model has none."""
+        if self._checkpoint is None:
+            raise RuntimeError("this Dia2 is closed")
+        return self._checkpoint
+
+    @property
+    def sample_rate(self) -> int:
+        """Samples a second of every waveform."""
+        return self.checkpoint.codec.sample_rate
+
+    @property
+    def max_context_steps(self) -> int:
+        """Steps of 80 ms that one generation can take, voice prefix included."""
+        return self.checkpoint.config.runtime.max_context_steps
+
+    def close(self) -> None:
+        """Lets the model's memory go."""
+        self._checkpoint = self._stepper = None
+
+    def generate(
+        self,
+        script: str | Sequence[str],
+        *,
+        config: GenerationConfig | None = None,
+        output_wav: str | Path | None = None,
+        prefix_speaker_1: str | None = None,
+        prefix_speaker_2: str | None = None,
+        include_prefix: bool | None = None,
+        verbose: bool = False,
+        **overrides: Any,
+    ) -> GenerationResult:
+        """Speaks a whole script (a line, or a list of lines whose speakers alternate).
+
+        overrides: temp_text, topk_text, temp_audio, topk_audio, and any field of GenerationConfig by its name.
+        Raises ScriptError for clips that cannot be used, TypeError for an unknown override.
+        """
+        config = override(config or GenerationConfig(), **overrides)
+        clips = _clips(config.prefix or PrefixConfig(), prefix_speaker_1, prefix_speaker_2, include_prefix)
+        if self._stepper is None:
+            self._stepper = Stepper(self.checkpoint)
+        run = _Run(self.checkpoint, self._stepper, script, config, clips)
+        tokens = run.speak(_reporter(verbose))
+        waveform = self._decode(tokens)
+        if output_wav is not None:
+            soundfile.write(str(output_wav), waveform.numpy(), self.sample_rate, subtype="PCM_16")
+        return GenerationResult(tokens[None].cpu(), waveform, self.sample_rate, run.timestamps())
+
+    def save_wav(self, script: str | Sequence[str], path: str | Path, **options: Any) -> GenerationResult:
+        """`generate` into a WAV file."""
+        return self.generate(script, output_wav=path, **options)
+
+    def _decode(self, tokens: Tensor) -> Tensor:
+        if tokens.shape[1] == 0:
+            return torch.zeros(0)
+        return self.checkpoint.codec.decode(tokens[None])[0].clamp(-1.0, 1.0).cpu()
+
+
+def override(config: GenerationConfig, **overrides: Any) -> GenerationConfig:
+    """`config` with the published package's keyword overrides applied."""
+    text, audio = config.text, config.audio
+    text = replace(text, temperature=overrides.pop("temp_text", text.temperature))
+    text = replace(text, top_k=overrides.pop("topk_text", text.top_k))
+    audio = replace(audio, temperature=overrides.pop("temp_audio", audio.temperature))
+    audio = replace(audio, top_k=overrides.pop("topk_audio", audio.top_k))
+    return replace(config, **{"text": text, "audio": audio, **overrides})
+
+
+def _clips(config: PrefixConfig, speaker_1: str | None, speaker_2: str | None, include: bool | None) -> PrefixConfig:
+    clips = PrefixConfig(
+        speaker_1 or config.speaker_1, speaker_2 or config.speaker_2, config.include_audio if include is None else include
+    )
+    if clips.speaker_2 and not clips.speaker_1:
+        raise ScriptError("prefix speaker 2 needs a prefix for speaker 1 too")
+    return clips
+
+
+def _reporter(verbose: bool) -> Callable[[int], None]:
+    if not verbose:
+        return lambda step: None
+    return lambda step: _log.info("step %d", step) if step % 100 == 0 else None
+
+
+class _Run:
+    """One generation: the published loop over slot 0."""
+
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        stepper: Stepper,
+        script: str | Sequence[str],
+        config: GenerationConfig,
+        clips: PrefixConfig,
+    ) -> None:
+        self.stepper, self.config, self.include_prefix = stepper, config, clips.include_audio
+        self.context = checkpoint.config.runtime.max_context_steps
+        self.machine = TextMachine.of(checkpoint.config.data)
+        paths = [path for path in (clips.speaker_1, clips.speaker_2) if path]
+        self.prefix = load_prefix(paths, checkpoint.codec, checkpoint.tokenizer) if paths else None
+        self.state: TextState = self.machine.start(config.initial_padding)
+        self.state.append([*self.prefix.entries] if self.prefix else [])
+        self.state.append(read_script(script, checkpoint.tokenizer))
+
+    def speak(self, report: Callable[[int], None]) -> Tensor:
+        """Runs to the end. Returns the frames that are kept, int64 [C, frames]."""
+        settings = SlotSettings(self.config.cfg_scale, self.config.cfg_filter_k, self.config.text, self.config.audio)
+        seed = int(torch.randint(2**31, ())) if self.config.seed is None else self.config.seed
+        self.stepper.begin(0, settings, seed)
+        if self.prefix is not None:
+            self._warm_up(self.prefix)
+        slot = self.stepper.slots[0]
+        while slot.column < self._last_column():
+            report(slot.column)
+            (action,) = self.stepper.act([0])
+            self.stepper.complete([self.machine.process(self.state, slot.column, action)])
+        frames = grid.complete_frames(slot.column + 1, self.stepper.delays)
+        return self.stepper.frames(0, min(self._crop(), frames), frames)
+
+    def timestamps(self) -> list[tuple[str, float]]:
+        """(word, seconds into the result) of every word that it holds."""
+        crop, skipped = self._crop(), 0 if self.include_prefix or not self.prefix else len(self.prefix.entries)
+        words = [(text, (step - crop) / FRAME_RATE) for text, step in self.state.transcript[skipped:]]
+        return [(text, seconds) for text, seconds in words if seconds >= 0]
+
+    def _warm_up(self, prefix: Prefix) -> None:
+        """Feeds the prefix: its codes are known, and the words start where they do in the clips."""
+        slot, frames = self.stepper.slots[0], prefix.frames
+        if frames >= self.context:
+            raise ScriptError(f"the voice prefix is {frames} frames long, the context holds {self.context}")
+        grid.delay(prefix.codes, self.stepper.delays, self.stepper.codes[0])
+        texts, starts = [slot.text], set(prefix.new_word_steps)
+        for step in range(frames):
+            action = self.machine.new_word if step in starts else self.machine.pad
+            texts.append(self.machine.process(self.state, step, action, forced=True))
+        self.stepper.prefill(0, texts[:frames])
+        # The published loop runs column P - 1 again, with the text of column P, behind the P columns it has.
+        slot.column, slot.shift, slot.text = frames - 1, 1, texts[frames]
+
+    def _last_column(self) -> int:
+        """The column before which the loop stops."""
+        if self.state.end_step is None:
+            return self.context
+        return min(self.context, self.state.end_step + max(self.stepper.delays) + MAX_PADDING)
+
+    def _crop(self) -> int:
+        """The first frame that is kept."""
+        if self.prefix is not None:
+            return 0 if self.include_prefix else max(0, self.prefix.frames - 1)
+        words = self.state.transcript
+        return 0 if self.machine.ahead or not words else max(0, words[0][1] - self.config.initial_padding)
