@@ -5,10 +5,14 @@ where it may and overrules where it must (a word's tokens come out one a step, a
 outlasts `max_padding`), and returns the two text tokens of the next column: the main stream says the word that starts
 now, the second stream shows the word `ahead` of it.
 
-Pure Python. A state is a small value: `copy` it to come back to a step later.
+Pure Python. Everything in a state but its queue is small and immutable: `mark` a step to come back to it.
 """
 
-from dataclasses import dataclass, field, replace
+from collections import deque
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import NamedTuple
 
 from dia2.config import DataConfig
 from dia2.script import Entry
@@ -16,37 +20,50 @@ from dia2.script import Entry
 MAX_PADDING = 6
 
 
+class Mark(NamedTuple):
+    """Where the machine stood before a step, the queue left out."""
+
+    padding_budget: int
+    forced_padding: int
+    pending: tuple[int, ...]
+    lookahead: tuple[int, ...]
+    end_step: int | None
+
+
 @dataclass
 class TextState:
     """Where the machine stands.
 
-    The queue is `entries[taken:]`; entries that were taken stay, so that a rewind can tell what was said.
+    queue: entries not taken yet. taken: (step, entry) of those that were, oldest first; its reader may clear it.
+    pending: tokens of the current word still to come. lookahead: tokens the second stream still has to show.
+    end_step: the step at which a word was wanted and there was none.
     """
 
-    entries: list[Entry] = field(default_factory=list)
-    taken: int = 0
+    queue: deque[Entry] = field(default_factory=deque)
     padding_budget: int = 0
     forced_padding: int = 0
     pending: tuple[int, ...] = ()
     lookahead: tuple[int, ...] = ()
     end_step: int | None = None
-    # (step, entry number) of everything taken, in order
-    steps: list[tuple[int, int]] = field(default_factory=list)
+    taken: list[tuple[int, Entry]] = field(default_factory=list)
 
-    def copy(self) -> "TextState":
-        """The same point in time over the same (shared, append-only) entries."""
-        return replace(self)
-
-    def append(self, entries: list[Entry]) -> None:
+    def append(self, entries: Iterable[Entry]) -> None:
         """Queues more text; a stream that had ended goes on."""
-        if entries:
-            self.entries.extend(entries)
-            self.end_step = None
+        self.queue.extend(entries)
+        self.end_step = None
+
+    def mark(self) -> Mark:
+        """This point in time."""
+        return Mark(self.padding_budget, self.forced_padding, self.pending, self.lookahead, self.end_step)
+
+    def restore(self, mark: Mark) -> None:
+        """Back to a marked point; the queue stays as it is."""
+        self.padding_budget, self.forced_padding, self.pending, self.lookahead, self.end_step = mark
 
     @property
     def transcript(self) -> list[tuple[str, int]]:
-        """(word, step) of every word taken."""
-        return [(self.entries[n].text, step) for step, n in self.steps if self.entries[n].tokens]
+        """(word, step) of every word in `taken`."""
+        return [(entry.text, step) for step, entry in self.taken if entry.tokens]
 
 
 @dataclass(frozen=True)
@@ -70,16 +87,17 @@ class TextMachine:
     def may_step(self, state: TextState, closed: bool) -> bool:
         """Whether the next step is the same whatever text follows.
 
-        It is when the step cannot take an entry, when the text is closed, or when the entry it may take and the word
-        that the second stream would show are both known.
+        It is when the step cannot take an entry, when the text is closed, or when `enough` is queued.
         """
-        if closed or state.pending or state.forced_padding > 0:
-            return True
-        if state.taken == len(state.entries):
+        return closed or bool(state.pending) or state.forced_padding > 0 or self.enough(state.queue)
+
+    def enough(self, queue: Iterable[Entry]) -> bool:
+        """Whether the first entry may be taken: it is there, and so is the word that the second stream would show."""
+        entries = iter(queue)
+        first = next(entries, None)
+        if first is None:
             return False
-        if not state.entries[state.taken].tokens:
-            return True
-        return self._upcoming(state, state.taken + 1) is not None or self.ahead == 0
+        return not first.tokens or not self.ahead or self._upcoming(entries) is not None
 
     def process(self, state: TextState, step: int, action: int, forced: bool = False) -> tuple[int, int]:
         """Advances `state` by one step. Returns the main and second token of column step + 1."""
@@ -112,16 +130,16 @@ class TextMachine:
 
     def _take(self, state: TextState, step: int) -> int:
         """new_word was chosen: takes the next entry. Returns what the choice became."""
-        if state.taken == len(state.entries):
+        if not state.queue:
             return self._end(state, step)
-        entry = state.entries[state.taken]
-        state.steps.append((step, state.taken))
-        state.taken += 1
+        entry = state.queue.popleft()
+        state.taken.append((step, entry))
         state.forced_padding = entry.padding
         if not entry.tokens:
             return self.pad
         state.pending = entry.tokens
-        state.lookahead += self._upcoming(state, state.taken) or ()
+        if self.ahead:
+            state.lookahead += self._upcoming(state.queue) or ()
         state.padding_budget = self.max_padding
         return self.new_word
 
@@ -131,15 +149,10 @@ class TextMachine:
             state.end_step = step
         return self.new_word if first and self.ahead else self.pad
 
-    def _upcoming(self, state: TextState, start: int) -> tuple[int, ...] | None:
-        """Tokens of the `ahead`-th word from entry `start` on; None when there are fewer."""
-        words = 0
-        for number in range(start, len(state.entries)):
-            tokens = state.entries[number].tokens
-            words += bool(tokens)
-            if words == self.ahead:
-                return tokens
-        return None
+    def _upcoming(self, entries: Iterable[Entry]) -> tuple[int, ...] | None:
+        """Tokens of the `ahead`-th word among `entries`; None when there are fewer."""
+        words = (entry.tokens for entry in entries if entry.tokens)
+        return next(islice(words, self.ahead - 1, None), None)
 
     def _next_pending(self, state: TextState) -> int:
         token, state.pending = (state.pending or (self.pad,))[0], state.pending[1:]
