@@ -20,18 +20,19 @@ from __future__ import annotations
 import functools
 import math
 import struct
-from typing import Literal, get_args
+from typing import get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
-Encoding = Literal["pcm16", "mulaw", "alaw"]
+from .options import Encoding, SampleRate
+
 Floats = NDArray[np.float32]
 Doubles = NDArray[np.float64]
 Integers = NDArray[np.int32]
 
 ENCODINGS: tuple[Encoding, ...] = get_args(Encoding)
-SAMPLE_RATES = (24000, 16000, 8000)
+SAMPLE_RATES: tuple[SampleRate, ...] = get_args(SampleRate)
 SOURCE_RATE = 24000
 SAMPLE_BYTES: dict[Encoding, int] = {"pcm16": 2, "mulaw": 1, "alaw": 1}
 

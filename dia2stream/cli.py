@@ -1,0 +1,185 @@
+"""The command line: flags, help and exit codes, and nothing else.
+
+A command is a function whose parameters are dataclasses of `options.py`; `command` turns their fields into flags with
+environment variables. What a command does is imported when it runs, so `--help` and `--version` answer without torch.
+
+Failures that are the user's to mend (a model that is not there, a GPU that is too small) end here, as one line on
+stderr. Exit codes: 0 done, 1 failed, 2 wrong usage, 130 Ctrl-C.
+"""
+
+import inspect
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import MISSING, Field, fields, is_dataclass
+from typing import Annotated, Any, get_args, get_type_hints
+
+import typer
+
+from . import __version__
+from .options import ModelOptions, PipeOptions, SayOptions, SpeechOptions
+from .protocol import FIELDS
+
+ENVIRONMENT = "Every flag has an environment variable: --cfg-scale is DIA2STREAM_CFG_SCALE. The flag wins."
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,  # plain help fits into 80 columns, and into logs
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def main() -> None:
+    app(prog_name="dia2stream")
+
+
+def command(examples: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Register a function as the command of its name, its dataclass parameters spread out into flags."""
+
+    def register(body: Callable[..., None]) -> Callable[..., None]:
+        app.command(epilog=f"{ENVIRONMENT}\n\n\b\nExamples:\n{examples}")(_spread(body))
+        return body
+
+    return register
+
+
+def _spread(body: Callable[..., None]) -> Callable[..., None]:
+    """`body` as Typer is to see it: one keyword parameter for each field of its dataclass parameters."""
+    parameters = inspect.signature(body).parameters
+    kinds = {name: p.annotation for name, p in parameters.items() if isinstance(p.annotation, type)}
+    groups: dict[str, type[Any]] = {name: kind for name, kind in kinds.items() if is_dataclass(kind)}
+
+    def call(**given: Any) -> None:
+        for name, group in groups.items():
+            given[name] = group(**{field.name: given.pop(field.name) for field in fields(group)})
+        with _failures_in_one_line():
+            body(**given)
+
+    arguments = [p.replace(kind=p.KEYWORD_ONLY) for name, p in parameters.items() if name not in groups]
+    flags = [_flag(field, group) for group in groups.values() for field in fields(group)]
+    call.__name__, call.__doc__, call.__annotations__ = body.__name__, body.__doc__, {}
+    call.__signature__ = inspect.Signature([*arguments, *flags])  # type: ignore[attr-defined]
+    return call
+
+
+def _flag(field: Field[Any], group: type[Any]) -> inspect.Parameter:
+    """One field as a flag with its environment variable and, where a command can set it too, the protocol's range."""
+    kind, about = get_args(get_type_hints(group, include_extras=True)[field.name])
+    rule = FIELDS.get(field.name) if kind in (int, float, int | None) else None
+    flag = typer.Option(
+        ... if field.default is MISSING else field.default,
+        f"--{field.name.replace('_', '-')}",
+        *([about.short] if about.short else []),
+        envvar=f"DIA2STREAM_{field.name.upper()}",
+        show_envvar=False,
+        help=about.help,
+        metavar=about.metavar,
+        min=getattr(rule, "low", about.low),
+        max=getattr(rule, "high", None),
+    )
+    return inspect.Parameter(field.name, inspect.Parameter.KEYWORD_ONLY, default=flag, annotation=kind)
+
+
+@contextmanager
+def _failures_in_one_line() -> Iterator[None]:
+    try:
+        yield
+    except KeyboardInterrupt:
+        os._exit(130)  # at once: an orderly exit waits for threads, and the model's may be in the middle of something
+    except (typer.Exit, typer.BadParameter):
+        raise
+    except Exception as error:
+        if (message := _message(error)) is None:
+            raise
+        typer.secho(f"dia2stream: {message}", fg="red", err=True)
+        raise typer.Exit(1) from None
+
+
+def _message(error: Exception) -> str | None:
+    """What to tell the user of a failure that is theirs to mend; None for a fault of ours, which keeps its traceback.
+
+    dia2 is imported here because it brings torch along; whoever raised one of its errors has paid for that already.
+    """
+    from dia2.errors import Dia2Error
+
+    from .errors import Dia2StreamError
+
+    if isinstance(error, Dia2Error | Dia2StreamError):
+        return str(error)
+    if isinstance(error, OSError) and error.filename is not None:
+        return f"{error.filename}: {error.strerror}"
+    return None
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"dia2stream {__version__}")
+        raise typer.Exit
+
+
+@app.callback(epilog="dia2stream COMMAND --help has examples.")
+def dia2stream(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    """Speaks with Dia2, streaming: text goes in while it speaks, audio comes out in chunks of 80 ms."""
+
+
+@command("""\
+  echo '{"cmd": "start", "text": "[S1] Hello. [S2] Hi!"}' | dia2stream pipe --wav |
+    ffplay -nodisp -autoexit -
+  dia2stream pipe --text --wav < script.txt > script.wav
+  dia2stream pipe --encoding mulaw --sample-rate 8000 < commands.jsonl > call.ulaw""")
+def pipe(model: ModelOptions, speech: SpeechOptions, stream: PipeOptions) -> None:
+    """Speak what comes in on stdin: JSON lines in, audio out, events on stderr.
+
+    \b
+    {"cmd": "start", "text": "[S1] Hello."}     begins a conversation
+    {"cmd": "inject", "text": "[S2] Hi!"}       adds to it, at any moment
+
+    Audio leaves as it is made: raw samples, 80 ms at a time. The end of input means: speak what is
+    queued, then exit. A bad line is an error event, and the next line is read.
+    """
+    if stream.wav and stream.framed:
+        raise typer.BadParameter("--wav and --framed are mutually exclusive")
+    _refuse_terminal()
+    from .pipe import run
+
+    run(model, speech, stream)
+
+
+@command("""\
+  dia2stream say "[S1] Hello. [S2] Hi!" -o hello.wav
+  dia2stream say - -o speech.wav < speech.txt
+  dia2stream say "[S1] Hello." -o - | ffplay -nodisp -autoexit -""")
+def say(
+    text: Annotated[str, typer.Argument(help="What to say; - reads it from stdin.")],
+    model: ModelOptions,
+    speech: SpeechOptions,
+    target: SayOptions,
+) -> None:
+    """Speak one text into a WAV file.
+
+    [S1] and [S2] change the speaker, <break time="0.5s"/> is a pause.
+    """
+    if target.output == "-":
+        _refuse_terminal()
+    words = sys.stdin.read() if text == "-" else text
+    if not words.strip():
+        raise typer.BadParameter("there is nothing to say")
+    from .pipe import say as speak
+
+    speak(words, model, speech, target)
+
+
+def _refuse_terminal() -> None:
+    if sys.stdout.isatty():
+        raise typer.BadParameter("stdout is a terminal and cannot play audio; pipe it into a player or a file")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,201 @@
+"""The command line: quick help, flags and their environment variables, one-line errors, the documented exit codes."""
+
+import os
+import resource
+import signal
+import subprocess
+import sys
+import types
+from dataclasses import fields
+
+import pytest
+
+from dia2.errors import CheckpointError
+from dia2stream import __version__
+from dia2stream.cli import app
+from dia2stream.errors import Dia2StreamError
+from dia2stream.options import ModelOptions, PipeOptions, SayOptions, SpeechOptions
+from dia2stream.protocol import Start
+
+HEAVY = {"torch", "transformers", "numpy", "dia2", "dia2stream.engine", "dia2stream.pipe"}
+
+
+class Pipe(types.ModuleType):
+    """Stands in for dia2stream.pipe: records what it was asked for, or fails as told."""
+
+    def __init__(self) -> None:
+        super().__init__("dia2stream.pipe")
+        self.asked = None
+        self.failure = None
+
+    def run(self, *args):
+        self.asked = args
+        if self.failure:
+            raise self.failure
+
+    say = run
+
+
+@pytest.fixture
+def pipe(monkeypatch):
+    for name in [name for name in os.environ if name.startswith("DIA2STREAM_")]:
+        monkeypatch.delenv(name)
+    fake = Pipe()
+    monkeypatch.setitem(sys.modules, "dia2stream.pipe", fake)
+    return fake
+
+
+@pytest.fixture
+def cli(pipe, capsys):
+    """Runs the command line in this process: exit code, stdout, stderr."""
+
+    def run(*args):
+        with pytest.raises(SystemExit) as done:
+            app(args, prog_name="dia2stream")
+        return (done.value.code, *capsys.readouterr())
+
+    return run
+
+
+def process(*args: str, before: str = "", **options) -> subprocess.CompletedProcess[str]:
+    """Run the command line in a process of its own, after some Python that prepares it."""
+    code = f"import sys\n{before}\nfrom dia2stream.cli import main; main()"
+    return subprocess.run([sys.executable, "-c", code, *args], text=True, timeout=100, **options)
+
+
+# --- help ---
+
+
+@pytest.mark.parametrize("args", [["--help"], ["--version"], ["pipe", "--help"], ["say", "-h"]])
+def test_help_and_version_load_no_model_library(args):
+    before = f"import atexit; atexit.register(lambda: print({HEAVY} & set(sys.modules), file=sys.stderr))"
+    done = process(*args, before=before, capture_output=True)
+    assert (done.returncode, done.stderr) == (0, "set()\n")
+
+
+def test_help_takes_well_under_a_second_of_processor_time():
+    def spent() -> float:
+        usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+        return usage.ru_utime + usage.ru_stime
+
+    before = spent()
+    process("--help", capture_output=True)
+    assert spent() - before < 1.0
+
+
+def test_version_is_one_line(cli):
+    assert cli("--version") == (0, f"dia2stream {__version__}\n", "")
+
+
+@pytest.mark.parametrize("command", ["pipe", "say"])
+def test_help_has_examples_and_fits_into_80_columns(cli, command):
+    lines = cli(command, "--help")[1].splitlines()
+    examples = lines.index("  Examples:")
+    assert lines[examples + 1 :]
+    assert max(len(line) for line in lines[:examples]) <= 80
+
+
+def test_help_names_every_flag(cli):
+    text = cli("pipe", "--help")[1]
+    for group in (ModelOptions, SpeechOptions, PipeOptions):
+        for field in fields(group):
+            assert f"--{field.name.replace('_', '-')}" in text
+
+
+# --- flags ---
+
+
+def test_speech_options_are_what_start_can_set():
+    settable = {field.name for field in fields(Start)} - {"text", "id", "final", "voice"}
+    assert {field.name for field in fields(SpeechOptions)} == settable
+
+
+def test_flags_reach_the_command_and_the_rest_keeps_its_default(cli, pipe):
+    cli("pipe", "--model", "here", "--cfg-scale", "1", "--sample-rate", "8000", "--wav")
+    assert pipe.asked == (
+        ModelOptions(model="here"),
+        SpeechOptions(cfg_scale=1.0),
+        PipeOptions(wav=True, sample_rate=8000),
+    )
+
+
+def test_every_flag_has_an_environment_variable_and_wins_over_it(cli, pipe, monkeypatch):
+    for name, value in {"SEED": "7", "FRAMED": "1", "DEVICE": "cpu", "MAX_LEAD_MS": "80"}.items():
+        monkeypatch.setenv(f"DIA2STREAM_{name}", value)
+    cli("pipe", "--device", "cuda")
+    assert pipe.asked == (ModelOptions(device="cuda"), SpeechOptions(seed=7), PipeOptions(framed=True, max_lead_ms=80))
+
+
+def test_say_takes_its_text_and_where_to_write(cli, pipe):
+    cli("say", "[S1] Hello.", "-o", "hello.wav")
+    assert pipe.asked == ("[S1] Hello.", ModelOptions(), SpeechOptions(), SayOptions(output="hello.wav"))
+
+
+def test_say_reads_its_text_from_stdin(pipe, cli, monkeypatch):
+    monkeypatch.setattr(sys, "stdin", types.SimpleNamespace(read=lambda: "[S1] From stdin.\n"))
+    cli("say", "-", "-o", "hello.wav")
+    assert pipe.asked[0] == "[S1] From stdin.\n"
+
+
+# --- failures ---
+
+
+@pytest.mark.parametrize(
+    ("args", "says"),
+    [
+        (["pipe", "--sample-rate", "44100"], "--sample-rate"),
+        (["pipe", "--cfg-scale", "99"], "--cfg-scale"),
+        (["pipe", "--seed", "-1"], "--seed"),
+        (["pipe", "--max-lead-ms", "10"], "--max-lead-ms"),
+        (["pipe", "--wav", "--framed"], "--wav and --framed are mutually exclusive"),
+        (["say", "Hello."], "--output"),
+        (["say", " ", "-o", "x.wav"], "nothing to say"),
+        (["sing"], "sing"),
+    ],
+)
+def test_wrong_usage_is_told_and_exits_2(cli, pipe, args, says):
+    code, out, err = cli(*args)
+    assert (code, out, pipe.asked) == (2, "", None)
+    assert says in err
+
+
+@pytest.mark.parametrize(
+    ("failure", "line"),
+    [
+        (CheckpointError("no such repo: me/mine"), "no such repo: me/mine"),
+        (Dia2StreamError("no seat"), "no seat"),
+        (FileNotFoundError(2, "No such file or directory", "no/x.wav"), "no/x.wav: No such file or directory"),
+    ],
+)
+def test_a_failure_that_is_the_users_to_mend_is_one_line(cli, pipe, failure, line):
+    pipe.failure = failure
+    assert cli("pipe") == (1, "", f"dia2stream: {line}\n")
+
+
+def test_a_fault_of_ours_keeps_its_traceback(pipe):
+    pipe.failure = KeyError("oops")
+    with pytest.raises(KeyError, match="oops"):
+        app(["pipe"])
+
+
+def test_ctrl_c_exits_130_at_once_even_while_a_thread_works():
+    before = """
+import os, signal, threading, time, types
+def run(*args):
+    threading.Thread(target=time.sleep, args=(90,)).start()
+    os.kill(os.getpid(), signal.SIGINT)
+    time.sleep(90)
+sys.modules["dia2stream.pipe"] = types.SimpleNamespace(run=run)
+"""
+    done = process("pipe", before=before, capture_output=True)
+    assert (done.returncode, done.stdout, done.stderr) == (128 + signal.SIGINT, "", "")
+
+
+def test_audio_is_not_written_to_a_terminal():
+    pty = pytest.importorskip("pty")
+    ours, theirs = pty.openpty()
+    done = process("pipe", stdout=theirs, stderr=subprocess.PIPE)
+    os.close(ours)
+    os.close(theirs)
+    assert done.returncode == 2
+    assert "stdout is a terminal" in done.stderr
