@@ -91,15 +91,8 @@ def load_checkpoint(
         _refuse_for_random(name, tokenizer=tokenizer, mimi=mimi, revision=revision)
         return _load_random(name, place, kind or _auto_dtype(place, notes), notes)
     source = open_source(name, revision=revision, progress=progress)
-    manifest = _read_manifest(source)
-    config, weights = source.need(str(manifest["config"])), source.need(str(manifest["weights"]))
-    return _load(
-        _Files(name, source, manifest, config, weights, tokenizer, mimi),
-        place,
-        kind or _auto_dtype(place, notes),
-        notes,
-        progress,
-    )
+    files = _Files(name, source, _read_manifest(source), tokenizer, mimi, progress)
+    return _load(files, place, kind or _auto_dtype(place, notes), notes)
 
 
 def load_files(
@@ -120,8 +113,9 @@ def load_files(
         if not path.is_file():
             raise CheckpointError(f"no such file: {path}")
     source = Folder(config.parent)
-    files = _Files(str(config.parent), source, _read_manifest(source), config, weights, tokenizer, mimi)
-    return _load(files, place, kind or _auto_dtype(place, notes), notes, progress)
+    manifest = _read_manifest(source) | {"config": config.name, "weights": str(weights.absolute())}
+    files = _Files(str(config.parent), source, manifest, tokenizer, mimi, progress)
+    return _load(files, place, kind or _auto_dtype(place, notes), notes)
 
 
 # ---- Choosing a device and a dtype ----
@@ -224,21 +218,20 @@ class Repo:
         self.name = f"{repo}/{folder}".rstrip("/")
 
     def find(self, file: str) -> Path | None:
-        path = _download(self.repo, f"{self.folder}{file}", self.revision, self.progress)
-        if path is not None:
-            self._pin(path)
-        return path
-
-    def _pin(self, path: Path) -> None:
-        """.../snapshots/<commit>/file: asking for that commit later costs no request for what is in the cache."""
-        parts = path.parts
-        if "snapshots" in parts[:-1]:
-            self.revision = parts[len(parts) - parts[::-1].index("snapshots")]
+        return self._get(file, required=False)
 
     def need(self, file: str) -> Path:
-        path = self.find(file)
+        path = self._get(file, required=True)
         if path is None:
             raise _no_file(self.name, file)
+        return path
+
+    def _get(self, file: str, required: bool) -> Path | None:
+        name = f"{self.folder}{file}"
+        path = _download(self.repo, name, self.revision, self.progress, required)
+        if path is not None:
+            # .../snapshots/<commit>/<name>. What the cache has of a commit is never asked for again.
+            self.revision = path.parents[name.count("/")].name
         return path
 
     def inside(self, reference: str) -> "Source | None":
@@ -260,6 +253,10 @@ def open_source(reference: str, revision: str | None = None, progress: Progress 
     """The folder at that path if there is one, else the hub repo of that name."""
     path = Path(reference).expanduser()
     if path.is_dir():
+        if revision is not None:
+            raise CheckpointError(
+                f"revision {revision!r} cannot be used with {reference}: it is a folder, not a hub repo"
+            )
         return Folder(path)
     if path.exists():
         raise CheckpointError(f"{reference} is a file, not a checkpoint folder")
@@ -291,19 +288,24 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class _Files:
-    """Where everything of one checkpoint is, or is to be looked for."""
+    """Where everything of one checkpoint is, or is to be looked for. `tokenizer` and `mimi` are the caller's."""
 
     name: str
     source: Source
     manifest: Mapping[str, str | None]
-    config: Path
-    weights: Path
-    tokenizer: str | None  # the caller's
+    tokenizer: str | None
     mimi: str | None
+    progress: Progress | None
 
-    def tokenizer_source(self, config: Dia2Config, notes: list[str], progress: Progress | None) -> Source:
+    def config(self) -> Path:
+        return self.source.need(str(self.manifest["config"]))
+
+    def weights(self) -> Path:
+        return self.source.need(str(self.manifest["weights"]))
+
+    def tokenizer_source(self, config: Dia2Config, notes: list[str]) -> Source:
         if self.tokenizer is not None:
-            return open_source(self.tokenizer, progress=progress)
+            return open_source(self.tokenizer, progress=self.progress)
         reference = self.manifest["tokenizer"] or config.assets.tokenizer or config.data.tokenizer_path
         if reference is None:
             return self.source
@@ -312,28 +314,30 @@ class _Files:
             # A repo that was downloaded into a folder names itself; what lies beside the weights is what it means.
             notes.append(f"tokenizer from {self.name}: it has its own, so {reference} is not fetched")
             return self.source
-        return found or self._elsewhere(reference, progress)
+        return found or self._elsewhere(reference)
 
-    def mimi_source(self, config: Dia2Config, progress: Progress | None) -> Source:
+    def mimi_source(self, config: Dia2Config) -> Source:
         if self.mimi is not None:
-            return open_source(self.mimi, progress=progress)
-        reference = self.manifest["mimi"] or config.assets.mimi
-        if reference is None:
-            return open_source(DEFAULT_MIMI, progress=progress)
-        return self.source.inside(reference) or self._elsewhere(reference, progress)
+            return open_source(self.mimi, progress=self.progress)
+        reference = self.manifest["mimi"] or config.assets.mimi or DEFAULT_MIMI
+        return self.source.inside(reference) or self._elsewhere(reference)
 
-    def _elsewhere(self, reference: str, progress: Progress | None) -> Source:
+    def _elsewhere(self, reference: str) -> Source:
         """What a manifest or config names outside the checkpoint: a repo, the checkpoint's own at its own revision."""
         if isinstance(self.source, Repo) and reference == self.source.repo:
             return self.source
-        return open_source(reference, progress=progress)
+        return open_source(reference, progress=self.progress)
 
 
 # ---- Downloading ----
 
 
-def _download(repo: str, file: str, revision: str | None, progress: Progress | None) -> Path | None:
-    """One file of a repo, from the cache or the hub; None when the repo has no such file."""
+def _download(repo: str, file: str, revision: str | None, progress: Progress | None, required: bool) -> Path | None:
+    """One file of a repo, from the cache or the hub; None when the repo has no such file.
+
+    Without the hub, a file that is not required and not in the cache counts as one that the repo does not have, if the
+    cache knows the repo at all.
+    """
     from huggingface_hub import hf_hub_download, try_to_load_from_cache
     from huggingface_hub.errors import LocalEntryNotFoundError, RemoteEntryNotFoundError
 
@@ -346,7 +350,7 @@ def _download(repo: str, file: str, revision: str | None, progress: Progress | N
     except RemoteEntryNotFoundError:
         return None
     except LocalEntryNotFoundError as error:
-        if _is_offline() and file != "config.json" and _in_cache(repo, "config.json", revision):
+        if not required and _is_cached(repo):
             return None
         raise _explain_download(error, repo, file, revision) from error
     except Exception as error:  # the one place where whatever the network stack raises becomes a line for the user
@@ -357,16 +361,20 @@ def _is_commit(revision: str | None) -> bool:
     return revision is not None and re.fullmatch(r"[0-9a-f]{40}", revision) is not None
 
 
-def _is_offline() -> bool:
+def _cache() -> Path:
     from huggingface_hub import constants
 
-    return constants.is_offline_mode()
+    return Path(constants.HF_HUB_CACHE)
 
 
-def _in_cache(repo: str, file: str, revision: str | None) -> bool:
-    from huggingface_hub import try_to_load_from_cache
+def _is_cached(repo: str) -> bool:
+    """Whether the cache has anything of the repo."""
+    return Path(_cache(), f"models--{repo.replace('/', '--')}", "snapshots").is_dir()
 
-    return isinstance(try_to_load_from_cache(repo, file, revision=revision), str)
+
+def _free_disk(path: Path) -> int:
+    there = next(place for place in (path.absolute(), *path.absolute().parents) if place.exists())
+    return shutil.disk_usage(there).free
 
 
 def _bar(progress: Progress | None, stage: str) -> type:
@@ -375,6 +383,8 @@ def _bar(progress: Progress | None, stage: str) -> type:
     class Bar:
         def __init__(self, total: int | None = None, initial: int = 0, **_: object) -> None:
             self.total, self.n = total, initial
+            if (total or 0) - initial > _free_disk(_cache()):  # rather now than after most of it
+                raise OSError(errno.ENOSPC, f"it takes {_size(total or 0)}")
 
         def update(self, n: float | None = 1) -> None:
             self.n += int(n or 0)
@@ -403,7 +413,10 @@ def _explain_download(error: Exception, repo: str, file: str, revision: str | No
     chain = list(_causes(error))
     full = next((e for e in chain if isinstance(e, OSError) and e.errno in _NO_SPACE), None)
     if full is not None:
-        return CheckpointError(_disk_full(Path(constants.HF_HUB_CACHE), repo, file))
+        why = f"{full.strerror}, {_size(_free_disk(_cache()))} free"
+        return CheckpointError(
+            f"disk full: no room for {repo}/{file} in {_cache()} ({why}); free some, or set HF_HOME elsewhere"
+        )
     denied = f"{repo} may not be read{{}}: set HF_TOKEN to a token that may read it"
     if isinstance(error, errors.GatedRepoError):
         return CheckpointError(denied.format(" (it is gated)") + ", once its terms are accepted on its page")
@@ -414,14 +427,14 @@ def _explain_download(error: Exception, repo: str, file: str, revision: str | No
     statuses = [e.response.status_code for e in chain if isinstance(e, errors.HfHubHTTPError)]
     if 401 in statuses or 403 in statuses:
         return CheckpointError(denied.format(f" (the hub answered {statuses[0]})"))
-    if _is_offline():
-        return CheckpointError(
-            f"offline (HF_HUB_OFFLINE is set) and {repo}/{file} is not in the cache {constants.HF_HUB_CACHE}; "
-            "run once online"
-        )
+    if not isinstance(error, errors.LocalEntryNotFoundError):
+        return CheckpointError(f"{repo}/{file} cannot be downloaded: {_first_line(chain[-1])}")
+    missing = (f"{repo}/{file}" if _is_cached(repo) else repo) + (f" at revision {revision}" if revision else "")
+    if constants.is_offline_mode():
+        return CheckpointError(f"offline (HF_HUB_OFFLINE is set) and {missing} is not in {_cache()}; run once online")
     if statuses:
-        return CheckpointError(f"{repo}/{file}: the hub answered {statuses[0]}; try again later")
-    return CheckpointError(f"{repo}/{file} cannot be downloaded and is not in the cache: {_first_line(chain[-1])}")
+        return CheckpointError(f"{missing} is not in {_cache()}, and the hub answers {statuses[0]}; try again later")
+    return CheckpointError(f"{missing} is not in {_cache()}, and the hub cannot be reached: {_first_line(chain[-1])}")
 
 
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -438,12 +451,6 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
 def _first_line(error: BaseException) -> str:
     lines = str(error).strip().splitlines()
     return lines[0] if lines else type(error).__name__
-
-
-def _disk_full(cache: Path, repo: str, file: str) -> str:
-    there = next((path for path in (cache, *cache.parents) if path.exists()), Path("."))
-    free = shutil.disk_usage(there).free
-    return f"disk full: no room for {repo}/{file} in {cache} ({_size(free)} free); free some, or set HF_HOME elsewhere"
 
 
 # ---- The tokenizer ----
@@ -518,13 +525,13 @@ def _add_tokens(backend: TokenizerBackend, by_id: Mapping[str, Any], by_text: Ma
 
 
 def _load_slow_tokenizer(source: Source, vocabulary: int) -> Tokenizer:
-    paths = [source.find(name) for name in _SLOW_TOKENIZER_FILES]
-    if paths[0] is None or paths[1] is None:
-        raise CheckpointError(f"no tokenizer.json in {source.name}")
+    if any(source.find(name) is None for name in _SLOW_TOKENIZER_FILES):
+        source.need("tokenizer.json")  # raises, and knows why
+    folder = source.need("vocab.json").parent
     from transformers import AutoTokenizer
 
     try:
-        loaded = AutoTokenizer.from_pretrained(paths[0].parent, use_fast=True, trust_remote_code=False)
+        loaded = AutoTokenizer.from_pretrained(folder, use_fast=True, trust_remote_code=False)
         return Tokenizer(loaded.backend_tokenizer, loaded.bos_token_id, vocabulary, source.name)
     except (OSError, ValueError, AttributeError) as error:
         raise CheckpointError(f"tokenizer {source.name} cannot be loaded: {_first_line(error)}") from None
@@ -533,21 +540,21 @@ def _load_slow_tokenizer(source: Source, vocabulary: int) -> Tokenizer:
 # ---- Building and filling ----
 
 
-def _load(
-    files: _Files, device: torch.device, dtype: torch.dtype, notes: list[str], progress: Progress | None
-) -> Checkpoint:
-    config = Dia2Config.from_file(files.config)
-    tokenizer = _load_tokenizer(files.tokenizer_source(config, notes, progress), config.data.text_vocab_size)
-    mimi = files.mimi_source(config, progress)
-    mimi_folder = mimi.need("config.json").parent
-    mimi_bytes = mimi.need("model.safetensors").stat().st_size
+def _load(files: _Files, device: torch.device, dtype: torch.dtype, notes: list[str]) -> Checkpoint:
+    """Small files first: a checkpoint that cannot be used is refused before its weights are downloaded."""
+    config = Dia2Config.from_file(files.config())
+    tokenizer = _load_tokenizer(files.tokenizer_source(config, notes), config.data.text_vocab_size)
+    mimi_source = files.mimi_source(config)
+    mimi_folder = mimi_source.need("config.json").parent
+    mimi_bytes = mimi_source.need("model.safetensors").stat().st_size
     backbone, depformer = _build(config, dtype)
-    _compare(files.weights, backbone.checkpoint_tensors() | depformer.checkpoint_tensors())
     with _room_for(files.name, config, (backbone, depformer), dtype, device, mimi_bytes):
+        weights = files.weights()
+        _compare(weights, backbone.checkpoint_tensors() | depformer.checkpoint_tensors())
         backbone.to_empty(device=device)
         depformer.to_empty(device=device)
         targets = backbone.checkpoint_tensors() | depformer.checkpoint_tensors()
-        _fill(files.weights, targets, device, progress)
+        _fill(weights, targets, device, files.progress)
         backbone.prepare()
         depformer.prepare()
         codec = Mimi.from_folder(mimi_folder, config.data.codebooks, device)
