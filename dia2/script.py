@@ -12,14 +12,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from dia2.errors import ScriptError
+
 FRAME_RATE = 12.5
+MAX_BREAK_SECONDS = 60
 
 # Rewritten before anything is split, so a colon parts words: "4:30" is "4 30".
 _CHARACTERS = str.maketrans({"’": "'", ":": " "})  # noqa: RUF001
 
 # The parts of a break in order; nested optional groups then match every beginning of one, for text cut inside it.
-_BREAK_PARTS = ["<", *"break", r"\s+", *"time", "=", '"', r"[0-9]*", r"\.?", r"[0-9]*", "s", '"', r"\s*", "/?", ">"]
-_BREAK = re.compile(r'<break\s+time="([0-9]*\.?[0-9]+)s"\s*/?>')
+# No two parts side by side can match the same characters: then 20,000 digits cost 20,000 steps, not their square.
+_BREAK_PARTS = ["<", *"break", r"\s+", *"time", "=", '"', r"[0-9]*", r"(?:\.[0-9]*)?", "s", '"', r"\s*", "/?", ">"]
+_BREAK = re.compile(r'<break\s+time="([0-9]+(?:\.[0-9]+)?|\.[0-9]+)s"\s*/?>')
 _BOUNDARY = re.compile(rf"{_BREAK.pattern}|\s")
 _BREAK_BEGUN = re.compile("".join(f"(?:{part}" for part in _BREAK_PARTS) + ")?" * len(_BREAK_PARTS) + r"\Z")
 
@@ -76,7 +80,7 @@ class ScriptReader:
         return self._carry
 
     def feed(self, text: str) -> list[Entry]:
-        """Takes a piece of text; returns the entries that it completed."""
+        """Takes a piece of text; returns the entries that it completed. Raises ScriptError for an endless break."""
         text = self._carry + text.translate(_CHARACTERS)
         safe = _complete_until(text)
         self._carry = text[safe:]
@@ -88,7 +92,7 @@ class ScriptReader:
         return self._entries(text)
 
     def rewind(self, last: Entry | None) -> None:
-        """Forgets everything read after `last` (None: since the line began)."""
+        """Forgets everything read after `last`, a word and not a break (None: since the line began)."""
         self._carry, self._tag = "", None
         self._first = last is None
         self._line_speaker = None if last is None else self._line
@@ -105,6 +109,8 @@ class ScriptReader:
         return entries
 
     def _break(self, seconds: float) -> list[Entry]:
+        if seconds > MAX_BREAK_SECONDS:
+            raise ScriptError(f"a break of {seconds:g} s is too long: at most {MAX_BREAK_SECONDS} s")
         frames = round(seconds * FRAME_RATE)
         return [Entry((), "", frames, self.speaker)] if frames > 0 else []
 

@@ -69,13 +69,18 @@ class Stepper:
         self._unconditional = torch.tensor([data.text_zero_token_id, data.text_pad_token_id], device=device)
         self._never_drawn = torch.tensor([data.audio_pad_token_id, data.audio_bos_token_id], device=device)
 
-    def begin(self, slot: int, settings: SlotSettings, seed: int, first_step: int = 0) -> None:
-        """Puts `slot` at column 0 of a new conversation. `first_step` is what column 0 is in the table of draws."""
-        self.slots[slot] = Slot(0, self.opening, settings=settings)
-        self.codes[slot].fill_(self.config.data.audio_bos_token_id)
+    def begin(self, slot: int, settings: SlotSettings, seed: int) -> None:
+        """Puts `slot` at column 0 of a new conversation."""
         self._guidance.set(slot, settings)
         self._text_draws.set(slot, settings.text)
         self._audio_draws.set(slot, settings.audio)
+        self.slots[slot].settings = settings
+        self.rebase(slot, seed, 0)
+
+    def rebase(self, slot: int, seed: int, first_step: int) -> None:
+        """Puts `slot` at column 0, where every code reads BOS; column 0 is step `first_step` in the table of draws."""
+        self.slots[slot] = Slot(0, self.opening, settings=self.slots[slot].settings)
+        self.codes[slot].fill_(self.config.data.audio_bos_token_id)
         self._uniforms[slot] = uniform_table(seed, first_step, self.capacity, self._streams)
 
     @torch.inference_mode()
@@ -84,6 +89,8 @@ class Stepper:
 
         Draws nothing. The caller sets the text of the column after them.
         """
+        if not texts:
+            return
         state = self.slots[slot]
         stop = state.column + len(texts)
         text = torch.tensor(texts, device=self.device)

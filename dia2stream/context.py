@@ -1,0 +1,248 @@
+"""What the model remembers of one conversation, and the ways back.
+
+Steps are numbered from the conversation's first column on and never restart; the model's own columns do, each time the
+context fills up and is rebuilt (`rollover`). `base` is the step that the model's column 0 stands for.
+
+Frame f is the sound of the text at step f. A conversation's frames are known up to `frames`; the last column that was
+run is ahead of that by the longest delay. Going back is `rewind(step, known)`: frames before `known` are kept as they
+are, the model goes on at `step`, and the columns from there on are written anew. Within the model's context that costs
+nothing; further back, and at a rollover, the context is rebuilt from the voice prefix and the columns of the last
+seconds in one batched pass.
+
+Knows nothing about words, clients or clocks.
+"""
+
+from collections import deque
+from dataclasses import dataclass
+from itertools import islice
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from dia2 import grid
+from dia2.mimi import DecoderState, Mimi
+from dia2.sampling import SlotSettings
+from dia2.stepper import Stepper, Text
+from dia2.text_stream import Mark, TextMachine, TextState
+from dia2.voice import Prefix
+
+ARCHIVE_FRAMES = 7500  # ten minutes: how far back a rewind can go
+
+# The codec's state is saved every so many frames, so that going back decodes few of them again.
+_SAVE_EVERY = 12
+_SAVED_STATES = 8
+# A codec that starts afresh, further back than any saved state, has to hear this much before it sounds the same.
+_CODEC_WARM_UP = 250
+
+
+class Context:
+    """One slot of a stepper, its text machine, and the codec's state, moving together.
+
+    history_frames: how much of the conversation a rebuilt context holds, 30 s by default.
+    """
+
+    def __init__(self, stepper: Stepper, slot: int, codec: Mimi, machine: TextMachine, history_frames: int) -> None:
+        self.stepper, self.slot, self.machine = stepper, slot, machine
+        self.limit = stepper.config.runtime.max_context_steps
+        self.lead_in = max(stepper.delays)
+        self._history_wanted = history_frames
+        self._codec = codec
+        self._codec_state = codec.state()
+        self._saved = [(-1, codec.state()) for _ in range(_SAVED_STATES)]
+        # Complete frames by frame number % ARCHIVE_FRAMES, on the model's device, as small as codes allow.
+        shape = (len(stepper.delays), ARCHIVE_FRAMES)
+        self._archive = torch.zeros(shape, dtype=torch.int16, device=stepper.device)
+        self._columns: deque[tuple[Text, Mark]] = deque(maxlen=ARCHIVE_FRAMES)
+        self.state: TextState = machine.start()
+        self._voice: _Voice | None = None
+        self.rollovers = 0
+
+    def begin(self, settings: SlotSettings, seed: int, prefix: Prefix | None, initial_padding: int) -> None:
+        """A new conversation. With a voice, its first frames are the prefix's; none of them is ever played.
+
+        A voice that is the last conversation's too is there already: nothing is computed.
+        """
+        self.stepper.begin(self.slot, settings, seed)
+        self.seed, self.base, self.frames = seed, 0, 0
+        self._columns.clear()
+        self._saved = [(-1, state) for _, state in self._saved]
+        if prefix is None:
+            self._voice = None
+            self._codec_state.reset()
+        else:
+            self._start_voice(prefix, settings.guided)
+        self.state = self.machine.start(initial_padding)
+        self.first_frame = self.frames
+        self.stepper.slots[self.slot].known = self.frames
+
+    @property
+    def step(self) -> int:
+        """The next step."""
+        return self.base + self.stepper.slots[self.slot].column
+
+    @property
+    def room(self) -> int:
+        """Steps until the context is full."""
+        return self.limit - self.stepper.slots[self.slot].column
+
+    def advance(self, action: int) -> Text:
+        """Processes the action of this step. Returns the text of the next column."""
+        self._columns.append((self.stepper.slots[self.slot].text, self.state.mark()))
+        return self.machine.process(self.state, self.step, action)
+
+    def next_frame(self) -> int | None:
+        """After a step: the number of the frame that it completed, if it did. `decode` it next."""
+        frame = self.step - self.lead_in
+        if frame < self.frames:
+            return None
+        column = frame - self.base
+        codes = self.stepper.frames(self.slot, column, column + 1)
+        self._archive[:, frame % ARCHIVE_FRAMES] = codes[:, 0]
+        self.frames = frame + 1
+        return frame
+
+    def decode(self, frame: int) -> NDArray[np.float32]:
+        """The sound of a frame, float32 [frame_samples] in -1..1; frames are decoded in order."""
+        if frame % _SAVE_EVERY == 0:
+            oldest, state = min(self._saved, key=lambda saved: saved[0])
+            self._saved.remove((oldest, state))
+            self._saved.append((frame, state.copy_(self._codec_state)))
+        pcm = self._codec.decode(self._archived(frame, frame + 1)[None], self._codec_state)
+        clipped: NDArray[np.float32] = pcm[0].clamp(-1.0, 1.0).cpu().numpy()
+        return clipped
+
+    def oldest_step(self) -> int:
+        """The earliest step that `rewind` can go back to."""
+        return self.step - len(self._columns)
+
+    def mark_at(self, step: int) -> Mark:
+        """Where the text machine stood before a step that was run."""
+        return self._columns[step - self.oldest_step()][1]
+
+    def rewind(self, step: int, known: int) -> None:
+        """Goes on at `step`, with its text; frames before `known` stay. The machine's state is the caller's to set."""
+        slot = self.stepper.slots[self.slot]
+        if step < self.step:
+            text = self._columns[step - self.oldest_step()][0]
+            for _ in range(self.step - step):
+                self._columns.pop()
+            if known < self.frames:
+                self._rewind_codec(known)
+                self.frames = known
+            if step - self.base < self._prefix_frames + 1 and self.base > 0:
+                self._rebuild(step, text, None)
+            else:
+                slot.column, slot.text = step - self.base, text
+        slot.known = known - self.base
+
+    def rollover(self) -> None:
+        """Rebuilds the context from the prefix and the last seconds; nothing is lost but what lies before them."""
+        slot = self.stepper.slots[self.slot]
+        # Codes of columns whose frames are not complete yet are in no archive.
+        ahead = self.stepper.codes[self.slot, :, slot.column - self.lead_in + 1 : slot.column + 1].clone()
+        known = slot.known + self.base
+        self._rebuild(self.step, slot.text, ahead)
+        slot = self.stepper.slots[self.slot]
+        slot.known = known - self.base
+        self.rollovers += 1
+
+    @property
+    def _prefix_frames(self) -> int:
+        return self._voice.prefix.frames if self._voice else 0
+
+    def _start_voice(self, prefix: Prefix, guided: bool) -> None:
+        """Stands where the clips end, as if the model had spoken them; what they said is not part of the text."""
+        frames = prefix.frames
+        if self._voice is None or self._voice.prefix is not prefix or self._voice.guided != guided:
+            self._voice = self._run_voice(prefix, guided)
+        voice, slot = self._voice, self.stepper.slots[self.slot]
+        grid.delay(prefix.codes, self.stepper.delays, self.stepper.codes[self.slot])
+        slot.column, slot.text = frames, voice.texts[-1]
+        self._archive[:, torch.arange(frames) % ARCHIVE_FRAMES] = prefix.codes.to(self._archive)
+        self._columns.extend((text, mark) for text, mark in zip(voice.texts, voice.marks, strict=False))
+        self._codec_state.copy_(voice.codec_state)
+        self.frames = frames
+
+    def _run_voice(self, prefix: Prefix, guided: bool) -> "_Voice":
+        """Runs the clips' columns and hears their sound: words are taken where they are, codes are known."""
+        state, starts = self.machine.start(), set(prefix.new_word_steps)
+        state.append(prefix.entries)
+        texts, marks = [self.stepper.opening], []
+        for step in range(prefix.frames):
+            marks.append(state.mark())
+            action = self.machine.new_word if step in starts else self.machine.pad
+            texts.append(self.machine.process(state, step, action, forced=True))
+        grid.delay(prefix.codes, self.stepper.delays, self.stepper.codes[self.slot])
+        self.stepper.prefill(self.slot, texts[:-1])
+        self._codec_state.reset()
+        # A codec that comes in cold where the clip ends would click.
+        self._codec.decode(prefix.codes[None], self._codec_state)
+        return _Voice(prefix, guided, texts, marks, self._codec_state.clone())
+
+    def _rebuild(self, step: int, text: Text, ahead: Tensor | None) -> None:
+        """Fills the model's context with the prefix and the steps before `step`, and stands at `step`.
+
+        ahead: the codes of the last columns up to `step`, [C, lead_in], where their frames are not all complete.
+        """
+        prefix, start = self._prefix_frames, self._history_start(step)
+        self.base = start - prefix
+        self.stepper.rebase(self.slot, self.seed, self.base)
+        codes, length = self.stepper.codes[self.slot], prefix + step - start
+        grid.delay(self._archived(start, min(step, self.frames)), self.stepper.delays, codes, start=prefix)
+        if self._voice:
+            grid.delay(self._voice.prefix.codes, self.stepper.delays, codes)
+        if ahead is not None:
+            codes[:, length - self.lead_in + 1 : length + 1] = ahead
+        *opening, first = self._voice.texts if self._voice else [self.stepper.opening]
+        # The first column of the history has no word before it to finish: it opens like a conversation.
+        history = [column[0] for column in islice(self._columns, start - self.step_of_oldest(step), None)]
+        self.stepper.prefill(self.slot, [*opening, *([first] if history else []), *history[1:]])
+        self.stepper.slots[self.slot].text = text
+
+    def step_of_oldest(self, step: int) -> int:
+        """The step of the oldest column kept, when the newest is that of `step` - 1."""
+        return step - len(self._columns)
+
+    def _history_start(self, step: int) -> int:
+        """The first step of the history that a context rebuilt at `step` holds: at a word, if one is near."""
+        most = min(self._history_wanted, (self.limit - self._prefix_frames) // 2)
+        oldest = self.step_of_oldest(step)
+        earliest = max(step - most, self.first_frame, oldest)
+        columns = list(self._columns)
+        for start in range(earliest, step - most // 2):
+            if not columns[start - oldest][1].pending and not columns[start - oldest][1].lookahead:
+                return start
+        return earliest
+
+    def _archived(self, start: int, stop: int) -> Tensor:
+        """Complete frames start..stop - 1, int64 [C, stop - start]."""
+        where = torch.arange(start, stop, device=self._archive.device) % ARCHIVE_FRAMES
+        return self._archive[:, where].long()
+
+    def _rewind_codec(self, frame: int) -> None:
+        """Puts the codec where it was before `frame`."""
+        saved, state = max(((f, s) for f, s in self._saved if f <= frame), key=lambda item: item[0], default=(-1, None))
+        if state is not None and saved >= self.first_frame:
+            self._codec_state.copy_(state)
+        else:
+            self._codec_state.reset()
+            saved = max(self.first_frame, frame - _CODEC_WARM_UP)
+        if saved < frame:
+            self._codec.decode(self._archived(saved, frame)[None], self._codec_state)
+        self._saved = [(f if f < frame else -1, s) for f, s in self._saved]
+
+
+@dataclass(frozen=True)
+class _Voice:
+    """A prefix that has been run: its columns are the first of the slot's cache.
+
+    texts: of columns 0..frames. marks: of the machine before each. codec_state: after its last frame.
+    """
+
+    prefix: Prefix
+    guided: bool
+    texts: list[Text]
+    marks: list[Mark]
+    codec_state: DecoderState
