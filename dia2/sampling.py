@@ -10,7 +10,7 @@ not of the probabilities: two logits that swap ranks by a rounding error then ch
 Settings are per slot and live on the device, so that changing them never means another program.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -54,6 +54,7 @@ class Draws:
 
     def set(self, slot: int, config: SamplingConfig) -> None:
         """Takes one slot's settings."""
+        config = replace(config, top_k=max(0, config.top_k))
         self._configs[slot] = config
         self.temperature[slot] = config.temperature
         self.top_k[slot] = config.top_k
@@ -79,7 +80,7 @@ class Guidance:
 
     def set(self, slot: int, settings: SlotSettings) -> None:
         """Takes one slot's settings. Without guidance nothing is filtered, with one row or with two."""
-        self._filters[slot] = settings.cfg_filter_k if settings.guided else 0
+        self._filters[slot] = max(0, settings.cfg_filter_k) if settings.guided else 0
         self.scale[slot] = settings.cfg_scale
         self.filter_k[slot] = self._filters[slot]
 
@@ -109,11 +110,10 @@ def kth_largest(values: Tensor, k: Tensor, widest: int) -> Tensor:
 def _draw(logits: Tensor, temperature: Tensor, top_k: Tensor, widest: int, uniforms: Tensor) -> Tensor:
     scaled = logits / temperature[:, None]
     kept = scaled.masked_fill(scaled < kth_largest(scaled, top_k, widest), -torch.inf)
-    cdf = kept.softmax(dim=-1).cumsum(dim=-1)
-    total = cdf[:, -1:].contiguous()
-    token = torch.searchsorted(cdf, uniforms[:, None] * total, right=True)
-    # u * total may round up to total: then the last candidate, not the first impossible one, is meant.
-    return torch.minimum(token, torch.searchsorted(cdf, total)).squeeze(1)
+    # In float64, because devices sum in parallel: the sums before and after an impossible token can differ by a
+    # rounding error, and a uniform that falls between them draws it. Those of float32 have 24 bits and would.
+    cdf = kept.softmax(dim=-1, dtype=torch.float64).cumsum(dim=-1)
+    return torch.searchsorted(cdf, uniforms[:, None] * cdf[:, -1:], right=True).squeeze(1)
 
 
 def uniform_table(seed: int, first_step: int, steps: int, streams: int) -> Tensor:
