@@ -15,10 +15,11 @@ DIA2_LAYERS = [
     {"errors"},
     {"config", "script", "sampling", "grid", "layers", "kernels"},
     {"text_stream", "cache", "mimi"},
-    {"backbone", "depformer", "voice"},
+    {"backbone", "depformer", "voice", "graph_codec"},
     {"random_models"},
     {"checkpoint"},
     {"stepper"},
+    {"graph_stepper"},
     {"generate"},
 ]
 
