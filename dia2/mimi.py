@@ -21,7 +21,8 @@ Everything here is channels-last, `[slots, time, channels]`: convolutions are th
 transposed ones need no shuffling afterwards, and the transformer needs no transposes.
 
 The network is built from the tensor names of the published file and knows nothing of transformers, whose `MimiModel`
-is only the encoder here (and the reference in the tests). All in float32: the codec is a small part of a frame's time.
+is only the encoder here (and the reference in the tests). All in true float32: the codec is a small part of a frame's
+time.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ import json
 import math
 import re
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Final, NamedTuple
@@ -365,11 +367,14 @@ class Mimi:
         if self._encoder is None:
             self._encoder = self._load_encoder()
         clip = pcm.to(self.device).view(1, 1, -1)
-        codes: Tensor = self._encoder.encode(clip, num_quantizers=self.codebooks).audio_codes  # type: ignore[operator]
-        return codes[0].to(torch.int64)
+        with _exact_float32():
+            found = self._encoder.encode(clip, num_quantizers=self.codebooks)  # type: ignore[operator]
+        codes: Tensor = found.audio_codes[0]
+        return codes.to(torch.int64)
 
     def _pass(self, codes: Tensor, state: DecoderState) -> Tensor:
-        sound: Tensor = self.decoder(codes, state)
+        with _exact_float32():
+            sound: Tensor = self.decoder(codes, state)
         return sound
 
     def _check_call(self, codes: Tensor, state: DecoderState | None) -> None:
@@ -390,6 +395,20 @@ class Mimi:
                 f"id {int(codes[slot, codebook, frame])} (slot {slot}, codebook {codebook}, frame {frame}) is outside "
                 f"0..{self.config.codebook_size - 1}"
             )
+
+
+@contextmanager
+def _exact_float32() -> Iterator[None]:
+    """No TF32 on CUDA, whatever the rest of the process wants: the sound would then depend on how it is cut, by more
+    than a step of PCM16, and one code in a hundred on the device. A captured graph keeps what held at its capture.
+    """
+    precision = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("highest")
+    try:
+        with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+            yield
+    finally:
+        torch.set_float32_matmul_precision(precision)
 
 
 def _read_json(path: Path) -> dict[str, Any]:
@@ -501,8 +520,9 @@ class MimiDecoder(nn.Module):
     @torch.no_grad()
     def prepare(self) -> None:
         """After loading: derive what decoding reads, drop what it does not. checkpoint_tensors() is over after this."""
-        for part in self._parts():
-            part.prepare()
+        with _exact_float32():
+            for part in self._parts():
+                part.prepare()
         device, width = self.last.weight.device, self.config.head_dim
         exponents = torch.arange(0, width, 2, dtype=torch.float64, device=device) / width
         self.register_buffer("frequencies", self.config.rope_theta**-exponents)

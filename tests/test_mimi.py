@@ -7,7 +7,7 @@ import shutil
 import subprocess
 import sys
 import wave
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -539,11 +539,43 @@ def test_the_codec_is_imported_without_transformers() -> None:
     assert done.stdout.strip() == "False"
 
 
-# CUDA.
+# CUDA, and how exactly it counts.
+
+
+def test_the_process_keeps_its_choice_of_precision(small: Mimi, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[str] = []
+    forward = small.decoder.forward
+
+    def spy(codes: Tensor, state: DecoderState) -> Tensor:
+        seen.append(torch.get_float32_matmul_precision())
+        return forward(codes, state)
+
+    monkeypatch.setattr(small.decoder, "forward", spy)
+    torch.set_float32_matmul_precision("high")
+    try:
+        small.decode(draw_codes(small, 1))
+        assert (seen, torch.get_float32_matmul_precision()) == (["highest"], "high")
+    finally:
+        torch.set_float32_matmul_precision("highest")
+
+
+@pytest.fixture(params=["highest", "high"])
+def precision(request: pytest.FixtureRequest) -> Iterator[str]:
+    torch.set_float32_matmul_precision(request.param)  # "high" allows TF32
+    yield request.param
+    torch.set_float32_matmul_precision("highest")
 
 
 @pytest.mark.gpu
-def test_a_captured_graph_speaks_like_the_whole_sequence() -> None:
+def test_clips_encode_to_the_golden_codes_on_cuda_too(goldens: Path, precision: str) -> None:
+    mimi = Mimi.from_folder(goldens / "checkpoint" / "mimi", CODEBOOKS[goldens.name], "cuda")
+    clips = [mimi.encode(read_wav(goldens / "prefix" / f"{speaker}.wav")).cpu() for speaker in ("s1", "s2")]
+    expected = load_file(goldens / "expected.safetensors")["prefix1.prefix_tokens"]
+    assert torch.equal(torch.cat(clips, dim=1), expected.long())
+
+
+@pytest.mark.gpu
+def test_a_captured_graph_speaks_like_the_reference(precision: str) -> None:
     mimi = Mimi.from_folder(SMALL, 8, "cuda")
     codes = draw_codes(mimi, 40, slots=2).cuda()
     piece, state = codes[:, :, :1].clone(), mimi.state(2)
@@ -557,4 +589,6 @@ def test_a_captured_graph_speaks_like_the_whole_sequence() -> None:
         piece.copy_(frame)
         graph.replay()
         pieces.append(sound.clone())
-    assert far(torch.cat(pieces, dim=1), mimi.decode(codes)) < TOLERANCE
+    sound = torch.cat(pieces, dim=1)
+    assert far(sound, mimi.decode(codes)) < 1e-6
+    assert far(sound.cpu()[:1], reference(SMALL, codes[:1].cpu())) < 1e-6
