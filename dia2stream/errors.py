@@ -1,6 +1,7 @@
 """The exception tree of the streaming product.
 
     Dia2StreamError
+      EngineError       the engine cannot speak, or cannot speak any more
       CommandError      a command or a connection that is refused; its code says why, see CLOSE_CODES
       ProtocolError     an event or an audio message that a client cannot read
         UnknownEvent    an event of a newer server; a client skips it
@@ -13,7 +14,15 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Literal
 
-__all__ = ["CLOSE_CODES", "CommandError", "Dia2StreamError", "ErrorCode", "ProtocolError", "UnknownEvent"]
+__all__ = [
+    "CLOSE_CODES",
+    "CommandError",
+    "Dia2StreamError",
+    "EngineError",
+    "ErrorCode",
+    "ProtocolError",
+    "UnknownEvent",
+]
 
 ErrorCode = Literal[
     "bad_json",
@@ -47,6 +56,10 @@ CLOSE_CODES: Mapping[ErrorCode, int | None] = MappingProxyType(
 
 class Dia2StreamError(Exception):
     """Anything the streaming product refuses to do; the message is one line meant for its user."""
+
+
+class EngineError(Dia2StreamError):
+    """The engine is closed, or its device no longer answers."""
 
 
 class CommandError(Dia2StreamError):

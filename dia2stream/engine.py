@@ -1,0 +1,430 @@
+"""The one warm engine: loads once, owns the thread that steps the model, lends conversations.
+
+    engine = Engine.load(ModelOptions(model="random:tiny"))
+    async with engine.conversation() as conversation:
+        await conversation.start("[S1] Hello there. [S2] Hello!")
+        conversation.finish()  # no more text: the loop ends when all of it has been spoken
+        async for item in conversation:
+            if isinstance(item, Frame):
+                play(item.pcm)  # float32 [1920] at 24 kHz
+            else:
+                print(item)  # an event of protocol.py
+
+Everything that touches the model happens on the engine's thread: it carries out commands between steps, so a pause acts
+within a frame, and then makes one step for every conversation that can use one. What is ready waits in each
+conversation's outbox, which is bounded: a reader that is slow holds generation back, and only its own.
+
+If the model fails, the conversations in that step end with an `internal` error; the engine finds out whether the device
+still answers, and if it does not, it says so to everyone who asks for a conversation.
+"""
+
+import asyncio
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any
+
+import torch
+
+from dia2.checkpoint import Checkpoint, Progress, load_checkpoint
+from dia2.stepper import Stepper
+from dia2.voice import Prefix
+
+from .conversation import QUEUE_FRAMES, Conversation
+from .errors import CommandError, EngineError
+from .options import ModelOptions, SpeechOptions
+from .outbox import Frame, Item
+from .protocol import Command, End, Error, Inject, Pause, Reset, Resume, Start, error_event
+
+_log = logging.getLogger(__name__)
+
+PUBLISHED_MODEL = "nari-labs/Dia2-2B"
+NOISE_MODEL = "random:tiny"
+_WARM_UP_TEXT = "[S1] One two three. [S2] Four five six."
+
+
+@dataclass
+class Stats:
+    """What the engine has done so far. last_progress: when it last finished a step or had nothing to do."""
+
+    steps: int = 0
+    frames: int = 0
+    rollovers: int = 0
+    failures: int = 0
+    last_progress: float = 0.0
+
+
+class Engine:
+    """A loaded model and its thread.
+
+    slots: how many conversations it can hold at once. voices: prefixes by name. history_seconds: what a long
+    conversation remembers of itself. on_step: called after every step with its seconds and how many frames it made.
+    """
+
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        *,
+        slots: int = 1,
+        speech: SpeechOptions | None = None,
+        voices: dict[str, Prefix] | None = None,
+        history_seconds: float = 30.0,
+        on_step: Callable[[float, int], None] | None = None,
+    ) -> None:
+        self.checkpoint = checkpoint
+        self.speech = speech or SpeechOptions()
+        self.voices = voices or {}
+        self.stats = Stats(last_progress=time.monotonic())
+        self.broken: str | None = None  # why no conversation can be had any more
+        self.stepper = Stepper(checkpoint, slots)
+        self._history_seconds = history_seconds
+        self._on_step = on_step
+        self._free = list(range(slots))
+        self._sessions: dict[int, Session] = {}  # by slot
+        self._inbox: deque[tuple[Session, Command | None, float]] = deque()
+        self._lock = threading.Lock()  # of _free and _sessions
+        self._wake = threading.Event()
+        self._closing = False
+        self._thread = threading.Thread(target=self._run, name="dia2-engine", daemon=True)
+        self._thread.start()
+
+    @classmethod
+    def load(cls, model: ModelOptions | None = None, *, progress: Progress | None = None, **options: Any) -> "Engine":
+        """Loads and warms up. `options` are the constructor's. Raises Dia2Error when the model cannot be had."""
+        model = model or ModelOptions()
+        checkpoint = load_checkpoint(
+            model.model or default_model(model.device),
+            device=model.device,
+            dtype=model.dtype,
+            tokenizer=model.tokenizer,
+            mimi=model.mimi,
+            revision=model.revision,
+            progress=progress,
+        )
+        for note in checkpoint.notes:
+            _log.info("%s", note)
+        engine = cls(checkpoint, **options)
+        engine.warm_up()
+        return engine
+
+    def warm_up(self) -> None:
+        """Speaks one short utterance to nobody, so that the first caller meets nothing for the first time."""
+        with self.conversation() as session:
+            session.submit(Start(_WARM_UP_TEXT, seed=0))
+            session.finish()
+            for item in session:
+                if isinstance(item, Error):
+                    raise EngineError(f"the model does not run here: {self.broken or item.message}")
+
+    def conversation(self, *, max_lead_ms: float | None = None, queue_frames: int = QUEUE_FRAMES) -> "Session":
+        """A seat. Raises CommandError `busy` when all are taken, EngineError when the device no longer answers.
+
+        max_lead_ms: how far sending may be ahead of the listener. queue_frames: how far generation is ahead of sending.
+        """
+        if self.broken or self._closing:
+            raise EngineError(self.broken or "the engine is closed")
+        with self._lock:
+            if not self._free:
+                raise CommandError("busy", f"every seat is taken: this engine holds {len(self._sessions)} at a time")
+            slot = self._free.pop(0)
+            session = self._sessions[slot] = Session(self, self._new_conversation(slot, max_lead_ms, queue_frames))
+        return session
+
+    def close(self) -> None:
+        """Ends every conversation and the thread; returns when the model is at rest."""
+        self._closing = True
+        self._wake.set()
+        if threading.current_thread() is not self._thread:
+            self._thread.join()
+
+    @property
+    def free(self) -> int:
+        """How many more conversations there is room for."""
+        return len(self._free)
+
+    @property
+    def has_work(self) -> bool:
+        """Whether there is something to do right now."""
+        return bool(self._inbox) or any(s.conversation.can_step() for s in list(self._sessions.values()))
+
+    def _new_conversation(self, slot: int, max_lead_ms: float | None, queue_frames: int) -> Conversation:
+        return Conversation(
+            self.stepper,
+            slot,
+            self.checkpoint.codec,
+            self.checkpoint.tokenizer,
+            defaults=self.speech,
+            voices=self.voices,
+            history_seconds=self._history_seconds,
+            max_lead_ms=max_lead_ms,
+            queue_frames=queue_frames,
+        )
+
+    # ---- Called by sessions, from any thread ----
+
+    def submit(self, session: "Session", command: Command | None) -> None:
+        """Hands a command to the engine's thread; None gives the seat back."""
+        self._inbox.append((session, command, time.monotonic()))
+        self._wake.set()
+
+    def wake(self) -> None:
+        """There is room in an outbox again."""
+        self._wake.set()
+
+    # ---- The engine's thread ----
+
+    def _run(self) -> None:
+        while not self._closing:
+            worked = self._carry_out_commands()
+            worked |= self._step()
+            self.stats.last_progress = time.monotonic()
+            if not worked:
+                self._wake.wait()
+                self._wake.clear()
+        for session in list(self._sessions.values()):
+            self._release(session)
+
+    def _carry_out_commands(self) -> bool:
+        count = len(self._inbox)
+        for _ in range(count):
+            session, command, arrived = self._inbox.popleft()
+            if command is None:
+                self._release(session)
+            elif not session.ended:
+                self._carry_out(session, command, arrived)
+            session.carried_out()
+        return count > 0
+
+    def _carry_out(self, session: "Session", command: Command, arrived: float) -> None:
+        try:
+            session.conversation.handle(command, arrived)
+        except CommandError as error:
+            session.conversation.outbox.answer(error_event(error))
+        except Exception:
+            self._failed([session], f"command {type(command).__name__}")
+
+    def _step(self) -> bool:
+        """One step of every conversation that can use one."""
+        active = [s for _, s in sorted(self._sessions.items()) if not s.ended and s.conversation.can_step()]
+        if not active:
+            return False
+        conversations = [session.conversation for session in active]
+        started, frames = time.monotonic(), sum(c.context.frames for c in conversations)
+        try:
+            step(self.stepper, conversations)
+        except Exception:
+            self._failed(active, "a step")
+            return True
+        made = sum(c.context.frames for c in conversations) - frames
+        self.stats.steps += 1
+        self.stats.frames += made
+        if self._on_step is not None:
+            self._on_step(time.monotonic() - started, made)
+        for session in active:
+            session.notify()
+        return True
+
+    def _release(self, session: "Session") -> None:
+        slot = session.conversation.slot
+        with self._lock:
+            if self._sessions.get(slot) is session:
+                self.stats.rollovers += session.conversation.context.rollovers
+                del self._sessions[slot]
+                self._free.append(slot)
+        session.released = True
+        session.stop()
+
+    def _failed(self, sessions: list["Session"], doing: str) -> None:
+        _log.exception("%s failed", doing)
+        self.stats.failures += 1
+        try:
+            if self.checkpoint.device.type == "cuda":
+                torch.cuda.synchronize(self.checkpoint.device)
+        except Exception as error:
+            self.broken = f"the device no longer answers: {str(error).splitlines()[0]}"
+            _log.error("%s", self.broken)
+        for session in sessions:
+            session.conversation.outbox.restart()
+            session.conversation.outbox.answer(
+                Error("internal", "the model failed; the conversation is over, the log says why")
+            )
+            session.stop()
+
+
+def step(stepper: Stepper, conversations: list[Conversation]) -> None:
+    """One step of conversations that all `can_step`."""
+    for conversation in conversations:
+        conversation.prepare()
+    actions = stepper.act([conversation.slot for conversation in conversations])
+    stepper.complete([c.advance(action) for c, action in zip(conversations, actions, strict=True)])
+    for conversation in conversations:
+        conversation.emit()
+
+
+def default_model(device: str) -> str:
+    """The published model where there is a GPU to run it, else one that only makes noise, and needs no download."""
+    return PUBLISHED_MODEL if device != "cpu" and torch.cuda.is_available() else NOISE_MODEL
+
+
+class Session:
+    """A lent conversation: commands go in from any thread, items come out of one loop, plain or async.
+
+    Commands never wait and never raise for what a client may get wrong: the answer, or the error, is an event.
+    """
+
+    def __init__(self, engine: Engine, conversation: Conversation) -> None:
+        self.engine, self.conversation = engine, conversation
+        self.ended = False  # nothing more will be made
+        self.released = False  # the seat is free again
+        self._finishing = False  # the loop ends when all is spoken
+        self._outstanding = 0  # commands on their way
+        self._count_lock = threading.Lock()
+        self._ready = threading.Event()
+        self._listener: Callable[[], None] = self._ready.set
+
+    # ---- Commands ----
+
+    def submit(self, command: Command) -> None:
+        """Sends any command of the protocol."""
+        with self._count_lock:
+            self._outstanding += 1
+        self.engine.submit(self, command)
+
+    async def start(self, text: str, **fields: Any) -> None:
+        """Begins a new conversation; `fields` are those of the `start` command."""
+        self.submit(Start(text, **fields))
+
+    async def inject(self, text: str, **fields: Any) -> None:
+        """Adds text, at any moment."""
+        self.submit(Inject(text, **fields))
+
+    async def end(self) -> None:
+        """Closes text that was opened with final=False."""
+        self.submit(End())
+
+    async def pause(self, played_ms: float | None = None) -> None:
+        """Stops now; played_ms is what the listener has heard."""
+        self.submit(Pause(played_ms))
+
+    async def resume(self) -> None:
+        """Goes on exactly where it stopped."""
+        self.submit(Resume())
+
+    async def reset(self) -> None:
+        """Forgets the conversation; the seat stays."""
+        self.submit(Reset())
+
+    def finish(self) -> None:
+        """No more commands: the loop ends when everything that was asked for has been delivered."""
+        self._finishing = True
+        self.notify()
+
+    def close(self) -> None:
+        """Gives the seat back, at the end of the step that is going on. Nothing more comes out."""
+        self.ended = True
+        self.engine.submit(self, None)
+
+    # ---- Items ----
+
+    def take(self) -> Item | float | None:
+        """The next item, without waiting; seconds until the next may leave; None when there is none yet."""
+        item = self.conversation.take(time.monotonic())
+        if isinstance(item, Frame):
+            self.engine.wake()
+        return item
+
+    @property
+    def finished(self) -> bool:
+        """Whether the loop has nothing left to deliver."""
+        if self.ended:
+            return self.conversation.outbox.empty
+        return self._finishing and not self._outstanding and (self.conversation.paused or self.conversation.idle)
+
+    def __iter__(self) -> Iterator[Item]:
+        """Items as they come, blocking; ends when `finished`."""
+        while True:
+            self._ready.clear()
+            item = self.take()
+            if item is None or isinstance(item, float):
+                if item is None and self.finished:
+                    return
+                self._ready.wait(item)
+            else:
+                yield item
+
+    async def __aiter__(self) -> AsyncIterator[Item]:
+        """Items as they come; ends when `finished`. One loop at a time."""
+        with self._listening() as ready:
+            while True:
+                ready.clear()
+                item = self.take()
+                if item is None or isinstance(item, float):
+                    if item is None and self.finished:
+                        return
+                    with suppress(asyncio.TimeoutError):
+                        await asyncio.wait_for(ready.wait(), item)
+                else:
+                    yield item
+
+    def stop(self) -> None:
+        """Nothing more will be made. The loop delivers what is there and ends."""
+        self.ended = True
+        self.notify()
+
+    def notify(self) -> None:
+        """There may be something to take."""
+        self._listener()
+
+    def carried_out(self) -> None:
+        """The engine is done with a command of this session."""
+        with self._count_lock:
+            self._outstanding = max(0, self._outstanding - 1)
+        self.notify()
+
+    def __enter__(self) -> "Session":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.close()
+        while not self.released:
+            self._ready.wait()
+            self._ready.clear()
+
+    async def __aenter__(self) -> "Session":
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None
+    ) -> None:
+        await self.aclose()
+
+    async def aclose(self) -> None:
+        """Gives the seat back, and waits until it is free."""
+        with self._listening() as ready:
+            self.close()
+            while not self.released:
+                await ready.wait()
+                ready.clear()
+
+    @contextmanager
+    def _listening(self) -> Iterator[asyncio.Event]:
+        """An event of this loop that `notify` sets."""
+        loop, ready = asyncio.get_running_loop(), asyncio.Event()
+        self._listener = lambda: _call_soon(loop, ready.set)
+        try:
+            yield ready
+        finally:
+            self._listener = self._ready.set
+
+
+def _call_soon(loop: asyncio.AbstractEventLoop, call: Callable[[], None]) -> None:
+    try:
+        loop.call_soon_threadsafe(call)
+    except RuntimeError:
+        if not loop.is_closed():
+            raise
