@@ -177,6 +177,9 @@ class Stepper:
         candidates = self._guidance(logits.unflatten(0, (-1, step.branches)), step.span)
         if banned is not None:
             candidates = candidates.index_fill(1, banned, -torch.inf)
+            # Guidance with a narrow filter may have kept nothing else: then all the others are candidates.
+            others = logits[:: step.branches].index_fill(1, banned, -torch.inf)
+            candidates = torch.where(candidates.isneginf().all(dim=1, keepdim=True), others, candidates)
         return draws(candidates, step.uniforms[:, stream], step.span)
 
     def _write(self, drawn: Tensor) -> None:

@@ -74,8 +74,9 @@ class Talk:
         return self.stepper.codes[self.slot, :, : len(self.texts)].clone()
 
 
-def step(*talks: Talk) -> None:
-    """One step of several talks of one stepper, in any order of slots."""
+def step(*talks: Talk) -> list[int]:
+    """One step of several talks of one stepper, in any order of slots. Returns the actions drawn."""
     stepper = talks[0].stepper
     actions = stepper.act([talk.slot for talk in talks])
     stepper.complete([talk.say(action) for talk, action in zip(talks, actions, strict=True)])
+    return actions
