@@ -6,7 +6,6 @@ cache is a few entries long and starts empty every frame. Projections in and out
 that the schedule assigns to stages; norms and MLPs are shared by all.
 """
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 

@@ -145,6 +145,8 @@ class Dia2:
         Raises ScriptError for clips that cannot be used, TypeError for an unknown override.
         """
         config = override(config or GenerationConfig(), **overrides)
+        if output_wav is not None and not Path(output_wav).parent.is_dir():
+            raise FileNotFoundError(f"no folder {Path(output_wav).parent} to write {Path(output_wav).name} into")
         clips = _clips(config.prefix or PrefixConfig(), prefix_speaker_1, prefix_speaker_2, include_prefix)
         if self._stepper is None:
             self._stepper = Stepper(self.checkpoint)
@@ -152,7 +154,9 @@ class Dia2:
         tokens = run.speak(_reporter(verbose))
         waveform = self._decode(tokens)
         if output_wav is not None:
-            soundfile.write(str(output_wav), waveform.numpy(), self.sample_rate, subtype="PCM_16")
+            # Rounded here: soundfile would round floats down, which is half a step of DC.
+            pcm = (waveform * 32768).round().clamp(-32768, 32767).to(torch.int16)
+            soundfile.write(str(output_wav), pcm.numpy(), self.sample_rate, subtype="PCM_16", format="WAV")
         return GenerationResult(tokens[None].cpu(), waveform, self.sample_rate, run.timestamps())
 
     def save_wav(self, script: str | Sequence[str], path: str | Path, **options: Any) -> GenerationResult:
@@ -166,7 +170,8 @@ class Dia2:
 
 
 def override(config: GenerationConfig, **overrides: Any) -> GenerationConfig:
-    """`config` with the published package's keyword overrides applied."""
+    """`config` with the published package's keyword overrides applied; None leaves a field as it is."""
+    overrides = {name: value for name, value in overrides.items() if value is not None}
     text, audio = config.text, config.audio
     text = replace(text, temperature=overrides.pop("temp_text", text.temperature))
     text = replace(text, top_k=overrides.pop("topk_text", text.top_k))
@@ -177,7 +182,9 @@ def override(config: GenerationConfig, **overrides: Any) -> GenerationConfig:
 
 def _clips(config: PrefixConfig, speaker_1: str | None, speaker_2: str | None, include: bool | None) -> PrefixConfig:
     clips = PrefixConfig(
-        speaker_1 or config.speaker_1, speaker_2 or config.speaker_2, config.include_audio if include is None else include
+        speaker_1 or config.speaker_1,
+        speaker_2 or config.speaker_2,
+        config.include_audio if include is None else include,
     )
     if clips.speaker_2 and not clips.speaker_1:
         raise ScriptError("prefix speaker 2 needs a prefix for speaker 1 too")

@@ -21,6 +21,7 @@ from dia2.script import FRAME_RATE, Entry, Tokenizer
 
 # The published code places speaker 1's words three frames after the grid's; the goldens pin it.
 _SPEAKER_1_OFFSET = 3
+_LONGEST_CLIP = 3600.0  # seconds: later times are not seconds
 
 
 @dataclass(frozen=True)
@@ -76,7 +77,9 @@ def make_prefix(clips: Sequence[tuple[Tensor, Sequence[Word]]], tokenizer: Token
 
 def load_prefix(paths: Sequence[str | Path], codec: Mimi, tokenizer: Tokenizer) -> Prefix:
     """Reads and encodes the clips of speaker 1 and, if there is one, speaker 2, each with its words beside it."""
-    return make_prefix([(codec.encode(load_clip(p, codec.sample_rate)), load_words(p)) for p in paths], tokenizer)
+    # All files are read before the encoder is loaded, which takes seconds.
+    clips = [(load_clip(path, codec.sample_rate), load_words(path)) for path in paths]
+    return make_prefix([(codec.encode(pcm), words) for pcm, words in clips], tokenizer)
 
 
 def load_clip(path: str | Path, sample_rate: int) -> Tensor:
@@ -97,7 +100,9 @@ def load_words(clip: str | Path) -> list[Word]:
     try:
         raw = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise ScriptError(f"voice clip {clip} needs its word timings in {path.name}: [[text, start, end], ...]") from None
+        raise ScriptError(
+            f"voice clip {clip} needs its word timings in {path.name}: [[text, start, end], ...]"
+        ) from None
     except (OSError, ValueError) as error:
         raise ScriptError(f"{path} cannot be read: {error}") from None
     return check_words(raw, str(path))
@@ -113,7 +118,7 @@ def check_words(raw: object, source: str) -> list[Word]:
             raise ScriptError(f"{source}: {item!r} is not [text, start, end]")
         if not all(isinstance(t, (int, float)) and not isinstance(t, bool) for t in item[1:]):
             raise ScriptError(f"{source}: the times of {item!r} must be seconds")
-        if not 0 <= item[1] <= item[2] < float("inf"):
-            raise ScriptError(f"{source}: {item!r} must have 0 <= start <= end")
+        if not 0 <= item[1] <= item[2] <= _LONGEST_CLIP:
+            raise ScriptError(f"{source}: {item!r} must have 0 <= start <= end <= {_LONGEST_CLIP:g}")
         words.append(Word(item[0].strip(), float(item[1]), float(item[2])))
     return words
