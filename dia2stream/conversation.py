@@ -190,11 +190,11 @@ class Conversation:
             # Another utterance begins: the open one is complete as it is.
             closing = reader.finish()
             reader, entries = self._read(reader, command.text, command.final)
-            self._check_room([*closing, *entries], self._queued())
+            self._check_room([*closing, *entries], self.queued)
             self._add(self._opened, closing, final=True)
         else:
             reader, entries = self._read(reader, command.text, command.final)
-            self._check_room(entries, self._queued())
+            self._check_room(entries, self.queued)
         self._reader = reader
         self._add(self._opened or self._utterance(command.id, arrived), entries, command.final)
 
@@ -269,9 +269,9 @@ class Conversation:
         if end is not None and frame >= end + MAX_PADDING:
             self._end_turn()
 
-    def take(self, now: float) -> Item | float | None:
+    def take(self, now: float, answers_only: bool = False) -> Item | float | None:
         """The next thing to send; seconds to wait for it; None when nothing may leave."""
-        item = self.outbox.take(now)
+        item = self.outbox.take(now, answers_only)
         if isinstance(item, FirstFrame):
             return FirstAudio(item.id, (now - item.arrived) * 1000)
         return item
@@ -303,7 +303,14 @@ class Conversation:
                 field="text",
             )
 
-    def _queued(self) -> int:
+    def close_text(self) -> None:
+        """No more text will come: what was opened is complete."""
+        if self._opened is not None:
+            self._end()
+
+    @property
+    def queued(self) -> int:
+        """Words that wait to be spoken."""
         return len(self.context.state.queue) + len(self._backlog)
 
     def _utterance(self, id: str | None, arrived: float) -> Utterance:

@@ -26,6 +26,7 @@ from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from enum import Enum
 from types import TracebackType
 from typing import Any
 
@@ -86,7 +87,7 @@ class Engine:
         self._on_step = on_step
         self._free = list(range(slots))
         self._sessions: dict[int, Session] = {}  # by slot
-        self._inbox: deque[tuple[Session, Command | None, float]] = deque()
+        self._inbox: deque[tuple[Session, Order, float]] = deque()
         self._lock = threading.Lock()  # of _free and _sessions
         self._wake = threading.Event()
         self._closing = False
@@ -167,9 +168,9 @@ class Engine:
 
     # ---- Called by sessions, from any thread ----
 
-    def submit(self, session: "Session", command: Command | None) -> None:
-        """Hands a command to the engine's thread; None gives the seat back."""
-        self._inbox.append((session, command, time.monotonic()))
+    def submit(self, session: "Session", order: "Order") -> None:
+        """Hands an order to the engine's thread."""
+        self._inbox.append((session, order, time.monotonic()))
         self._wake.set()
 
     def wake(self) -> None:
@@ -180,7 +181,7 @@ class Engine:
 
     def _run(self) -> None:
         while not self._closing:
-            worked = self._carry_out_commands()
+            worked = self._carry_out_orders()
             worked |= self._step()
             self.stats.last_progress = time.monotonic()
             if not worked:
@@ -189,24 +190,31 @@ class Engine:
         for session in list(self._sessions.values()):
             self._release(session)
 
-    def _carry_out_commands(self) -> bool:
+    def _carry_out_orders(self) -> bool:
         count = len(self._inbox)
         for _ in range(count):
-            session, command, arrived = self._inbox.popleft()
-            if command is None:
+            session, order, arrived = self._inbox.popleft()
+            if order is CLOSE:
                 self._release(session)
             elif not session.ended:
-                self._carry_out(session, command, arrived)
+                self._carry_out(session, order, arrived)
             session.carried_out()
         return count > 0
 
-    def _carry_out(self, session: "Session", command: Command, arrived: float) -> None:
+    def _carry_out(self, session: "Session", order: "Order", arrived: float) -> None:
+        conversation = session.conversation
         try:
-            session.conversation.handle(command, arrived)
+            if isinstance(order, CommandError):
+                conversation.outbox.answer(error_event(order))
+            elif order is FINISH:
+                conversation.close_text()
+                session.finishing = True
+            elif isinstance(order, Command):
+                conversation.handle(order, arrived)
         except CommandError as error:
-            session.conversation.outbox.answer(error_event(error))
+            conversation.outbox.answer(error_event(error))
         except Exception:
-            self._failed([session], f"command {type(command).__name__}")
+            self._failed([session], f"command {type(order).__name__}")
 
     def _step(self) -> bool:
         """One step of every conversation that can use one."""
@@ -271,6 +279,18 @@ def default_model(device: str) -> str:
     return PUBLISHED_MODEL if device != "cpu" and torch.cuda.is_available() else NOISE_MODEL
 
 
+class Close(Enum):
+    """What a session asks of the engine besides commands."""
+
+    FINISH = "close the text; the loop ends when all is spoken"
+    CLOSE = "give the seat back"
+
+
+FINISH, CLOSE = Close.FINISH, Close.CLOSE
+# A command, one that was refused before it got here, or the end of the session.
+Order = Command | CommandError | Close
+
+
 class Session:
     """A lent conversation: commands go in from any thread, items come out of one loop, plain or async.
 
@@ -281,8 +301,8 @@ class Session:
         self.engine, self.conversation = engine, conversation
         self.ended = False  # nothing more will be made
         self.released = False  # the seat is free again
-        self._finishing = False  # the loop ends when all is spoken
-        self._outstanding = 0  # commands on their way
+        self.finishing = False  # the loop ends when all is spoken
+        self._outstanding = 0  # orders on their way
         self._count_lock = threading.Lock()
         self._ready = threading.Event()
         self._listener: Callable[[], None] = self._ready.set
@@ -291,9 +311,16 @@ class Session:
 
     def submit(self, command: Command) -> None:
         """Sends any command of the protocol."""
+        self._order(command)
+
+    def refuse(self, error: CommandError) -> None:
+        """Answers, in its place among the others, a command that could not be read."""
+        self._order(error)
+
+    def _order(self, order: Order) -> None:
         with self._count_lock:
             self._outstanding += 1
-        self.engine.submit(self, command)
+        self.engine.submit(self, order)
 
     async def start(self, text: str, **fields: Any) -> None:
         """Begins a new conversation; `fields` are those of the `start` command."""
@@ -320,42 +347,55 @@ class Session:
         self.submit(Reset())
 
     def finish(self) -> None:
-        """No more commands: the loop ends when everything that was asked for has been delivered."""
-        self._finishing = True
-        self.notify()
+        """No more commands: open text is complete, and the loop ends when everything asked for has been delivered."""
+        self._order(FINISH)
 
     def close(self) -> None:
         """Gives the seat back, at the end of the step that is going on. Nothing more comes out."""
         self.ended = True
-        self.engine.submit(self, None)
+        self._order(CLOSE)
 
     # ---- Items ----
 
-    def take(self) -> Item | float | None:
+    def take(self, answers_only: bool = False) -> Item | float | None:
         """The next item, without waiting; seconds until the next may leave; None when there is none yet."""
-        item = self.conversation.take(time.monotonic())
+        item = self.conversation.take(time.monotonic(), answers_only)
         if isinstance(item, Frame):
             self.engine.wake()
         return item
+
+    def next(self, answers_only: Callable[[], bool] = lambda: False) -> Item | None:
+        """The next item, blocking; None when `finished`. answers_only: asked anew each time `notify` was called."""
+        while True:
+            self._ready.clear()
+            item = self.take(answers_only())
+            if item is None and self.finished:
+                return None
+            if item is not None and not isinstance(item, float):
+                return item
+            self._ready.wait(item)
+
+    @property
+    def behind(self) -> int:
+        """Commands on their way, and answers that nobody has taken."""
+        return self._outstanding + self.conversation.outbox.answers
+
+    @property
+    def queued_words(self) -> int:
+        """Words that wait to be spoken."""
+        return self.conversation.queued
 
     @property
     def finished(self) -> bool:
         """Whether the loop has nothing left to deliver."""
         if self.ended:
             return self.conversation.outbox.empty
-        return self._finishing and not self._outstanding and (self.conversation.paused or self.conversation.idle)
+        return self.finishing and (self.conversation.paused or self.conversation.idle)
 
     def __iter__(self) -> Iterator[Item]:
         """Items as they come, blocking; ends when `finished`."""
-        while True:
-            self._ready.clear()
-            item = self.take()
-            if item is None or isinstance(item, float):
-                if item is None and self.finished:
-                    return
-                self._ready.wait(item)
-            else:
-                yield item
+        while (item := self.next()) is not None:
+            yield item
 
     async def __aiter__(self) -> AsyncIterator[Item]:
         """Items as they come; ends when `finished`. One loop at a time."""

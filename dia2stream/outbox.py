@@ -92,6 +92,11 @@ class Outbox:
         return self.waiting >= self.capacity
 
     @property
+    def answers(self) -> int:
+        """How many answers to commands wait to be read."""
+        return len(self._urgent)
+
+    @property
     def empty(self) -> bool:
         """Whether nothing waits at all."""
         return not self._urgent and not self._stream
@@ -122,12 +127,15 @@ class Outbox:
             self._stream.extend(items)
             self.waiting += sum(isinstance(item, Frame) for item in items)
 
-    def take(self, now: float) -> Item | float | None:
-        """The next item; seconds to wait where the pace asks for it; None when nothing may leave."""
+    def take(self, now: float, answers_only: bool = False) -> Item | float | None:
+        """The next item; seconds to wait where the pace asks for it; None when nothing may leave.
+
+        answers_only: leave the stream alone, as one who cannot send audio just now does.
+        """
         with self._lock:
             if self._urgent:
                 return self._urgent.popleft()
-            if self._held or not self._stream:
+            if self._held or answers_only or not self._stream:
                 return None
             if isinstance(self._stream[0], Frame):
                 wait = self._pace.wait(self.sent * FRAME_MS, now)
