@@ -8,7 +8,7 @@ import torch
 from models import GREEDY, Talk, checkpoint, step
 from torch import Tensor
 
-from dia2.sampling import SamplingConfig, SlotSettings
+from dia2.sampling import SamplingConfig, SlotSettings, uniform_table
 from dia2.stepper import Stepper
 
 HELLO = "[S1] Hello there, how can I help you today?"
@@ -206,19 +206,19 @@ def test_a_batched_pass_over_known_columns_goes_on_as_their_steps_did(goldens: P
     assert torch.equal(stepper.codes[1, :, : STEPS + 1], talk.codes)
 
 
-def test_a_rebased_slot_draws_as_the_step_that_its_first_column_stands_for(goldens: Path) -> None:
-    hot = SamplingConfig(1e9, 0)  # every token as likely as the next: a draw shows its uniform
-    stepper = Stepper(checkpoint(goldens))
-    talk = Talk(checkpoint(goldens), stepper, 0, HELLO, SlotSettings(1.0, 0, hot, hot), seed=4)
-    actions = [step(talk) for _ in range(STEPS)]
-    codes = talk.codes
-    stepper.rebase(0, 4, first_step=10)
+@pytest.mark.parametrize("first_step", [0, 1000])
+def test_every_draw_has_the_uniform_of_its_step_and_stream(goldens: Path, first_step: int) -> None:
+    hot = SamplingConfig(1e9, 0)  # every token as likely as the next: a draw is its uniform
+    loaded, stepper = checkpoint(goldens), Stepper(checkpoint(goldens))
+    talk = Talk(loaded, stepper, 0, HELLO, SlotSettings(1.0, 0, hot, hot), seed=4)
+    stepper.rebase(0, 4, first_step)
+    actions = [action for _ in range(STEPS) for action in step(talk)]
+    uniforms = uniform_table(4, first_step, STEPS, 1 + len(stepper.delays)).double()
+    assert actions == (uniforms[:, 0] * 2).long().tolist()
+    for codebook, delay in enumerate(stepper.delays):
+        drawn = (uniforms[delay - 1 :, 1 + codebook] * loaded.config.data.audio_codes).long()
+        assert torch.equal(talk.codes[codebook, delay:], drawn)
     assert stepper.slots[0].settings.text == hot
-    for at in range(STEPS - 10):
-        assert stepper.act([0]) == actions[10 + at]
-        stepper.complete([stepper.opening])
-    longest = max(stepper.delays)
-    assert torch.equal(stepper.codes[0, :, longest : STEPS - 9], codes[:, 10 + longest :])
 
 
 @pytest.mark.parametrize("filter_k", [1, 2])
