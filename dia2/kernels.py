@@ -1,0 +1,780 @@
+"""Triton kernels for a frame of a few rows, each with a plain torch twin.
+
+At two to eight rows a transformer step is one long read of its weights: 2.8 GB for the backbone, 3.6 GB for the
+depformer, and arithmetic that is free beside it. What separates plain ops from the memory's speed is everything that
+happens between reads: a kernel for the norm, one for the rotation, one for the activation, each waiting for the last.
+So here every matrix product takes in what comes before it (norm, embedding) and what comes after it (activation,
+residual); attention takes in norm, rotation and the cache write; and a draw is one kernel from logits to token.
+
+Three habits, in all of them:
+
+- **Weights first.** A program loads its tile of the weights, which depend on nobody, before it waits for the kernel
+  ahead (programmatic dependent launch, on Hopper and later). The memory so keeps reading while activations settle.
+- **Round where the layers round.** Products accumulate in float32; results are rounded to the model's dtype at the
+  places where dia2/layers.py does, so that eager and fast agree to rounding of sums.
+- **The same bits every time.** No float atomics: every sum has one order, so a conversation repeats exactly.
+
+Every wrapper writes into buffers it is given: nothing here allocates, so all of it can be captured in a CUDA graph.
+Knows nothing about models or steps. Importing this module imports triton.
+"""
+
+import os
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
+
+INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
+
+MOST_ROWS = 8
+"""Up to here products are dot products in registers; beyond, matrix units (cuBLAS) are the better tool."""
+
+# Fields of a step's row, one row a slot, int64: what the host tells the device about a step.
+COLUMN, INDEX, KNOWN, MAIN, SECOND, STEP_FIELDS = 0, 1, 2, 3, 4, 5
+
+_ACTIVATIONS = {"silu": 1, "swish": 1, "swiglu": 1, "gelu": 2, "geglu": 2, "relu": 3, "linear": 0, "identity": 0}
+
+
+# ---- Launching ----
+
+
+def _dependent() -> dict[str, Any]:
+    """Launch options: start before the kernel ahead has ended, where the GPU can (`PDL` in the kernels)."""
+    if INTERPRETED or torch.cuda.get_device_capability()[0] < 9:
+        return {"PDL": False}
+    return {"PDL": True, "launch_pdl": True}
+
+
+def _power(n: int) -> int:
+    return 1 << max(0, n - 1).bit_length()
+
+
+@triton.jit
+def _ahead(PDL: tl.constexpr):
+    """Lets the next kernel start, then waits for the one ahead: what it wrote may be read from here on."""
+    if PDL:
+        gdc_launch_dependents()
+        gdc_wait()
+
+
+# ---- Products ----
+
+
+@triton.jit
+def _weights(w, n, k, N, K: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr):
+    """Rows n and columns k of a matrix [N, K], [BN, BK]."""
+    offsets = n[:, None].to(tl.int64) * K + k[None, :]
+    if K % BK == 0:
+        return tl.load(w + offsets, mask=(n < N)[:, None], other=0.0)
+    return tl.load(w + offsets, mask=(n < N)[:, None] & (k < K)[None, :], other=0.0)
+
+
+@triton.jit
+def _rows(x, r, k, R, K: tl.constexpr, stride, ROWS: tl.constexpr, BK: tl.constexpr):
+    """All rows, and columns k, of x [R, K]; float32 [ROWS, BK]."""
+    return tl.load(x + r[:, None] * stride + k[None, :], mask=(r < R)[:, None] & (k < K)[None, :], other=0.0).to(
+        tl.float32
+    )
+
+
+@triton.jit
+def _normed(x, norm, k, K: tl.constexpr, eps, like):
+    """RMSNorm of rows x float32 [ROWS, BK], rounded to the dtype that `like` points to."""
+    gain = tl.load(norm + k, mask=k < K, other=0.0).to(tl.float32)
+    scale = tl.rsqrt(tl.sum(x * x, axis=1) / K + eps)
+    return (x * scale[:, None] * gain[None, :]).to(like.dtype.element_ty).to(tl.float32)
+
+
+@triton.jit
+def _products(w, x):
+    """w [BN, BK], x float32 [ROWS, BK] -> float32 [ROWS, BN]."""
+    return tl.sum(w[None, :, :].to(tl.float32) * x[:, None, :], axis=2)
+
+
+@triton.jit
+def _linear_kernel(
+    x_ptr,
+    norm_ptr,
+    w_ptr,
+    out_ptr,
+    table_ptr,
+    token_ptr,
+    sum_ptr,
+    R,
+    N,
+    x_stride,
+    token_stride,
+    eps,
+    K: tl.constexpr,
+    ROWS: tl.constexpr,
+    BN: tl.constexpr,
+    BK: tl.constexpr,
+    NORM: tl.constexpr,
+    ADD: tl.constexpr,
+    EMBED: tl.constexpr,
+    PDL: tl.constexpr,
+):
+    """out [R, N] (+)= norm(x [R, K] + table[token]) @ w [N, K].T, a program for every BN outputs."""
+    n = tl.program_id(0) * BN + tl.arange(0, BN)
+    k = tl.arange(0, BK)
+    r = tl.arange(0, ROWS)
+    w = _weights(w_ptr, n, k, N, K, BN, BK)
+    _ahead(PDL)
+    x = _rows(x_ptr, r, k, R, K, x_stride, ROWS, BK)
+    if EMBED:  # two rows a slot share its token
+        token = tl.load(token_ptr + (r // 2) * token_stride, mask=r < R, other=0)
+        entry = tl.load(
+            table_ptr + token[:, None] * K + k[None, :], mask=(r < R)[:, None] & (k < K)[None, :], other=0.0
+        )
+        x = (x + entry.to(tl.float32)).to(sum_ptr.dtype.element_ty).to(tl.float32)
+        if tl.program_id(0) == 0:
+            tl.store(sum_ptr + r[:, None] * K + k[None, :], x, mask=(r < R)[:, None] & (k < K)[None, :])
+    if NORM:
+        x = _normed(x, norm_ptr, k, K, eps, w_ptr)
+    y = _products(w, x)
+    for start in tl.static_range(BK, K, BK):
+        w = _weights(w_ptr, n, start + k, N, K, BN, BK)
+        y += _products(w, _rows(x_ptr, r, start + k, R, K, x_stride, ROWS, BK))
+    where = out_ptr + r[:, None] * N + n[None, :]
+    mask = (r < R)[:, None] & (n < N)[None, :]
+    if ADD:
+        y = y.to(out_ptr.dtype.element_ty).to(tl.float32) + tl.load(where, mask=mask, other=0.0).to(tl.float32)
+    tl.store(where, y.to(out_ptr.dtype.element_ty), mask=mask)
+
+
+@triton.jit
+def _activate(x, KIND: tl.constexpr):
+    if KIND == 1:
+        x = x / (1.0 + tl.exp(-x))
+    if KIND == 2:
+        x = 0.5 * x * (1.0 + tl.erf(x * 0.7071067811865476))
+    if KIND == 3:
+        x = tl.maximum(x, 0.0)
+    return x
+
+
+@triton.jit
+def _gated_kernel(
+    x_ptr,
+    norm_ptr,
+    w_ptr,
+    out_ptr,
+    R,
+    N,
+    eps,
+    K: tl.constexpr,
+    ROWS: tl.constexpr,
+    BN: tl.constexpr,
+    BK: tl.constexpr,
+    GATE: tl.constexpr,
+    UP: tl.constexpr,
+    PDL: tl.constexpr,
+):
+    """out [R, N] = act0(gate) * act1(up), where gate and up are the halves of norm(x [R, K]) @ w [2 N, K].T."""
+    n = tl.program_id(0) * BN + tl.arange(0, BN)
+    k = tl.arange(0, BK)
+    r = tl.arange(0, ROWS)
+    w_gate = _weights(w_ptr, n, k, N, K, BN, BK)
+    w_up = _weights(w_ptr + N.to(tl.int64) * K, n, k, N, K, BN, BK)
+    _ahead(PDL)
+    x = _normed(_rows(x_ptr, r, k, R, K, K, ROWS, BK), norm_ptr, k, K, eps, w_ptr)
+    dtype = out_ptr.dtype.element_ty
+    gate = _activate(_products(w_gate, x).to(dtype).to(tl.float32), GATE).to(dtype).to(tl.float32)
+    up = _activate(_products(w_up, x).to(dtype).to(tl.float32), UP).to(dtype).to(tl.float32)
+    mask = (r < R)[:, None] & (n < N)[None, :]
+    tl.store(out_ptr + r[:, None] * N + n[None, :], (gate * up).to(dtype), mask=mask)
+
+
+@triton.jit
+def _embed_kernel(
+    step_ptr,
+    codes_ptr,
+    text_ptr,
+    main_ptr,
+    second_ptr,
+    audio_ptr,
+    out_ptr,
+    R,
+    N,
+    capacity,
+    zero,
+    pad,
+    FIELDS: tl.constexpr,
+    K: tl.constexpr,
+    C: tl.constexpr,
+    V: tl.constexpr,
+    ROWS: tl.constexpr,
+    BN: tl.constexpr,
+    BK: tl.constexpr,
+    BC: tl.constexpr,
+    PDL: tl.constexpr,
+):
+    """out [R, N]: the embedding of every slot's column, in row 2 slot as it is and in row 2 slot + 1 without text."""
+    n = tl.program_id(0) * BN + tl.arange(0, BN)
+    k = tl.arange(0, BK)
+    r = tl.arange(0, ROWS)
+    w_main = _weights(main_ptr, n, k, N, K, BN, BK)
+    w_second = _weights(second_ptr, n, k, N, K, BN, BK)
+    _ahead(PDL)
+    dtype = out_ptr.dtype.element_ty
+    step = step_ptr + (r // 2) * FIELDS
+    live, blanked = r < R, r % 2 == 1
+    main = tl.where(blanked, zero, tl.load(step + 3, mask=live, other=0))
+    second = tl.where(blanked, pad, tl.load(step + 4, mask=live, other=0))
+    inside = live[:, None] & (k < K)[None, :]
+    x = tl.load(text_ptr + main[:, None] * K + k[None, :], mask=inside, other=0.0).to(tl.float32)
+    y = _products(w_main, x).to(dtype).to(tl.float32)
+    x = tl.load(text_ptr + second[:, None] * K + k[None, :], mask=inside, other=0.0).to(tl.float32)
+    spoken = _products(w_second, x).to(dtype).to(tl.float32)
+    y = (y + tl.where((second != pad)[:, None], spoken, 0.0)).to(dtype).to(tl.float32)
+    c = tl.arange(0, BC)
+    column = tl.load(step, mask=live, other=0)
+    have = live[:, None] & (c < C)[None, :]
+    code = tl.load(codes_ptr + ((r // 2)[:, None] * C + c[None, :]) * capacity + column[:, None], mask=have, other=0)
+    entry = (c[None, :] * V + code)[:, :, None] * N + n[None, None, :]
+    audio = tl.load(audio_ptr + entry, mask=have[:, :, None] & (n < N)[None, None, :], other=0.0).to(tl.float32)
+    y += tl.sum(audio, axis=1).to(dtype).to(tl.float32)
+    tl.store(out_ptr + r[:, None] * N + n[None, :], y.to(dtype), mask=live[:, None] & (n < N)[None, :])
+
+
+# ---- Attention ----
+
+
+@triton.jit
+def _turned(first, second, gain_ptr, d, cos, sin, eps, HALF: tl.constexpr, ROPE: tl.constexpr):
+    """RMSNorm and rotation of heads [n, 2 HALF], given and returned as their halves, float32 [n, HALF]."""
+    dtype = gain_ptr.dtype.element_ty
+    scale = tl.rsqrt((tl.sum(first * first, axis=1) + tl.sum(second * second, axis=1)) / (2 * HALF) + eps)[:, None]
+    first = (first * scale * tl.load(gain_ptr + d).to(tl.float32)[None, :]).to(dtype).to(tl.float32)
+    second = (second * scale * tl.load(gain_ptr + HALF + d).to(tl.float32)[None, :]).to(dtype).to(tl.float32)
+    if ROPE:
+        turned = first * cos - second * sin
+        second = (second * cos + first * sin).to(dtype).to(tl.float32)
+        first = turned.to(dtype).to(tl.float32)
+    return first, second
+
+
+@triton.jit(do_not_specialize=["stage"])
+def _attention_kernel(
+    qkv_ptr,
+    q_norm_ptr,
+    k_norm_ptr,
+    cos_ptr,
+    sin_ptr,
+    k_ptr,
+    v_ptr,
+    step_ptr,
+    out_ptr,
+    part_ptr,
+    count_ptr,
+    stage,
+    capacity,
+    eps,
+    FIELDS: tl.constexpr,
+    HEADS: tl.constexpr,
+    KV: tl.constexpr,
+    HALF: tl.constexpr,
+    GROUP: tl.constexpr,
+    BLOCK: tl.constexpr,
+    SPLITS: tl.constexpr,
+    STEPPED: tl.constexpr,
+    ROPE: tl.constexpr,
+    PDL: tl.constexpr,
+):
+    """One new column of every row: norm, rotation, cache write, attention. Programs: (row x KV head, split).
+
+    The columns before the new one are cut into as many splits as are worth it, at most SPLITS; programs beyond that
+    exit. The last split also takes the new column, straight from the projection, and writes it to the cache, so that
+    no program reads what another one writes. The split that finishes last adds up the others', in their order.
+    """
+    DIM: tl.constexpr = 2 * HALF
+    pair, split = tl.program_id(0), tl.program_id(1)
+    row, kv = pair // KV, pair % KV
+    if PDL:
+        gdc_launch_dependents()
+        gdc_wait()
+    if STEPPED:  # where the column stands: position and cache index of the row's slot
+        position = tl.load(step_ptr + (row // 2) * FIELDS)
+        index = tl.load(step_ptr + (row // 2) * FIELDS + 1).to(tl.int32)
+    else:
+        position = stage
+        index = stage
+    chunk = tl.cdiv(tl.cdiv(index, SPLITS), BLOCK) * BLOCK
+    chunk = tl.maximum(chunk, BLOCK)
+    splits = tl.maximum(tl.cdiv(index, chunk), 1)
+    if split >= splits:
+        return
+    d = tl.arange(0, HALF)
+    g = tl.arange(0, GROUP)
+    width: tl.constexpr = (HEADS + 2 * KV) * DIM
+    ours: tl.constexpr = HEADS // KV
+    cos = tl.zeros([1, HALF], tl.float32)
+    sin = tl.zeros([1, HALF], tl.float32)
+    if ROPE:
+        cos = tl.load(cos_ptr + position * HALF + d)[None, :]
+        sin = tl.load(sin_ptr + position * HALF + d)[None, :]
+    q_at = qkv_ptr + row * width + (kv * ours + g)[:, None] * DIM + d[None, :]
+    mine = (g < ours)[:, None]
+    q1 = tl.load(q_at, mask=mine, other=0.0).to(tl.float32)
+    q2 = tl.load(q_at + HALF, mask=mine, other=0.0).to(tl.float32)
+    q1, q2 = _turned(q1, q2, q_norm_ptr, d, cos, sin, eps, HALF, ROPE)
+
+    cached = pair.to(tl.int64) * capacity * DIM
+    both = tl.arange(0, DIM)
+    best = tl.full([GROUP], float("-inf"), tl.float32)
+    total = tl.zeros([GROUP], tl.float32)
+    mixed = tl.zeros([GROUP, DIM], tl.float32)
+    start = split * chunk
+    while start < tl.minimum((split + 1) * chunk, index):
+        t = start + tl.arange(0, BLOCK)
+        seen = t < index
+        k_at = k_ptr + cached + t[:, None] * DIM + d[None, :]
+        k1 = tl.load(k_at, mask=seen[:, None], other=0.0).to(tl.float32)
+        k2 = tl.load(k_at + HALF, mask=seen[:, None], other=0.0).to(tl.float32)
+        v = tl.load(v_ptr + cached + t[:, None] * DIM + both[None, :], mask=seen[:, None], other=0.0).to(tl.float32)
+        scores = tl.sum(q1[:, None, :] * k1[None, :, :] + q2[:, None, :] * k2[None, :, :], axis=2)
+        scores = tl.where(seen[None, :], scores, float("-inf"))
+        higher = tl.maximum(best, tl.max(scores, axis=1))
+        weights = tl.exp(scores - higher[:, None])
+        shrink = tl.exp(best - higher)
+        total = total * shrink + tl.sum(weights, axis=1)
+        mixed = mixed * shrink[:, None] + tl.sum(weights[:, :, None] * v[None, :, :], axis=1)
+        best = higher
+        start += BLOCK
+
+    if split == splits - 1:
+        one = tl.arange(0, 1)
+        k_at = qkv_ptr + row * width + (HEADS + kv + one)[:, None] * DIM + d[None, :]
+        k1, k2 = tl.load(k_at).to(tl.float32), tl.load(k_at + HALF).to(tl.float32)
+        k1, k2 = _turned(k1, k2, k_norm_ptr, d, cos, sin, eps, HALF, ROPE)
+        v_new = tl.load(qkv_ptr + row * width + (HEADS + KV + kv) * DIM + both)
+        into = cached + index.to(tl.int64) * DIM
+        tl.store(k_ptr + into + one[:, None] * DIM + d[None, :], k1.to(k_ptr.dtype.element_ty))
+        tl.store(k_ptr + into + one[:, None] * DIM + HALF + d[None, :], k2.to(k_ptr.dtype.element_ty))
+        tl.store(v_ptr + into + both, v_new)
+        score = tl.sum(q1 * k1 + q2 * k2, axis=1)
+        higher = tl.maximum(best, score)
+        weight, shrink = tl.exp(score - higher), tl.exp(best - higher)
+        total = total * shrink + weight
+        mixed = mixed * shrink[:, None] + weight[:, None] * v_new.to(tl.float32)[None, :]
+        best = higher
+
+    out_at = out_ptr + row * HEADS * DIM + (kv * ours + g)[:, None] * DIM + both[None, :]
+    if splits == 1:
+        tl.store(out_at, (mixed / total[:, None]).to(out_ptr.dtype.element_ty), mask=mine)
+    else:
+        # A part is [GROUP, DIM] sums, then [GROUP] maxima, then [GROUP] totals.
+        size: tl.constexpr = GROUP * (DIM + 2)
+        part = part_ptr + (pair * SPLITS + split) * size
+        tl.store(part + g[:, None] * DIM + both[None, :], mixed)
+        tl.store(part + GROUP * DIM + g, best)
+        tl.store(part + GROUP * (DIM + 1) + g, total)
+        tl.debug_barrier()  # every thread's part is written before one thread counts it in
+        before = tl.atomic_add(count_ptr + pair, 1, sem="acq_rel", scope="gpu")
+        if before == splits - 1:
+            s = tl.arange(0, SPLITS)
+            parts = part_ptr + (pair * SPLITS + s) * size
+            have = (s < splits)[:, None]
+            best_of = tl.load(
+                parts[:, None] + GROUP * DIM + g[None, :], mask=have, other=float("-inf"), cache_modifier=".cg"
+            )
+            totals = tl.load(
+                parts[:, None] + GROUP * (DIM + 1) + g[None, :], mask=have, other=0.0, cache_modifier=".cg"
+            )
+            sums = tl.load(
+                parts[:, None, None] + g[None, :, None] * DIM + both[None, None, :],
+                mask=have[:, :, None],
+                other=0.0,
+                cache_modifier=".cg",
+            )
+            scale = tl.exp(best_of - tl.max(best_of, axis=0)[None, :])
+            summed = tl.sum(sums * scale[:, :, None], axis=0) / tl.sum(totals * scale, axis=0)[:, None]
+            tl.store(out_at, summed.to(out_ptr.dtype.element_ty), mask=mine)
+            tl.store(count_ptr + pair, 0)
+
+
+# ---- Draws ----
+
+
+@triton.jit
+def _ordered(x):
+    """float32 -> int32 keys in the same order (-0.0 just below 0.0)."""
+    bits = x.to(tl.int32, bitcast=True)
+    return tl.where(bits < 0, bits ^ 0x7FFFFFFF, bits)
+
+
+@triton.jit
+def _kth_key(keys, k):
+    """A key with exactly the k largest of `keys` at or above it, or the k-th largest itself where ties forbid that.
+
+    Bisection over the 32 bits of a key; most of the time some 15 halvings tell the k largest from the rest.
+    """
+    low = tl.min(keys, axis=0).to(tl.int64)  # at least k are at or above it
+    high = tl.max(keys, axis=0).to(tl.int64) + 1  # fewer than k are
+    while high - low > 1:
+        middle = low + ((high - low) >> 1)
+        count = tl.sum((keys >= middle.to(tl.int32)).to(tl.int32), axis=0)
+        low = tl.where(count >= k, middle, low)
+        high = tl.where(count == k, low + 1, tl.where(count >= k, high, middle))
+    return low.to(tl.int32)
+
+
+@triton.jit(do_not_specialize=["stream", "codebook", "delay", "banned", "also_banned"])
+def _draw_kernel(
+    logits_ptr,
+    scale_ptr,
+    filter_ptr,
+    temperature_ptr,
+    top_k_ptr,
+    uniforms_ptr,
+    step_ptr,
+    token_ptr,
+    codes_ptr,
+    V,
+    banned,
+    also_banned,
+    stream,
+    codebook,
+    delay,
+    logits_stride,
+    token_stride,
+    capacity,
+    streams,
+    codebooks,
+    FIELDS: tl.constexpr,
+    BLOCK: tl.constexpr,
+    WRITE: tl.constexpr,
+    PDL: tl.constexpr,
+):
+    """One draw a slot: guidance, filter, temperature, top k, inverse CDF in the vocabulary's order.
+
+    The token goes to token[slot]; with WRITE also to the codes of the next column, unless its frame is known.
+    """
+    slot = tl.program_id(0)
+    i = tl.arange(0, BLOCK)
+    inside = i < V
+    _ahead(PDL)
+    scale = tl.load(scale_ptr + slot)
+    filter_k = tl.load(filter_ptr + slot).to(tl.int32)
+    temperature = tl.load(temperature_ptr + slot)
+    top_k = tl.load(top_k_ptr + slot).to(tl.int32)
+    column = tl.load(step_ptr + slot * FIELDS)
+    uniform = tl.load(uniforms_ptr + (slot.to(tl.int64) * capacity + column) * streams + stream)
+    row = logits_ptr + 2 * slot * logits_stride + i
+    logits = tl.load(row, mask=inside, other=0.0)
+    if (filter_k > 0) & (filter_k < V):
+        other = tl.load(row + logits_stride, mask=inside, other=0.0)
+        keys = _ordered(tl.where(inside, other + scale * (logits - other), float("-inf")))
+        logits = tl.where(keys >= _kth_key(keys, filter_k), logits, float("-inf"))
+    allowed = inside & (i != banned) & (i != also_banned)
+    logits = tl.where(allowed, logits, float("-inf"))
+    most = tl.max(logits, axis=0)
+    if temperature > 0:
+        scaled = logits / tl.maximum(temperature, 1e-4)
+        candidates = tl.sum((logits > float("-inf")).to(tl.int32), axis=0)
+        if (top_k > 0) & (top_k < candidates):
+            keys = _ordered(scaled)
+            scaled = tl.where(keys >= _kth_key(keys, top_k), scaled, float("-inf"))
+        weights = tl.exp(scaled - most / tl.maximum(temperature, 1e-4))
+        # In fixed point: sums of floats taken in parallel need not rise, and a uniform between two of them that should
+        # be equal would draw an impossible token.
+        cdf = tl.cumsum((weights * 4294967296.0).to(tl.int64), axis=0)
+        drawn = (uniform.to(tl.float64) * tl.max(cdf, axis=0).to(tl.float64)).to(tl.int64)
+        token = tl.sum((cdf <= drawn).to(tl.int32), axis=0)
+    else:
+        token = tl.min(tl.where(logits == most, i, BLOCK), axis=0)
+    tl.store(token_ptr + slot * token_stride, token.to(tl.int64))
+    if WRITE:
+        new = column + 1 - delay >= tl.load(step_ptr + slot * FIELDS + 2)
+        into = codes_ptr + (slot.to(tl.int64) * codebooks + codebook) * capacity + column + 1
+        tl.store(into, token.to(tl.int64), mask=new)
+
+
+@triton.jit
+def _norm_kernel(x_ptr, norm_ptr, out_ptr, eps, K: tl.constexpr, BK: tl.constexpr, PDL: tl.constexpr):
+    """out = norm(x), a program a row: for products of many rows, which a library takes."""
+    k = tl.arange(0, BK)
+    row = tl.arange(0, 1) + tl.program_id(0)
+    _ahead(PDL)
+    x = _rows(x_ptr, row, k, tl.num_programs(0), K, K, 1, BK)
+    y = _normed(x, norm_ptr, k, K, eps, out_ptr)
+    tl.store(out_ptr + row[:, None] * K + k[None, :], y.to(out_ptr.dtype.element_ty), mask=(k < K)[None, :])
+
+
+@triton.jit
+def _product_kernel(both_ptr, out_ptr, N, BN: tl.constexpr, GATE: tl.constexpr, UP: tl.constexpr, PDL: tl.constexpr):
+    """out [rows, N] = act0(first half) * act1(second half) of both [rows, 2 N]."""
+    n = tl.program_id(1) * BN + tl.arange(0, BN)
+    row = tl.program_id(0)
+    _ahead(PDL)
+    dtype = out_ptr.dtype.element_ty
+    at = both_ptr + row * 2 * N + n
+    gate = _activate(tl.load(at, mask=n < N, other=0.0).to(tl.float32), GATE).to(dtype).to(tl.float32)
+    up = _activate(tl.load(at + N, mask=n < N, other=0.0).to(tl.float32), UP).to(dtype).to(tl.float32)
+    tl.store(out_ptr + row * N + n, (gate * up).to(dtype), mask=n < N)
+
+
+# ---- What the rest of the library calls ----
+
+
+@dataclass(frozen=True)
+class Tile:
+    """How a product is cut: outputs a program, warps a program. The columns come in one piece, up to `_WIDEST`."""
+
+    outputs: int = 8
+    warps: int = 8
+
+
+_WIDEST = 2048
+
+TILES: dict[tuple[str, int, int], Tile] = {}
+"""(kind, outputs, inputs) of a product -> its tile, where measuring found one better than `_tile`'s."""
+
+
+def _tile(kind: str, outputs: int, inputs: int) -> Tile:
+    chosen = TILES.get((kind, outputs, inputs))
+    return chosen or Tile(8, 8 if inputs > 1024 else 4)
+
+
+@dataclass(frozen=True)
+class Embedding:
+    """What a product's input gets added first: row token[slot] of a table, for both of a slot's rows."""
+
+    table: Tensor  # [vocabulary, K]
+    token: Tensor  # int64 [slots], any stride
+    total: Tensor  # [rows, K], where the sum is left
+
+
+def linear(
+    x: Tensor,
+    weight: Tensor,
+    out: Tensor,
+    *,
+    norm: Tensor | None = None,
+    eps: float = 0.0,
+    add: bool = False,
+    embedding: Embedding | None = None,
+) -> None:
+    """out [R, N] = (out +) norm(x [R, K] + embedding) @ weight [N, K].T; x may have a stride."""
+    rows, (outputs, inputs) = x.shape[0], weight.shape
+    tile = _tile("linear", outputs, inputs)
+    whole = norm is not None or embedding is not None  # the norm needs the row in one piece
+    width = _power(inputs) if whole else min(_power(inputs), _WIDEST)
+    extra = embedding or Embedding(x, out, x)
+    _linear_kernel[(triton.cdiv(outputs, tile.outputs),)](
+        x,
+        weight if norm is None else norm,
+        weight,
+        out,
+        extra.table,
+        extra.token,
+        extra.total,
+        rows,
+        outputs,
+        x.stride(0),
+        extra.token.stride(0),
+        eps,
+        K=inputs,
+        ROWS=_power(rows),
+        BN=tile.outputs,
+        BK=width,
+        NORM=norm is not None,
+        ADD=add,
+        EMBED=embedding is not None,
+        num_warps=tile.warps,
+        **_dependent(),
+    )
+
+
+def gated(x: Tensor, norm: Tensor, eps: float, weight: Tensor, out: Tensor, activations: tuple[str, ...]) -> None:
+    """out [R, N] = act0(gate) * act1(up) of norm(x [R, K]) @ weight [2 N, K].T."""
+    (rows, inputs), outputs = x.shape, out.shape[1]
+    tile = _tile("gated", outputs, inputs)
+    _gated_kernel[(triton.cdiv(outputs, tile.outputs),)](
+        x,
+        norm,
+        weight,
+        out,
+        rows,
+        outputs,
+        eps,
+        K=inputs,
+        ROWS=_power(rows),
+        BN=tile.outputs,
+        BK=_power(inputs),
+        GATE=_ACTIVATIONS[activations[0]],
+        UP=_ACTIVATIONS[activations[1]],
+        num_warps=tile.warps,
+        **_dependent(),
+    )
+
+
+def normed(x: Tensor, norm: Tensor, eps: float, out: Tensor) -> None:
+    """out = norm(x), [rows, K]."""
+    rows, width = x.shape
+    _norm_kernel[(rows,)](x, norm, out, eps, K=width, BK=_power(width), num_warps=4, **_dependent())
+
+
+def product(both: Tensor, out: Tensor, activations: tuple[str, ...]) -> None:
+    """out [rows, N] = act0(first half) * act1(second half) of both [rows, 2 N]."""
+    rows, width = out.shape
+    gate, up = (_ACTIVATIONS[name] for name in activations)
+    grid = (rows, triton.cdiv(width, 1024))
+    _product_kernel[grid](both, out, width, BN=1024, GATE=gate, UP=up, num_warps=4, **_dependent())
+
+
+def embed(
+    fields: Tensor,
+    codes: Tensor,
+    text: Tensor,
+    main_proj: Tensor,
+    second_proj: Tensor,
+    audio: Tensor,
+    out: Tensor,
+    zero: int,
+    pad: int,
+) -> None:
+    """out [2 slots, D]: every slot's column of codes [slots, C, capacity] and its text, embedded; odd rows textless."""
+    outputs, inputs = main_proj.shape
+    codebooks, vocabulary = audio.shape[:2]
+    tile = _tile("embed", outputs, inputs)
+    _embed_kernel[(triton.cdiv(outputs, tile.outputs),)](
+        fields,
+        codes,
+        text,
+        main_proj,
+        second_proj,
+        audio,
+        out,
+        out.shape[0],
+        outputs,
+        codes.shape[2],
+        zero,
+        pad,
+        FIELDS=STEP_FIELDS,
+        K=inputs,
+        C=codebooks,
+        V=vocabulary,
+        ROWS=_power(out.shape[0]),
+        BN=tile.outputs,
+        BK=_power(inputs),
+        BC=_power(codebooks),
+        num_warps=tile.warps,
+        **_dependent(),
+    )
+
+
+class Attention:
+    """Attention of one new column a row over a cache, for rows of one shape; holds the scratch the splits need."""
+
+    BLOCK = 64
+
+    def __init__(self, rows: int, heads: int, kv_heads: int, head_dim: int, splits: int, device: torch.device) -> None:
+        self.heads, self.kv_heads, self.half, self.splits = heads, kv_heads, head_dim // 2, splits
+        self.group = _power(heads // kv_heads)
+        self.block = self.BLOCK if splits > 1 else 32
+        self.parts = torch.zeros(rows * kv_heads, splits, self.group * (head_dim + 2), device=device)
+        self.counts = torch.zeros(rows * kv_heads, dtype=torch.int32, device=device)
+
+    def __call__(
+        self,
+        qkv: Tensor,
+        norms: tuple[Tensor, Tensor],
+        eps: float,
+        tables: tuple[Tensor, Tensor] | None,
+        cache: tuple[Tensor, Tensor],
+        out: Tensor,
+        at: Tensor | int,
+    ) -> None:
+        """qkv [R, (heads + 2 kv_heads) head_dim] -> out [R, heads head_dim], writing k and v into the cache.
+
+        tables: cosines and sines [positions, head_dim / 2], None for no rotation.
+        cache: keys and values, each [R, kv_heads, capacity, head_dim] in one piece.
+        at: the step's fields (two rows a slot), or one index and position for all rows.
+        """
+        stepped = isinstance(at, Tensor)
+        cos, sin = tables or (norms[0], norms[0])
+        _attention_kernel[(qkv.shape[0] * self.kv_heads, self.splits)](
+            qkv,
+            *norms,
+            cos,
+            sin,
+            *cache,
+            at if stepped else self.counts,
+            out,
+            self.parts,
+            self.counts,
+            0 if stepped else at,
+            cache[0].shape[2],
+            eps,
+            FIELDS=STEP_FIELDS,
+            HEADS=self.heads,
+            KV=self.kv_heads,
+            HALF=self.half,
+            GROUP=self.group,
+            BLOCK=self.block,
+            SPLITS=self.splits,
+            STEPPED=stepped,
+            ROPE=tables is not None,
+            num_warps=4,
+            **_dependent(),
+        )
+
+
+@dataclass(frozen=True)
+class Sampler:
+    """The settings of a kind of draw, one a slot, and the uniforms [slots, capacity, streams] all draws share."""
+
+    scale: Tensor
+    filter_k: Tensor
+    temperature: Tensor
+    top_k: Tensor
+    uniforms: Tensor
+
+    def __call__(
+        self,
+        logits: Tensor,
+        fields: Tensor,
+        stream: int,
+        token: Tensor,
+        *,
+        banned: tuple[int, int] = (-1, -1),
+        codes: Tensor | None = None,
+        codebook: int = 0,
+        delay: int = 0,
+    ) -> None:
+        """logits float32 [2 slots, V], rows of any stride -> token int64 [slots], of any stride.
+
+        With codes [slots, C, capacity], the token is also that codebook's of the slot's next column, unless known.
+        """
+        into = token if codes is None else codes
+        _draw_kernel[(token.shape[0],)](
+            logits,
+            self.scale,
+            self.filter_k,
+            self.temperature,
+            self.top_k,
+            self.uniforms,
+            fields,
+            token,
+            into,
+            logits.shape[1],
+            *banned,
+            stream,
+            codebook,
+            delay,
+            logits.stride(0),
+            token.stride(0),
+            self.uniforms.shape[1],
+            self.uniforms.shape[2],
+            into.shape[1] if codes is not None else 0,
+            FIELDS=STEP_FIELDS,
+            BLOCK=_power(logits.shape[1]),
+            WRITE=codes is not None,
+            num_warps=4,
+            **_dependent(),
+        )

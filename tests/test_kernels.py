@@ -1,0 +1,214 @@
+"""Every kernel does what its plain twin does: in Triton's interpreter where there is no GPU, else on the GPU."""
+
+import os
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+if not torch.cuda.is_available():
+    os.environ["TRITON_INTERPRET"] = "1"  # read when triton is imported
+pytest.importorskip("triton", reason="triton is not installed")
+
+from dia2 import kernels
+from dia2.checkpoint import load_checkpoint
+from dia2.graph_stepper import GraphStepper
+from dia2.layers import RMSNorm, attend, rotate
+from dia2.sampling import Draws, Guidance, SamplingConfig, SlotSettings
+from dia2.stepper import Stepper
+
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+EPS = 1e-6
+
+
+@pytest.fixture(autouse=True)
+def seed() -> None:
+    torch.manual_seed(0)
+
+
+def noise(*shape: int, scale: float = 1.0) -> Tensor:
+    return torch.randn(*shape, device=DEVICE) * scale
+
+
+def rms(x: Tensor, weight: Tensor) -> Tensor:
+    return F.rms_norm(x, weight.shape, weight, EPS)
+
+
+def close(found: Tensor, expected: Tensor) -> None:
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(("rows", "outputs", "inputs"), [(1, 24, 64), (2, 20, 48), (3, 9, 4100), (8, 20, 48)])
+def test_a_product_is_the_product(rows: int, outputs: int, inputs: int) -> None:
+    x, weight, out = noise(rows, inputs), noise(outputs, inputs, scale=inputs**-0.5), noise(rows, outputs)
+    kernels.linear(x, weight, out)
+    close(out, F.linear(x, weight))
+
+
+@pytest.mark.parametrize("rows", [2, 6])
+def test_a_product_norms_its_input_and_adds_to_its_output(rows: int) -> None:
+    x, weight, out, gain = noise(rows, 48), noise(20, 48), noise(rows, 20), noise(48)
+    expected = out + F.linear(rms(x, gain), weight)
+    kernels.linear(x, weight, out, norm=gain, eps=EPS, add=True)
+    close(out, expected)
+
+
+def test_a_product_takes_a_slice_and_an_embedding_and_leaves_their_sum() -> None:
+    wide, table, tokens = noise(4, 3 * 48), noise(11, 48), torch.tensor([[0, 7], [0, 10]], device=DEVICE)
+    weight, gain, out, total = noise(20, 48), noise(48), noise(4, 20), noise(4, 48)
+    x = wide[:, 48:96]
+    summed = x + table[[7, 7, 10, 10]]
+    kernels.linear(x, weight, out, norm=gain, eps=EPS, embedding=kernels.Embedding(table, tokens[:, 1], total))
+    close(total, summed)
+    close(out, F.linear(rms(summed, gain), weight))
+
+
+@pytest.mark.parametrize("activations", [("silu", "linear"), ("gelu", "relu")])
+@pytest.mark.parametrize("rows", [2, 5])
+def test_a_gated_product_activates_its_halves(rows: int, activations: tuple[str, str]) -> None:
+    x, gain, weight, out = noise(rows, 48), noise(48), noise(40, 48, scale=0.2), noise(rows, 20)
+    both = F.linear(rms(x, gain), weight)
+    kernels.gated(x, gain, EPS, weight, out, activations)
+    functions = {"silu": F.silu, "linear": lambda x: x, "gelu": F.gelu, "relu": F.relu}
+    gate, up = both.chunk(2, dim=1)
+    expected = functions[activations[0]](gate) * functions[activations[1]](up)
+    close(out, expected)
+    kernels.product(both, out, activations)
+    close(out, expected)
+
+
+def test_a_norm_is_the_norm() -> None:
+    x, gain, out = noise(5, 48), noise(48), noise(5, 48)
+    kernels.normed(x, gain, EPS, out)
+    close(out, rms(x, gain))
+
+
+@pytest.mark.parametrize("slots", [1, 3])
+def test_a_column_is_embedded_with_its_text_and_without(slots: int) -> None:
+    width, rank, codebooks, capacity, zero, pad = 20, 12, 5, 9, 7, 3
+    text, main, second = noise(30, rank), noise(width, rank), noise(width, rank)
+    audio, out = noise(codebooks, 13, width), noise(2 * slots, width)
+    codes = torch.randint(13, (slots, codebooks, capacity), device=DEVICE)
+    fields = torch.tensor([[4, 4, 0, 11, pad], [8, 8, 0, 5, 29], [0, 1, 0, 2, 2]], device=DEVICE)[:slots]
+    kernels.embed(fields, codes, text, main, second, audio, out, zero, pad)
+    expected = []
+    for slot in range(slots):
+        column, _, _, first, other = fields[slot].tolist()
+        sound = audio[torch.arange(codebooks), codes[slot, :, column]].sum(0)
+        spoken = second @ text[other] if other != pad else torch.zeros(width, device=DEVICE)
+        expected += [main @ text[first] + spoken + sound, main @ text[zero] + sound]
+    close(out, torch.stack(expected))
+
+
+@pytest.mark.parametrize(("heads", "kv_heads", "rope"), [(4, 2, True), (3, 3, False), (6, 2, True)])
+def test_attention_is_norm_rotation_cache_and_softmax(heads: int, kv_heads: int, rope: bool) -> None:
+    dim, capacity, indices = 16, 300, [0, 64, 299]
+    slots = len(indices)
+    rows = 2 * slots
+    attention = kernels.Attention(rows, heads, kv_heads, dim, 4, DEVICE)
+    keys, values = noise(rows, kv_heads, capacity, dim), noise(rows, kv_heads, capacity, dim)
+    norms = RMSNorm(dim, EPS), RMSNorm(dim, EPS)
+    for norm in norms:
+        norm.to(DEVICE).weight.data.copy_(noise(dim))
+    tables = noise(capacity, dim // 2), noise(capacity, dim // 2)
+    fields = torch.tensor([[max(i - 1, 0), i, 0, 0, 0] for i in indices], device=DEVICE)
+    for _ in range(2):  # twice: the counters must be back at zero
+        qkv, out = noise(rows, (heads + 2 * kv_heads) * dim), noise(rows, heads * dim)
+        expected = []
+        mine = keys.clone(), values.clone()
+        for row in range(rows):
+            column, index = fields[row // 2, :2].tolist()
+            q, k, v = qkv[row].view(-1, dim).split([heads, kv_heads, kv_heads])
+            q, k = norms[0](q), norms[1](k)
+            if rope:
+                angles = tables[0][column], tables[1][column]
+                q, k = rotate(q, angles), rotate(k, angles)
+            mine[0][row, :, index], mine[1][row, :, index] = k, v
+            k, v = (cache[row, :, : index + 1].repeat_interleave(heads // kv_heads, 0)[None] for cache in mine)
+            expected.append(attend(q[None, None], k, v, None).view(-1))
+        gains = norms[0].weight, norms[1].weight
+        attention(qkv, gains, EPS, tables if rope else None, (keys, values), out, fields)
+        close(keys, mine[0])
+        close(values, mine[1])
+        close(out, torch.stack(expected))
+
+
+def test_attention_at_one_index_for_all_rows() -> None:
+    dim, heads, stages, rows = 16, 2, 7, 4
+    attention = kernels.Attention(rows, heads, heads, dim, 1, DEVICE)
+    keys, values = torch.zeros(2, rows, heads, stages, dim, device=DEVICE)
+    gain = torch.ones(dim, device=DEVICE)
+    for stage in range(stages):
+        qkv, out = noise(rows, 3 * heads * dim), noise(rows, heads * dim)
+        attention(qkv, (gain, gain), EPS, None, (keys, values), out, stage)
+        q, k, _ = qkv.unflatten(1, (-1, dim)).chunk(3, dim=1)
+        close(keys[:, :, stage], rms(k, gain))
+        expected = attend(rms(q, gain)[:, None], keys[:, :, : stage + 1], values[:, :, : stage + 1], None)
+        close(out, expected.flatten(1))
+
+
+SETTINGS = [
+    SlotSettings(),
+    SlotSettings(cfg_scale=1.0, text=SamplingConfig(0.7, 0), audio=SamplingConfig(0.8, 0)),
+    SlotSettings(cfg_scale=2.0, cfg_filter_k=5, text=SamplingConfig(0.0, 0), audio=SamplingConfig(-1.0, 3)),
+    SlotSettings(cfg_scale=3.0, cfg_filter_k=0, text=SamplingConfig(1.3, 1), audio=SamplingConfig(1.5, 2)),
+    SlotSettings(cfg_scale=0.0, cfg_filter_k=40, text=SamplingConfig(0.5, 7), audio=SamplingConfig(0.5, 7)),
+    SlotSettings(cfg_scale=-2.0, cfg_filter_k=10_000, audio=SamplingConfig(2.0, 10_000)),
+]
+
+
+@pytest.mark.parametrize("ties", [False, True])
+@pytest.mark.parametrize("vocabulary", [2, 50, 300])
+def test_a_draw_is_guidance_filter_and_inverse_cdf(vocabulary: int, ties: bool) -> None:
+    slots, capacity, streams, codebooks = len(SETTINGS), 6, 4, 3
+    guidance, draws = Guidance(slots, DEVICE), Draws(slots, DEVICE)
+    for slot, settings in enumerate(SETTINGS):
+        guidance.set(slot, settings)
+        draws.set(slot, settings.audio)
+    uniforms = torch.rand(slots, capacity, streams, device=DEVICE)
+    uniforms[0, 0, 2], uniforms[1, 1, 2] = 0.0, 1 - 2.0**-24
+    sampler = kernels.Sampler(guidance.scale, guidance.filter_k, draws.temperature, draws.top_k, uniforms)
+    every = slice(0, slots)
+    for column in range(5):
+        known = torch.tensor([0, 2, column, column + 1, 100, 3], device=DEVICE)
+        fields = torch.zeros(slots, kernels.STEP_FIELDS, dtype=torch.int64, device=DEVICE)
+        fields[:, kernels.COLUMN], fields[:, kernels.KNOWN] = column, known
+        logits = noise(2 * slots, vocabulary + 3, scale=3.0)[:, :vocabulary]
+        if ties:
+            logits = logits.round()
+        banned = (vocabulary - 1, vocabulary - 2) if vocabulary > 2 else (-1, -1)
+        candidates = guidance(logits.unflatten(0, (-1, 2)), every)
+        if vocabulary > 2:
+            candidates = candidates.index_fill(1, torch.tensor(banned, device=DEVICE), -torch.inf)
+        if candidates.isneginf().all(dim=1).any():
+            continue  # nothing left to draw: not a case that has an answer
+        expected = draws(candidates, uniforms[:, column, 2], every)
+        token = torch.full((slots, 2), -7, device=DEVICE)
+        codes = torch.full((slots, codebooks, capacity), -7, device=DEVICE)
+        sampler(logits, fields, 2, token[:, 1], banned=banned, codes=codes, codebook=1, delay=1)
+        assert token[:, 1].tolist() == expected.tolist()
+        assert token[:, 0].tolist() == [-7] * slots
+        written = torch.where(column >= known, expected, -7)
+        assert codes[:, 1, column + 1].tolist() == written.tolist()
+        codes[:, 1, column + 1] = -7
+        assert (codes == -7).all()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("slots", [1, 5])
+def test_a_stepper_of_kernels_says_what_the_eager_one_says(slots: int) -> None:
+    loaded = load_checkpoint("random:tiny", device=str(DEVICE), dtype="float32")
+    steppers = Stepper(loaded, slots), GraphStepper(loaded, slots, plain=False)
+    active = list(range(slots))[:: -1 if slots > 1 else 1]
+    for stepper in steppers:
+        for slot in active:
+            stepper.begin(slot, SETTINGS[slot], seed=slot)
+            stepper.slots[slot].known = 3 * slot - 20  # so that codes are due from the first steps on
+    for step in range(4 if DEVICE.type == "cuda" else 1):
+        actions = [stepper.act(active) for stepper in steppers]
+        assert actions[0] == actions[1]
+        for stepper in steppers:
+            stepper.complete([(20 + step, 3 if step % 2 else 40 + slot) for slot in active])
+        assert steppers[0].codes.tolist() == steppers[1].codes.tolist()
+    assert (steppers[0].codes[0, 1:, 1] != 256).all()  # something was drawn
