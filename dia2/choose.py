@@ -25,8 +25,6 @@ def make_stepper(checkpoint: Checkpoint, slots: int = 1) -> tuple[Stepper, str]:
 
 
 def _obstacle(checkpoint: Checkpoint) -> str | None:
-    import torch
-
     if checkpoint.device.type != "cuda":
         return f"the device is {checkpoint.device}, CUDA graphs need a CUDA one"
     major, minor = torch.cuda.get_device_capability(checkpoint.device)
