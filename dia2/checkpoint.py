@@ -32,7 +32,7 @@ from dia2 import random_models
 from dia2.backbone import Backbone
 from dia2.config import Dia2Config
 from dia2.depformer import Depformer
-from dia2.errors import CheckpointError, DeviceError
+from dia2.errors import CheckpointError, ConfigError, DeviceError
 from dia2.mimi import Mimi
 
 MANIFEST = "dia2_assets.json"
@@ -252,13 +252,13 @@ def _no_file(place: str, file: str) -> CheckpointError:
 def open_source(reference: str, revision: str | None = None, progress: Progress | None = None) -> Source:
     """The folder at that path if there is one, else the hub repo of that name."""
     path = Path(reference).expanduser()
-    if path.is_dir():
+    if reference and path.is_dir():
         if revision is not None:
             raise CheckpointError(
                 f"revision {revision!r} cannot be used with {reference}: it is a folder, not a hub repo"
             )
         return Folder(path)
-    if path.exists():
+    if path.is_file():
         raise CheckpointError(f"{reference} is a file, not a checkpoint folder")
     name = r"[A-Za-z0-9_](?:[\w.-]*\w)?"
     if not re.fullmatch(rf"{name}(?:/{name})?", reference, re.ASCII) or ".." in reference or "--" in reference:
@@ -532,9 +532,10 @@ def _load_slow_tokenizer(source: Source, vocabulary: int) -> Tokenizer:
 
     try:
         loaded = AutoTokenizer.from_pretrained(folder, use_fast=True, trust_remote_code=False)
-        return Tokenizer(loaded.backend_tokenizer, loaded.bos_token_id, vocabulary, source.name)
-    except (OSError, ValueError, AttributeError) as error:
+        backend, bos = loaded.backend_tokenizer, loaded.bos_token_id
+    except Exception as error:  # whatever transformers meets in the files
         raise CheckpointError(f"tokenizer {source.name} cannot be loaded: {_first_line(error)}") from None
+    return Tokenizer(backend, bos, vocabulary, source.name)
 
 
 # ---- Building and filling ----
@@ -571,7 +572,7 @@ def _load_random(name: str, device: torch.device, dtype: torch.dtype, notes: lis
     with _room_for(name, config, modules, dtype, device, model.mimi_bytes):
         for number, module in enumerate(modules):
             module.to_empty(device=device)
-            random_models.fill(module, config, model.seed + number)
+            random_models.fill(module, model.seed + number)
             module.prepare()
         codec = Mimi.random(model.mimi, config.data.codebooks, device, model.seed)
     _use_upstream_arithmetic(device, dtype, notes)
@@ -590,9 +591,12 @@ def _build(config: Dia2Config, dtype: torch.dtype) -> tuple[Backbone, Depformer]
 
     One rotary position to spare: the published voice prefix writes its last column twice.
     """
-    with torch.device("meta"):
-        backbone = Backbone(config, config.runtime.max_context_steps + 1)
-        depformer = Depformer(config)
+    try:
+        with torch.device("meta"):
+            backbone = Backbone(config, config.runtime.max_context_steps + 1)
+            depformer = Depformer(config)
+    except (RuntimeError, TypeError) as error:  # a size that no integer of torch's holds
+        raise ConfigError(f"the config's sizes are beyond any memory: {_first_line(error)}") from None
     return backbone.to(dtype), depformer.to(dtype)
 
 
@@ -714,7 +718,8 @@ def _cache_bytes(config: Dia2Config, dtype: torch.dtype) -> int:
 
 def _too_large(name: str, needed: int, free: int | None, device: torch.device, dtype: torch.dtype) -> DeviceError:
     short = str(dtype).removeprefix("torch.")
-    there = "that is not free" if free is None else f"{_size(free)} free"
+    # A limit on this process, or memory in pieces: there can be enough free and still none to be had.
+    there = f"{_size(free)} free" if free is not None and free < needed else "more than it is given"
     mend = "use --dtype bfloat16 or a smaller model" if dtype == torch.float32 else "use a smaller model"
     return DeviceError(f"out of memory: {name} needs {_size(needed)} in {short}, {there} on {device}; {mend}")
 

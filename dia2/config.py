@@ -7,6 +7,7 @@ the fields that exist, because a misspelt key that falls back to its default is 
 """
 
 import json
+import math
 import types
 from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, field, fields
@@ -203,7 +204,8 @@ def _value(kind: Any, raw: Any, where: str) -> Any:
             raise ConfigError(f"{where} must be a list, not {raw!r}")
         return tuple(_value(get_args(kind)[0], item, f"{where}[{i}]") for i, item in enumerate(raw))
     accepted = (int, float) if kind is float else (kind,)
-    if not isinstance(raw, accepted) or (isinstance(raw, bool) and kind is not bool):
+    wrong = not isinstance(raw, accepted) or (isinstance(raw, bool) and kind is not bool)
+    if wrong or (kind is float and not math.isfinite(raw)):
         raise ConfigError(f"{where} must be {_KIND_NAMES[kind]}, not {raw!r}")
     return kind(raw)
 
@@ -241,7 +243,11 @@ def _at_least(where: str, value: int, least: int) -> None:
 
 
 def _check_ids(data: DataConfig) -> None:
-    for name, size in (("text", data.text_vocab_size), ("audio", data.audio_vocab_size), ("action", data.action_vocab_size)):
+    for name, size in (
+        ("text", data.text_vocab_size),
+        ("audio", data.audio_vocab_size),
+        ("action", data.action_vocab_size),
+    ):
         for f in fields(data):
             if f.name.startswith(name) and f.name.endswith("_token_id") and not 0 <= getattr(data, f.name) < size:
                 raise ConfigError(f"data.{f.name} must be in 0..{size - 1}, not {getattr(data, f.name)}")

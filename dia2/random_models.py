@@ -16,9 +16,11 @@ import torch
 from tokenizers import AddedToken, Tokenizer, decoders, pre_tokenizers
 from tokenizers.models import BPE
 from tokenizers.trainers import BpeTrainer
-from torch import Tensor, nn
+from torch import Tensor
 
+from dia2.backbone import Backbone
 from dia2.config import DataConfig, DecoderConfig, DepformerConfig, Dia2Config, ModelConfig, RuntimeConfig
+from dia2.depformer import Depformer
 from dia2.errors import CheckpointError
 from dia2.mimi import PUBLISHED, MimiConfig
 
@@ -126,15 +128,18 @@ _MODELS = {
 
 
 @torch.no_grad()
-def fill(module: nn.Module, config: Dia2Config, seed: int) -> None:
-    """Draws every weight of an allocated backbone or depformer."""
+def fill(module: Backbone | Depformer, seed: int) -> None:
+    """Draws every weight of an allocated module, on its device."""
     weights = dict(module.named_parameters())
-    generator = torch.Generator(next(iter(weights.values())).device).manual_seed(seed)
+    generator = torch.Generator(module.norm.weight.device).manual_seed(seed)
+    # What is summed counts as fan-in: a code of every codebook in the backbone, two products of every layer in both.
+    codes = len(module.audio_embeds) if isinstance(module, Backbone) else 1
+    residuals = 2 * len(module.layers)
     for name, weight in weights.items():
         if name.endswith("norm.weight"):
             weight.fill_(_norm_gain(name, weight))
         else:
-            _draw(weight, _deviation(name, weight, config), generator)
+            _draw(weight, _deviation(name, weight.shape[-1], codes, residuals), generator)
 
 
 def _norm_gain(name: str, weight: Tensor) -> float:
@@ -143,18 +148,17 @@ def _norm_gain(name: str, weight: Tensor) -> float:
     return float(weight.numel() ** -0.25) if per_head else 1.0
 
 
-def _deviation(name: str, weight: Tensor, config: Dia2Config) -> float:
-    """1 / sqrt(fan-in), where what is summed afterwards counts as fan-in too."""
-    width = weight.shape[-1]
+def _deviation(name: str, fan_in: int, codes: int, residuals: int) -> float:
+    """The standard deviation of a weight's values."""
     if name == "text_embed.embedding":
         return 1.0
-    if name == "audio_embeds":  # the backbone adds up one of each codebook
-        return float(config.data.codebooks**-0.5)
+    if name == "audio_embeds":
+        return float(codes**-0.5)
     if name in ("cb0_head", "action_head", "heads"):
-        return float(_HEAD_GAIN * width**-0.5)
-    if name.endswith(("o_proj", "out_proj", "wo")):  # every layer adds two of these to the residual
-        return float((2 * config.model.decoder.n_layer * width) ** -0.5)
-    return float(width**-0.5)
+        return float(_HEAD_GAIN * fan_in**-0.5)
+    if name.endswith(("o_proj", "out_proj", "wo")):
+        return float((residuals * fan_in) ** -0.5)
+    return float(fan_in**-0.5)
 
 
 def _draw(weight: Tensor, deviation: float, generator: torch.Generator) -> None:

@@ -19,7 +19,7 @@ import resource
 import sys
 import tempfile
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -106,7 +106,6 @@ class Loaded:
     """What came of the jobs: for each a dict with either `error` and `kind`, or `notes`, `sum` and `stages`."""
 
     jobs: list[dict[str, Any]]
-    stderr: str
 
     @property
     def error(self) -> str:
@@ -116,37 +115,42 @@ class Loaded:
 
 
 def load(*jobs: Mapping[str, Any], home: Path, file_limit: int = 0, **environment: str) -> "Loaded":
-    """Runs the jobs in a process with a clean hub environment; nothing may be on its stdout.
+    """Runs the jobs in a process with a clean hub environment; all it says is its answers."""
+    environment |= {"HF_HOME": str(home), "NO_PROXY": "*"}
+    return Loaded(json.loads(forked(_run, jobs, environment, file_limit)))
+
+
+def forked(target: Callable[..., None], *arguments: Any) -> str:
+    """Runs a function in a process of its own; what that says on stdout.
 
     It is forked off a server that has imported torch, which takes most of the time, but not huggingface_hub.
     """
-    environment |= {"HF_HOME": str(home), "NO_PROXY": "*"}
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["dia2.checkpoint"])
     with tempfile.TemporaryDirectory() as folder:
-        names = ("stdout", "stderr", "answers")
-        process = context.Process(target=_run, args=(jobs, environment, file_limit, folder))
+        process = context.Process(target=_redirected, args=(folder, target, arguments))
         process.start()
         process.join(timeout=120)
         process.kill()
-        stdout, stderr, answers = (Path(folder, name).read_text() for name in names)
+        stdout, stderr = (Path(folder, name).read_text() for name in ("stdout", "stderr"))
     assert process.exitcode == 0, stderr
-    assert stdout == ""
-    return Loaded(json.loads(answers), stderr)
+    return stdout
 
 
-def _run(jobs: Sequence[Mapping[str, Any]], environment: Mapping[str, str], file_limit: int, folder: str) -> None:
+def _redirected(folder: str, target: Callable[..., None], arguments: Sequence[Any]) -> None:
     for descriptor, name in ((1, "stdout"), (2, "stderr")):
         os.dup2(os.open(Path(folder, name), os.O_CREAT | os.O_WRONLY), descriptor)
-    answers = Path(folder, "answers")
-    answers.touch()
+    target(*arguments)
+
+
+def _run(jobs: Sequence[Mapping[str, Any]], environment: Mapping[str, str], file_limit: int) -> None:
     assert "huggingface_hub" not in sys.modules, "it has read the environment of the tests"
     for name in [name for name in os.environ if name.startswith(("HF_", "HUGGING"))]:
         del os.environ[name]
     os.environ.update(environment)
     if file_limit:
         resource.setrlimit(resource.RLIMIT_FSIZE, (file_limit, file_limit))
-    answers.write_text(json.dumps([_try(job) for job in jobs]))
+    print(json.dumps([_try(job) for job in jobs]))
 
 
 def _try(job: Mapping[str, Any]) -> dict[str, Any]:

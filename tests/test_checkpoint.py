@@ -1,0 +1,504 @@
+"""Loading local folders, single files and random models: everything lands, and everything wrong is one line."""
+
+import json
+import random
+import re
+import resource
+import shutil
+import string
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import hub
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from dia2 import random_models
+from dia2.cache import KVCache
+from dia2.checkpoint import Checkpoint, Folder, Tokenizer, _build, _load_tokenizer, load_checkpoint, load_files
+from dia2.config import DecoderConfig, DepformerConfig
+from dia2.errors import CheckpointError, ConfigError, DeviceError
+
+GOLDENS = Path(__file__).parent / "goldens"
+TAG = "transformer.text_embed.embedding.weight"
+
+
+def load(model: str | Path, **options: Any) -> Checkpoint:
+    return load_checkpoint(model, device="cpu", **options)
+
+
+def tensors(loaded: Checkpoint) -> dict[str, Tensor]:
+    return loaded.backbone.checkpoint_tensors() | loaded.depformer.checkpoint_tensors()
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A checkpoint that a test may break."""
+    return Path(shutil.copytree(GOLDENS / "published-like" / "checkpoint", tmp_path / "checkpoint"))
+
+
+def edit(path: Path, change: Callable[[dict[str, Any]], Any]) -> None:
+    """Changes a JSON file or the tensors of a safetensors file."""
+    if path.suffix == ".json":
+        raw = json.loads(path.read_text()) if path.exists() else {}
+        change(raw)
+        path.write_text(json.dumps(raw))
+    else:
+        raw = load_file(path)
+        change(raw)
+        save_file(raw, path)
+
+
+def refusal(model: str | Path, kind: type[Exception] = CheckpointError, **options: Any) -> str:
+    """The one line a load is refused with."""
+    with pytest.raises(kind) as caught:
+        load_checkpoint(model, **{"device": "cpu"} | options)
+    assert len(str(caught.value).splitlines()) == 1
+    return str(caught.value)
+
+
+# ---- Tensors ----
+
+
+def test_every_tensor_of_the_file_lands_and_no_weight_is_left_over(goldens: Path) -> None:
+    loaded, expected = load(goldens / "checkpoint"), load_file(goldens / "checkpoint" / "model.safetensors")
+    landed = tensors(loaded)
+    assert landed.keys() == expected.keys()
+    assert all(torch.equal(landed[name], expected[name]) for name in expected)
+    modules = (loaded.backbone, loaded.depformer)
+    assert sum(w.numel() for m in modules for w in m.parameters()) == sum(t.numel() for t in expected.values())
+    assert not any(t.is_meta for m in modules for t in (*m.parameters(), *m.buffers()))
+
+
+def test_bfloat16_is_the_file_rounded_once(goldens: Path) -> None:
+    loaded, expected = (
+        load(goldens / "checkpoint", dtype="bfloat16"),
+        load_file(goldens / "checkpoint" / "model.safetensors"),
+    )
+    assert loaded.dtype == torch.bfloat16
+    assert all(torch.equal(tensor, expected[name].bfloat16()) for name, tensor in tensors(loaded).items())
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_files_of_shorter_floats_are_read_too(folder: Path, dtype: torch.dtype) -> None:
+    edit(folder / "model.safetensors", lambda raw: raw.update({name: t.to(dtype) for name, t in raw.items()}))
+    expected = load_file(folder / "model.safetensors")
+    assert all(torch.equal(tensor, expected[name].float()) for name, tensor in tensors(load(folder)).items())
+
+
+def test_everything_wrong_with_the_tensors_is_one_error(folder: Path) -> None:
+    def change(raw: dict[str, Tensor]) -> None:
+        del raw["transformer.norm.weight"], raw["depformer.logits.3.weight"]
+        raw["transformer.layers.2.pre_norm.weight"] = torch.ones(64)
+        raw["transformer.action_head.weight"] = torch.ones(64, 2)
+        raw["depformer.norm.weight"] = torch.ones(48, dtype=torch.int32)
+
+    edit(folder / "model.safetensors", change)
+    assert refusal(folder) == (
+        f"{folder / 'model.safetensors'} does not fit its config: "
+        "2 missing: depformer.logits.3.weight, transformer.norm.weight; "
+        "1 unexpected: transformer.layers.2.pre_norm.weight; "
+        "1 misshapen: transformer.action_head.weight [64, 2] for [2, 64]; "
+        "1 of another dtype than float: depformer.norm.weight I32"
+    )
+
+
+def test_long_lists_of_tensors_are_cut_short(folder: Path) -> None:
+    def change(raw: dict[str, Tensor]) -> None:
+        for name in [name for name in raw if name.startswith("transformer.layers")]:
+            del raw[name]
+
+    edit(folder / "model.safetensors", change)
+    assert re.search(r"20 missing: (transformer\.layers\.\S+, ){7}\S+ and 12 more$", refusal(folder))
+
+
+@pytest.mark.parametrize("keep", [0, 5, 3000, 1_000_000], ids=["empty", "5 bytes", "in the header", "in the tensors"])
+def test_a_file_cut_short_is_said_to_be(folder: Path, keep: int) -> None:
+    weights = folder / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:keep])
+    assert refusal(folder).startswith(f"{weights}: not a safetensors file, or cut short: ")
+
+
+def test_a_file_of_another_kind_is_refused(folder: Path) -> None:
+    torch.save({"weight": torch.ones(3)}, folder / "model.safetensors")
+    assert refusal(folder).startswith(f"{folder / 'model.safetensors'}: not a safetensors file")
+
+
+# ---- Folders, manifests and references ----
+
+
+def test_a_folder_without_a_config_is_not_a_checkpoint(tmp_path: Path) -> None:
+    assert refusal(tmp_path) == f"not a Dia2 checkpoint: no config.json in {tmp_path}"
+
+
+def test_a_folder_without_weights_names_them(folder: Path) -> None:
+    (folder / "model.safetensors").unlink()
+    assert refusal(folder) == f"no model.safetensors in {folder}"
+
+
+NOWHERE = ["/no/such/folder", "./none", "../none", "a/b/c", "~/none-of-this", "", "a b", "a--b/c"]
+
+
+@pytest.mark.parametrize("name", NOWHERE)
+def test_what_is_neither_a_folder_nor_a_repo_id_is_refused_without_asking_the_hub(name: str) -> None:
+    assert refusal(name) == f"no such folder: {name} (and not a hub repo id, which looks like owner/name)"
+
+
+def test_a_file_is_not_a_checkpoint_folder(folder: Path) -> None:
+    assert refusal(folder / "config.json") == f"{folder / 'config.json'} is a file, not a checkpoint folder"
+
+
+def test_a_folder_has_no_revisions(folder: Path) -> None:
+    assert "revision 'v1' cannot be used with" in refusal(folder, revision="v1")
+
+
+def test_a_bad_config_is_a_config_error_that_names_the_file(folder: Path) -> None:
+    edit(folder / "config.json", lambda raw: raw["data"].update(chanels=3))
+    assert refusal(folder, ConfigError).startswith(f"{folder / 'config.json'}: unknown data.chanels")
+
+
+def test_the_manifest_names_config_and_weights(folder: Path) -> None:
+    (folder / "config.json").rename(folder / "dia.json")
+    (folder / "weights").mkdir()
+    (folder / "model.safetensors").rename(folder / "weights" / "dia.safetensors")
+    edit(folder / "dia2_assets.json", lambda raw: raw.update(config="dia.json", weights="weights/dia.safetensors"))
+    assert len(tensors(load(folder))) == 76
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{", "cannot be read as JSON: "),
+        ("[]", "must hold a JSON object, not list"),
+        ('{"mimi": 3}', "mimi must be a file, folder or repo id, not 3"),
+        ('{"tokenizer": ""}', "tokenizer must be a file, folder or repo id, not ''"),
+    ],
+)
+def test_a_bad_manifest_is_refused(folder: Path, text: str, message: str) -> None:
+    (folder / "dia2_assets.json").write_text(text)
+    error = refusal(folder)
+    assert "dia2_assets.json" in error
+    assert message in error
+
+
+def test_without_a_manifest_the_config_says_where_the_codec_is(folder: Path) -> None:
+    (folder / "dia2_assets.json").unlink()
+    edit(folder / "config.json", lambda raw: raw.update(assets={"mimi": "mimi"}))
+    assert load(folder).codec.codebooks == 8
+
+
+@pytest.mark.parametrize("key", ["assets", "data"])
+def test_without_a_manifest_the_config_says_where_the_tokenizer_is(folder: Path, key: str) -> None:
+    edit(folder / "dia2_assets.json", lambda raw: raw.pop("tokenizer"))
+    (folder / "text").mkdir()
+    for file in folder.glob("tokenizer*"):
+        file.rename(folder / "text" / file.name)
+    reference = {"tokenizer": "text"} if key == "assets" else {"tokenizer_path": "text"}
+    edit(folder / "config.json", lambda raw: raw.setdefault(key, {}).update(reference))
+    assert load(folder).tokenizer.speakers == (400, 401)
+
+
+def test_the_manifest_goes_before_the_config_and_the_caller_before_both(folder: Path, tmp_path: Path) -> None:
+    edit(folder / "config.json", lambda raw: raw.update(assets={"tokenizer": "nowhere", "mimi": "nowhere"}))
+    assert load(folder).tokenizer.bos == 1
+    edit(folder / "dia2_assets.json", lambda raw: raw.update(tokenizer="./nowhere", mimi="./nowhere"))
+    elsewhere = str(GOLDENS / "published-like" / "checkpoint")
+    assert load(folder, tokenizer=elsewhere, mimi=f"{elsewhere}/mimi").tokenizer.bos == 1
+    assert refusal(folder, tokenizer=elsewhere).startswith("no such folder: ./nowhere")
+    assert refusal(folder, tokenizer=str(tmp_path)) == f"no tokenizer.json in {tmp_path}"
+
+
+def test_a_downloaded_repo_uses_the_tokenizer_beside_its_weights_and_says_so(folder: Path) -> None:
+    edit(folder / "dia2_assets.json", lambda raw: raw.update(tokenizer="someone/dia2"))
+    note = f"tokenizer from {folder}: it has its own, so someone/dia2 is not fetched"
+    assert note in load(folder).notes
+
+
+def test_a_codec_with_too_few_codebooks_or_no_weights_is_refused(folder: Path) -> None:
+    other = GOLDENS / "every-option" / "checkpoint" / "mimi"
+    assert refusal(folder, mimi=str(other)) == f"{other}: the codec has 6 codebooks, 8 are needed"
+    (folder / "mimi" / "model.safetensors").unlink()
+    assert refusal(folder) == f"no model.safetensors in {folder / 'mimi'}"
+
+
+def test_two_explicit_files_load_what_lies_beside_the_config(folder: Path, tmp_path: Path) -> None:
+    weights = (folder / "model.safetensors").rename(tmp_path / "other.safetensors")
+    loaded = load_files(folder / "config.json", weights, device="cpu", dtype="bfloat16")
+    assert (loaded.name, loaded.dtype, loaded.tokenizer.speakers) == (str(folder), torch.bfloat16, (400, 401))
+    with pytest.raises(CheckpointError, match=r"^no such file: .*model\.safetensors$"):
+        load_files(folder / "config.json", folder / "model.safetensors", device="cpu")
+
+
+def test_two_explicit_files_take_the_callers_tokenizer_and_codec(tmp_path: Path) -> None:
+    whole = GOLDENS / "published-like" / "checkpoint"
+    config = Path(shutil.copy(whole / "config.json", tmp_path))
+    options = {"tokenizer": str(whole), "mimi": str(whole / "mimi")}
+    assert load_files(config, whole / "model.safetensors", device="cpu", **options).codec.codebooks == 8
+    with pytest.raises(CheckpointError, match=f"^no tokenizer.json in {tmp_path}$"):
+        load_files(config, whole / "model.safetensors", device="cpu", mimi=options["mimi"])
+
+
+# ---- Devices, dtypes, memory ----
+
+
+def test_every_automatic_choice_is_noted_with_its_reason(goldens: Path) -> None:
+    if torch.cuda.is_available():
+        pytest.skip("there is a CUDA device to choose")
+    loaded = load_checkpoint(goldens / "checkpoint")
+    assert loaded.notes == ["device cpu: auto, no CUDA device here", "dtype float32: auto on the CPU"]
+    assert load_checkpoint(goldens / "checkpoint", device="cpu", dtype="float32").notes == []
+
+
+@pytest.mark.parametrize("device", ["tpu", "cpu:1", "cuda:", "cuda:x", "", "mps"])
+def test_an_unknown_device_is_refused(device: str) -> None:
+    message = f"device must be auto, cpu, cuda or cuda:N, not {device!r}"
+    assert refusal("random:tiny", DeviceError, device=device) == message
+
+
+@pytest.mark.parametrize("device", ["cuda", "cuda:1"])
+def test_a_cuda_device_that_is_not_there_is_refused(device: str) -> None:
+    if torch.cuda.is_available():
+        pytest.skip("there is a CUDA device")
+    said = refusal("random:tiny", DeviceError, device=device)
+    assert said == f"device {device}: no CUDA device here; use cpu, or auto to take what there is"
+
+
+def test_an_unknown_dtype_is_refused() -> None:
+    assert refusal("random:tiny", DeviceError, dtype="fp8") == "dtype must be auto, float32 or bfloat16, not 'fp8'"
+
+
+def test_a_model_that_cannot_fit_is_refused_before_anything_is_allocated(folder: Path) -> None:
+    edit(folder / "config.json", lambda raw: raw["data"].update(text_vocab_size=10**11))
+    needs = rf"out of memory: {folder} needs 25600\.\d GB in float32, \d+\.\d [GM]B free on cpu; "
+    assert re.fullmatch(needs + "use --dtype bfloat16 or a smaller model", refusal(folder, DeviceError))
+    needs = needs.replace("25600", "12800").replace("float32", "bfloat16")
+    assert re.fullmatch(needs + "use a smaller model", refusal(folder, DeviceError, dtype="bfloat16"))
+
+
+@pytest.mark.parametrize("size", [10**18, 10**30])
+def test_sizes_beyond_any_memory_are_a_bad_config(folder: Path, size: int) -> None:
+    edit(folder / "config.json", lambda raw: raw["data"].update(text_vocab_size=size))
+    assert refusal(folder, ConfigError).startswith("the config's sizes are beyond any memory: ")
+
+
+def _load_in_less_memory() -> None:
+    used = int(re.findall(r"VmSize:\s+(\d+)", Path("/proc/self/status").read_text())[0]) * 1024
+    resource.setrlimit(resource.RLIMIT_AS, (used + (300 << 20), -1))
+    print(refusal("random:1b", DeviceError, dtype="bfloat16"))
+
+
+def test_running_out_of_memory_half_way_is_one_line_too() -> None:
+    said = hub.forked(_load_in_less_memory)
+    needs = r"out of memory: random:1b needs \d\.\d GB in bfloat16"
+    there = r"(more than it is given|\d+\.\d [GM]B free) on cpu"
+    assert re.fullmatch(f"{needs}, {there}; use a smaller model\n", said)
+
+
+def _big_checkpoint(folder: Path) -> None:
+    """About 700 MB in float32, the largest tensor 200 MB; its codec and tokenizer are a golden's."""
+    config = random_models._config(
+        49_280, 62, 8, 1, DecoderConfig(4, 1024, 6144, 16, 8, 128), DepformerConfig(1, 64, 64, 2, 2, 32)
+    )
+    backbone, depformer = _build(config, torch.float32)
+    stored: dict[str, Tensor] = {}
+    for module in (backbone.to_empty(device="cpu"), depformer.to_empty(device="cpu")):
+        stored |= {name: torch.zeros_like(tensor) for name, tensor in module.checkpoint_tensors().items()}
+    save_file(stored, folder / "model.safetensors")
+    (folder / "config.json").write_text(json.dumps(config.to_dict()))
+
+
+def _peak_of_loading(folder: str) -> None:
+    """Prints by how many bytes memory peaked above what the process and the loaded model take."""
+
+    def status(field: str) -> int:
+        return int(re.findall(rf"{field}:\s+(\d+)", Path("/proc/self/status").read_text())[0]) * 1024
+
+    load("random:tiny", dtype="bfloat16")
+    before = status("VmRSS")
+    Path("/proc/self/clear_refs").write_text("5")  # VmHWM starts anew
+    loaded = load(folder, dtype="bfloat16")
+    weights = sum(w.numel() * w.element_size() for m in (loaded.backbone, loaded.depformer) for w in m.parameters())
+    print(status("VmHWM") - before - weights)
+
+
+def test_loading_takes_little_more_memory_than_the_model(folder: Path) -> None:
+    if not Path("/proc/self/clear_refs").exists():
+        pytest.skip("this system does not say how much memory a process took")
+    _big_checkpoint(folder)
+    size = (folder / "model.safetensors").stat().st_size
+    peak = int(hub.forked(_peak_of_loading, str(folder)))
+    assert size > 600e6
+    assert peak < 350e6, "256 MiB of the file are mapped at a time"
+
+
+# ---- The tokenizer ----
+
+
+def awkward_words() -> list[str]:
+    """Words as scripts hold them, and worse, each with and without a speaker's tag."""
+    words = ["hello", "Hello", "HELLO", "it's", "don't", "2024", "12,345.67", "café", "naïve", "你好", "🙂", "e-mail"]
+    words += ["a/b", "<|im_start|>", "[S1]x", "x[S2]", "[S3]", "½"]
+    drawn = random.Random(0)
+    letters = string.printable[:95] + "éüß’ \u00a0"  # noqa: RUF001
+    words += ["".join(drawn.choices(letters, k=drawn.randint(1, 12))) for _ in range(1000)]
+    return words + [f"[S{1 + i % 2}] {word}" for i, word in enumerate(words)]
+
+
+BOS = {"__type": "AddedToken", "content": "<|im_start|>", "special": True, "normalized": False}
+
+
+def published_tokenizer(folder: Path, place: str) -> None:
+    """The files of a repo with the published tokenizer's class, digits split, and its tags in one of three places."""
+    raw = json.loads(random_models.tokenizer().to_str())
+    digits = {"type": "Digits", "individual_digits": True}
+    raw["pre_tokenizer"] = {"type": "Sequence", "pretokenizers": [digits, raw["pre_tokenizer"]]}
+    settings: dict[str, Any] = {"tokenizer_class": "GPT2Tokenizer", "bos_token": BOS}
+    tags = [token for token in raw["added_tokens"] if token["content"] in ("[S1]", "[S2]")]
+    if place != "tokenizer.json":
+        raw["added_tokens"] = [token for token in raw["added_tokens"] if token not in tags]
+    if place == "tokenizer_config.json":
+        settings["added_tokens_decoder"] = {str(tag["id"]): tag for tag in tags}
+    if place == "added_tokens.json":
+        (folder / place).write_text(json.dumps({tag["content"]: tag["id"] for tag in tags}))
+    (folder / "tokenizer.json").write_text(json.dumps(raw))
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+    (folder / "vocab.json").write_text(json.dumps(raw["model"]["vocab"]))
+    (folder / "merges.txt").write_text("".join(f"{left} {right}\n" for left, right in raw["model"]["merges"]))
+
+
+def read_tokenizer(folder: Path, vocabulary: int = 1024) -> Tokenizer:
+    return _load_tokenizer(Folder(folder), vocabulary)
+
+
+def assert_equals_transformers(folder: Path) -> None:
+    from transformers import AutoTokenizer
+
+    ours, theirs = read_tokenizer(folder), AutoTokenizer.from_pretrained(folder)
+    for word in awkward_words():
+        assert ours.encode(word) == theirs.encode(word, add_special_tokens=False), word
+    assert ours.bos == theirs.bos_token_id
+    assert ours.speakers == tuple(theirs.convert_tokens_to_ids(["[S1]", "[S2]"]))
+
+
+def test_the_goldens_tokenizer_encodes_as_transformers_does(goldens: Path) -> None:
+    assert_equals_transformers(goldens / "checkpoint")
+
+
+@pytest.mark.parametrize("place", ["tokenizer.json", "tokenizer_config.json", "added_tokens.json"])
+def test_the_published_tokenizer_encodes_as_transformers_does(tmp_path: Path, place: str) -> None:
+    published_tokenizer(tmp_path, place)
+    assert_equals_transformers(tmp_path)
+
+
+def test_without_tokenizer_json_transformers_reads_the_older_files(tmp_path: Path) -> None:
+    published_tokenizer(tmp_path, "added_tokens.json")
+    whole = read_tokenizer(tmp_path)
+    (tmp_path / "tokenizer.json").unlink()
+    older = read_tokenizer(tmp_path)
+    assert (older.bos, older.speakers) == (whole.bos, whole.speakers)
+    assert older.encode("[S1] hello there") == whole.encode("[S1] hello there")
+
+
+@pytest.mark.parametrize(
+    ("bos", "expected"),
+    [("<|im_end|>", 2), ({"content": "<|im_end|>"}, 2), ("<|endoftext|>", 1), (None, 1), ("<none>", 1)],
+)
+def test_bos_is_the_tokenizers_or_1_when_it_has_none_or_0(folder: Path, bos: object, expected: int) -> None:
+    edit(folder / "tokenizer_config.json", lambda raw: raw.update(bos_token=bos))
+    assert read_tokenizer(folder).bos == expected
+
+
+def test_bos_may_stand_in_the_special_tokens_map(folder: Path) -> None:
+    edit(folder / "tokenizer_config.json", lambda raw: raw.pop("bos_token"))
+    edit(folder / "special_tokens_map.json", lambda raw: raw.update(bos_token="<|im_end|>"))
+    assert read_tokenizer(folder).bos == 2
+
+
+def test_a_tokenizer_without_speaker_tags_is_refused(folder: Path) -> None:
+    edit(folder / "tokenizer.json", lambda raw: raw["added_tokens"].pop())
+    assert refusal(folder) == f"tokenizer {folder} has no [S2]: not a Dia2 tokenizer"
+    edit(folder / "tokenizer.json", lambda raw: raw["added_tokens"].pop())
+    assert refusal(folder) == f"tokenizer {folder} has no [S1] and no [S2]: not a Dia2 tokenizer"
+
+
+def test_a_tokenizer_larger_than_the_vocabulary_is_refused(folder: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"has ids up to 401, the model only 401 text ids$"):
+        read_tokenizer(folder, 401)
+
+
+@pytest.mark.parametrize("content", ["", "{}", '{"model": 3}'])
+def test_a_broken_tokenizer_is_refused(folder: Path, content: str) -> None:
+    (folder / "tokenizer.json").write_text(content)
+    assert refusal(folder).startswith(f"{folder / 'tokenizer.json'}: not a tokenizer: ")
+
+
+# ---- Random models ----
+
+
+def test_a_random_model_is_the_same_for_a_seed_in_every_dtype() -> None:
+    first, again, other = (tensors(load(name)) for name in ("random:tiny", "random:tiny:0", "random:tiny:1"))
+    rounded = tensors(load("random:tiny", dtype="bfloat16"))
+    assert all(torch.equal(first[name], again[name]) for name in first)
+    assert all(torch.equal(first[name].bfloat16(), rounded[name]) for name in first)
+    assert not torch.equal(first[TAG], other[TAG])
+    codes = torch.zeros(1, 8, 2, dtype=torch.int64)
+    assert torch.equal(load("random:tiny").codec.decode(codes), load("random:tiny").codec.decode(codes))
+
+
+@pytest.mark.parametrize("name", ["random:", "random:3b", "random:tiny:", "random:tiny:x", "random:tiny:-1"])
+def test_an_unknown_random_model_is_refused_with_those_that_exist(name: str) -> None:
+    assert refusal(name) == (
+        f"no such random model: {name}; there are random:tiny, random:1b, random:2b, each with :SEED if you like"
+    )
+
+
+@pytest.mark.parametrize("option", ["tokenizer", "mimi", "revision"])
+def test_a_random_model_takes_no_files(option: str) -> None:
+    assert refusal("random:tiny", **{option: "x"}).startswith(f"random:tiny brings its own files: {option} 'x' cannot")
+
+
+@pytest.mark.parametrize(("name", "published_bytes"), [("random:1b", 4_309_852_127), ("random:2b", 7_683_100_734)])
+def test_the_large_random_models_have_the_published_sizes(name: str, published_bytes: int) -> None:
+    modules = _build(random_models.named(name).config, torch.float32)
+    stored = sum(tensor.numel() * 4 for module in modules for tensor in module.checkpoint_tensors().values())
+    assert 4e6 < published_bytes - stored < 6e6, "the rest is the tokenizer's files"
+
+
+def test_random_models_step_as_the_published_ones_do() -> None:
+    for size in ("tiny", "1b", "2b"):
+        config = random_models.named(f"random:{size}").config
+        assert config.data.delays == (16, *[18] * (config.data.codebooks - 1))
+        assert (config.data.second_stream_ahead, config.runtime.max_context_steps) == (2, 1500)
+    assert len(set(random_models.named("random:2b").config.schedule)) == 5
+
+
+def test_random_logits_are_neither_flat_nor_certain() -> None:
+    loaded, steps = load("random:tiny"), 30
+    data = loaded.config.data
+    drawn = torch.Generator().manual_seed(0)
+    text = torch.randint(10, data.text_vocab_size, (1, steps, 2), generator=drawn)
+    codes = torch.randint(data.audio_codes, (1, steps, data.codebooks), generator=drawn)
+    index = torch.arange(steps)[None]
+    with torch.inference_mode():
+        cache = KVCache.allocate(loaded.config, 1, 1, steps, loaded.device, loaded.dtype)
+        hidden = loaded.backbone(torch.cat((text, codes), -1), index, index, cache, steps)
+        cb0, action = loaded.backbone.cb0_logits(hidden), loaded.backbone.action_logits(hidden)
+        stage = loaded.depformer.stage(0, hidden[:, -1], codes[:, -1, 0], None, loaded.depformer.new_cache(1))
+    assert 0.1 < action.argmax(-1).float().mean() < 0.9, "both actions happen"
+    for logits in (cb0, stage):
+        likeliest = logits.softmax(-1).amax(-1)
+        assert 5 / logits.shape[-1] < likeliest.mean() < 0.5
+    assert cb0.argmax(-1).unique().numel() > steps / 2, "what comes depends on what was"
+
+
+def test_the_random_tokenizer_knows_common_words_and_can_say_any() -> None:
+    loaded = load("random:tiny")
+    assert loaded.tokenizer.bos == 1
+    assert all(token < loaded.config.data.text_vocab_size for token in loaded.tokenizer.speakers)
+    common = ["Hello,", "how", "are", "you", "doing", "today?", "weather", "please.", "don't", "appointment"]
+    assert all(1 <= len(loaded.tokenizer.encode(word)) <= 3 for word in common)
+    assert loaded.tokenizer.encode("[S2] thanks")[0] == loaded.tokenizer.speakers[1]
+    assert len(loaded.tokenizer.encode("Übermäßig🙂")) > 5
