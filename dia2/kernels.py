@@ -41,10 +41,13 @@ _ACTIVATIONS = {"silu": 1, "swish": 1, "swiglu": 1, "gelu": 2, "geglu": 2, "relu
 
 # ---- Launching ----
 
+DEPENDENT = True
+"""Whether kernels may start before the one ahead has ended, where the GPU can do that."""
+
 
 def _dependent() -> dict[str, Any]:
-    """Launch options: start before the kernel ahead has ended, where the GPU can (`PDL` in the kernels)."""
-    if INTERPRETED or torch.cuda.get_device_capability()[0] < 9:
+    """Launch options for programmatic dependent launch (`PDL` in the kernels)."""
+    if INTERPRETED or not DEPENDENT or torch.cuda.get_device_capability()[0] < 9:
         return {"PDL": False}
     return {"PDL": True, "launch_pdl": True}
 
