@@ -50,7 +50,8 @@ class Backbone(nn.Module):
         mask = (torch.arange(live, device=index.device) <= index[:, :, None]).unsqueeze(1)  # [rows, 1, n, live]
         for number, layer in enumerate(self.layers):
             x = layer(x, number, angles, index, mask, cache)
-        return self.norm(x)
+        hidden: Tensor = self.norm(x)
+        return hidden
 
     def embed(self, tokens: Tensor) -> Tensor:
         """tokens [rows, n, 2 + C] -> the sum of their embeddings [rows, n, D]."""
@@ -59,11 +60,11 @@ class Backbone(nn.Module):
 
     def action_logits(self, hidden: Tensor) -> Tensor:
         """hidden [..., D] -> float32 [..., actions]."""
-        return F.linear(hidden, self.action_head).float()
+        return F.linear(hidden.float(), self.action_head.float())
 
     def cb0_logits(self, hidden: Tensor) -> Tensor:
         """hidden [..., D] -> float32 [..., V], pad and bos included."""
-        return F.linear(hidden, self.cb0_head).float()
+        return F.linear(hidden.float(), self.cb0_head.float())
 
     def checkpoint_tensors(self) -> dict[str, Tensor]:
         """Published name -> the view of our weights that holds it."""

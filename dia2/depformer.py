@@ -67,7 +67,7 @@ class Depformer(nn.Module):
         x = x.unsqueeze(1)  # [rows, 1, d]
         for number, layer in enumerate(self.layers):
             x = layer(x, stage, group, angles, cache[0][number], cache[1][number])
-        return F.linear(self.norm(x.squeeze(1)), self.heads[stage, : self.codes]).float()
+        return F.linear(self.norm(x.squeeze(1)).float(), self.heads[stage, : self.codes].float())
 
     def checkpoint_tensors(self) -> dict[str, Tensor]:
         """Published name -> the view of our weights that holds it."""
