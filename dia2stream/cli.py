@@ -4,11 +4,10 @@ A command is a function whose parameters are dataclasses of `options.py`; `comma
 environment variables. What a command does is imported when it runs, so `--help` and `--version` answer without torch.
 
 Failures that are the user's to mend (a model that is not there, a GPU that is too small) end here, as one line on
-stderr. Exit codes: 0 done, 1 failed, 2 wrong usage, 130 Ctrl-C.
+stderr. Exit codes: 0 done, 1 failed, 2 wrong usage, 130 Ctrl-C (see `__main__.py`).
 """
 
 import inspect
-import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -30,10 +29,6 @@ app = typer.Typer(
     rich_markup_mode=None,  # plain help fits into 80 columns, and into logs
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-
-
-def main() -> None:
-    app(prog_name="dia2stream")
 
 
 def command(examples: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
@@ -87,8 +82,6 @@ def _flag(field: Field[Any], group: type[Any]) -> inspect.Parameter:
 def _failures_in_one_line() -> Iterator[None]:
     try:
         yield
-    except KeyboardInterrupt:
-        os._exit(130)  # at once: an orderly exit waits for threads, and the model's may be in the middle of something
     except (typer.Exit, typer.BadParameter):
         raise
     except Exception as error:
@@ -182,4 +175,6 @@ def _refuse_terminal() -> None:
 
 
 if __name__ == "__main__":
+    from .__main__ import main
+
     main()

@@ -59,7 +59,7 @@ def cli(pipe, capsys):
 
 def process(*args: str, before: str = "", **options) -> subprocess.CompletedProcess[str]:
     """Run the command line in a process of its own, after some Python that prepares it."""
-    code = f"import sys\n{before}\nfrom dia2stream.cli import main; main()"
+    code = f"import sys\n{before}\nfrom dia2stream.__main__ import main; main()"
     return subprocess.run([sys.executable, "-c", code, *args], text=True, timeout=100, **options)
 
 
@@ -178,14 +178,17 @@ def test_a_fault_of_ours_keeps_its_traceback(pipe):
         app(["pipe"])
 
 
-def test_ctrl_c_exits_130_at_once_even_while_a_thread_works():
-    before = """
-import os, signal, threading, time, types
-def run(*args):
-    threading.Thread(target=time.sleep, args=(90,)).start()
-    os.kill(os.getpid(), signal.SIGINT)
-    time.sleep(90)
-sys.modules["dia2stream.pipe"] = types.SimpleNamespace(run=run)
+@pytest.mark.parametrize("module", ["typer", "dia2stream.pipe"])
+def test_ctrl_c_exits_130_at_once_while_importing_and_while_threads_work(module):
+    before = f"""
+import os, signal, threading, time
+class Finder:
+    def find_spec(self, name, path=None, target=None):
+        if name == {module!r}:
+            threading.Thread(target=time.sleep, args=(90,)).start()
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(90)
+sys.meta_path.insert(0, Finder())
 """
     done = process("pipe", before=before, capture_output=True)
     assert (done.returncode, done.stdout, done.stderr) == (128 + signal.SIGINT, "", "")
