@@ -137,7 +137,8 @@ def _pick_device(device: str, notes: list[str]) -> torch.device:
         raise DeviceError(f"device {device}: no CUDA device here; use cpu, or auto to take what there is")
     number, count = int(match[2] or torch.cuda.current_device()), torch.cuda.device_count()
     if number >= count:
-        raise DeviceError(f"device {device}: there are {count} CUDA devices here, cuda:0 to cuda:{count - 1}")
+        there = "cuda:0" if count == 1 else f"cuda:0 to cuda:{count - 1}"
+        raise DeviceError(f"device {device}: no such CUDA device; there is {there}")
     return torch.device("cuda", number)
 
 

@@ -223,10 +223,9 @@ def _check(config: Dia2Config) -> None:
     for block, transformer in (("model.decoder", model.decoder), ("model.depformer", model.depformer)):
         for name in ("n_layer", "n_embd", "n_hidden", "gqa_query_heads", "kv_heads", "gqa_head_dim"):
             _at_least(f"{block}.{name}", getattr(transformer, name), 1)
-        if transformer.gqa_query_heads % transformer.kv_heads:
-            raise ConfigError(
-                f"{block}.kv_heads must divide gqa_query_heads, {transformer.gqa_query_heads}, not {transformer.kv_heads}"
-            )
+        heads, kv_heads = transformer.gqa_query_heads, transformer.kv_heads
+        if heads % kv_heads:
+            raise ConfigError(f"{block}.kv_heads must divide gqa_query_heads, {heads}, not {kv_heads}")
         if transformer.gqa_head_dim % 2:
             raise ConfigError(f"{block}.gqa_head_dim must be even, not {transformer.gqa_head_dim}")
     _check_ids(data)

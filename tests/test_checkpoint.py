@@ -334,6 +334,37 @@ def test_loading_takes_little_more_memory_than_the_model(folder: Path) -> None:
     assert peak < 350e6, "256 MiB of the file are mapped at a time"
 
 
+@pytest.mark.gpu
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_on_cuda_a_model_is_allocated_once(dtype: str) -> None:
+    before = torch.cuda.memory_allocated()
+    torch.cuda.reset_peak_memory_stats()
+    loaded = load_checkpoint("random:1b", device="cuda", dtype=dtype)
+    final, peak = torch.cuda.memory_allocated() - before, torch.cuda.max_memory_allocated() - before
+    assert peak < 1.1 * final
+    assert any("TF32" in note for note in loaded.notes) == (dtype == "float32")
+    assert loaded.backbone.cb0_head.device == torch.device("cuda", 0)
+
+
+@pytest.mark.gpu
+def test_on_cuda_the_files_tensors_land_and_the_dtype_is_bfloat16(goldens: Path) -> None:
+    loaded, expected = load_checkpoint(goldens / "checkpoint"), load_file(goldens / "checkpoint" / "model.safetensors")
+    assert loaded.notes == ["device cuda: auto, a CUDA device is there", "dtype bfloat16: auto on CUDA"]
+    assert all(torch.equal(tensor.cpu(), expected[name].bfloat16()) for name, tensor in tensors(loaded).items())
+
+
+@pytest.mark.gpu
+def test_on_cuda_too_little_memory_and_an_absent_device_are_refused() -> None:
+    count = torch.cuda.device_count()
+    assert refusal("random:tiny", DeviceError, device=f"cuda:{count}").startswith(f"device cuda:{count}: no such CUDA")
+    torch.cuda.set_per_process_memory_fraction(0.005)
+    try:
+        said = refusal("random:2b", DeviceError, device="cuda", dtype="float32")
+    finally:
+        torch.cuda.set_per_process_memory_fraction(1.0)
+    assert said.startswith("out of memory: random:2b needs 8.8 GB in float32, ")
+
+
 # ---- The tokenizer ----
 
 
