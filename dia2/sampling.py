@@ -95,7 +95,7 @@ class Guidance:
 
 
 def kth_largest(values: Tensor, k: Tensor, widest: int) -> Tensor:
-    """The k-th largest of each row of values [slots, V], [slots, 1]; -inf where k is 0 (or above V).
+    """The k-th largest of each row of values [slots, V], [slots, 1]: the least where k is above V, -inf where it is 0.
 
     `widest` is the largest k of all, known on the host.
     """
@@ -104,7 +104,7 @@ def kth_largest(values: Tensor, k: Tensor, widest: int) -> Tensor:
         return values.new_full((len(values), 1), -torch.inf)
     best = values.topk(widest, dim=-1).values
     chosen = best.gather(1, (k.clamp(1, widest) - 1)[:, None])
-    return chosen.masked_fill(((k == 0) | (k > values.shape[1]))[:, None], -torch.inf)
+    return chosen.masked_fill((k == 0)[:, None], -torch.inf)
 
 
 def _draw(logits: Tensor, temperature: Tensor, top_k: Tensor, widest: int, uniforms: Tensor) -> Tensor:

@@ -59,7 +59,7 @@ def test_guidance_keeps_ties_and_ranks_by_the_guided_value() -> None:
 
 def test_guidance_is_each_slots_own() -> None:
     logits = noise(4, 2, 40)
-    settings = [SlotSettings(3.0, 5), SlotSettings(1.0, 5), SlotSettings(1.5, 0), SlotSettings(6.0, 39)]
+    settings = [SlotSettings(3.0, 5), SlotSettings(1.0, 5), SlotSettings(1.5, 0), SlotSettings(9.0, 9)]
     together = Guidance(4, CPU)
     for slot, config in enumerate(settings):
         together.set(slot, config)
@@ -123,10 +123,12 @@ def test_no_temperature_is_the_most_likely_whatever_the_uniform(temperature: flo
 
 def test_draws_are_each_slots_own() -> None:
     configs = [SamplingConfig(0.8, 5), GREEDY, SamplingConfig(1.5, 0), SamplingConfig(0.3, 50), SamplingConfig(0.0, 3)]
-    logits, uniforms = noise(5, 40), torch.tensor([0.9, 0.9, 0.97, 0.6, 0.99])
+    logits, uniforms = noise(5, 40), torch.tensor([0.9, 0.1, 0.97, 0.6, 0.99])
+    logits[1] = torch.linspace(0, 1e-5, 40)  # the last is the most likely, if only just
     together = draw(logits, uniforms, *configs)
     alone = [draw(logits[i, None], uniforms[i, None], config) for i, config in enumerate(configs)]
     assert together.tolist() == [int(token) for token in alone]
+    assert together[1] == 39
 
 
 def test_a_slots_settings_can_change() -> None:

@@ -164,16 +164,19 @@ def test_going_back_and_saying_the_same_gives_the_same(goldens: Path, settings: 
     assert torch.equal(talk.codes, codes)
 
 
-def test_going_back_with_other_words_keeps_the_known_frames_and_no_others(goldens: Path) -> None:
-    talk = spoken(goldens, HELLO, greedy)
-    stepper, slot, before = talk.stepper, talk.stepper.slots[0], talk.codes
-    frames = stepper.frames(0, 0, 10)
-    slot.column, slot.text, slot.known = 10, talk.texts[10], 10
+def test_going_back_with_other_words_keeps_the_known_frames_whatever_a_neighbour_draws(goldens: Path) -> None:
+    stepper = Stepper(checkpoint(goldens), slots=2)
+    talk, neighbour = (Talk(checkpoint(goldens), stepper, i, script, both) for i, script in enumerate((HELLO, THANKS)))
     for _ in range(16):
-        stepper.act([0])
-        stepper.complete([stepper.opening])
+        step(talk, neighbour)
+    slot, before, frames = stepper.slots[0], talk.codes, stepper.frames(0, 0, 10)
+    slot.column, slot.text, slot.known = 10, talk.texts[10], 10
+    for _ in range(6):
+        _, action = stepper.act([0, 1])
+        stepper.complete([stepper.opening, neighbour.say(action)])
     assert torch.equal(stepper.frames(0, 0, 10), frames)
     assert not torch.equal(talk.codes, before)
+    assert torch.equal(neighbour.codes, spoken(goldens, THANKS, both, steps=22).codes)
 
 
 @pytest.mark.parametrize("settings", [sampled, both], ids=["sampled", "both"])
