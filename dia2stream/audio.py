@@ -55,6 +55,11 @@ class Encoder:
         self.sample_bytes = SAMPLE_BYTES[encoding]
         self._resampler = Resampler(source_rate, sample_rate) if sample_rate != source_rate else None
 
+    @property
+    def delay(self) -> int:
+        """Source samples held back. With as many of silence put in front, every frame comes out whole at once."""
+        return self._resampler.delay if self._resampler else 0
+
     def encode(self, pcm: Floats) -> bytes:
         """Bytes for as many of the samples as can be given yet: all of them when the rate stays as it is."""
         return encode_samples(self._resampler.process(pcm) if self._resampler else pcm, self.encoding)
@@ -88,6 +93,11 @@ class Resampler:
         self._received: int
         self._given: int
         self._reset()
+
+    @property
+    def delay(self) -> int:
+        """How many input samples it has to see after one to give that one's output."""
+        return self._half
 
     def process(self, samples: Floats) -> Floats:
         """What can be computed once these samples have come."""

@@ -73,7 +73,7 @@ def _flag(field: Field[Any], group: type[Any]) -> inspect.Parameter:
         help=about.help,
         metavar=about.metavar,
         min=getattr(rule, "low", about.low),
-        max=getattr(rule, "high", None),
+        max=getattr(rule, "high", about.high),
     )
     return inspect.Parameter(field.name, inspect.Parameter.KEYWORD_ONLY, default=flag, annotation=kind)
 
@@ -161,7 +161,7 @@ def say(
     """
     if target.output == "-":
         _refuse_terminal()
-    words = sys.stdin.read() if text == "-" else text
+    words = _read_stdin() if text == "-" else text
     if not words.strip():
         raise typer.BadParameter("there is nothing to say")
     from .pipe import say as speak
@@ -169,8 +169,12 @@ def say(
     speak(words, model, speech, target)
 
 
+def _read_stdin() -> str:
+    return sys.stdin.buffer.read().decode("utf-8", "replace") if sys.stdin else ""
+
+
 def _refuse_terminal() -> None:
-    if sys.stdout.isatty():
+    if sys.stdout and sys.stdout.isatty():
         raise typer.BadParameter("stdout is a terminal and cannot play audio; pipe it into a player or a file")
 
 

@@ -33,6 +33,7 @@ from typing import Any
 import torch
 
 from dia2.checkpoint import Checkpoint, Progress, load_checkpoint
+from dia2.errors import Dia2Error as Dia2Error  # what `load` raises, for those who may not touch dia2
 from dia2.stepper import Stepper
 from dia2.voice import Prefix
 
@@ -98,6 +99,7 @@ class Engine:
     def load(cls, model: ModelOptions | None = None, *, progress: Progress | None = None, **options: Any) -> "Engine":
         """Loads and warms up. `options` are the constructor's. Raises Dia2Error when the model cannot be had."""
         model = model or ModelOptions()
+        options.setdefault("history_seconds", model.history_seconds)
         checkpoint = load_checkpoint(
             model.model or default_model(model.device),
             device=model.device,

@@ -16,12 +16,13 @@ SampleRate = Literal[24000, 16000, 8000]
 
 @dataclass(frozen=True)
 class Flag:
-    """What a command line adds to a field: its help, a name for the value, a short flag, the least value."""
+    """What a command line adds to a field: its help, a name for the value, a short flag, the range."""
 
     help: str
     metavar: str | None = None
     short: str | None = None
     low: int | None = None
+    high: int | None = None
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,10 @@ class ModelOptions:
     tokenizer: Annotated[str | None, Flag("Repo id or folder of another tokenizer than the model's.", "MODEL")] = None
     mimi: Annotated[str | None, Flag("Repo id or folder of another Mimi codec than the model's.", "MODEL")] = None
     revision: Annotated[str | None, Flag("Branch, tag or commit of the model's repo.", "NAME")] = None
+    history_seconds: Annotated[
+        float,
+        Flag("How much of itself a conversation that outlives the model's context remembers.", "S", low=2, high=60),
+    ] = 30.0
 
 
 @dataclass(frozen=True)

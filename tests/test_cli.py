@@ -1,5 +1,6 @@
 """The command line: quick help, flags and their environment variables, one-line errors, the documented exit codes."""
 
+import io
 import os
 import resource
 import signal
@@ -132,9 +133,9 @@ def test_say_takes_its_text_and_where_to_write(cli, pipe):
 
 
 def test_say_reads_its_text_from_stdin(pipe, cli, monkeypatch):
-    monkeypatch.setattr(sys, "stdin", types.SimpleNamespace(read=lambda: "[S1] From stdin.\n"))
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"[S1] From \xff stdin.\n")))
     cli("say", "-", "-o", "hello.wav")
-    assert pipe.asked[0] == "[S1] From stdin.\n"
+    assert pipe.asked[0] == "[S1] From � stdin.\n"
 
 
 # --- failures ---

@@ -37,7 +37,9 @@ DIA2STREAM_MAY_IMPORT = {
     "engine": {"errors", "protocol", "options", "context", "outbox", "conversation"},
     "terminal": {"errors"},
     "server": {"errors", "protocol", "options", "audio", "outbox", "terminal", "engine", "__init__"},
-    "pipe": {"errors", "protocol", "options", "audio", "outbox", "terminal", "engine", "__init__"},
+    "streams": set(),
+    "player": {"protocol", "options", "audio", "outbox", "streams"},
+    "pipe": {"errors", "protocol", "options", "outbox", "terminal", "streams", "player", "engine", "__init__"},
     "bench": {"errors", "protocol", "options", "audio", "outbox", "terminal", "engine", "client", "__init__"},
     "client": {"errors", "protocol", "options", "audio", "terminal"},
     "cli": {"errors", "protocol", "options", "__init__"},
@@ -53,7 +55,7 @@ MAY_TOUCH_DIA2 = {"engine", "conversation", "context"}
 # Modules that have to do without torch, so that --help is quick and clients are light.
 WITHOUT_TORCH = {
     "dia2": {"errors", "config", "script", "text_stream"},
-    "dia2stream": {"__init__", "errors", "protocol", "options", "audio", "terminal", "client", "cli"},
+    "dia2stream": {"__init__", "errors", "protocol", "options", "audio", "terminal", "streams", "client", "cli"},
 }
 
 
