@@ -17,7 +17,7 @@ from typing import Annotated, Any, get_args, get_type_hints
 import typer
 
 from . import __version__
-from .options import ModelOptions, PipeOptions, SayOptions, SpeechOptions
+from .options import BenchOptions, ClientOptions, ModelOptions, PipeOptions, SayOptions, ServeOptions, SpeechOptions
 from .protocol import FIELDS
 
 ENVIRONMENT = "Every flag has an environment variable: --cfg-scale is DIA2STREAM_CFG_SCALE. The flag wins."
@@ -167,6 +167,72 @@ def say(
     from .pipe import say as speak
 
     speak(words, model, speech, target)
+
+
+@command("""\
+  dia2stream serve
+  dia2stream serve --host 127.0.0.1 --model random:tiny
+  DIA2STREAM_TOKEN=secret dia2stream serve --encoding mulaw --sample-rate 8000
+  dia2stream serve --tls-cert fullchain.pem --tls-key privkey.pem --port 443""")
+def serve(model: ModelOptions, speech: SpeechOptions, options: ServeOptions) -> None:
+    """Speak over WebSocket: JSON commands in, audio and events out.
+
+    \b
+    ws://HOST:8765/            the WebSocket; one conversation at a time
+    http://HOST:8765/          a page to try it in a browser
+    http://HOST:8765/healthz   alive?     /readyz  loaded?     /metrics  for Prometheus
+
+    A conversation survives its connection: it waits, paused, and ?conversation=ID goes on with it.
+    With a token, clients send Authorization: Bearer TOKEN or add ?token=TOKEN to the URL.
+    SIGTERM stops it: what is being spoken may finish.
+    """
+    if options.tls_key and not options.tls_cert:
+        raise typer.BadParameter("--tls-key needs --tls-cert")
+    if options.ping_seconds <= 0:
+        raise typer.BadParameter("--ping-seconds must be more than 0")
+    from .server import run
+
+    run(model, speech, options)
+
+
+@command("""\
+  dia2stream client
+  dia2stream client "[S1] Hello there." "[S2] Hi!" --play
+  dia2stream client --url wss://POD-8765.proxy.runpod.net --token secret -o said""")
+def client(
+    target: ClientOptions,
+    texts: Annotated[list[str] | None, typer.Argument(help="What to say: a start, then injects.")] = None,
+) -> None:
+    """Try a server: start, inject while it speaks, inject after it fell silent, and measure.
+
+    Prints for each text when its first audio came, as the server says and as it was here, and one
+    JSON line with the same last.
+    """
+    from .client import run
+
+    run(target, texts or [])
+
+
+@command("""\
+  dia2stream bench
+  dia2stream bench --json today.json --compare yesterday.json --plot today.png
+  dia2stream bench --max-cold-ms 45 --max-inject-ms 45 --max-frame-ratio 2.5
+  dia2stream bench --url ws://gpu.example:8765 --runs 50 --json - | jq .figures.cold_start""")
+def bench(model: ModelOptions, speech: SpeechOptions, options: BenchOptions) -> None:
+    """Measure how soon it speaks, and what a frame costs.
+
+    \b
+    Each run is one call: a cold start, an inject after silence, one during speech, one
+    after a barge-in, and text in pieces; each from the command to its first sample.
+    Then the parts: backbone step, frame, codec, next to what reading the weights takes.
+
+    Exits with 1 when a gate fails (--max-...), or when a first sample took more steps than it needs.
+    """
+    if options.url is not None and options.max_frame_ratio is not None:
+        raise typer.BadParameter("--max-frame-ratio cannot be had of a server: --url and it are mutually exclusive")
+    from .bench import run
+
+    run(model, speech, options)
 
 
 def _read_stdin() -> str:

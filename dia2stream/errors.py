@@ -3,6 +3,7 @@
     Dia2StreamError
       EngineError       the engine cannot speak, or cannot speak any more
       CommandError      a command or a connection that is refused; its code says why, see CLOSE_CODES
+      Disconnected      a client cannot reach its server, or has lost it
       ProtocolError     an event or an audio message that a client cannot read
         UnknownEvent    an event of a newer server; a client skips it
 
@@ -18,6 +19,7 @@ __all__ = [
     "CLOSE_CODES",
     "CommandError",
     "Dia2StreamError",
+    "Disconnected",
     "EngineError",
     "ErrorCode",
     "ProtocolError",
@@ -85,6 +87,10 @@ class CommandError(Dia2StreamError):
     def close_code(self) -> int | None:
         """The WebSocket code to close the connection with, None to keep it."""
         return CLOSE_CODES[self.code]
+
+
+class Disconnected(Dia2StreamError):
+    """A client cannot reach its server, or has lost it."""
 
 
 class ProtocolError(Dia2StreamError, ValueError):

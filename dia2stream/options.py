@@ -12,6 +12,8 @@ Device = Literal["auto", "cpu", "cuda"]
 Dtype = Literal["auto", "bfloat16", "float32"]
 Encoding = Literal["pcm16", "mulaw", "alaw"]
 SampleRate = Literal[24000, 16000, 8000]
+LogLevel = Literal["debug", "info", "warning", "error"]
+LogFormat = Literal["text", "json"]
 
 
 @dataclass(frozen=True)
@@ -89,3 +91,76 @@ class SayOptions:
     """What `say` writes."""
 
     output: Annotated[str, Flag("The WAV file to write; - is stdout.", "PATH", short="-o")]
+
+
+@dataclass(frozen=True)
+class BenchOptions:
+    """What `bench` measures, what it holds the figures to, and where it puts them."""
+
+    runs: Annotated[int, Flag("Calls that are measured.", "N", low=1)] = 20
+    warmup: Annotated[int, Flag("Calls before them that are not counted.", "N", low=0)] = 3
+    json: Annotated[
+        str | None, Flag("Write everything as one line of JSON; - is stdout, and the table goes to stderr.", "FILE|-")
+    ] = None
+    compare: Annotated[str | None, Flag("Show the change from an older JSON file.", "FILE")] = None
+    plot: Annotated[str | None, Flag("Draw every run of every latency; needs dia2stream[plot].", "FILE.png")] = None
+    max_cold_ms: Annotated[float | None, Flag("Fail if a cold start takes longer, at p95.", "MS", low=0)] = None
+    max_inject_ms: Annotated[
+        float | None, Flag("Fail if an inject after silence or a barge-in takes longer, at p95.", "MS", low=0)
+    ] = None
+    max_frame_ratio: Annotated[
+        float | None, Flag("Fail if a whole frame's median is over so many times its floor.", "X", low=0)
+    ] = None
+    url: Annotated[
+        str | None, Flag("Measure a running server, through its WebSocket; the model is then the server's.", "URL")
+    ] = None
+    token: Annotated[str | None, Flag("The server's secret.", "TEXT")] = None
+
+
+@dataclass(frozen=True)
+class ServeOptions:
+    """Where `serve` listens, to whom, and how patient it is."""
+
+    host: Annotated[str, Flag("The address to listen on; 127.0.0.1 is this machine only.", "ADDRESS")] = "0.0.0.0"
+    port: Annotated[int, Flag("The port of WebSocket and HTTP; 0 is any that is free.", "N", low=0)] = 8765
+    token: Annotated[str | None, Flag("A secret that clients must give.", "TEXT")] = None
+    allow_origin: Annotated[
+        str | None,
+        Flag(
+            "Other sites whose pages may connect, as https://a.example, separated by commas; * is all. "
+            "Pages of this server always may.",
+            "ORIGINS",
+        ),
+    ] = None
+    encoding: Annotated[Encoding, Flag("16-bit little-endian, or 8-bit G.711, where a client does not choose.")] = (
+        "pcm16"
+    )
+    sample_rate: Annotated[SampleRate, Flag("Samples a second, where a client does not choose.")] = 24000
+    max_message_bytes: Annotated[int, Flag("A longer message closes the connection.", "N", low=1024)] = 2**20
+    max_lead_ms: Annotated[int, Flag("How far sending may be ahead of playback.", "MS", low=80)] = 3000
+    linger: Annotated[
+        float, Flag("Seconds that a conversation waits for its client after the connection is gone.", "S", low=0)
+    ] = 30.0
+    ping_seconds: Annotated[
+        float, Flag("Ping a client that was silent for this long; drop it after as long again.", "S")
+    ] = 15.0
+    drain_seconds: Annotated[float, Flag("Seconds to finish speaking after SIGTERM.", "S", low=0)] = 5.0
+    tls_cert: Annotated[str | None, Flag("Certificate chain, PEM: serve wss:// and https://.", "PATH")] = None
+    tls_key: Annotated[str | None, Flag("Its private key, PEM, if the certificate's file has none.", "PATH")] = None
+    log_level: Annotated[LogLevel, Flag("The least that is logged, on stderr.")] = "info"
+    log_format: Annotated[LogFormat, Flag("Lines for people, or one JSON object a line.")] = "text"
+
+
+@dataclass(frozen=True)
+class ClientOptions:
+    """What the test client connects to, and what it does with the sound."""
+
+    url: Annotated[str, Flag("The server.", "URL")] = "ws://127.0.0.1:8765"
+    token: Annotated[str | None, Flag("The server's secret.", "TEXT")] = None
+    encoding: Annotated[Encoding | None, Flag("Ask for this encoding. Default: the server's.")] = None
+    sample_rate: Annotated[SampleRate | None, Flag("Ask for this many samples a second. Default: the server's.")] = None
+    output: Annotated[
+        str | None, Flag("Write each utterance into this folder as a WAV file.", "FOLDER", short="-o")
+    ] = None
+    play: Annotated[bool, Flag("Play the sound with ffplay as it comes.")] = False
+    timeout: Annotated[float, Flag("Give up when the server is silent for this long.", "S")] = 30.0

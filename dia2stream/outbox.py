@@ -64,6 +64,11 @@ class Pace:
         self._since = now
         return self._played_ms
 
+    def lead_ms(self, sent_ms: float, now: float) -> float:
+        """How far sending is ahead. Only looks, from wherever."""
+        playing = 0.0 if self._since is None else (now - self._since) * 1000
+        return max(0.0, sent_ms - self._played_ms - playing)
+
     def wait(self, sent_ms: float, now: float) -> float:
         """Seconds until the next frame may be sent; 0: now."""
         if self._max_lead_ms is None:
@@ -105,6 +110,10 @@ class Outbox:
     def clock_ms(self) -> int:
         """Where the next frame that is put will stand on the audio clock."""
         return (self.sent + self.waiting) * FRAME_MS
+
+    def lead_ms(self, now: float) -> float:
+        """How much of what was sent the listener has not played yet."""
+        return self._pace.lead_ms(self.sent * FRAME_MS, now)
 
     def restart(self) -> None:
         """A new conversation: its audio clock is at 0 and nothing waits but answers."""
