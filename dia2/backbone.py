@@ -5,6 +5,8 @@ key/value heads reads all columns so far through the cache, and two heads give t
 column. The last hidden state goes on to the depformer.
 """
 
+from typing import cast
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -55,7 +57,7 @@ class Backbone(nn.Module):
 
     def embed(self, tokens: Tensor) -> Tensor:
         """tokens [rows, n, 2 + C] -> the sum of their embeddings [rows, n, D]."""
-        text = self.text_embed(tokens[..., 0], tokens[..., 1])
+        text: Tensor = self.text_embed(tokens[..., 0], tokens[..., 1])
         return text + self.audio_embeds[self.codebooks, tokens[..., 2:]].sum(dim=-2)
 
     def action_logits(self, hidden: Tensor) -> Tensor:
@@ -70,7 +72,7 @@ class Backbone(nn.Module):
         """Published name -> the view of our weights that holds it."""
         tensors = under("text_embed", self.text_embed.checkpoint_tensors())
         tensors |= numbered(range(len(self.audio_embeds)), self.audio_embeds, "audio_embeds.{}.weight")
-        for number, layer in enumerate(self.layers):
+        for number, layer in enumerate(cast("list[Block]", self.layers)):
             tensors |= under(f"layers.{number}", layer.checkpoint_tensors())
         tensors |= {
             "norm.weight": self.norm.weight,
@@ -94,8 +96,9 @@ class Block(nn.Module):
     def forward(
         self, x: Tensor, number: int, angles: tuple[Tensor, Tensor], index: Tensor, mask: Tensor, cache: KVCache
     ) -> Tensor:
-        x = x + self.attention(self.pre_norm(x), number, angles, index, mask, cache)
-        return x + self.mlp(self.post_norm(x))
+        x += self.attention(self.pre_norm(x), number, angles, index, mask, cache)
+        x += self.mlp(self.post_norm(x))
+        return x
 
     def checkpoint_tensors(self) -> dict[str, Tensor]:
         return {

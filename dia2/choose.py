@@ -1,4 +1,4 @@
-"""Which stepper a machine gets: captured graphs where possible, eager elsewhere, with the reason for the log."""
+"""Which stepper and codec a machine gets: captured graphs where they run, eager elsewhere, with the reason why."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from dia2.frame_codec import FrameCodec
+from dia2.mimi import Mimi
 from dia2.stepper import Stepper
 
 if TYPE_CHECKING:
@@ -22,6 +24,15 @@ def make_stepper(checkpoint: Checkpoint, slots: int = 1) -> tuple[Stepper, str]:
 
     stepper = GraphStepper(checkpoint, slots)
     return stepper, f"steps are CUDA graphs of {stepper.kind}"
+
+
+def make_codec(codec: Mimi) -> FrameCodec:
+    """One conversation's codec: a captured graph on CUDA, else plain calls."""
+    if codec.device.type != "cuda":
+        return FrameCodec(codec)
+    from dia2.graph_codec import GraphCodec
+
+    return GraphCodec(codec)
 
 
 def _obstacle(checkpoint: Checkpoint) -> str | None:

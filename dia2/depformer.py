@@ -6,6 +6,8 @@ cache is a few entries long and starts empty every frame. Projections in and out
 that the schedule assigns to stages; norms and MLPs are shared by all.
 """
 
+from typing import cast
+
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -76,7 +78,7 @@ class Depformer(nn.Module):
         if self.text_embed is not None:
             tensors |= under("text_embed", self.text_embed.checkpoint_tensors())
         tensors |= numbered(self.groups, self.project_in, "depformer_in.{}.weight")
-        for number, layer in enumerate(self.layers):
+        for number, layer in enumerate(cast("list[Block]", self.layers)):
             tensors |= under(f"layers.{number}", layer.checkpoint_tensors(self.groups))
         tensors |= {"norm.weight": self.norm.weight}
         tensors |= numbered(stages, self.heads, "logits.{}.weight")
@@ -97,8 +99,9 @@ class Block(nn.Module):
     def forward(
         self, x: Tensor, stage: int, group: int, angles: tuple[Tensor, Tensor] | None, k: Tensor, v: Tensor
     ) -> Tensor:
-        x = x + self.attention(self.pre_norm(x), stage, group, angles, k, v)
-        return x + self.mlp(self.post_norm(x))
+        x += self.attention(self.pre_norm(x), stage, group, angles, k, v)
+        x += self.mlp(self.post_norm(x))
+        return x
 
     def checkpoint_tensors(self, groups: list[int]) -> dict[str, Tensor]:
         return {

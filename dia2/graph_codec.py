@@ -4,14 +4,18 @@ The codec works beside the next step of the model: `submit` returns at once, and
 is asked. The graph updates the decoder's state in place, so the state can be saved and put back between frames.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 from torch import Tensor
 
+from dia2.frame_codec import FrameCodec
 from dia2.mimi import DecoderState, Mimi
 
 
-class Sound:
-    """A frame on its way: `pcm()` waits for it and gives float32 [frame_samples] on the host."""
+class PinnedSound:
+    """A frame on its way to the host."""
 
     def __init__(self, pcm: Tensor, ready: torch.cuda.Event) -> None:
         self._pcm, self._ready = pcm, ready
@@ -27,12 +31,12 @@ class Sound:
         return bool(self._ready.query())
 
 
-class GraphCodec:
+class GraphCodec(FrameCodec):
     """Decodes single frames; construction warms up and captures. `state` is what the decoder remembers."""
 
     def __init__(self, mimi: Mimi) -> None:
+        super().__init__(mimi)
         self.device = mimi.device
-        self.state = mimi.state(1)
         # In front of the model's own work: a frame of sound is short, and somebody is waiting for it.
         self.stream = torch.cuda.Stream(self.device, priority=-1)
         self._codes = torch.zeros(1, mimi.codebooks, 1, dtype=torch.int64, device=self.device)
@@ -48,7 +52,7 @@ class GraphCodec:
         self.stream.synchronize()
 
     @torch.inference_mode()
-    def submit(self, codes: Tensor) -> Sound:
+    def submit(self, codes: Tensor) -> PinnedSound:
         """Starts decoding one frame, int64 [codebooks, 1] on the device, once the current stream has made it."""
         self.stream.wait_stream(torch.cuda.current_stream(self.device))
         with torch.cuda.stream(self.stream):
@@ -59,17 +63,32 @@ class GraphCodec:
             pcm.copy_(self._out[0], non_blocking=True)
             ready = torch.cuda.Event()
             ready.record()
-        return Sound(pcm, ready)
+        return PinnedSound(pcm, ready)
+
+    def hear(self, codes: Tensor) -> None:
+        """Moves on by frames that were played before, int64 [codebooks, n]; their sound is not wanted."""
+        with self._behind():
+            codes.record_stream(self.stream)
+            self._mimi.decode(codes[None], self.state, check=False)
+
+    def save(self, into: DecoderState) -> None:
+        """Copies the state after everything submitted."""
+        with self._behind():
+            into.copy_(self.state)
 
     def restore(self, state: DecoderState) -> None:
-        """Puts back a saved copy of `state`, behind what was submitted."""
-        self.stream.wait_stream(torch.cuda.current_stream(self.device))
-        with torch.cuda.stream(self.stream):
+        """Puts a saved state back, behind what was submitted."""
+        with self._behind():
             self.state.copy_(state)
 
-    def saved(self) -> DecoderState:
-        """A copy of the state after what was submitted."""
-        with torch.cuda.stream(self.stream):
-            copy = self.state.clone()
-        torch.cuda.current_stream(self.device).wait_stream(self.stream)
-        return copy
+    def reset(self) -> None:
+        """Back to silence before the first frame."""
+        with self._behind():
+            self.state.reset()
+
+    @contextmanager
+    def _behind(self) -> Iterator[None]:
+        """Work on the codec's stream, after what the current stream has been given."""
+        self.stream.wait_stream(torch.cuda.current_stream(self.device))
+        with torch.inference_mode(), torch.cuda.stream(self.stream):
+            yield

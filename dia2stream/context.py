@@ -16,13 +16,12 @@ from collections import deque
 from dataclasses import dataclass
 from itertools import islice
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from dia2 import grid
-from dia2.mimi import DecoderState, Mimi
+from dia2.frame_codec import FrameCodec, Sound
+from dia2.mimi import DecoderState
 from dia2.sampling import SlotSettings
 from dia2.stepper import Stepper, Text
 from dia2.text_stream import Mark, TextMachine, TextState
@@ -43,19 +42,19 @@ class Context:
     history_frames: how much of the conversation a rebuilt context holds, 30 s by default.
     """
 
-    def __init__(self, stepper: Stepper, slot: int, codec: Mimi, machine: TextMachine, history_frames: int) -> None:
-        self.stepper, self.slot, self.machine = stepper, slot, machine
+    def __init__(self, stepper: Stepper, slot: int, codec: FrameCodec, history_frames: int) -> None:
+        self.stepper, self.slot = stepper, slot
+        self.machine = TextMachine.of(stepper.config.data)
         self.limit = stepper.config.runtime.max_context_steps
         self.lead_in = max(stepper.delays)
         self._history_wanted = history_frames
         self._codec = codec
-        self._codec_state = codec.state()
-        self._saved = [(-1, codec.state()) for _ in range(_SAVED_STATES)]
+        self._saved = [(-1, codec.new_state()) for _ in range(_SAVED_STATES)]
         # Complete frames by frame number % ARCHIVE_FRAMES, on the model's device, as small as codes allow.
         shape = (len(stepper.delays), ARCHIVE_FRAMES)
         self._archive = torch.zeros(shape, dtype=torch.int16, device=stepper.device)
         self._columns: deque[tuple[Text, Mark]] = deque(maxlen=ARCHIVE_FRAMES)
-        self.state: TextState = machine.start()
+        self.state: TextState = self.machine.start()
         self._voice: _Voice | None = None
         self.rollovers = 0
 
@@ -70,7 +69,7 @@ class Context:
         self._saved = [(-1, state) for _, state in self._saved]
         if prefix is None:
             self._voice = None
-            self._codec_state.reset()
+            self._codec.reset()
         else:
             self._start_voice(prefix, settings.guided)
         self.state = self.machine.start(initial_padding)
@@ -103,15 +102,14 @@ class Context:
         self.frames = frame + 1
         return frame
 
-    def decode(self, frame: int) -> NDArray[np.float32]:
-        """The sound of a frame, float32 [frame_samples] in -1..1; frames are decoded in order."""
+    def decode(self, frame: int) -> Sound:
+        """The sound of a frame; frames are decoded in order."""
         if frame % _SAVE_EVERY == 0:
             oldest, state = min(self._saved, key=lambda saved: saved[0])
             self._saved.remove((oldest, state))
-            self._saved.append((frame, state.copy_(self._codec_state)))
-        pcm = self._codec.decode(self._archived(frame, frame + 1)[None], self._codec_state)
-        clipped: NDArray[np.float32] = pcm[0].clamp(-1.0, 1.0).cpu().numpy()
-        return clipped
+            self._codec.save(state)
+            self._saved.append((frame, state))
+        return self._codec.submit(self._archived(frame, frame + 1))
 
     def oldest_step(self) -> int:
         """The earliest step that `rewind` can go back to."""
@@ -162,7 +160,7 @@ class Context:
         slot.column, slot.text = frames, voice.texts[-1]
         self._archive[:, torch.arange(frames) % ARCHIVE_FRAMES] = prefix.codes.to(self._archive)
         self._columns.extend((text, mark) for text, mark in zip(voice.texts, voice.marks, strict=False))
-        self._codec_state.copy_(voice.codec_state)
+        self._codec.restore(voice.codec_state)
         self.frames = frames
 
     def _run_voice(self, prefix: Prefix, guided: bool) -> "_Voice":
@@ -176,10 +174,12 @@ class Context:
             texts.append(self.machine.process(state, step, action, forced=True))
         grid.delay(prefix.codes, self.stepper.delays, self.stepper.codes[self.slot])
         self.stepper.prefill(self.slot, texts[:-1])
-        self._codec_state.reset()
         # A codec that comes in cold where the clip ends would click.
-        self._codec.decode(prefix.codes[None], self._codec_state)
-        return _Voice(prefix, guided, texts, marks, self._codec_state.clone())
+        self._codec.reset()
+        self._codec.hear(prefix.codes.to(self.stepper.device))
+        heard = self._codec.new_state()
+        self._codec.save(heard)
+        return _Voice(prefix, guided, texts, marks, heard)
 
     def _rebuild(self, step: int, text: Text, ahead: Tensor | None) -> None:
         """Fills the model's context with the prefix and the steps before `step`, and stands at `step`.
@@ -225,12 +225,12 @@ class Context:
         """Puts the codec where it was before `frame`."""
         saved, state = max(((f, s) for f, s in self._saved if f <= frame), key=lambda item: item[0], default=(-1, None))
         if state is not None and saved >= self.first_frame:
-            self._codec_state.copy_(state)
+            self._codec.restore(state)
         else:
-            self._codec_state.reset()
+            self._codec.reset()
             saved = max(self.first_frame, frame - _CODEC_WARM_UP)
         if saved < frame:
-            self._codec.decode(self._archived(saved, frame)[None], self._codec_state)
+            self._codec.hear(self._archived(saved, frame))
         self._saved = [(f if f < frame else -1, s) for f, s in self._saved]
 
 

@@ -30,11 +30,11 @@ from itertools import islice
 from typing import Any
 
 from dia2.errors import ScriptError
-from dia2.mimi import Mimi
+from dia2.frame_codec import Sound
 from dia2.sampling import SamplingConfig, SlotSettings
 from dia2.script import Entry, ScriptReader, Tokenizer
-from dia2.stepper import Stepper, Text
-from dia2.text_stream import MAX_PADDING, Mark, TextMachine
+from dia2.stepper import Text
+from dia2.text_stream import MAX_PADDING, Mark
 from dia2.voice import Prefix
 
 from .context import Context
@@ -88,31 +88,27 @@ class Taken:
 
 
 class Conversation:
-    """One client's conversation in one slot of a stepper.
+    """One client's conversation; the context is one slot of a stepper, and outlives it.
 
-    voices: prefixes by name; the first is the default, none at all means a random voice.
-    history_seconds: how much of itself a long conversation remembers. max_lead_ms: how far sending may be ahead of
-    the listener, None for as fast as it is taken. queue_frames: how far generation may be ahead of sending.
+    voices: prefixes by name; the first is the default, none at all means a random voice. max_lead_ms: how far sending
+    may be ahead of the listener, None for as fast as it is taken. queue_frames: how far generation may be ahead of
+    sending.
     """
 
     def __init__(
         self,
-        stepper: Stepper,
-        slot: int,
-        codec: Mimi,
+        context: Context,
         tokenizer: Tokenizer,
         *,
         defaults: SpeechOptions | None = None,
         voices: dict[str, Prefix] | None = None,
-        history_seconds: float = 30.0,
         max_lead_ms: float | None = None,
         queue_frames: int = QUEUE_FRAMES,
     ) -> None:
-        self.slot = slot
+        self.slot = context.slot
         self.defaults = defaults or SpeechOptions()
         self.voices = voices or {}
-        self.machine = TextMachine.of(stepper.config.data)
-        self.context = Context(stepper, slot, codec, self.machine, round(history_seconds * 1000 / FRAME_MS))
+        self.machine, self.context = context.machine, context
         self.outbox = Outbox(queue_frames, max_lead_ms)
         self.paused = False
         self.active = False  # whether there is a conversation at all
@@ -125,6 +121,7 @@ class Conversation:
         self.active = self.paused = self._speaking = False
         self._turn_room = min(TURN_ROOM, self.context.limit // 4)
         self._reader = ScriptReader(self._tokenizer)
+        self._made: tuple[list[Item], Sound] | None = None  # a frame whose sound is on its way
         self._numbered = 0
         self._heard_ms = 0.0
         self._utterances: deque[Utterance] = deque()  # not done yet, oldest first
@@ -144,6 +141,7 @@ class Conversation:
 
         arrived: when it came, on the clock that `take` is given.
         """
+        self.deliver()
         try:
             match command:
                 case Start():
@@ -247,6 +245,7 @@ class Conversation:
 
     def advance(self, action: int) -> Text:
         """Takes the step's action. Returns the text of the next column."""
+        self.deliver()
         text = self.context.advance(action)
         state = self.context.state
         self._taken.extend(Taken(step, entry, self._owners.popleft()) for step, entry in state.taken)
@@ -254,20 +253,30 @@ class Conversation:
         return text
 
     def emit(self) -> None:
-        """After a step: queues the frame that it completed, with the events that have their place before and after."""
+        """After a step: the frame that it completed, with the events that have their place before and after."""
         frame = self.context.next_frame()
         if frame is None:
             return
-        pcm = self.context.decode(frame)
         before: list[Item] = []
         if self._opening is not None and frame == self._turns[-1]:
             before += self._announce(self._opening)
         while self._taken and self._taken[0].step == frame:
             before += self._sound(self._taken.popleft())
-        self.outbox.put(*before, Frame(pcm))
+        self._made = before, self.context.decode(frame)
         end = self.context.state.end_step
-        if end is not None and frame >= end + MAX_PADDING:
+        ended = end is not None and frame >= end + MAX_PADDING
+        # A listener who has something to play need not have this frame before the next step is under way.
+        if ended or not self.outbox.waiting:
+            self.deliver()
+        if ended:
             self._end_turn()
+
+    def deliver(self) -> None:
+        """Queues the frame that was made last, waiting for its sound if need be; before anything else is done."""
+        if self._made is not None:
+            before, sound = self._made
+            self._made = None
+            self.outbox.put(*before, Frame(sound.pcm().clamp_(-1.0, 1.0).numpy()))
 
     def take(self, now: float, answers_only: bool = False) -> Item | float | None:
         """The next thing to send; seconds to wait for it; None when nothing may leave."""

@@ -33,14 +33,16 @@ from typing import Any
 import torch
 
 from dia2.checkpoint import Checkpoint, Progress, load_checkpoint
+from dia2.choose import make_codec, make_stepper
 from dia2.errors import Dia2Error as Dia2Error  # what `load` raises, for those who may not touch dia2
 from dia2.stepper import Stepper
 from dia2.voice import Prefix
 
+from .context import Context
 from .conversation import QUEUE_FRAMES, Conversation
 from .errors import CommandError, EngineError
 from .options import ModelOptions, SpeechOptions
-from .outbox import Frame, Item
+from .outbox import FRAME_MS, Frame, Item
 from .protocol import Command, End, Error, Inject, Pause, Reset, Resume, Start, error_event
 
 _log = logging.getLogger(__name__)
@@ -83,8 +85,11 @@ class Engine:
         self.voices = voices or {}
         self.stats = Stats(last_progress=time.monotonic())
         self.broken: str | None = None  # why no conversation can be had any more
-        self.stepper = Stepper(checkpoint, slots)
-        self._history_seconds = history_seconds
+        self.stepper, reason = make_stepper(checkpoint, slots)
+        checkpoint.notes.append(reason)
+        history = round(history_seconds * 1000 / FRAME_MS)
+        codecs = [make_codec(checkpoint.codec) for _ in range(slots)]
+        self._contexts = [Context(self.stepper, slot, codec, history) for slot, codec in enumerate(codecs)]
         self._on_step = on_step
         self._free = list(range(slots))
         self._sessions: dict[int, Session] = {}  # by slot
@@ -109,9 +114,9 @@ class Engine:
             revision=model.revision,
             progress=progress,
         )
+        engine = cls(checkpoint, **options)
         for note in checkpoint.notes:
             _log.info("%s", note)
-        engine = cls(checkpoint, **options)
         engine.warm_up()
         return engine
 
@@ -157,13 +162,10 @@ class Engine:
 
     def _new_conversation(self, slot: int, max_lead_ms: float | None, queue_frames: int) -> Conversation:
         return Conversation(
-            self.stepper,
-            slot,
-            self.checkpoint.codec,
+            self._contexts[slot],
             self.checkpoint.tokenizer,
             defaults=self.speech,
             voices=self.voices,
-            history_seconds=self._history_seconds,
             max_lead_ms=max_lead_ms,
             queue_frames=queue_frames,
         )
@@ -236,6 +238,8 @@ class Engine:
         if self._on_step is not None:
             self._on_step(time.monotonic() - started, made)
         for session in active:
+            if not session.conversation.can_step():
+                session.conversation.deliver()
             session.notify()
         return True
 
