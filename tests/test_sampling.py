@@ -59,7 +59,7 @@ def test_guidance_keeps_ties_and_ranks_by_the_guided_value() -> None:
 
 def test_guidance_is_each_slots_own() -> None:
     logits = noise(4, 2, 40)
-    settings = [SlotSettings(3.0, 5), SlotSettings(1.0, 5), SlotSettings(1.5, 0), SlotSettings(9.0, 9)]
+    settings = [SlotSettings(3.0, 5), SlotSettings(1.0, 5), SlotSettings(1.5, 0), SlotSettings(1.2, 9)]
     together = Guidance(4, CPU)
     for slot, config in enumerate(settings):
         together.set(slot, config)
