@@ -11,11 +11,12 @@ every operation is atomic.
 import threading
 from collections import deque
 from dataclasses import dataclass
+from itertools import takewhile
 
 import numpy as np
 from numpy.typing import NDArray
 
-from .protocol import Event
+from .protocol import Done, Event
 
 FRAME_MS = 80
 # Answers that nobody reads are dropped from here on: a client that sends nonsense and never listens costs no memory.
@@ -102,14 +103,26 @@ class Outbox:
         return len(self._urgent)
 
     @property
+    def events(self) -> int:
+        """How many events wait among the frames."""
+        return max(0, len(self._stream) - self.waiting)
+
+    @property
     def empty(self) -> bool:
         """Whether nothing waits at all."""
         return not self._urgent and not self._stream
 
     @property
+    def ready(self) -> bool:
+        """Whether `take` has something, now or when the pace lets it."""
+        with self._lock:
+            return bool(self._urgent) or bool(self._stream and not self._held)
+
+    @property
     def clock_ms(self) -> int:
         """Where the next frame that is put will stand on the audio clock."""
-        return (self.sent + self.waiting) * FRAME_MS
+        with self._lock:  # a frame that leaves in between would be counted twice, or not at all
+            return (self.sent + self.waiting) * FRAME_MS
 
     def lead_ms(self, now: float) -> float:
         """How much of what was sent the listener has not played yet."""
@@ -146,13 +159,15 @@ class Outbox:
                 return self._urgent.popleft()
             if self._held or answers_only or not self._stream:
                 return None
-            if isinstance(self._stream[0], Frame):
+            if isinstance(self._stream[0], Frame | FirstFrame):  # a latency is told when its frame can leave
                 wait = self._pace.wait(self.sent * FRAME_MS, now)
                 if wait > 0:
                     return wait
+            item = self._stream.popleft()
+            if isinstance(item, Frame):
                 self.sent += 1
                 self.waiting -= 1
-            return self._stream.popleft()
+            return item
 
     def hold(self, now: float) -> None:
         """A pause: nothing of the stream leaves until `release`."""
@@ -168,7 +183,10 @@ class Outbox:
     def cut(self) -> None:
         """The rest is not going to be heard: forgets it, and goes on after what was sent."""
         with self._lock:
+            # A `done` with no frame before it is for what was sent to its last sample.
+            due = takewhile(lambda item: not isinstance(item, Frame), self._stream)
+            ended = [item for item in due if isinstance(item, Done)]
             self._stream.clear()
-            self._stream.append(Cut())
+            self._stream.extend([*ended, Cut()])
             self._held, self.waiting = False, 0
             self._pace.restart(self.sent * FRAME_MS)
