@@ -180,7 +180,7 @@ class Conversation:
         reader = copy.copy(self._reader)
         if self.paused:
             step = self._step_at(self._heard_ms)
-            reader.rewind(next((t.entry for t in reversed(self._sounded) if t.step < step), None))
+            reader.rewind(self._last_word_before(step))
             reader, entries = self._read(reader, command.text, command.final)
             self._check_room(entries, queued=0)
             self._interrupt(step)
@@ -195,6 +195,9 @@ class Conversation:
             self._check_room(entries, self.queued)
         self._reader = reader
         self._add(self._opened or self._utterance(command.id, arrived), entries, command.final)
+
+    def _last_word_before(self, step: int) -> Entry | None:
+        return next((t.entry for t in reversed(self._sounded) if t.step < step and t.entry.tokens), None)
 
     def _end(self) -> None:
         self._need_session()
