@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, cast
 import numpy as np
 from websockets.asyncio.server import ServerConnection
 from websockets.exceptions import ConnectionClosed
+from websockets.protocol import State
 
 from .audio import Encoder
 from .errors import CLOSE_CODES, CommandError
@@ -109,8 +110,8 @@ class Call:
 
     @property
     def connected(self) -> bool:
-        """Whether a client is there."""
-        return self._hang_up is not None
+        """Whether a client is there. One that has closed is not, although it is still being seen off."""
+        return self._line is not None and self._line.socket.state is State.OPEN
 
     @property
     def speaking(self) -> bool:

@@ -122,7 +122,7 @@ class ServeOptions:
     """Where `serve` listens, to whom, and how patient it is."""
 
     host: Annotated[str, Flag("The address to listen on; 127.0.0.1 is this machine only.", "ADDRESS")] = "0.0.0.0"
-    port: Annotated[int, Flag("The port of WebSocket and HTTP; 0 is any that is free.", "N", low=0)] = 8765
+    port: Annotated[int, Flag("The port of WebSocket and HTTP; 0 is any that is free.", "N", low=0, high=65535)] = 8765
     token: Annotated[str | None, Flag("A secret that clients must give.", "TEXT")] = None
     allow_origin: Annotated[
         str | None,

@@ -1,0 +1,142 @@
+"""A headless Chromium, driven over its DevTools protocol. As much of it as the page's tests need."""
+
+import base64
+import json
+import shutil
+import subprocess
+import time
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from websockets.sync.client import ClientConnection
+from websockets.sync.client import connect as open_websocket
+
+NAMES = ("chromium", "chromium-browser", "google-chrome", "chrome")
+FLAGS = (
+    "--headless=new",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-dev-shm-usage",
+    "--no-first-run",
+    "--hide-scrollbars",
+    "--remote-debugging-port=0",
+    "--autoplay-policy=user-gesture-required",
+)
+
+
+def program() -> str | None:
+    """Where a Chromium is, if there is one."""
+    return next(filter(None, map(shutil.which, NAMES)), None)
+
+
+class Browser:
+    """One browser with one tab."""
+
+    def __init__(self, folder: Path) -> None:
+        found = program()
+        assert found is not None
+        self.problems: list[str] = []  # what the page logged as errors
+        self._number = 0
+        flags = [*FLAGS, f"--user-data-dir={folder}"]
+        self._process = subprocess.Popen([found, *flags], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        port, path = self._address(folder / "DevToolsActivePort")
+        self._socket: ClientConnection = open_websocket(f"ws://127.0.0.1:{port}{path}", max_size=2**26)
+        tab = self._call("Target.createTarget", url="about:blank")["targetId"]
+        self._session = self._call("Target.attachToTarget", targetId=tab, flatten=True)["sessionId"]
+        for domain in ("Page", "Runtime", "Log"):
+            self.call(f"{domain}.enable")
+
+    def _address(self, file: Path) -> list[str]:
+        deadline = time.monotonic() + 30
+        while not file.exists() or len(file.read_text().split()) < 2:
+            assert time.monotonic() < deadline, "the browser does not start"
+            time.sleep(0.05)
+        return file.read_text().split()
+
+    def call(self, method: str, **parameters: Any) -> dict[str, Any]:
+        """A DevTools method of the tab."""
+        return self._call(method, session=self._session, **parameters)
+
+    def _call(self, method: str, session: str | None = None, **parameters: Any) -> dict[str, Any]:
+        self._number += 1
+        message = {"id": self._number, "method": method, "params": parameters}
+        self._socket.send(json.dumps(message | ({"sessionId": session} if session else {})))
+        while True:
+            answer = json.loads(self._socket.recv(timeout=60))
+            self._note(answer)
+            if answer.get("id") == self._number:
+                assert "error" not in answer, answer["error"]
+                result: dict[str, Any] = answer["result"]
+                return result
+
+    def _note(self, message: dict[str, Any]) -> None:
+        params = message.get("params", {})
+        if message.get("method") == "Runtime.exceptionThrown":
+            self.problems.append(str(params["exceptionDetails"].get("exception", params)))
+        if message.get("method") == "Log.entryAdded" and params["entry"]["level"] == "error":
+            self.problems.append(params["entry"]["text"])
+
+    def show(self, url: str, width: int = 1280, height: int = 900, dark: bool = False) -> None:
+        """Opens a page in a window of that size."""
+        phone = width < 600
+        self.call(
+            "Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=phone
+        )
+        scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
+        self.call("Emulation.setEmulatedMedia", features=[scheme])
+        self.call("Page.navigate", url=url)
+        self.wait("document.readyState === 'complete' && typeof call === 'object'")
+
+    def value(self, expression: str) -> Any:
+        """What some JavaScript gives; a promise is waited for."""
+        answer = self.call("Runtime.evaluate", expression=expression, awaitPromise=True, returnByValue=True)
+        assert "exceptionDetails" not in answer, answer["exceptionDetails"]
+        return answer["result"].get("value")
+
+    def wait(self, expression: str, seconds: float = 30) -> Any:
+        """Waits until some JavaScript gives something true."""
+        deadline = time.monotonic() + seconds
+        while not (value := self.value(f"(() => {{ try {{ return {expression} }} catch {{ return null }} }})()")):
+            assert time.monotonic() < deadline, f"never true: {expression}"
+            time.sleep(0.03)
+        return value
+
+    def click(self, selector: str) -> None:
+        """A real click of the mouse, which also lets the page make sound."""
+        place = f"(b => [b.x + b.width / 2, b.y + b.height / 2])(document.querySelector('{selector}')"
+        self.value(f"document.querySelector('{selector}').scrollIntoView({{block: 'center'}})")
+        x, y = self.value(f"{place}.getBoundingClientRect())")
+        for kind in ("mousePressed", "mouseReleased"):
+            self.call("Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left", clickCount=1)
+
+    def press(self, key: str, modifiers: int = 0) -> None:
+        """A key by its name; modifiers: 2 is Ctrl."""
+        code = {"Enter": 13, "Escape": 27, "Tab": 9}[key]
+        for kind in ("rawKeyDown", "keyUp"):
+            self.call(
+                "Input.dispatchKeyEvent", type=kind, key=key, code=key, windowsVirtualKeyCode=code, modifiers=modifiers
+            )
+
+    def picture(self, file: Path) -> None:
+        """A screenshot of the whole page."""
+        shot = self.call("Page.captureScreenshot", captureBeyondViewport=True)
+        file.write_bytes(base64.b64decode(shot["data"]))
+
+    def close(self) -> None:
+        """Ends the browser."""
+        self._socket.close()
+        self._process.terminate()
+        try:
+            self._process.wait(10)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+
+    def __enter__(self) -> "Browser":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None
+    ) -> None:
+        self.close()
