@@ -58,7 +58,6 @@ class Stats:
 
     steps: int = 0
     frames: int = 0
-    rollovers: int = 0
     failures: int = 0
     last_progress: float = 0.0
 
@@ -156,6 +155,11 @@ class Engine:
         return len(self._free)
 
     @property
+    def rollovers(self) -> int:
+        """How often a context was full and rebuilt."""
+        return sum(context.rollovers for context in self._contexts)
+
+    @property
     def has_work(self) -> bool:
         """Whether there is something to do right now."""
         return bool(self._inbox) or any(s.conversation.can_step() for s in list(self._sessions.values()))
@@ -184,6 +188,8 @@ class Engine:
     # ---- The engine's thread ----
 
     def _run(self) -> None:
+        if self.checkpoint.device.type == "cuda":
+            torch.cuda.set_device(self.checkpoint.device)  # each thread has its own current device
         while not self._closing:
             worked = self._carry_out_orders()
             worked |= self._step()
@@ -247,7 +253,6 @@ class Engine:
         slot = session.conversation.slot
         with self._lock:
             if self._sessions.get(slot) is session:
-                self.stats.rollovers += session.conversation.context.rollovers
                 del self._sessions[slot]
                 self._free.append(slot)
         session.released = True
@@ -285,16 +290,16 @@ def default_model(device: str) -> str:
     return PUBLISHED_MODEL if device != "cpu" and torch.cuda.is_available() else NOISE_MODEL
 
 
-class Close(Enum):
+class Request(Enum):
     """What a session asks of the engine besides commands."""
 
     FINISH = "close the text; the loop ends when all is spoken"
     CLOSE = "give the seat back"
 
 
-FINISH, CLOSE = Close.FINISH, Close.CLOSE
+FINISH, CLOSE = Request.FINISH, Request.CLOSE
 # A command, one that was refused before it got here, or the end of the session.
-Order = Command | CommandError | Close
+Order = Command | CommandError | Request
 
 
 class Session:
