@@ -47,7 +47,8 @@ class Context:
         self.machine = TextMachine.of(stepper.config.data)
         self.limit = stepper.config.runtime.max_context_steps
         self.lead_in = max(stepper.delays)
-        self._history_wanted = history_frames
+        # Less than a few lead-ins would be no context at all.
+        self._history_wanted = max(history_frames, 4 * self.lead_in)
         self._codec = codec
         self._saved = [(-1, codec.new_state()) for _ in range(_SAVED_STATES)]
         # Complete frames by frame number % ARCHIVE_FRAMES, on the model's device, as small as codes allow.
@@ -55,6 +56,7 @@ class Context:
         self._archive = torch.zeros(shape, dtype=torch.int16, device=stepper.device)
         self._columns: deque[tuple[Text, Mark]] = deque(maxlen=ARCHIVE_FRAMES)
         self.state: TextState = self.machine.start()
+        self.seed = self.base = self.frames = self.first_frame = 0
         self._voice: _Voice | None = None
         self.rollovers = 0
 
@@ -121,7 +123,6 @@ class Context:
 
     def rewind(self, step: int, known: int) -> None:
         """Goes on at `step`, with its text; frames before `known` stay. The machine's state is the caller's to set."""
-        slot = self.stepper.slots[self.slot]
         if step < self.step:
             text = self._columns[step - self.oldest_step()][0]
             for _ in range(self.step - step):
@@ -132,8 +133,9 @@ class Context:
             if step - self.base < self._prefix_frames + 1 and self.base > 0:
                 self._rebuild(step, text, None)
             else:
+                slot = self.stepper.slots[self.slot]
                 slot.column, slot.text = step - self.base, text
-        slot.known = known - self.base
+        self.stepper.slots[self.slot].known = known - self.base
 
     def rollover(self) -> None:
         """Rebuilds the context from the prefix and the last seconds; nothing is lost but what lies before them."""
@@ -142,8 +144,7 @@ class Context:
         ahead = self.stepper.codes[self.slot, :, slot.column - self.lead_in + 1 : slot.column + 1].clone()
         known = slot.known + self.base
         self._rebuild(self.step, slot.text, ahead)
-        slot = self.stepper.slots[self.slot]
-        slot.known = known - self.base
+        self.stepper.slots[self.slot].known = known - self.base
         self.rollovers += 1
 
     @property
@@ -154,6 +155,7 @@ class Context:
         """Stands where the clips end, as if the model had spoken them; what they said is not part of the text."""
         frames = prefix.frames
         if self._voice is None or self._voice.prefix is not prefix or self._voice.guided != guided:
+            self._voice = None  # should this fail, its columns are not there
             self._voice = self._run_voice(prefix, guided)
         voice, slot = self._voice, self.stepper.slots[self.slot]
         grid.delay(prefix.codes, self.stepper.delays, self.stepper.codes[self.slot])
@@ -223,12 +225,15 @@ class Context:
 
     def _rewind_codec(self, frame: int) -> None:
         """Puts the codec where it was before `frame`."""
-        saved, state = max(((f, s) for f, s in self._saved if f <= frame), key=lambda item: item[0], default=(-1, None))
-        if state is not None and saved >= self.first_frame:
-            self._codec.restore(state)
-        else:
+        states = [(f, s) for f, s in self._saved if 0 <= f <= frame]
+        if self._voice:
+            states.append((self.first_frame, self._voice.codec_state))
+        saved, state = max(states, key=lambda item: item[0], default=(0, None))
+        if state is None or frame - saved > _CODEC_WARM_UP:
             self._codec.reset()
-            saved = max(self.first_frame, frame - _CODEC_WARM_UP)
+            saved = max(0, frame - _CODEC_WARM_UP, self.frames - ARCHIVE_FRAMES)
+        else:
+            self._codec.restore(state)
         if saved < frame:
             self._codec.hear(self._archived(saved, frame))
         self._saved = [(f if f < frame else -1, s) for f, s in self._saved]

@@ -22,6 +22,7 @@ No I/O, no threads, no clock of its own.
 """
 
 import copy
+import math
 import secrets
 from collections import deque
 from collections.abc import Iterable
@@ -189,10 +190,12 @@ class Conversation:
             closing = reader.finish()
             reader, entries = self._read(reader, command.text, command.final)
             self._check_room([*closing, *entries], self.queued)
+            self._check_utterances()
             self._add(self._opened, closing, final=True)
         else:
             reader, entries = self._read(reader, command.text, command.final)
             self._check_room(entries, self.queued)
+            self._check_utterances()
         self._reader = reader
         self._add(self._opened or self._utterance(command.id, arrived), entries, command.final)
 
@@ -207,18 +210,16 @@ class Conversation:
 
     def _pause(self, command: Pause, now: float) -> None:
         self._need_session()
-        self.outbox.hold(now)
-        sent_ms = self.outbox.sent * FRAME_MS
-        heard_ms = sent_ms if command.played_ms is None else min(float(command.played_ms), sent_ms)
-        if self._step_at(heard_ms) < self.context.oldest_step():
-            if not self.paused:
-                self.outbox.release()
+        played_ms = math.inf if command.played_ms is None else float(command.played_ms)
+        # What may be sent until it is held only makes this later.
+        if self._step_at(min(played_ms, self.outbox.sent * FRAME_MS)) < self.context.oldest_step():
             raise CommandError(
-                "bad_field", f"played_ms {heard_ms:.0f} is too long ago to go back to", field="played_ms"
+                "bad_field", f"played_ms {played_ms:.0f} is too long ago to go back to", field="played_ms"
             )
-        self.paused, self._heard_ms = True, heard_ms
-        spoken, pending = self._report(heard_ms)
-        self.outbox.answer(Paused(round(heard_ms), spoken, pending))
+        self.outbox.hold(now)
+        self.paused, self._heard_ms = True, min(played_ms, self.outbox.sent * FRAME_MS)
+        spoken, pending = self._report(self._heard_ms)
+        self.outbox.answer(Paused(round(self._heard_ms), spoken, pending))
 
     def _resume(self) -> None:
         self._need_session()
@@ -236,7 +237,8 @@ class Conversation:
 
     def can_step(self) -> bool:
         """Whether a step is wanted, and would be the same whatever comes next."""
-        if not self._speaking or self.paused or self.outbox.full:
+        made = self.outbox.waiting + (self._made is not None)
+        if not self._speaking or self.paused or made >= self.outbox.capacity:
             return False
         state = self.context.state
         return state.end_step is not None or self.machine.may_step(state, closed=self._opened is None)
@@ -315,9 +317,18 @@ class Conversation:
                 field="text",
             )
 
+    def _check_utterances(self) -> None:
+        """Utterances without a word take no room among the words, but they are not free."""
+        waiting = len(self._utterances) + self.outbox.events
+        if waiting >= MAX_QUEUED_WORDS:
+            raise CommandError(
+                "overloaded", f"{waiting} utterances and events wait, of at most {MAX_QUEUED_WORDS}; read the events"
+            )
+
     def close_text(self) -> None:
         """No more text will come: what was opened is complete."""
         if self._opened is not None:
+            self.deliver()
             self._end()
 
     @property
@@ -364,12 +375,12 @@ class Conversation:
             if context.room < self._turn_room:
                 context.rollover()
         context.state.append(self._backlog)
+        self._speaking = True  # before the backlog goes: `idle` is asked from other threads
         self._backlog.clear()
-        self._speaking = True
 
     def _end_turn(self) -> None:
-        self._speaking = False
         self.outbox.put(*self._finish())
+        self._speaking = False  # only now: `idle` is asked from other threads
         if self.context.room < 2 * self._turn_room:
             # While the last frames are still being heard is the time to make room for the next turn.
             self._go_back(self.context.frames)
@@ -418,11 +429,16 @@ class Conversation:
             items.append(Word(utterance.id, entry.text, f"S{entry.speaker}", self.outbox.clock_ms))
         utterance.unheard -= 1
         self._sounded.append(taken)
-        oldest = self.context.oldest_step()
-        for past in (self._sounded, self._turns):
-            while len(past) > 1 and (past[0].step if isinstance(past[0], Taken) else past[0]) < oldest:
-                past.popleft()
+        self._let_go()
         return items
+
+    def _let_go(self) -> None:
+        """Forgets what lies before the oldest step to go back to, but for the turn and the word that it would be in."""
+        oldest = self.context.oldest_step()
+        while len(self._turns) > 1 and self._turns[1] <= oldest:
+            self._turns.popleft()
+        while len(self._sounded) > 1 and self._sounded[1].step < oldest:
+            del self._sounded[0 if self._sounded[1].entry.tokens else 1]
 
     def _finish(self, before: Utterance | None = None) -> list[Item]:
         """`done` for the utterances whose last sample has been put: all before one, or all that are complete."""
@@ -444,7 +460,9 @@ class Conversation:
         clock is a row of segments, each (its first frame on the clock, the step that it sounds).
         """
         heard = heard_ms / FRAME_MS
-        number = max((n for n, (clock, _) in enumerate(self._segments) if clock <= heard), default=0)
+        number = max((n for n, (clock, _) in enumerate(self._segments) if clock <= heard), default=None)
+        if number is None:
+            return -1.0  # longer ago than anybody remembers
         clock, step = self._segments[number]
         return min([step + heard - clock, *(step for _, step in islice(self._segments, number + 1, None))])
 

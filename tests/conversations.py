@@ -1,0 +1,497 @@
+"""Conversations to drive by hand: over the golden checkpoints, or over a toy model that is quick and misses nothing.
+
+The toy has the stepper's face and no weights: what it says is a hash of every column before, of the text, and of the
+draws' place in their table. One token that differs anywhere changes all that follows, so two conversations that sound
+alike have been given the same, column by column.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import cache
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import torch
+from models import checkpoint
+from numpy.typing import NDArray
+from torch import Tensor
+
+from dia2.cache import KVCache
+from dia2.checkpoint import Checkpoint, load_checkpoint
+from dia2.config import DataConfig, DecoderConfig, DepformerConfig, Dia2Config, ModelConfig, RuntimeConfig
+from dia2.frame_codec import FrameCodec
+from dia2.grid import aligned, blank, delay
+from dia2.mimi import DecoderState
+from dia2.sampling import SlotSettings
+from dia2.script import Tokenizer
+from dia2.stepper import Slot, Stepper, Text
+from dia2.text_stream import Mark
+from dia2.voice import Prefix, Word, load_prefix, make_prefix
+from dia2stream.context import Context
+from dia2stream.conversation import Conversation
+from dia2stream.options import SpeechOptions
+from dia2stream.outbox import Frame, Item
+from dia2stream.protocol import Command, Done, End, Event, FirstAudio, Inject, Pause, Paused, Start
+from dia2stream.protocol import Word as Spoken
+
+GREEDY = SpeechOptions(text_temperature=0.0, audio_temperature=0.0, cfg_scale=1.0, seed=1)
+SAMPLED = SpeechOptions(cfg_scale=1.0, seed=7)
+HISTORY = 375  # frames: 30 s
+
+
+class Rig:
+    """A conversation and its driver, in one thread: makes steps, takes what leaves, and keeps all of it in order."""
+
+    def __init__(
+        self, context: Context, tokenizer: Tokenizer, defaults: SpeechOptions = SAMPLED, **options: Any
+    ) -> None:
+        self.stepper, self.context = context.stepper, context
+        self.conversation = Conversation(context, tokenizer, defaults=defaults, **options)
+        self.now = 0.0
+        self.items: list[Item] = []
+        self.steps = 0
+
+    def do(self, *commands: Command) -> "Rig":
+        """Hands over commands, as if they came now."""
+        for command in commands:
+            self.conversation.handle(command, self.now)
+        return self
+
+    def can_step(self) -> bool:
+        return self.conversation.can_step()
+
+    def step(self) -> bool:
+        """One step, if one is wanted."""
+        return step_together(self)
+
+    def take(self, most: int = 10**9) -> list[Item]:
+        """Takes up to so many items, as far as they may leave now."""
+        taken: list[Item] = []
+        while len(taken) < most:
+            item = self.conversation.take(self.now)
+            if item is None or isinstance(item, float):
+                break
+            taken.append(item)
+        self.items += taken
+        return taken
+
+    def run(self, steps: int = 10**9) -> "Rig":
+        """Steps, taking all that leaves, until no step is wanted or so many were made."""
+        for _ in range(steps):
+            if not self.step():
+                break
+            self.take()
+        self.take()
+        return self
+
+    def say(self, text: str, **fields: Any) -> "Rig":
+        """Starts, and runs to the end."""
+        return self.do(Start(text, **fields)).run()
+
+    def run_until_sent(self, frames: int) -> "Rig":
+        """Steps until so many frames have been taken, and takes no more than that."""
+        while self.sent < frames:
+            if not self.take(1):
+                assert self.step(), f"{self.sent} frames and no more to come"
+        return self
+
+    @property
+    def sent(self) -> int:
+        """Frames taken in this conversation."""
+        return self.conversation.outbox.sent
+
+    @property
+    def frames(self) -> list[NDArray[np.float32]]:
+        return [item.pcm for item in self.items if isinstance(item, Frame)]
+
+    @property
+    def audio(self) -> NDArray[np.float32]:
+        return np.concatenate([np.zeros(0, np.float32), *self.frames])
+
+    @property
+    def events(self) -> list[Event]:
+        return [item for item in self.items if isinstance(item, Event)]
+
+    def of(self, *kinds: type[Any]) -> list[Any]:
+        """The events of some kinds, in order."""
+        return [item for item in self.items if isinstance(item, kinds)]
+
+    @property
+    def words(self) -> list[str]:
+        return [event.word for event in self.of(Spoken)]
+
+    @property
+    def told(self) -> list[Any]:
+        """All that a listener gets, comparable: frames as bytes, and events, without the latency that differs."""
+        return [_comparable(item) for item in self.items if isinstance(item, Frame | Spoken | Done | FirstAudio)]
+
+
+def _comparable(item: Item) -> Any:
+    if isinstance(item, Frame):
+        return item.pcm.tobytes()
+    return replace(item, latency_ms=0) if isinstance(item, FirstAudio) else item
+
+
+def step_together(*rigs: Rig) -> bool:
+    """One step of every conversation of one stepper that wants one, as the engine makes it."""
+    active = [rig for rig in rigs if rig.can_step()]
+    if not active:
+        return False
+    for rig in active:
+        rig.conversation.prepare()
+    actions = rigs[0].stepper.act([rig.conversation.slot for rig in active])
+    rigs[0].stepper.complete([rig.conversation.advance(a) for rig, a in zip(active, actions, strict=True)])
+    for rig in active:
+        rig.steps += 1
+        rig.conversation.emit()
+        if not rig.can_step():
+            rig.conversation.deliver()
+    return True
+
+
+def in_pieces(rig: Rig, text: str, cuts: Sequence[int], between: Callable[[Rig], None]) -> Rig:
+    """Starts with `text` cut at `cuts`, and does something between the pieces."""
+    ends = [*sorted(cuts), len(text)]
+    rig.do(Start(text[: ends[0]], final=False))
+    for start, end in pairwise(ends):
+        between(rig)
+        rig.do(Inject(text[start:end], final=False))
+    between(rig)
+    return rig.do(End()).run()
+
+
+def stopped_at(rig: Rig, frame: int) -> Rig:
+    """Pauses where so many frames have been sent, none of them beyond."""
+    rig.run_until_sent(frame).do(Pause()).take()
+    return rig
+
+
+def paused(rig: Rig, played_ms: float | None = None) -> Paused:
+    """Pauses; the answer."""
+    rig.do(Pause(played_ms)).take()
+    return cast(Paused, rig.of(Paused)[-1])
+
+
+@dataclass
+class Memory:
+    """All that goes on from here depends on: two conversations with the same memory go on alike."""
+
+    step: int
+    frames: int
+    column: int
+    known: int
+    text: Text
+    mark: Mark
+    columns: list[tuple[Text, Mark]]
+    codes: Tensor  # [C, columns and the lead-in behind them], as far as their frames are known
+    codec: Any
+    cache: Any  # keys and values of the columns, or what a toy has for them
+
+    def __init__(self, rig: Rig) -> None:
+        context, slot = rig.context, rig.stepper.slots[rig.conversation.slot]
+        self.step, self.frames, self.column, self.known = context.step, context.frames, slot.column, slot.known
+        self.text, self.mark, self.columns = slot.text, context.state.mark(), list(context._columns)
+        codes = rig.stepper.codes[rig.conversation.slot, :, : slot.column + context.lead_in].clone()
+        places = torch.arange(codes.shape[1]) - torch.tensor(rig.stepper.delays)[:, None]
+        self.codes = codes.masked_fill(places >= slot.known, -1)
+        state = context._codec.state
+        self.codec = state.clone() if isinstance(state, DecoderState) else list(cast(Any, state))
+        cache: Any = rig.stepper.cache
+        if isinstance(cache, KVCache):
+            branches = 2 if slot.settings.guided else 1
+            where = (slice(None), rig.conversation.slot, slice(branches), slice(None), slice(slot.column))
+            self.cache = torch.stack([cache.k[where], cache.v[where]])
+        else:
+            self.cache = cache[rig.conversation.slot][: slot.column]
+
+
+def assert_same_memory(one: Memory, other: Memory) -> None:
+    """Equal in all, and what the codec and the backbone compute as near as floats come."""
+    plain = ("step", "frames", "column", "known", "text", "mark", "columns")
+    assert {name: getattr(one, name) for name in plain} == {name: getattr(other, name) for name in plain}
+    _assert_same_contents(one, other)
+
+
+def _assert_same_contents(one: Memory, other: Memory) -> None:
+    assert torch.equal(one.codes, other.codes)
+    if isinstance(one.codec, DecoderState):
+        assert torch.equal(one.codec.position, other.codec.position)
+        torch.testing.assert_close(one.codec.memory, other.codec.memory, atol=1e-5, rtol=1e-4)
+        torch.testing.assert_close(one.cache, other.cache, atol=1e-5, rtol=1e-4)
+    else:
+        assert (one.codec, one.cache) == (other.codec, other.cache)
+
+
+def assert_holds_what_was_heard(rig: Rig, blank: Rig) -> None:
+    """As a model does that was given the columns of what was heard in one pass. blank: of the same kind, unused."""
+    heard, other = rig.context, blank.stepper
+    codes = heard._archived(0, heard.frames)
+    other.begin(0, rig.stepper.slots[0].settings, seed=0)
+    delay(codes, other.delays, other.codes[0])
+    other.prefill(0, [text for text, _ in heard._columns])
+    other.slots[0].known = blank.context.frames = heard.frames
+    blank.context._codec.hear(codes)
+    assert heard.step == heard.frames
+    _assert_same_contents(Memory(rig), Memory(blank))
+
+
+def assert_sound_alike(one: Sequence[NDArray[np.float32]], other: Sequence[NDArray[np.float32]]) -> None:
+    """As near as a codec comes that has heard the same frames, in one pass or one by one."""
+    assert len(one) == len(other)
+    np.testing.assert_allclose(np.array(one), np.array(other), atol=1e-5)
+
+
+# ---- The golden checkpoints ----
+
+
+def golden(
+    goldens: Path, defaults: SpeechOptions = SAMPLED, *, stepper: Stepper | None = None, slot: int = 0, **options: Any
+) -> Rig:
+    """A conversation with a golden checkpoint, in a stepper of its own unless one is given."""
+    return real(checkpoint(goldens), defaults, stepper=stepper, slot=slot, **options)
+
+
+def real(
+    loaded: Checkpoint,
+    defaults: SpeechOptions = SAMPLED,
+    *,
+    stepper: Stepper | None = None,
+    slot: int = 0,
+    limit: int | None = None,
+    history: int = HISTORY,
+    **options: Any,
+) -> Rig:
+    """A conversation with any checkpoint; limit: another length of its context."""
+    if limit is not None:
+        runtime = replace(loaded.config.runtime, max_context_steps=limit)
+        loaded = replace(loaded, config=replace(loaded.config, runtime=runtime))
+    context = Context(stepper or Stepper(loaded), slot, FrameCodec(loaded.codec), history)
+    return Rig(context, loaded.tokenizer, defaults, **options)
+
+
+@cache
+def voice(goldens: Path) -> Prefix:
+    """The goldens' clips, both speakers."""
+    loaded = checkpoint(goldens)
+    return load_prefix([goldens / "prefix" / name for name in ("s1.wav", "s2.wav")], loaded.codec, loaded.tokenizer)
+
+
+@cache
+def tiny() -> Checkpoint:
+    """random:tiny: the published delays."""
+    return load_checkpoint("random:tiny", device="cpu")
+
+
+class Counted:
+    """A transformer that counts the calls of its forward pass and of its stages, and how many columns they had."""
+
+    def __init__(self, module: Any) -> None:
+        self._module = module
+        self.columns: list[int] = []
+        self.stages = 0
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._module, name)
+
+    def __call__(self, tokens: Tensor, *rest: Any) -> Any:
+        self.columns.append(tokens.shape[1])
+        return self._module(tokens, *rest)
+
+    def stage(self, *arguments: Any) -> Any:
+        self.stages += 1
+        return self._module.stage(*arguments)
+
+
+class Counts:
+    """What a stepper's transformers do from here on."""
+
+    def __init__(self, stepper: Stepper) -> None:
+        self._backbone, self._depformer = Counted(stepper.backbone), Counted(stepper.depformer)
+        stepper.backbone, stepper.depformer = cast(Any, self._backbone), cast(Any, self._depformer)
+
+    @property
+    def steps(self) -> int:
+        """Backbone calls of one column."""
+        return sum(columns == 1 for columns in self._backbone.columns)
+
+    @property
+    def prefilled(self) -> int:
+        """Columns in calls of several."""
+        return sum(columns for columns in self._backbone.columns if columns > 1)
+
+    @property
+    def stages(self) -> int:
+        """Stages of the depformer."""
+        return self._depformer.stages
+
+
+# ---- The toy ----
+
+_MASK = (1 << 61) - 1
+_SIZES = (1, 4, 4, 1, 1, 2)
+_DIGITS = 3
+_HEARS = 100  # frames that the toy codec remembers
+
+
+def _mix(*values: int) -> int:
+    """A hash of small integers that is the same in every process."""
+    mixed = 0x9E3779B97F4A7C15
+    for value in values:
+        mixed = ((mixed ^ (value & _MASK)) * 0xD6E8FEB86659FD93) & ((1 << 64) - 1)
+        mixed ^= mixed >> 32
+    return mixed
+
+
+class ToyTokenizer:
+    """A word is a token for every third letter; a tag is one."""
+
+    speakers = (152, 153)
+    bos = 1
+
+    def encode(self, text: str) -> list[int]:
+        tokens = []
+        for word in text.split():
+            at = ("[S1]", "[S2]").index(word) if word in ("[S1]", "[S2]") else None
+            tokens += [8 + _mix(*map(ord, word), n) % 140 for n in range(0, len(word), 3)] if at is None else [152 + at]
+        return tokens
+
+
+def toy_config(limit: int, delays: tuple[int, ...], ahead: int) -> Dia2Config:
+    data = DataConfig(len(delays) + 2, 160, 66, 2, 3, 2, 0, 1, delay_pattern=delays, second_stream_ahead=ahead)
+    return Dia2Config(data, ModelConfig(DecoderConfig(*_SIZES), DepformerConfig(*_SIZES)), RuntimeConfig((), limit))
+
+
+class ToyStepper:
+    """A stepper whose model is a hash chain. Fields and methods are those of Stepper.
+
+    delays: of the codebooks that it draws; the last three of all spell the frame's number.
+    """
+
+    def __init__(self, limit: int = 160, delays: tuple[int, ...] = (4, 6), ahead: int = 2, slots: int = 1) -> None:
+        self.delays = (*delays, *[max(delays)] * _DIGITS)
+        self.config = toy_config(limit, self.delays, ahead)
+        self.device, self.capacity, self.opening = torch.device("cpu"), limit + 2, (ToyTokenizer.bos, 3)
+        self.slots = [Slot(0, self.opening) for _ in range(slots)]
+        self.codes = blank(slots, self.capacity, self.delays, 64, self.device)
+        # What a column leaves behind, by slot and column: as a cache does, it stays until it is written again.
+        self.cache = [[0] * self.capacity for _ in range(slots)]
+        self._first = [(0, 0)] * slots
+        self.prefilled = 0
+
+    def begin(self, slot: int, settings: SlotSettings, seed: int) -> None:
+        self.slots[slot].settings = settings
+        self.rebase(slot, seed, 0)
+
+    def rebase(self, slot: int, seed: int, first_step: int) -> None:
+        self.slots[slot] = Slot(0, self.opening, settings=self.slots[slot].settings)
+        self.codes[slot].fill_(64)
+        self._first[slot] = (seed, first_step)
+
+    def prefill(self, slot: int, texts: Sequence[Text]) -> None:
+        for text in texts:
+            self.slots[slot].text = text
+            self._see(slot)
+            self.slots[slot].column += 1
+        self.prefilled += len(texts)
+
+    def act(self, active: Sequence[int]) -> list[int]:
+        self._active = list(active)
+        return [int(self._drawn(slot, self._see(slot), 0) % 3 == 0) for slot in active]
+
+    def complete(self, texts: Sequence[Text]) -> None:
+        for slot, text in zip(self._active, texts, strict=True):
+            state = self.slots[slot]
+            column, state.text = state.column + 1, text
+            seen = self.cache[slot][state.column]
+            for codebook, late in enumerate(self.delays):
+                if column - late >= state.known:
+                    frame = self._first[slot][1] + column - late
+                    place = codebook - len(self.delays) + _DIGITS
+                    code = frame // 64**place if place >= 0 else self._drawn(slot, seen, 1 + codebook)
+                    self.codes[slot, codebook, column] = code % 64
+            state.column = column
+
+    def frames(self, slot: int, start: int, stop: int) -> Tensor:
+        return aligned(self.codes[slot], self.delays, start, stop)
+
+    def _see(self, slot: int) -> int:
+        """Runs the current column of a slot."""
+        state, cache = self.slots[slot], self.cache[slot]
+        before = cache[state.column - 1] if state.column else 0
+        cache[state.column] = _mix(before, *state.text, *self.codes[slot, :, state.column].tolist())
+        return cache[state.column]
+
+    def _drawn(self, slot: int, seen: int, stream: int) -> int:
+        seed, first_step = self._first[slot]
+        return _mix(seen, seed, first_step + self.slots[slot].column, stream)
+
+
+class ToyCodec:
+    """Three samples a frame: its number as its codes spell it, a hash of what was heard lately, its first code."""
+
+    def __init__(self) -> None:
+        self.state: list[int] = []
+
+    def submit(self, codes: Tensor) -> Any:
+        self.hear(codes)
+        *_, low, middle, high = codes[:, 0].tolist()
+        number = low + 64 * (middle + 64 * high)
+        return _ToySound(torch.tensor([number / 2**20, (_mix(*self.state) % 2**20) / 2**20, codes[0, 0] / 64]))
+
+    def hear(self, codes: Tensor) -> None:
+        for frame in codes.T.tolist():
+            assert max(frame) < 64, "ids that are no codes never reach the codec"
+            self.state = [*self.state[1 - _HEARS :], _mix(*frame)]
+
+    def new_state(self) -> list[int]:
+        return []
+
+    def save(self, into: list[int]) -> None:
+        into[:] = self.state
+
+    def restore(self, state: list[int]) -> None:
+        self.state = list(state)
+
+    def reset(self) -> None:
+        self.state = []
+
+
+class _ToySound:
+    def __init__(self, pcm: Tensor) -> None:
+        self._pcm = pcm
+
+    def pcm(self) -> Tensor:
+        return self._pcm.clone()
+
+
+def toy(
+    defaults: SpeechOptions = SAMPLED,
+    *,
+    stepper: ToyStepper | None = None,
+    slot: int = 0,
+    history: int = HISTORY,
+    **options: Any,
+) -> Rig:
+    """A conversation with a toy; what is no field of a rig is one of its stepper."""
+    about_stepper = {name: options.pop(name) for name in ("limit", "delays", "ahead") if name in options}
+    stepper = stepper or ToyStepper(**about_stepper)
+    context = Context(cast(Any, stepper), slot, cast(Any, ToyCodec()), history)
+    return Rig(context, ToyTokenizer(), defaults, **options)
+
+
+@cache
+def toy_voice(frames: int = 14, seed: int = 0) -> Prefix:
+    """A clip of two words for each speaker."""
+    clips = []
+    for speaker in (1, 2):
+        codes = [[_mix(seed, speaker, k, f) % 64 for f in range(frames)] for k in range(2 + _DIGITS)]
+        words = [Word(f"clip{speaker}", 0.1, 0.4), Word("word", 0.5, 0.9)]
+        clips.append((torch.tensor(codes), words))
+    return make_prefix(clips, ToyTokenizer())
+
+
+def frame_numbers(rig: Rig) -> list[int]:
+    """Which frame of its conversation each frame that a toy sent is."""
+    return [round(float(pcm[0]) * 2**20) for pcm in rig.frames]
