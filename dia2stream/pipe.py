@@ -65,7 +65,7 @@ def run(model: ModelOptions, speech: SpeechOptions, stream: PipeOptions) -> None
         session = stack.enter_context(engine.conversation(max_lead_ms=stream.max_lead_ms))
         player = _player(stdout, stream, session, lambda why: events.failed(f"stdout: {why}"))
         events.write(_ready(engine, stream))
-        read = (lambda: _speak(session, _chunks(0))) if stream.text else (lambda: _obey(session, _lines(0)))
+        read = (lambda: _speak(session, _chunks(0))) if stream.text else (lambda: _obey(session, _lines(_chunks(0))))
         reader = Reader(session, read)
         done = _deliver(session, player, events.write)
         if reader.problem is not None:
@@ -270,15 +270,15 @@ def _chunks(fd: int) -> Iterator[bytes]:
     return iter(lambda: read_some(fd), b"")
 
 
-def _lines(fd: int) -> Iterator[bytes | None]:
+def _lines(chunks: Iterator[bytes], limit: int = MAX_COMMAND_BYTES) -> Iterator[bytes | None]:
     """Lines; None for one that is longer than any command, of which no more than that is ever held."""
     begun, too_long = bytearray(), False
-    for chunk in _chunks(fd):
+    for chunk in chunks:
         *ends, rest = chunk.split(b"\n")
         for end in ends:
-            yield None if too_long or len(begun) + len(end) > MAX_COMMAND_BYTES else bytes(begun + end)
+            yield None if too_long or len(begun) + len(end) > limit else bytes(begun + end)
             begun, too_long = bytearray(), False
-        too_long = too_long or len(begun) + len(rest) > MAX_COMMAND_BYTES
+        too_long = too_long or len(begun) + len(rest) > limit
         begun = bytearray() if too_long else begun + rest
     if begun or too_long:
         yield None if too_long else bytes(begun)
