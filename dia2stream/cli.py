@@ -217,16 +217,17 @@ def client(
   dia2stream bench
   dia2stream bench --json today.json --compare yesterday.json --plot today.png
   dia2stream bench --max-cold-ms 45 --max-inject-ms 45 --max-frame-ratio 2.5
-  dia2stream bench --url ws://gpu.example:8765 --runs 50 --json - | jq .figures.cold_start""")
+  dia2stream bench --url ws://127.0.0.1:8765 --json - | jq .figures.cold_start.p95""")
 def bench(model: ModelOptions, speech: SpeechOptions, options: BenchOptions) -> None:
     """Measure how soon it speaks, and what a frame costs.
 
     \b
-    Each run is one call: a cold start, an inject after silence, one during speech, one
-    after a barge-in, and text in pieces; each from the command to its first sample.
-    Then the parts: backbone step, frame, codec, next to what reading the weights takes.
+    Each run is one call: a cold start, an inject after silence, one during
+    speech, one after a barge-in, text in pieces; each up to the first sample.
+    Then the parts: a backbone step, a whole frame, a frame of the codec, next
+    to what reading the weights takes.
 
-    Exits with 1 when a gate fails (--max-...), or when a first sample took more steps than it needs.
+    Exits with 1 when a gate fails (--max-...), or when a first sample took other steps than it needs.
     """
     if options.url is not None and options.max_frame_ratio is not None:
         raise typer.BadParameter("--max-frame-ratio cannot be had of a server: --url and it are mutually exclusive")
