@@ -78,6 +78,10 @@ class Context:
         self.first_frame = self.frames
         self.stepper.slots[self.slot].known = self.frames
 
+    def distrust(self) -> None:
+        """Something failed on the device: what the caches hold is not to be built upon."""
+        self._voice = None
+
     @property
     def step(self) -> int:
         """The next step."""

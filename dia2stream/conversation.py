@@ -334,7 +334,7 @@ class Conversation:
     @property
     def queued(self) -> int:
         """Words that wait to be spoken."""
-        return len(self.context.state.queue) + len(self._backlog)
+        return len(self.context.state.queue) + len(self._backlog) if self.active else 0
 
     def _utterance(self, id: str | None, arrived: float) -> Utterance:
         self._numbered += 1

@@ -24,9 +24,10 @@ import threading
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from enum import Enum
+from itertools import chain
 from types import TracebackType
 from typing import Any
 
@@ -90,12 +91,12 @@ class Engine:
         codecs = [make_codec(checkpoint.codec) for _ in range(slots)]
         self._contexts = [Context(self.stepper, slot, codec, history) for slot, codec in enumerate(codecs)]
         self._on_step = on_step
-        self._free = list(range(slots))
+        self._free = set(range(slots))
         self._sessions: dict[int, Session] = {}  # by slot
         self._inbox: deque[tuple[Session, Order, float]] = deque()
         self._lock = threading.Lock()  # of _free and _sessions
         self._wake = threading.Event()
-        self._closing = False
+        self._resting = self._closing = False
         self._thread = threading.Thread(target=self._run, name="dia2-engine", daemon=True)
         self._thread.start()
 
@@ -121,10 +122,12 @@ class Engine:
 
     def warm_up(self) -> None:
         """Speaks one short utterance to nobody, so that the first caller meets nothing for the first time."""
-        with self.conversation() as session:
-            session.submit(Start(_WARM_UP_TEXT, seed=0))
-            session.finish()
-            for item in session:
+        with ExitStack() as seats:
+            sessions = [seats.enter_context(self.conversation()) for _ in range(self.free)]
+            for session in sessions:
+                session.submit(Start(_WARM_UP_TEXT, seed=0))
+                session.finish()
+            for item in chain.from_iterable(sessions):
                 if isinstance(item, Error):
                     raise EngineError(f"the model does not run here: {self.broken or item.message}")
 
@@ -133,18 +136,20 @@ class Engine:
 
         max_lead_ms: how far sending may be ahead of the listener. queue_frames: how far generation is ahead of sending.
         """
-        if self.broken or self._closing:
-            raise EngineError(self.broken or "the engine is closed")
         with self._lock:
+            if self.broken or self._closing:
+                raise EngineError(self.broken or "the engine is closed")
             if not self._free:
                 raise CommandError("busy", f"every seat is taken: this engine holds {len(self._sessions)} at a time")
-            slot = self._free.pop(0)
+            slot = min(self._free)  # the one that is most likely to have the voice already
             session = self._sessions[slot] = Session(self, self._new_conversation(slot, max_lead_ms, queue_frames))
+            self._free.remove(slot)
         return session
 
     def close(self) -> None:
         """Ends every conversation and the thread; returns when the model is at rest."""
-        self._closing = True
+        with self._lock:
+            self._closing = True
         self._wake.set()
         if threading.current_thread() is not self._thread:
             self._thread.join()
@@ -161,8 +166,8 @@ class Engine:
 
     @property
     def has_work(self) -> bool:
-        """Whether there is something to do right now."""
-        return bool(self._inbox) or any(s.conversation.can_step() for s in list(self._sessions.values()))
+        """Whether there is something to do right now, or to find out whether there is."""
+        return bool(self._inbox) or self._wake.is_set() or not self._resting
 
     def _new_conversation(self, slot: int, max_lead_ms: float | None, queue_frames: int) -> Conversation:
         return Conversation(
@@ -190,15 +195,25 @@ class Engine:
     def _run(self) -> None:
         if self.checkpoint.device.type == "cuda":
             torch.cuda.set_device(self.checkpoint.device)  # each thread has its own current device
-        while not self._closing:
-            worked = self._carry_out_orders()
-            worked |= self._step()
-            self.stats.last_progress = time.monotonic()
-            if not worked:
-                self._wake.wait()
-                self._wake.clear()
-        for session in list(self._sessions.values()):
-            self._release(session)
+        try:
+            while not self._closing:
+                worked = self._carry_out_orders()
+                worked |= self._step()
+                if not worked:
+                    self._rest()
+                self.stats.last_progress = time.monotonic()
+        finally:
+            with self._lock:
+                self._closing = True
+            for session in list(self._sessions.values()):
+                self._release(session)
+
+    def _rest(self) -> None:
+        """Waits until somebody wants something."""
+        self._resting = True
+        self._wake.wait()
+        self._resting = False
+        self._wake.clear()
 
     def _carry_out_orders(self) -> bool:
         count = len(self._inbox)
@@ -235,28 +250,34 @@ class Engine:
         started, frames = time.monotonic(), sum(c.context.frames for c in conversations)
         try:
             step(self.stepper, conversations)
+            for conversation in conversations:
+                if not conversation.can_step():
+                    conversation.deliver()
         except Exception:
             self._failed(active, "a step")
             return True
+        for session in active:
+            session.notify()
         made = sum(c.context.frames for c in conversations) - frames
         self.stats.steps += 1
         self.stats.frames += made
-        if self._on_step is not None:
-            self._on_step(time.monotonic() - started, made)
-        for session in active:
-            if not session.conversation.can_step():
-                session.conversation.deliver()
-            session.notify()
+        self._tell(time.monotonic() - started, made)
         return True
+
+    def _tell(self, seconds: float, frames: int) -> None:
+        if self._on_step is not None:
+            try:
+                self._on_step(seconds, frames)
+            except Exception:
+                _log.exception("on_step failed")
 
     def _release(self, session: "Session") -> None:
         slot = session.conversation.slot
         with self._lock:
             if self._sessions.get(slot) is session:
                 del self._sessions[slot]
-                self._free.append(slot)
-        session.released = True
-        session.stop()
+                self._free.add(slot)
+        session.release()
 
     def _failed(self, sessions: list["Session"], doing: str) -> None:
         _log.exception("%s failed", doing)
@@ -268,6 +289,7 @@ class Engine:
             self.broken = f"the device no longer answers: {str(error).splitlines()[0]}"
             _log.error("%s", self.broken)
         for session in sessions:
+            session.conversation.context.distrust()
             session.conversation.outbox.restart()
             session.conversation.outbox.answer(
                 Error("internal", "the model failed; the conversation is over, the log says why")
@@ -311,12 +333,13 @@ class Session:
     def __init__(self, engine: Engine, conversation: Conversation) -> None:
         self.engine, self.conversation = engine, conversation
         self.ended = False  # nothing more will be made
-        self.released = False  # the seat is free again
         self.finishing = False  # the loop ends when all is spoken
+        self._closed = False  # nothing more comes out
+        self._released = threading.Event()
         self._outstanding = 0  # orders on their way
         self._count_lock = threading.Lock()
         self._ready = threading.Event()
-        self._listener: Callable[[], None] = self._ready.set
+        self._listeners: list[Callable[[], None]] = [self._ready.set]
 
     # ---- Commands ----
 
@@ -362,14 +385,16 @@ class Session:
         self._order(FINISH)
 
     def close(self) -> None:
-        """Gives the seat back, at the end of the step that is going on. Nothing more comes out."""
-        self.ended = True
+        """Gives the seat back, at the end of the step that is going on. Nothing more comes out, and a loop ends."""
+        self._closed = self.ended = True
         self._order(CLOSE)
 
     # ---- Items ----
 
     def take(self, answers_only: bool = False) -> Item | float | None:
         """The next item, without waiting; seconds until the next may leave; None when there is none yet."""
+        if self._closed:
+            return None
         item = self.conversation.take(time.monotonic(), answers_only)
         if isinstance(item, Frame):
             self.engine.wake()
@@ -399,9 +424,15 @@ class Session:
     @property
     def finished(self) -> bool:
         """Whether the loop has nothing left to deliver."""
-        if self.ended:
-            return self.conversation.outbox.empty
-        return self.finishing and (self.conversation.paused or self.conversation.idle)
+        conversation = self.conversation
+        over = self.ended or (self.finishing and (conversation.paused or conversation.idle))
+        # In this order: once it is over, nothing is added to the outbox.
+        return self._closed or (over and not conversation.outbox.ready)
+
+    @property
+    def released(self) -> bool:
+        """Whether the seat is free again."""
+        return self._released.is_set()
 
     def __iter__(self) -> Iterator[Item]:
         """Items as they come, blocking; ends when `finished`."""
@@ -427,9 +458,15 @@ class Session:
         self.ended = True
         self.notify()
 
+    def release(self) -> None:
+        """The seat is free again."""
+        self._released.set()
+        self.stop()
+
     def notify(self) -> None:
-        """There may be something to take."""
-        self._listener()
+        """There may be something to take, or nothing any more."""
+        for listener in tuple(self._listeners):
+            listener()
 
     def carried_out(self) -> None:
         """The engine is done with a command of this session."""
@@ -442,9 +479,7 @@ class Session:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self.close()
-        while not self.released:
-            self._ready.wait()
-            self._ready.clear()
+        self._released.wait()
 
     async def __aenter__(self) -> "Session":
         return self
@@ -466,11 +501,15 @@ class Session:
     def _listening(self) -> Iterator[asyncio.Event]:
         """An event of this loop that `notify` sets."""
         loop, ready = asyncio.get_running_loop(), asyncio.Event()
-        self._listener = lambda: _call_soon(loop, ready.set)
+
+        def listener() -> None:
+            _call_soon(loop, ready.set)
+
+        self._listeners.append(listener)
         try:
             yield ready
         finally:
-            self._listener = self._ready.set
+            self._listeners.remove(listener)
 
 
 def _call_soon(loop: asyncio.AbstractEventLoop, call: Callable[[], None]) -> None:

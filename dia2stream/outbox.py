@@ -82,6 +82,8 @@ class Outbox:
     """The two queues of one conversation. `capacity` is in frames."""
 
     def __init__(self, capacity: int, max_lead_ms: float | None) -> None:
+        if capacity < 1 or (max_lead_ms is not None and max_lead_ms < FRAME_MS):
+            raise ValueError(f"{capacity} frames and a lead of {max_lead_ms} ms: at least 1 and {FRAME_MS} are needed")
         self.capacity = capacity
         self.dropped = 0  # answers that found no room
         self.waiting = 0  # frames in the stream
