@@ -160,6 +160,8 @@ class Call:
         """Nobody listens: nothing more is said, unless the client had stopped it already and knows better where."""
         if self.begun and not self._held:
             self._held = True
+            # Now, and not when the engine comes to it: the next client may be quicker, and `paused` is its first word.
+            self.session.conversation.outbox.hold(time.monotonic())
             self.session.submit(Pause())
 
     # ---- Commands ----

@@ -179,6 +179,14 @@ class Client:
         """Closes the connection; the server keeps the conversation for a while."""
         await self.socket.close()
 
+    async def __aenter__(self) -> "Client":
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None
+    ) -> None:
+        await self.close()
+
     async def receive(self) -> Received:
         """The next event or audio. Raises Disconnected when there is none any more, ProtocolError for nonsense."""
         while True:

@@ -53,7 +53,8 @@ SEATS = 1
 STUCK_SECONDS = 30.0
 # A seat that is given back is free after a step of the model. Much longer means that there is no hope.
 FREEING_SECONDS = 10.0
-CLOSE_SECONDS = 5.0  # for a client to answer that we close
+CLOSE_SECONDS = 2.0  # for a client to answer that we close
+_PARAMETERS = ("conversation", "encoding", "received_ms", "sample_rate", "token")
 _BAD_QUERY = 1008  # the close code for a URL that asks for what there is not
 
 
@@ -412,12 +413,11 @@ class Seats:
         """Totals that the engine keeps."""
         if self.engine is None:
             return
-        stats, calls = self.engine.stats, [call for call in self._calls.values() if hasattr(call, "session")]
-        now = sum(call.session.conversation.context.rollovers for call in calls if not call.over)
+        stats = self.engine.stats
         yield "steps", "Steps of the model", stats.steps
         yield "frames", f"Frames made, {FRAME_MS} ms each", stats.frames
         yield "failures", "Steps and commands that failed", stats.failures
-        yield "rollovers", "Contexts rebuilt because they were full", stats.rollovers + now
+        yield "rollovers", "Contexts rebuilt because they were full", self.engine.rollovers
 
 
 class Watch:
@@ -466,7 +466,9 @@ def _gpu_memory(engine: "Engine") -> float:
 def _asked(parameters: dict[str, str]) -> dict[str, str]:
     """What the URL asks for. A misspelt sample rate would be heard as noise, so it is an error."""
     for name in parameters:
-        _one_of("the URL's parameter", name, ["conversation", "encoding", "received_ms", "sample_rate", "token"])
+        if name not in _PARAMETERS:
+            known = ", ".join(_PARAMETERS)
+            raise CommandError("bad_field", f"the URL asks for {shown(name)}; known are {known}", field=name[:40])
     return parameters
 
 

@@ -5,6 +5,7 @@ import json
 import shutil
 import subprocess
 import time
+from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -39,9 +40,12 @@ class Browser:
         self.problems: list[str] = []  # what the page logged as errors
         self._number = 0
         flags = [*FLAGS, f"--user-data-dir={folder}"]
+        self._ending = ExitStack()
         self._process = subprocess.Popen([found, *flags], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        self._ending.callback(self._end_process)
         port, path = self._address(folder / "DevToolsActivePort")
-        self._socket: ClientConnection = open_websocket(f"ws://127.0.0.1:{port}{path}", max_size=2**26)
+        connecting = open_websocket(f"ws://127.0.0.1:{port}{path}", max_size=2**26)
+        self._socket: ClientConnection = self._ending.enter_context(connecting)
         tab = self._call("Target.createTarget", url="about:blank")["targetId"]
         self._session = self._call("Target.attachToTarget", targetId=tab, flatten=True)["sessionId"]
         for domain in ("Page", "Runtime", "Log"):
@@ -80,9 +84,7 @@ class Browser:
     def show(self, url: str, width: int = 1280, height: int = 900, dark: bool = False) -> None:
         """Opens a page in a window of that size."""
         phone = width < 600
-        self.call(
-            "Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=phone
-        )
+        self.call("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=phone)
         scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
         self.call("Emulation.setEmulatedMedia", features=[scheme])
         self.call("Page.navigate", url=url)
@@ -123,9 +125,7 @@ class Browser:
         shot = self.call("Page.captureScreenshot", captureBeyondViewport=True)
         file.write_bytes(base64.b64decode(shot["data"]))
 
-    def close(self) -> None:
-        """Ends the browser."""
-        self._socket.close()
+    def _end_process(self) -> None:
         self._process.terminate()
         try:
             self._process.wait(10)
@@ -133,10 +133,12 @@ class Browser:
             self._process.kill()
             self._process.wait()
 
+    def close(self) -> None:
+        """Ends the browser."""
+        self._ending.close()
+
     def __enter__(self) -> "Browser":
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self.close()

@@ -1,0 +1,172 @@
+"""`dia2stream serve` in a process of its own, and ways to look at it from outside."""
+
+import asyncio
+import functools
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import contextmanager
+from types import TracebackType
+from typing import Any
+
+from dia2stream.client import Client, connect
+from dia2stream.protocol import Audio, Done, Event
+
+SHORT = "[S1] One two three four."
+LONG = "[S1] " + "One two three four five six seven eight nine ten. " * 20
+
+
+class Serve:
+    """A running server. Keyword arguments are its flags: max_lead_ms=100 is --max-lead-ms 100."""
+
+    def __init__(self, *, wait: bool = True, environment: dict[str, str] | None = None, **flags: object) -> None:
+        flags = {"host": "127.0.0.1", "port": 0, "model": "random:tiny", "device": "cpu", **flags}
+        arguments = [part for name, value in flags.items() for part in (f"--{name.replace('_', '-')}", str(value))]
+        clean = {name: value for name, value in os.environ.items() if not name.startswith("DIA2STREAM_")}
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "dia2stream", "serve", *arguments],
+            stderr=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env={**clean, "OMP_NUM_THREADS": "1", **(environment or {})},
+        )
+        self.log: list[str] = []
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+        self.port = int(self.logged(r"listening.*port\D+(\d+)")[1]) if wait is not None else 0
+        if wait:
+            self.until(lambda: self.get("/readyz")[0] == 200)
+
+    def _read(self) -> None:
+        assert self.process.stderr is not None
+        for line in self.process.stderr:
+            self.log.append(line)
+
+    @property
+    def url(self) -> str:
+        return f"ws://127.0.0.1:{self.port}"
+
+    def logged(self, pattern: str, seconds: float = 60) -> re.Match[str]:
+        """The first line of the log that matches, when it is there."""
+        found: list[re.Match[str]] = []
+
+        def look() -> bool:
+            found[:] = filter(None, (re.search(pattern, line) for line in self.log))
+            return bool(found)
+
+        self.until(look, seconds)
+        return found[0]
+
+    def until(self, condition: Callable[[], bool], seconds: float = 60) -> None:
+        deadline = time.monotonic() + seconds
+        while not condition():
+            assert time.monotonic() < deadline, "".join(self.log[-30:])
+            assert self.process.poll() is None or not self._reader.is_alive(), "".join(self.log[-30:])
+            time.sleep(0.02)
+
+    def get(self, path: str, method: str = "GET", **headers: str) -> tuple[int, str, dict[str, str]]:
+        """Status, body and headers of an HTTP request."""
+        request = urllib.request.Request(f"http://127.0.0.1:{self.port}{path}", method=method, headers=headers)
+        try:
+            with urllib.request.urlopen(request, timeout=20) as answer:
+                return answer.status, answer.read().decode(), dict(answer.headers)
+        except urllib.error.HTTPError as refused:
+            with refused:
+                return refused.code, refused.read().decode(), dict(refused.headers)
+
+    def metric(self, name: str) -> float:
+        """One figure of /metrics, with its labels as Prometheus writes them."""
+        found = re.search(rf"^{re.escape(name)} (\S+)$", self.get("/metrics")[1], re.MULTILINE)
+        return float(found[1]) if found else 0.0
+
+    @property
+    def resident(self) -> float:
+        """Memory of the process, in MB."""
+        with open(f"/proc/{self.process.pid}/statm", encoding="ascii") as file:
+            return int(file.read().split()[1]) * os.sysconf("SC_PAGESIZE") / 2**20
+
+    @property
+    def open_files(self) -> int:
+        return len(os.listdir(f"/proc/{self.process.pid}/fd"))
+
+    def stop(self, seconds: float = 30) -> int:
+        """SIGTERM. Returns the exit code."""
+        self.process.send_signal(signal.SIGTERM)
+        code = self.process.wait(seconds)
+        self._reader.join(5)
+        return code
+
+    def __enter__(self) -> "Serve":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        if self.process.poll() is None:
+            self.process.kill()
+        self.process.wait()
+        self._reader.join(5)
+        for stream in (self.process.stdout, self.process.stderr):
+            if stream is not None:
+                stream.close()
+
+
+def on_loop(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., None]:
+    """Runs an async test, for a minute at most."""
+
+    @functools.wraps(test)
+    def run(*args: Any, **kwargs: Any) -> None:
+        asyncio.run(asyncio.wait_for(test(*args, **kwargs), 60))
+
+    return run
+
+
+async def hear(client: Client, until: type[Event] | Callable[[Any], bool] = Done) -> list[Any]:
+    """What comes, up to the first item of that type, or for which the function is true."""
+    items = []
+    ends = until if not isinstance(until, type) else lambda item: isinstance(item, until)
+    async for item in client:
+        items.append(item)
+        if ends(item):
+            return items
+    raise AssertionError(f"closed before the end: {items[-3:]}")
+
+
+def sound(items: list[Any]) -> bytes:
+    """The audio in them."""
+    return b"".join(item.data for item in items if isinstance(item, Audio))
+
+
+def events(items: list[Any]) -> list[Any]:
+    """The events in them."""
+    return [item for item in items if not isinstance(item, Audio)]
+
+
+async def seat(server: Serve, seconds: float = 10, **options: Any) -> Client:
+    """A client, as soon as there is a seat."""
+    deadline = time.monotonic() + seconds
+    while True:
+        try:
+            return await connect(server.url, **options)
+        except Exception:
+            if time.monotonic() > deadline:
+                raise
+            await asyncio.sleep(0.05)
+
+
+@contextmanager
+def killed(process: subprocess.Popen[Any]) -> Iterator[subprocess.Popen[Any]]:
+    """A process that is gone afterwards."""
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+        for stream in (process.stdin, process.stdout, process.stderr):
+            if stream is not None:
+                stream.close()

@@ -1,0 +1,107 @@
+"""The page, in a real browser against a real server: samples reach the worklet, and the keyboard is enough."""
+
+import time
+
+import browser
+import pytest
+from serving import Serve
+
+pytestmark = pytest.mark.skipif(browser.program() is None, reason="no chromium here")
+
+
+@pytest.fixture(scope="module")
+def server():
+    with Serve(token="a b", linger=20) as running:
+        yield running
+        assert not [line for line in running.log if "Traceback" in line or " ERROR " in line]
+
+
+@pytest.fixture
+def tab(server, tmp_path):
+    with browser.Browser(tmp_path) as opened:
+        opened.show(f"http://127.0.0.1:{server.port}/?token=a%20b")
+        yield opened
+        opened.value("call.socket?.close()")
+        assert opened.problems == []
+
+
+def speak(tab, text="[S1] One two three four five six seven eight nine ten. " * 3):
+    tab.value(f"document.querySelector('#text').value = {text!r}")
+    tab.click("#start")
+    tab.wait("sound.report.played > 12000")
+
+
+def test_samples_reach_the_worklet_and_words_light_up(tab):
+    speak(tab)
+    assert tab.value("sound.report.energy") > 1
+    assert tab.value("sound.context.sampleRate") == 24000
+    tab.wait("document.querySelectorAll('#words .now, #words .heard').length > 0")
+    assert tab.value("document.querySelector('#words p').dataset.speaker") == "S1"
+    tab.wait("sound.analyser && samples.some(sample => sample !== 0)")  # what the waveform shows
+    for figure in ("server-ms", "here-ms"):
+        assert tab.value(f"document.querySelector('#{figure}').textContent").endswith(" ms")
+    assert tab.value("document.querySelector('#state').textContent") == "speaking"
+
+
+def test_pause_stops_the_samples_and_resume_goes_on(tab):
+    speak(tab)
+    tab.click("#pause")
+    tab.wait("call.paused && sound.report.paused")
+    energy, played = tab.value("[sound.report.energy, sound.report.played]")
+    time.sleep(0.5)
+    assert tab.value("[sound.report.energy, sound.report.played]") == [energy, played]
+    assert tab.value("samples.every(sample => sample === 0)")
+    assert tab.value("document.querySelector('#pause').textContent") == "Resume"
+    tab.click("#pause")
+    tab.wait(f"sound.report.played > {played} + 2400")
+
+
+def test_adding_while_paused_rewinds_to_what_was_heard(tab, server):
+    speak(tab)
+    tab.click("#pause")
+    tab.wait("call.paused && sound.report.paused")
+    heard = tab.value("call.heard")
+    assert 0 < heard < tab.value("call.clock / 24")  # more had been sent than was heard
+    tab.value("document.querySelector('#text').value = '[S2] Wait.'")
+    tab.click("#inject")
+    tab.wait("[...document.querySelectorAll('#words p')].at(-1).innerText.includes('Wait.')")
+    assert tab.value("document.querySelectorAll('#words .unheard').length") > 0
+    tab.wait("document.querySelector('#state').textContent === 'ready'")
+    assert f'"played_ms":{round(heard)}' in tab.value("document.querySelector('#log').textContent")
+    assert tab.value("document.querySelector('#error').textContent") == ""
+
+
+def test_everything_can_be_done_by_keyboard(tab):
+    tab.value("document.querySelector('#text').focus()")
+    tab.press("Enter", modifiers=2)
+    tab.wait("sound.report.played > 2400")
+    tab.press("Escape")
+    tab.wait("call.paused && sound.report.paused")
+    tab.press("Escape")
+    tab.wait("!call.paused && !sound.report.paused")
+    reached = set()
+    for _ in range(8):
+        tab.press("Tab")
+        reached.add(tab.value("document.activeElement.id || document.activeElement.tagName"))
+    assert {"start", "inject", "pause", "reset", "SUMMARY"} <= reached
+
+
+def test_a_lost_connection_is_picked_up_by_itself(tab):
+    speak(tab)
+    tab.value("call.socket.onclose({ code: 1006 }), 0")  # as a network does: the old socket hears nothing of it
+    tab.wait("call.socket && call.socket.readyState === 1 && !call.tries")
+    clock = tab.value("call.clock")
+    tab.wait(f"call.clock > {clock} + 24000")
+    assert tab.value("document.querySelector('#error').textContent") == ""
+
+
+@pytest.mark.parametrize("width", [1280, 390])
+@pytest.mark.parametrize("dark", [False, True])
+def test_it_fits_the_window_in_light_and_dark(tab, server, width, dark, tmp_path):
+    tab.show(f"http://127.0.0.1:{server.port}/?token=a%20b", width, 844, dark)
+    assert tab.value("document.documentElement.scrollWidth") == width
+    ground = tab.value("getComputedStyle(document.body).backgroundColor")
+    assert (sum(int(part) for part in ground[4:-1].split(",")) < 200) == dark
+    assert tab.value("Math.min(...[...document.querySelectorAll('button')].map(b => b.offsetHeight))") >= 44
+    tab.picture(tmp_path / "page.png")
+    assert (tmp_path / "page.png").stat().st_size > 5000
