@@ -118,6 +118,28 @@ def load_files(
     return _load(files, place, kind or _auto_dtype(place, notes), notes)
 
 
+def load_codec(
+    model: str | Path,
+    *,
+    device: str = "auto",
+    mimi: str | None = None,
+    revision: str | None = None,
+    progress: Progress | None = None,
+) -> tuple[Dia2Config, Mimi]:
+    """A model's sizes and codec without its weights: enough to make a voice. Arguments are those of load_checkpoint."""
+    name, place = str(model), _pick_device(device, [])
+    if name.startswith(random_models.SCHEME):
+        _refuse_for_random(name, mimi=mimi, revision=revision)
+        known = random_models.named(name)
+        return known.config, Mimi.random(known.mimi, known.config.data.codebooks, place, known.seed)
+    source = open_source(name, revision=revision, progress=progress)
+    files = _Files(name, source, _read_manifest(source), None, mimi, progress)
+    config = Dia2Config.from_file(files.config())
+    codec = files.mimi_source(config)
+    codec.need("model.safetensors")
+    return config, Mimi.from_folder(codec.need("config.json").parent, config.data.codebooks, place)
+
+
 # ---- Choosing a device and a dtype ----
 
 

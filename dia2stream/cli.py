@@ -11,13 +11,24 @@ import inspect
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import MISSING, Field, fields, is_dataclass
+from dataclasses import MISSING, Field, fields, is_dataclass, replace
 from typing import Annotated, Any, get_args, get_type_hints
 
 import typer
 
 from . import __version__
-from .options import BenchOptions, ClientOptions, ModelOptions, PipeOptions, SayOptions, ServeOptions, SpeechOptions
+from .options import (
+    BenchOptions,
+    ClientOptions,
+    ModelOptions,
+    PipeOptions,
+    PlayOptions,
+    SayOptions,
+    ServeOptions,
+    ShowOptions,
+    SpeechOptions,
+    VoiceOptions,
+)
 from .protocol import FIELDS
 
 ENVIRONMENT = "Every flag has an environment variable: --cfg-scale is DIA2STREAM_CFG_SCALE. The flag wins."
@@ -31,11 +42,15 @@ app = typer.Typer(
 )
 
 
-def command(examples: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+voices = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
+app.add_typer(voices, name="voice", help="Make a voice of a clip, look at one, hear it.")
+
+
+def command(examples: str, group: typer.Typer = app) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Register a function as the command of its name, its dataclass parameters spread out into flags."""
 
     def register(body: Callable[..., None]) -> Callable[..., None]:
-        app.command(epilog=f"{ENVIRONMENT}\n\n\b\nExamples:\n{examples}")(_spread(body))
+        group.command(epilog=f"{ENVIRONMENT}\n\n\b\nExamples:\n{examples}")(_spread(body))
         return body
 
     return register
@@ -49,7 +64,8 @@ def _spread(body: Callable[..., None]) -> Callable[..., None]:
 
     def call(**given: Any) -> None:
         for name, group in groups.items():
-            given[name] = group(**{field.name: given.pop(field.name) for field in fields(group)})
+            values = {field.name: given.pop(field.name) for field in fields(group)}
+            given[name] = group(**{name: tuple(v) if isinstance(v, list) else v for name, v in values.items()})
         with _failures_in_one_line():
             body(**given)
 
@@ -64,6 +80,7 @@ def _flag(field: Field[Any], group: type[Any]) -> inspect.Parameter:
     """One field as a flag with its environment variable and, where a command can set it too, the protocol's range."""
     kind, about = get_args(get_type_hints(group, include_extras=True)[field.name])
     rule = FIELDS.get(field.name) if kind in (int, float, int | None) else None
+    kind = list[str] if kind == tuple[str, ...] else kind  # a flag that may be given again
     flag = typer.Option(
         ... if field.default is MISSING else field.default,
         f"--{field.name.replace('_', '-')}",
@@ -234,6 +251,57 @@ def bench(model: ModelOptions, speech: SpeechOptions, options: BenchOptions) -> 
     from .bench import run
 
     run(model, speech, options)
+
+
+@command(
+    """\
+  dia2stream voice make alice --speaker-1 alice.wav --text-1 "What she says in it." \\
+    --licence "Alice Doe, agreed 2025-06-01" -o alice.voice.safetensors
+  dia2stream voice make duo --speaker-1 ann.flac --words-1 ann.json \\
+    --speaker-2 bob.mp3 --words-2 bob.json -o duo.voice.safetensors""",
+    voices,
+)
+def make(
+    name: Annotated[str, typer.Argument(help="What start commands call it.")],
+    options: VoiceOptions,
+    model: ModelOptions,
+) -> None:
+    """Make a voice of a clip or two. Only of people who agreed to it.
+
+    \b
+    The words of a clip and their times come from, in this order:
+      --words-1, or clip.words.json beside clip.wav
+      --text-1, aligned to the clip; write numbers in words
+      --transcriber, which hears them: look at what it found
+
+    Silence around the speech is cut off; clips that are clipped or nearly silent are refused.
+    """
+    from .studio import make as make_voice
+
+    make_voice(name, options, model)
+
+
+@command("  dia2stream voice show alice.voice.safetensors --png alice.png", voices)
+def show(path: Annotated[str, typer.Argument(help="A voice file.")], options: ShowOptions, model: ModelOptions) -> None:
+    """Show a voice: its words, how long it is, whose it is. The model is needed for --png only."""
+    from .studio import show as show_voice
+
+    show_voice(path, options, model)
+
+
+@command("  dia2stream voice play alice.voice.safetensors | ffplay -nodisp -autoexit -", voices)
+def play(
+    path: Annotated[str, typer.Argument(help="A voice file.")],
+    model: ModelOptions,
+    speech: SpeechOptions,
+    target: PlayOptions,
+) -> None:
+    """Speak a line in a voice, as a WAV file."""
+    if target.output == "-":
+        _refuse_terminal()
+    from .pipe import say as speak
+
+    speak(target.text, model, replace(speech, voice=(path,)), SayOptions(target.output))
 
 
 def _read_stdin() -> str:

@@ -45,6 +45,7 @@ from .errors import CommandError, EngineError
 from .options import ModelOptions, SpeechOptions
 from .outbox import FRAME_MS, Frame, Item
 from .protocol import Command, End, Error, Inject, Pause, Reset, Resume, Start, error_event
+from .voices import prefixes, read_voices
 
 _log = logging.getLogger(__name__)
 
@@ -102,8 +103,12 @@ class Engine:
 
     @classmethod
     def load(cls, model: ModelOptions | None = None, *, progress: Progress | None = None, **options: Any) -> "Engine":
-        """Loads and warms up. `options` are the constructor's. Raises Dia2Error when the model cannot be had."""
+        """Loads and warms up. `options` are the constructor's; voices may also be files, those of `speech`.
+
+        Raises Dia2Error when the model cannot be had, or a voice.
+        """
         model = model or ModelOptions()
+        files = read_voices(options["speech"].voice) if options.get("speech") else {}  # before anything takes long
         options.setdefault("history_seconds", model.history_seconds)
         checkpoint = load_checkpoint(
             model.model or default_model(model.device),
@@ -114,6 +119,8 @@ class Engine:
             revision=model.revision,
             progress=progress,
         )
+        if files:
+            options["voices"] = options.get("voices", {}) | prefixes(files, checkpoint)
         engine = cls(checkpoint, **options)
         for note in checkpoint.notes:
             _log.info("%s", note)
@@ -124,6 +131,8 @@ class Engine:
         """Speaks one short utterance to nobody, so that the first caller meets nothing for the first time."""
         with ExitStack() as seats:
             sessions = [seats.enter_context(self.conversation()) for _ in range(self.free)]
+            for voice in reversed(self.voices):  # the default one last
+                sessions[0].submit(Start("", voice=voice, seed=0))
             for session in sessions:
                 session.submit(Start(_WARM_UP_TEXT, seed=0))
                 session.finish()

@@ -54,6 +54,14 @@ class ModelOptions:
 class SpeechOptions:
     """How it speaks, where a start command leaves it open."""
 
+    voice: Annotated[
+        tuple[str, ...],
+        Flag(
+            "A voice made by dia2stream voice make, under its own name or as NAME=PATH; again for another one. "
+            "The first is the default. Without any, each conversation has a random voice.",
+            "PATH",
+        ),
+    ] = ()
     seed: Annotated[
         int | None, Flag("The same seed and text give the same audio. Default: a new one each time.", "N")
     ] = None
@@ -164,3 +172,43 @@ class ClientOptions:
     ] = None
     play: Annotated[bool, Flag("Play the sound with ffplay as it comes.")] = False
     timeout: Annotated[float, Flag("Give up when the server is silent for this long.", "S")] = 30.0
+
+
+@dataclass(frozen=True)
+class VoiceOptions:
+    """What `voice make` makes a voice of."""
+
+    output: Annotated[str, Flag("The file to write, NAME.voice.safetensors.", "PATH", short="-o")]
+    speaker_1: Annotated[str, Flag("A clip of one person: wav, flac, ogg or mp3, best of 3 to 10 seconds.", "CLIP")]
+    speaker_2: Annotated[
+        str | None,
+        Flag("The other speaker's clip; none for no other. Default: the first, which holds the voice.", "CLIP|none"),
+    ] = None
+    words_1: Annotated[str | None, Flag("The clip's words: [[text, start, end], ...] in seconds.", "FILE.json")] = None
+    words_2: Annotated[str | None, Flag("The second clip's words.", "FILE.json")] = None
+    text_1: Annotated[
+        str | None, Flag("What the clip says, every word: aligned to it, with dia2stream[align].", "TEXT")
+    ] = None
+    text_2: Annotated[str | None, Flag("What the second clip says.", "TEXT")] = None
+    transcriber: Annotated[
+        str | None,
+        Flag("Hear the words with a Whisper model, as openai/whisper-large-v3-turbo, or one in a folder.", "MODEL"),
+    ] = None
+    licence: Annotated[str, Flag("Whose voice it is and what they agreed to; kept in the file and shown.", "TEXT")] = ""
+
+
+@dataclass(frozen=True)
+class ShowOptions:
+    """What `voice show` draws."""
+
+    png: Annotated[
+        str | None, Flag("Draw what the model hears, with the words; needs dia2stream[plot].", "FILE.png")
+    ] = None
+
+
+@dataclass(frozen=True)
+class PlayOptions:
+    """What `voice play` says, and where to."""
+
+    text: Annotated[str, Flag("What to say.", "TEXT")] = "[S1] Hello, this is how I sound. [S2] And this is how I do."
+    output: Annotated[str, Flag("The WAV file to write; - is stdout.", "PATH", short="-o")] = "-"

@@ -13,6 +13,7 @@ settings.register_profile("dia2", deadline=None, derandomize="CI" in os.environ)
 settings.load_profile("dia2")
 
 GOLDENS = Path(__file__).parent / "goldens"
+CLIPS = Path(__file__).parent / "clips"
 
 
 @pytest.fixture(params=["published-like", "every-option"], scope="session")

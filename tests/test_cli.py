@@ -107,7 +107,7 @@ def test_help_names_every_flag(cli):
 
 
 def test_speech_options_are_what_start_can_set():
-    settable = {field.name for field in fields(Start)} - {"text", "id", "final", "voice"}
+    settable = {field.name for field in fields(Start)} - {"text", "id", "final"}
     assert {field.name for field in fields(SpeechOptions)} == settable
 
 

@@ -13,11 +13,11 @@ ROOT = Path(__file__).parent.parent
 # The modules of dia2 from the bottom up: each may import from lower layers, never from its own or a higher one.
 DIA2_LAYERS = [
     {"errors"},
-    {"config", "script", "sampling", "grid", "layers", "kernels"},
+    {"config", "script", "sampling", "grid", "layers", "kernels", "recording"},
     {"text_stream", "cache", "mimi"},
     {"backbone", "depformer", "voice", "frame_codec"},
     {"graph_codec"},
-    {"random_models"},
+    {"random_models", "timing"},
     {"checkpoint"},
     {"stepper"},
     {"graph_stepper"},
@@ -35,7 +35,9 @@ DIA2STREAM_MAY_IMPORT = {
     "outbox": {"errors", "protocol"},
     "context": {"errors"},
     "conversation": {"errors", "protocol", "options", "context", "outbox"},
-    "engine": {"errors", "protocol", "options", "context", "outbox", "conversation"},
+    "voices": {"errors"},
+    "engine": {"errors", "protocol", "options", "context", "outbox", "conversation", "voices"},
+    "studio": {"errors", "protocol", "options", "terminal", "engine", "__init__"},
     "terminal": {"errors"},
     "logs": {"options"},
     "connection": set(),
@@ -68,10 +70,10 @@ DIA2STREAM_MAY_IMPORT = {
 }
 
 # What these import when they run, inside a function, besides.
-WHEN_RUN = {"cli": {"__main__", "engine", "server", "pipe", "bench", "client"}, "__main__": {"cli"}}
+WHEN_RUN = {"cli": {"__main__", "engine", "server", "pipe", "bench", "client", "studio"}, "__main__": {"cli"}}
 
 # Who may touch dia2: the engine and what it builds. cli catches its errors and needs no more than their names.
-MAY_TOUCH_DIA2 = {"engine", "conversation", "context"}
+MAY_TOUCH_DIA2 = {"engine", "conversation", "context", "voices", "studio"}
 
 # Modules that have to do without torch, so that --help is quick and clients are light.
 WITHOUT_TORCH = {
