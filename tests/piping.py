@@ -3,6 +3,7 @@
 import json
 import os
 import select
+import shlex
 import subprocess
 import sys
 import threading
@@ -24,6 +25,13 @@ Event = dict[str, Any]
 def dia2stream(*arguments: str) -> list[str]:
     """The command line of a `dia2stream` command."""
     return [sys.executable, "-m", "dia2stream", *arguments]
+
+
+def put_on_path(folder: Path) -> None:
+    """Makes a `dia2stream` command in a folder that is, or will be, on the path."""
+    script = folder / "dia2stream"
+    script.write_text(f'#!/bin/sh\nexec {shlex.join(dia2stream())} "$@"\n')
+    script.chmod(0o755)
 
 
 class Pipe:

@@ -2,11 +2,13 @@
 
 import re
 import shlex
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
 
 from dia2stream.cli import app
+from dia2stream.protocol import COMMANDS, EVENTS, parse_command
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -28,11 +30,32 @@ def test_every_module_is_in_the_tree_and_nothing_else_is():
     assert tree() == {name for name in there if not name.endswith("/__init__.py")}
 
 
-def test_the_python_example_runs(tmp_path, monkeypatch):
+def test_the_python_examples_run(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    [code] = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
-    exec(code.replace("nari-labs/Dia2-2B", "random:tiny").replace('"cuda"', '"cpu"'), {})
+    offline, streaming = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    exec(offline.replace("nari-labs/Dia2-2B", "random:tiny").replace('"cuda"', '"cpu"'), {})
     assert (tmp_path / "hello.wav").stat().st_size > 1000
+    exec(streaming, {})
+    told = capsys.readouterr().out
+    assert "(1920,)\n" in told
+    assert "Done(" in told
+
+
+def table(heading: str) -> dict[str, set[str]]:
+    """The rows of the table under a heading: the names in its first column, each with those in the second."""
+    section = README.split(f"### {heading}\n")[1].split("\n#")[0]
+    rows = [line.split("|")[1:3] for line in section.splitlines() if line.startswith("| `")]
+    return {name: set(re.findall(r"`(\w+)`", given)) for names, given in rows for name in re.findall(r"`(\w+)`", names)}
+
+
+@pytest.mark.parametrize(("heading", "messages"), [("Commands", COMMANDS), ("Events", EVENTS)])
+def test_the_tables_have_every_command_and_event_with_its_fields(heading, messages):
+    assert table(heading) == {name: {field.name for field in fields(cls)} for name, cls in messages.items()}
+
+
+@pytest.mark.parametrize("line", re.findall(r'^ {4}(\{"cmd.*)', README, re.MULTILINE))
+def test_every_command_shown_is_one(line):
+    assert parse_command(line)
 
 
 @pytest.mark.parametrize("line", re.findall(r"^ {4}(?:echo .*\| )?(dia2stream [^|<\n]*)", README, re.MULTILINE))

@@ -1,0 +1,73 @@
+"""The README's lines for players, as they stand there, into sinks that write down what they would have played."""
+
+import os
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+import soundfile
+from piping import ENVIRONMENT, PATIENCE, put_on_path
+
+README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
+LINES = re.findall(r"^ {4}(.* \| (ffplay|play|aplay|ffmpeg) .*)$", README.split("### Players")[1], re.MULTILINE)
+
+ALSA = """
+pcm.!default { type file slave.pcm null file %s format raw }
+pcm.null { type null }
+ctl.!default { type null }
+"""
+
+
+@pytest.fixture(scope="module")
+def dia2stream(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a `dia2stream` that speaks each time it gets other flags, and the next time says the same again."""
+    folder = tmp_path_factory.mktemp("bin")
+    put_on_path(folder)
+    (folder / "dia2stream").rename(folder / "real")
+    (folder / "dia2stream").write_text(f"""#!/bin/bash
+said={folder}/$(tr -c a-z0-9 _ <<<"$*")
+[[ -e $said ]] && cat >/dev/null || {folder}/real "$@" | cat >"$said"
+cat "$said"
+""")
+    (folder / "dia2stream").chmod(0o755)
+    return folder
+
+
+@pytest.mark.parametrize(("line", "player"), LINES, ids=[player for _, player in LINES])
+def test_a_player_plays_every_sample(line, player, dia2stream, tmp_path):
+    if not shutil.which(player):
+        pytest.skip(f"{player} is not installed")
+    (tmp_path / "script.txt").write_text("[S1] Hello there.\n[S2] Hi!\n")
+    (tmp_path / "asound.conf").write_text(ALSA % (tmp_path / "played"))
+    sinks = {
+        "SDL_AUDIODRIVER": "disk",
+        "SDL_DISKAUDIOFILE": str(tmp_path / "played"),
+        "AUDIODRIVER": "alsa",
+        "ALSA_CONFIG_PATH": str(tmp_path / "asound.conf"),
+        "DIA2STREAM_SEED": "5",
+        "PATH": f"{dia2stream}:{os.environ['PATH']}",
+    }
+    done = subprocess.run(
+        ["bash", "-o", "pipefail", "-c", line],
+        cwd=tmp_path,
+        env=ENVIRONMENT | sinks,
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+    )
+    assert done.returncode == 0, done.stderr
+    [said] = [path for path in dia2stream.glob("pipe_*") if path.name.endswith("wav_") == ("--wav" in line)]
+    samples = said.read_bytes()[44 if "--wav" in line else 0 :]
+    assert len(samples) % 3840 == 0
+    if player == "ffmpeg":
+        read, rate = soundfile.read(tmp_path / "speech.flac", dtype="int16")
+        assert (read.astype("<i2").tobytes(), rate) == (samples, 24000)
+        return
+    played = (tmp_path / "played").read_bytes()
+    if player == "ffplay":  # plays in real time: it stutters on a busy machine, and drops the end of a buffer
+        tenths = [samples[start : start + 480] for start in range(0, len(samples), 480)]
+        assert sum(part in played for part in tenths) > 0.9 * len(tenths)
+    else:
+        assert samples in played
