@@ -6,7 +6,8 @@ belongs to its id: without a socket it is paused and waits, and the next socket 
     socket A: start ... audio ... gone        the call is paused and lingers
     socket B: ready, paused, then what B says: resume, or pause with played_ms and inject
 
-What A was sent and never got is not lost either: the last seconds are kept, and B may say how much it has.
+What A was sent and never got is not lost either: the last seconds are kept, and when B says how much it has, the rest
+comes between ready and paused. So the audio clock is right again, and B may go on in either way.
 
 While there is a socket two tasks serve it, so that neither waits for the other: one reads commands and hands them to
 the engine, one sends what the engine makes. Only bytes move here; what they mean is the engine's business.
@@ -14,7 +15,6 @@ the engine, one sends what the engine makes. Only bytes move here; what they mea
 
 import asyncio
 import contextlib
-import secrets
 import time
 from collections import deque
 from collections.abc import AsyncGenerator
@@ -83,8 +83,8 @@ class Call:
 
     session: "Session"
 
-    def __init__(self, metrics: Metrics) -> None:
-        self.id = secrets.token_urlsafe(16)  # who knows it may take the call over, so it cannot be guessed
+    def __init__(self, id: str, metrics: Metrics) -> None:
+        self.id = id  # who knows it may take the call over
         self.begun = False  # whether there is anything to come back to
         self.since = time.monotonic()  # when its client came, last spoke, or left
         self.expected = False  # another client is about to take it over
@@ -190,6 +190,8 @@ class Call:
     async def _deliver(self, line: Line, ready: Ready, missed: list[Item]) -> None:
         encoder = _Frames(line.encoder)
         await line.socket.send(dump_event(ready))
+        for item in missed:  # it counts as sent, so it comes before `paused`, whatever is done then
+            await _send(line.socket, encoder, item)
         if self._paused is not None:
             await line.socket.send(dump_event(self._paused))
         items = cast("AsyncGenerator[Item, None]", aiter(self.session))
@@ -197,11 +199,6 @@ class Call:
             async for item in items:
                 self._note(item)
                 await _send(line.socket, encoder, item)
-                if isinstance(item, Resumed):
-                    for again in missed:
-                        await _send(line.socket, encoder, again)
-                if isinstance(item, Resumed | Started | ResetDone | Cut):
-                    missed = []
 
     def _note(self, item: Item) -> None:
         """Keeps the books: before it is sent, because what is under way when the socket breaks has to be in them."""

@@ -12,6 +12,7 @@ which waits, rather than by the memory.
 import asyncio
 import contextlib
 import logging
+import secrets
 import socket
 from typing import Any
 
@@ -32,6 +33,7 @@ class Connection(ServerConnection):
 
     def __init__(self, *args: Any, patience: float, **options: Any) -> None:
         super().__init__(*args, **{**options, "ping_interval": None, "write_limit": WRITE_LIMIT})
+        self.new_id = secrets.token_urlsafe(16)  # of its conversation, if it begins one; nobody can guess it
         self._patience = patience
         self._alive = 0.0  # when there was a sign of life
         self._check: asyncio.TimerHandle | None = None

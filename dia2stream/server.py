@@ -26,11 +26,13 @@ import threading
 import time
 import traceback
 from collections.abc import Iterable
+from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, cast, get_args
 
 from websockets.asyncio.server import Server as Listener
 from websockets.asyncio.server import ServerConnection, serve
 from websockets.exceptions import ConnectionClosed
+from websockets.http11 import Request, Response
 
 from . import __version__
 from .audio import Encoder
@@ -117,6 +119,7 @@ class Server:
                 options.port,
                 ssl=_tls(options.tls_cert, options.tls_key),
                 process_request=self._web.answer,
+                process_response=_name_conversation,
                 create_connection=cast("Any", functools.partial(Connection, patience=options.ping_seconds)),
                 max_size=options.max_message_bytes,
                 close_timeout=CLOSE_SECONDS,
@@ -241,7 +244,7 @@ class Server:
             raise EngineError(problem)
         if reason := self._unready():
             raise CommandError("busy", reason)
-        call = await self._seats.take(asked.get("conversation"))
+        call = await self._seats.take(asked.get("conversation"), cast(Connection, connection).new_id)
         started = time.monotonic()
         _log.info("client", extra={"conversation": call.id[:6], "address": _address(connection)})
         try:
@@ -285,8 +288,8 @@ class Seats:
         self._options, self._metrics = options, metrics
         self._calls: dict[str, Call] = {}
 
-    async def take(self, wanted: str | None) -> Call:
-        """The call of that id, or a new one. Raises CommandError `busy` when every seat is taken.
+    async def take(self, wanted: str | None, new_id: str) -> Call:
+        """The call of that id, or a new one with the other. Raises CommandError `busy` when every seat is taken.
 
         Whoever has the id gets the call, also from a client that is still there: a client comes back sooner than a
         server notices that its old connection is dead.
@@ -297,12 +300,12 @@ class Seats:
             await call.leave(HangUp(1000, "the conversation goes on over another connection"))
             self._metrics.returned.inc()
             return call
-        return await self._new_call()
+        return await self._new_call(new_id)
 
-    async def _new_call(self) -> Call:
+    async def _new_call(self, id: str) -> Call:
         assert self.engine is not None
         old = self._make_room()
-        call = Call(self._metrics)
+        call = Call(id, self._metrics)
         self._calls[call.id] = call  # before anything is waited for: the seat is taken
         try:
             if old is not None:
@@ -441,6 +444,12 @@ class Watch:
         elif self.problem is None and now - self._since > STUCK_SECONDS:
             self.problem = f"no step has finished for {now - self._since:.0f} s, and there is work"
             _log.error(self.problem, extra={"stack": _stack("dia2-engine")})
+
+
+def _name_conversation(connection: ServerConnection, request: Request, response: Response) -> None:
+    """Tells proxies in the handshake what the client is told by `ready`: see scripts/haproxy.cfg."""
+    if response.status_code == HTTPStatus.SWITCHING_PROTOCOLS:
+        response.headers["Dia2stream-Conversation"] = cast(Connection, connection).new_id
 
 
 def _settle(waited_for: "asyncio.Future[None]") -> None:

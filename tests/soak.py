@@ -150,9 +150,7 @@ class Caller:
         self.client = await seat(self.server, conversation=id, received_ms=had)
         assert self.client.ready.conversation == id
         self.figures.drops += 1
-        self.paused = True
         await self._until(Paused)
-        self.paused = False
         if self.chance.random() < 0.3:
             await self._rewind(max(0.0, self.clock - 500))
         else:
