@@ -126,7 +126,7 @@ def _head(target: str, speech: SpeechOptions, options: BenchOptions) -> Report:
         "made": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "dia2stream": __version__,
         "target": target,
-        "settings": {"runs": options.runs, "warmup": options.warmup, **asdict(speech)},
+        "settings": {"runs": options.runs, "warmup": options.warmup, **asdict(speech), "seed": speech.seed or 0},
     }
 
 

@@ -12,7 +12,8 @@ is null: a server has no steps that a client could time, a CPU has no CUDA memor
     settings     runs, warmup, and every speech option
     once         load_s, warm_up_s, peak_rss_bytes, peak_cuda_bytes, read_bytes_per_s
     figures      by name, see FIGURES: unit, count, p50, p95, p99, max, mean, values
-    counts       expected, and by figure: backbone_steps and frames from the command to its first sample, the worst run
+    counts       expected, and by figure: backbone_steps and frames (whole steps) from the command to its first sample;
+                 of a run that took others than expected, if there was one
     floors       by part (backbone, depformer, frame): bytes of weights it must read, ms they take at read_bytes_per_s
     lead_in_ms   what first audio is made of: the median backbone steps, frame and codec frame of one lead-in, added up
     ratios       by figure: the median over its floor, or over lead_in_ms; depformer: what a whole frame takes longer
