@@ -61,13 +61,12 @@ _BAD_QUERY = 1008  # the close code for a URL that asks for what there is not
 
 
 def run(model: ModelOptions, speech: SpeechOptions, options: ServeOptions) -> None:
-    """Serves until SIGTERM. Raises Dia2Error or Dia2StreamError when it cannot, or cannot any more."""
+    """Serves until SIGTERM, and ends the process. Raises Dia2Error or Dia2StreamError when it cannot go on."""
     set_up(options.log_level, options.log_format)
-    server = Server(model, speech, options)
-    asyncio.run(server.run())
-    if server.loading:  # there is no other way to stop a thread that downloads gigabytes
-        sys.stderr.flush()
-        os._exit(0)
+    asyncio.run(Server(model, speech, options).run())
+    # All is closed and logged. An orderly exit would take torch apart for seconds, and wait for a download to finish.
+    logging.shutdown()
+    os._exit(0)
 
 
 class Server:
@@ -83,11 +82,6 @@ class Server:
         self._door = Door(options.token, options.allow_origin)
         self._web = Web(self._door, self._unhealthy, self._unready, self._metrics.text)
         self._metrics.observe(self._seats.gauges, self._seats.counters)
-
-    @property
-    def loading(self) -> bool:
-        """Whether the model is not there yet."""
-        return self.stage is not None
 
     async def run(self) -> None:
         """Listens, loads, serves, and on SIGTERM lets the conversations finish."""
@@ -107,6 +101,7 @@ class Server:
             listener.close(code=1001)
             await asyncio.wait({asyncio.ensure_future(listener.wait_closed())}, timeout=CLOSE_SECONDS)
             await self._seats.close()
+            _log.info("stopped")
 
     # ---- From nothing to ready ----
 
