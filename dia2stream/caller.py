@@ -277,7 +277,8 @@ class ServerLine:
         return self
 
     def __exit__(self, *exception: object) -> None:
-        self._loop.call_soon_threadsafe(self._talking.cancel)
+        with contextlib.suppress(RuntimeError):  # the loop is closed: the server was the first to go
+            self._loop.call_soon_threadsafe(self._talking.cancel)
         self._thread.join()
 
     def submit(self, command: Command) -> None:

@@ -220,7 +220,7 @@ def show(report: Report, to_stderr: bool) -> None:
 
 def _heading(report: Report) -> Iterable[str]:
     machine, model = report["machine"], report["model"]
-    place = machine["gpu"] or f"{machine['cpu']}, {machine['cores']} cores, {machine['threads']} threads"
+    place = machine["gpu"] or f"{machine['cpu']}, {machine['threads']} of {machine['cores']} cores"
     what = " ".join(filter(None, (model["name"], model["dtype"])))
     if report["target"] != "engine":
         return [f"{what} at {report['target']}, measured from {machine['cpu']}"]

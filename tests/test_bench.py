@@ -230,9 +230,12 @@ def test_the_first_of_the_later_pieces_is_what_makes_enough_words_known(ahead):
 
 
 class Server:
-    """Speaks the protocol and makes no sound: what a command asks for is there at once."""
+    """Speaks the protocol and makes no sound: what a command asks for is there at once, unless it `leaves`."""
 
     TOKEN = "secret"
+
+    def __init__(self, leaves=False):
+        self.leaves = leaves
 
     async def talk(self, socket):
         if socket.request.headers.get("Authorization") != f"Bearer {self.TOKEN}":
@@ -240,6 +243,8 @@ class Server:
         ready = {"version": "1", "model": "a server's", "device": "cuda", "frame_ms": 80, "voices": []}
         await self.tell(socket, event="ready", sample_rate=24000, encoding="pcm16", **ready)
         async for message in socket:
+            if self.leaves:
+                return
             command = json.loads(message)
             match command["cmd"]:
                 case "start":
@@ -295,9 +300,11 @@ def test_a_server_is_measured_by_the_same_calls(capsys):
     assert "cold start" in err
 
 
-def test_a_server_that_refuses_or_is_not_there_is_one_line():
+def test_a_server_that_refuses_or_leaves_or_is_not_there_is_one_line():
     with Server().running() as url, pytest.raises(CommandError, match="a token is needed"):
         of_server(url, None)
+    with Server(leaves=True).running() as url, pytest.raises(Dia2StreamError, match="closed the connection"):
+        of_server(url, "secret")
     with pytest.raises(Dia2StreamError, match="127"):
         of_server(url, None)
 
