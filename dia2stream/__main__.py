@@ -12,6 +12,8 @@ from types import FrameType
 def main() -> None:
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # a shell's background job ignores Ctrl-C
         signal.signal(signal.SIGINT, _leave)
+    if os.getpid() == 1:  # the first process of a container is not ended by SIGTERM unless it says how
+        signal.signal(signal.SIGTERM, _leave)
     from .cli import app
 
     app(prog_name="dia2stream")

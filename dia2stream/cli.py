@@ -140,16 +140,20 @@ def dia2stream(
 
 
 @command("""\
-  echo '{"cmd": "start", "text": "[S1] Hello. [S2] Hi!"}' | dia2stream pipe --wav |
-    ffplay -nodisp -autoexit -
-  dia2stream pipe --text --wav < script.txt > script.wav
-  dia2stream pipe --encoding mulaw --sample-rate 8000 < commands.jsonl > call.ulaw""")
+  echo '{"cmd": "start", "text": "[S1] Hello. [S2] Hi!"}' | dia2stream pipe --wav > hi.wav
+  dia2stream pipe --encoding mulaw --sample-rate 8000 < commands.jsonl > call.ulaw
+  fortune | dia2stream pipe --text |
+    ffplay -nodisp -autoexit -f s16le -sample_rate 24000 -probesize 32 -""")
 def pipe(model: ModelOptions, speech: SpeechOptions, stream: PipeOptions) -> None:
     """Speak what comes in on stdin: JSON lines in, audio out, events on stderr.
 
     \b
-    {"cmd": "start", "text": "[S1] Hello."}     begins a conversation
-    {"cmd": "inject", "text": "[S2] Hi!"}       adds to it, at any moment
+    {"cmd": "start", "text": "[S1] Hello."}   begins a conversation
+    {"cmd": "inject", "text": "[S2] Hi!"}     adds to it, at any moment
+    {"cmd": "pause", "played_ms": 840}        stops; so much of it was heard
+    {"cmd": "resume"}                         goes on; inject drops the rest
+    {"cmd": "end"}                            closes text with "final": false
+    {"cmd": "reset"}                          forgets the conversation
 
     Audio leaves as it is made: raw samples, 80 ms at a time. The end of input means: speak what is
     queued, then exit. A bad line is an error event, and the next line is read.
@@ -165,7 +169,7 @@ def pipe(model: ModelOptions, speech: SpeechOptions, stream: PipeOptions) -> Non
 @command("""\
   dia2stream say "[S1] Hello. [S2] Hi!" -o hello.wav
   dia2stream say - -o speech.wav < speech.txt
-  dia2stream say "[S1] Hello." -o - | ffplay -nodisp -autoexit -""")
+  dia2stream say "[S1] Hello." -o - | aplay""")
 def say(
     text: Annotated[str, typer.Argument(help="What to say; - reads it from stdin.")],
     model: ModelOptions,

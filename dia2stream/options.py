@@ -82,7 +82,7 @@ class SpeechOptions:
 class PipeOptions:
     """What `pipe` reads and writes."""
 
-    wav: Annotated[bool, Flag("Begin with a WAV header of open length, for players and files.")] = False
+    wav: Annotated[bool, Flag("Begin with a WAV header; in a file it has the true length.")] = False
     framed: Annotated[bool, Flag("Put a count of samples, 4 bytes little-endian, before each chunk.")] = False
     encoding: Annotated[Encoding, Flag("16-bit little-endian, or 8-bit G.711.")] = "pcm16"
     sample_rate: Annotated[SampleRate, Flag("Samples a second; telephones take 8000.")] = 24000

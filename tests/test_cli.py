@@ -3,11 +3,13 @@
 import io
 import os
 import resource
+import shutil
 import signal
 import subprocess
 import sys
 import types
 from dataclasses import fields
+from typing import Literal, get_args, get_origin
 
 import pytest
 
@@ -18,6 +20,7 @@ from dia2stream.errors import Dia2StreamError
 from dia2stream.options import ModelOptions, PipeOptions, SayOptions, SpeechOptions
 from dia2stream.protocol import Start
 
+PIPE_GROUPS = (ModelOptions, SpeechOptions, PipeOptions)
 HEAVY = {"torch", "transformers", "numpy", "dia2", "dia2stream.engine", "dia2stream.pipe"}
 
 
@@ -98,7 +101,7 @@ def test_help_has_examples_and_fits_into_80_columns(cli, command):
 
 def test_help_names_every_flag(cli):
     text = cli("pipe", "--help")[1]
-    for group in (ModelOptions, SpeechOptions, PipeOptions):
+    for group in PIPE_GROUPS:
         for field in fields(group):
             assert f"--{field.name.replace('_', '-')}" in text
 
@@ -125,6 +128,20 @@ def test_every_flag_has_an_environment_variable_and_wins_over_it(cli, pipe, monk
         monkeypatch.setenv(f"DIA2STREAM_{name}", value)
     cli("pipe", "--device", "cuda")
     assert pipe.asked == (ModelOptions(device="cuda"), SpeechOptions(seed=7), PipeOptions(framed=True, max_lead_ms=80))
+
+
+@pytest.mark.parametrize("field", [f for group in PIPE_GROUPS for f in fields(group)], ids=lambda field: field.name)
+def test_each_flag_of_pipe_can_be_set_by_its_variable(cli, pipe, monkeypatch, field):
+    kind = get_args(field.type)[0]
+    value = {bool: True, float: 2.0, tuple[str, ...]: ("a", "b")}.get(kind)
+    if get_origin(kind) is Literal:
+        value = get_args(kind)[-1]
+    elif value is None:
+        value = 100 if int in (kind, *get_args(kind)) else "a"
+    monkeypatch.setenv(f"DIA2STREAM_{field.name.upper()}", " ".join(value) if kind == tuple[str, ...] else str(value))
+    cli("pipe")
+    assert field.default != value
+    assert [getattr(group, field.name) for group in pipe.asked if hasattr(group, field.name)] == [value]
 
 
 def test_say_takes_its_text_and_where_to_write(cli, pipe):
@@ -193,6 +210,25 @@ sys.meta_path.insert(0, Finder())
 """
     done = process("pipe", before=before, capture_output=True)
     assert (done.returncode, done.stdout, done.stderr) == (128 + signal.SIGINT, "", "")
+
+
+def test_sigterm_ends_the_first_process_of_a_container():
+    isolated = ["unshare", "--pid", "--fork", "--mount-proc"]
+    if not shutil.which("unshare") or subprocess.run([*isolated, "true"], capture_output=True).returncode:
+        pytest.skip("no process namespaces here")
+    code = """
+import os, signal, sys, time
+class Finder:
+    def find_spec(self, name, path=None, target=None):
+        if name == "typer":
+            os.kill(1, signal.SIGTERM)
+            time.sleep(5)
+sys.meta_path.insert(0, Finder())
+from dia2stream.__main__ import main
+main()
+"""
+    done = subprocess.run([*isolated, sys.executable, "-c", code, "--version"], capture_output=True, timeout=100)
+    assert (done.returncode, done.stdout, done.stderr) == (128 + signal.SIGTERM, b"", b"")
 
 
 def test_audio_is_not_written_to_a_terminal():
