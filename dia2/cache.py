@@ -46,7 +46,23 @@ class KVCache:
         values.scatter_(2, where, v.transpose(1, 2))
         return keys[:, :, :live], values[:, :, :live]
 
+    def copied(self, slot: int, branches: int, columns: int) -> "KVCache":
+        """A copy of the first columns of one slot's first branches."""
+        part = _part(slot, branches, columns)
+        return KVCache(self.k[part].clone(), self.v[part].clone())
+
+    def paste(self, slot: int, copy: "KVCache") -> None:
+        """Writes what `copied` took, of any slot, into a slot."""
+        _, _, branches, _, columns, _ = copy.k.shape
+        part = _part(slot, branches, columns)
+        self.k[part], self.v[part] = copy.k, copy.v
+
     @property
     def bytes(self) -> int:
         """Device memory it takes."""
         return 2 * self.k.numel() * self.k.element_size()
+
+
+def _part(slot: int, branches: int, columns: int) -> tuple[slice, ...]:
+    """Where one slot's first columns are."""
+    return slice(None), slice(slot, slot + 1), slice(branches), slice(None), slice(columns)

@@ -13,7 +13,6 @@ Knows nothing about words, clients or clocks.
 """
 
 from collections import deque
-from dataclasses import dataclass
 from itertools import islice
 
 import torch
@@ -21,11 +20,12 @@ from torch import Tensor
 
 from dia2 import grid
 from dia2.frame_codec import FrameCodec, Sound
-from dia2.mimi import DecoderState
 from dia2.sampling import SlotSettings
 from dia2.stepper import Stepper, Text
 from dia2.text_stream import Mark, TextMachine, TextState
 from dia2.voice import Prefix
+
+from .voice_cache import Kept, RunVoice, VoiceCache
 
 ARCHIVE_FRAMES = 7500  # ten minutes: how far back a rewind can go
 
@@ -39,11 +39,20 @@ _CODEC_WARM_UP = 250
 class Context:
     """One slot of a stepper, its text machine, and the codec's state, moving together.
 
-    history_frames: how much of the conversation a rebuilt context holds, 30 s by default.
+    history_frames: how much of the conversation a rebuilt context holds, 30 s by default. voices: those that have been
+    run, in whichever slot; without it, a slot knows only its last one.
     """
 
-    def __init__(self, stepper: Stepper, slot: int, codec: FrameCodec, history_frames: int) -> None:
+    def __init__(
+        self,
+        stepper: Stepper,
+        slot: int,
+        codec: FrameCodec,
+        history_frames: int,
+        voices: VoiceCache | None = None,
+    ) -> None:
         self.stepper, self.slot = stepper, slot
+        self._voices = VoiceCache(0) if voices is None else voices
         self.machine = TextMachine.of(stepper.config.data)
         self.limit = stepper.config.runtime.max_context_steps
         self.lead_in = max(stepper.delays)
@@ -57,13 +66,13 @@ class Context:
         self._columns: deque[tuple[Text, Mark]] = deque(maxlen=ARCHIVE_FRAMES)
         self.state: TextState = self.machine.start()
         self.seed = self.base = self.frames = self.first_frame = 0
-        self._voice: _Voice | None = None
+        self._voice: RunVoice | None = None
         self.rollovers = 0
 
     def begin(self, settings: SlotSettings, seed: int, prefix: Prefix | None, initial_padding: int) -> None:
         """A new conversation. With a voice, its first frames are the prefix's; none of them is ever played.
 
-        A voice that is the last conversation's too is there already: nothing is computed.
+        A voice that is the last conversation's too is there already; another one that was run before is copied.
         """
         self.stepper.begin(self.slot, settings, seed)
         self.seed, self.base, self.frames = seed, 0, 0
@@ -81,6 +90,7 @@ class Context:
     def distrust(self) -> None:
         """Something failed on the device: what the caches hold is not to be built upon."""
         self._voice = None
+        self._voices.clear()
 
     @property
     def step(self) -> int:
@@ -160,7 +170,10 @@ class Context:
         frames = prefix.frames
         if self._voice is None or self._voice.prefix is not prefix or self._voice.guided != guided:
             self._voice = None  # should this fail, its columns are not there
-            self._voice = self._run_voice(prefix, guided)
+            kept = self._voices.find(prefix, guided)
+            self._voice = kept.voice if kept else self._run_voice(prefix, guided)
+            if kept:
+                self.stepper.cache.paste(self.slot, kept.columns)
         voice, slot = self._voice, self.stepper.slots[self.slot]
         grid.delay(prefix.codes, self.stepper.delays, self.stepper.codes[self.slot])
         slot.column, slot.text = frames, voice.texts[-1]
@@ -169,7 +182,7 @@ class Context:
         self._codec.restore(voice.codec_state)
         self.frames = frames
 
-    def _run_voice(self, prefix: Prefix, guided: bool) -> "_Voice":
+    def _run_voice(self, prefix: Prefix, guided: bool) -> RunVoice:
         """Runs the clips' columns and hears their sound: words are taken where they are, codes are known."""
         state, starts = self.machine.start(), set(prefix.new_word_steps)
         state.append(prefix.entries)
@@ -185,7 +198,18 @@ class Context:
         self._codec.hear(prefix.codes.to(self.stepper.device))
         heard = self._codec.new_state()
         self._codec.save(heard)
-        return _Voice(prefix, guided, texts, marks, heard)
+        voice = RunVoice(prefix, guided, texts, marks, heard)
+        self._keep(voice)
+        return voice
+
+    def _keep(self, voice: RunVoice) -> None:
+        """Keeps the voice that has just been run in this slot, where there is room."""
+        if self._voices.most_bytes:
+            try:
+                columns = self.stepper.cache.copied(self.slot, 2 if voice.guided else 1, voice.prefix.frames)
+                self._voices.keep(Kept(voice, columns))
+            except torch.OutOfMemoryError:
+                self._voices.clear()
 
     def _rebuild(self, step: int, text: Text, ahead: Tensor | None) -> None:
         """Fills the model's context with the prefix and the steps before `step`, and stands at `step`.
@@ -202,10 +226,21 @@ class Context:
         if ahead is not None:
             codes[:, length - self.lead_in + 1 : length + 1] = ahead
         *opening, first = self._voice.texts if self._voice else [self.stepper.opening]
+        if self._paste_voice():
+            opening = []
         # The first column of the history has no word before it to finish: it opens like a conversation.
         history = [column[0] for column in islice(self._columns, start - self.step_of_oldest(step), None)]
         self.stepper.prefill(self.slot, [*opening, *([first] if history else []), *history[1:]])
         self.stepper.slots[self.slot].text = text
+
+    def _paste_voice(self) -> bool:
+        """Copies the voice's columns into the slot, which then stands behind them, if they are kept."""
+        kept = self._voices.find(self._voice.prefix, self._voice.guided) if self._voice else None
+        if kept is None:
+            return False
+        self.stepper.cache.paste(self.slot, kept.columns)
+        self.stepper.slots[self.slot].column = self._prefix_frames
+        return True
 
     def step_of_oldest(self, step: int) -> int:
         """The step of the oldest column kept, when the newest is that of `step` - 1."""
@@ -241,17 +276,3 @@ class Context:
         if saved < frame:
             self._codec.hear(self._archived(saved, frame))
         self._saved = [(f if f < frame else -1, s) for f, s in self._saved]
-
-
-@dataclass(frozen=True)
-class _Voice:
-    """A prefix that has been run: its columns are the first of the slot's cache.
-
-    texts: of columns 0..frames. marks: of the machine before each. codec_state: after its last frame.
-    """
-
-    prefix: Prefix
-    guided: bool
-    texts: list[Text]
-    marks: list[Mark]
-    codec_state: DecoderState

@@ -45,6 +45,7 @@ from .errors import CommandError, EngineError
 from .options import ModelOptions, SpeechOptions
 from .outbox import FRAME_MS, Frame, Item
 from .protocol import Command, End, Error, Inject, Pause, Reset, Resume, Start, error_event
+from .voice_cache import VoiceCache
 from .voices import prefixes, read_voices
 
 _log = logging.getLogger(__name__)
@@ -79,6 +80,7 @@ class Engine:
         speech: SpeechOptions | None = None,
         voices: dict[str, Prefix] | None = None,
         history_seconds: float = 30.0,
+        voice_cache_mb: int = 1000,
         on_step: Callable[[float, int], None] | None = None,
     ) -> None:
         self.checkpoint = checkpoint
@@ -88,9 +90,10 @@ class Engine:
         self.broken: str | None = None  # why no conversation can be had any more
         self.stepper, reason = make_stepper(checkpoint, slots)
         checkpoint.notes.append(reason)
+        self.kept_voices = VoiceCache(voice_cache_mb * 1_000_000)
         history = round(history_seconds * 1000 / FRAME_MS)
         codecs = [make_codec(checkpoint.codec) for _ in range(slots)]
-        self._contexts = [Context(self.stepper, slot, codec, history) for slot, codec in enumerate(codecs)]
+        self._contexts = [Context(self.stepper, n, c, history, self.kept_voices) for n, c in enumerate(codecs)]
         self._on_step = on_step
         self._free = set(range(slots))
         self._sessions: dict[int, Session] = {}  # by slot
@@ -110,6 +113,7 @@ class Engine:
         model = model or ModelOptions()
         files = read_voices(options["speech"].voice) if options.get("speech") else {}  # before anything takes long
         options.setdefault("history_seconds", model.history_seconds)
+        options.setdefault("voice_cache_mb", model.voice_cache_mb)
         checkpoint = load_checkpoint(
             model.model or default_model(model.device),
             device=model.device,

@@ -48,6 +48,9 @@ class ModelOptions:
         float,
         Flag("How much of itself a conversation that outlives the model's context remembers.", "S", low=2, high=60),
     ] = 30.0
+    voice_cache_mb: Annotated[
+        int, Flag("Device memory for voices that have been run: starting in one again is then a copy.", "MB", low=0)
+    ] = 1000
 
 
 @dataclass(frozen=True)

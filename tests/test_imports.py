@@ -33,10 +33,11 @@ DIA2STREAM_MAY_IMPORT = {
     "options": set(),
     "audio": {"options"},
     "outbox": {"errors", "protocol"},
-    "context": {"errors"},
+    "voice_cache": {"errors"},
+    "context": {"errors", "voice_cache"},
     "conversation": {"errors", "protocol", "options", "context", "outbox"},
     "voices": {"errors"},
-    "engine": {"errors", "protocol", "options", "context", "outbox", "conversation", "voices"},
+    "engine": {"errors", "protocol", "options", "context", "outbox", "conversation", "voice_cache", "voices"},
     "studio": {"errors", "protocol", "options", "terminal", "engine", "__init__"},
     "terminal": {"errors"},
     "logs": {"options"},
@@ -73,7 +74,7 @@ DIA2STREAM_MAY_IMPORT = {
 WHEN_RUN = {"cli": {"__main__", "engine", "server", "pipe", "bench", "client", "studio"}, "__main__": {"cli"}}
 
 # Who may touch dia2: the engine and what it builds. cli catches its errors and needs no more than their names.
-MAY_TOUCH_DIA2 = {"engine", "conversation", "context", "voices", "studio"}
+MAY_TOUCH_DIA2 = {"engine", "conversation", "context", "voice_cache", "voices", "studio"}
 
 # Modules that have to do without torch, so that --help is quick and clients are light.
 WITHOUT_TORCH = {
