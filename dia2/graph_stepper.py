@@ -13,7 +13,9 @@ known: the GPU works on the codes while the host works on the text, and the next
 
 What is captured comes in two kinds. `_Fast` uses the kernels of kernels.py, where they beat plain ops: 16-bit weights.
 `_Plain` captures the layers as they are, with only the draws fused: float32, whose arithmetic upstream is the
-library's TF32, and the depformer with a text embedding, which no published model has.
+library's TF32, and the depformer with a text embedding, which no published model has. On top of `_Fast` comes
+`_Persistent`: a graph that is little more than one kernel (persistent.py), for few rows on GPUs that can run it, after
+it has shown at warm-up that it computes what the layers compute.
 """
 
 from collections.abc import Callable, Sequence
@@ -24,7 +26,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from dia2 import kernels
+from dia2.errors import DeviceError
 from dia2.kernels import COLUMN, INDEX, KNOWN, MAIN, MOST_ROWS, SECOND, STEP_FIELDS
+from dia2.persistent import PersistentKernels
 from dia2.sampling import ACTION_STREAM, CB0_STREAM, Draws
 from dia2.stepper import Stepper, Text
 
@@ -38,9 +42,12 @@ class GraphStepper(Stepper):
     """A Stepper whose steps are CUDA graphs; construction compiles, captures and warms up everything.
 
     plain: capture the layers' own ops even where kernels could be used (for comparing them).
+    persistent: use one kernel a step where that can be done.
     """
 
-    def __init__(self, checkpoint: "Checkpoint", slots: int = 1, plain: bool | None = None) -> None:
+    def __init__(
+        self, checkpoint: "Checkpoint", slots: int = 1, plain: bool | None = None, persistent: bool = False
+    ) -> None:
         super().__init__(checkpoint, slots)
         config, device = self.config, self.device
         self._host = self._shared(slots, STEP_FIELDS)
@@ -53,8 +60,14 @@ class GraphStepper(Stepper):
         self._host_text = self._shared(slots, 2)
         slow = checkpoint.dtype == torch.float32 or self.reads_text
         self.kind = "plain ops" if (slow if plain is None else plain) else "kernels"
-        self.program: _Program = _Plain(self) if self.kind == "plain ops" else _Fast(self)
+        self._host[:] = torch.tensor([0, 0, self.capacity, *self.opening])  # every frame is known: nothing is kept
         with torch.inference_mode():
+            self.program: _Program = _Plain(self) if self.kind == "plain ops" else _Fast(self)
+            if isinstance(self.program, _Fast) and persistent and device.type == "cuda":
+                try:
+                    self.program, self.kind = _Persistent(self, self.program), "one kernel each"
+                except DeviceError as error:
+                    self.kind = f"kernels ({error})"
             self._run_column, self._run_codes = self._capture(self.program)
 
     @torch.inference_mode()
@@ -72,7 +85,10 @@ class GraphStepper(Stepper):
             self._run_codes()
         if ready is not None:
             ready.synchronize()
-        return [int(self._host_actions[slot]) for slot in active]
+        actions = [int(self._host_actions[slot]) for slot in active]
+        if min(actions) < 0:
+            raise DeviceError("the GPU's kernels waited in vain for each other; start again")
+        return actions
 
     @torch.inference_mode()
     def complete(self, texts: Sequence[Text]) -> None:
@@ -103,8 +119,6 @@ class GraphStepper(Stepper):
         return self._actions_ready
 
     def _capture(self, program: "_Program") -> tuple[Callable[[], None], Callable[[], None]]:
-        self._host[:] = torch.tensor([0, 0, self.capacity, *self.opening])  # every frame is known: nothing is kept
-
         def column() -> None:
             self.fields.copy_(self._host, non_blocking=True)
             program.column()
@@ -345,6 +359,27 @@ class _Fast(_Program):
             torch.mm(buffers.normed, layer.mlp.wi.T, out=buffers.both)
             kernels.product(buffers.both, buffers.hidden, activations)
         self._add(buffers.hidden, layer.mlp.wo, buffers.x)
+
+
+class _Persistent(_Program):
+    """One kernel each, with the embedding in front; DeviceError where they cannot run, or compute something else."""
+
+    def __init__(self, stepper: GraphStepper, fast: _Fast) -> None:
+        self.stepper, self._fast = stepper, fast
+        self.big, self.logits, self.stage_logits = fast.big, fast.logits, fast.stage_logits
+        self.kernels = PersistentKernels(
+            stepper, stepper.fields, stepper.drawn, self.big.x, fast.heads, self.logits, self.stage_logits
+        )
+        stepper.fields.copy_(stepper._host)
+        fast._embed()
+        self.kernels.check()
+
+    def column(self) -> None:
+        self._fast._embed()
+        self.kernels.column()
+
+    def codes(self) -> None:
+        self.kernels.codes()
 
 
 class _Buffers:
