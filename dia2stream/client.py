@@ -83,7 +83,9 @@ class connect:
         sample_rate: int | None = None,
         **options: Any,
     ) -> None:
+        in_header = token is not None and token.isascii() and token.isprintable()  # what every proxy leaves as it is
         wishes = {
+            "token": None if in_header else token,
             "conversation": conversation,
             "received_ms": received_ms,
             "encoding": encoding,
@@ -91,7 +93,7 @@ class connect:
         }
         self._url = _address(url, {name: str(value) for name, value in wishes.items() if value is not None})
         headers = dict(options.pop("additional_headers", {}))
-        if token is not None:
+        if in_header:
             headers["Authorization"] = f"Bearer {token}"
         self._received_ms = received_ms or 0.0
         self._options = {"compression": None, "additional_headers": headers, **options}

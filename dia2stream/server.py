@@ -98,7 +98,7 @@ class Server:
             loaded.cancel()
             await self._drain()
         finally:
-            listener.close(code=1001)
+            listener.close()
             await asyncio.wait({asyncio.ensure_future(listener.wait_closed())}, timeout=CLOSE_SECONDS)
             await self._seats.close()
             _log.info("stopped")

@@ -70,9 +70,10 @@ class Web:
         path = request.path.partition("?")[0]
         if request.headers.get("Upgrade", "").lower() == "websocket":
             return self._handshake(path, request)
-        if request.method == "HEAD":
+        method = getattr(request, "method", "GET")  # websockets before 17 lets nothing else through
+        if method == "HEAD":
             return _without_body(self._get(path, request))
-        if request.method != "GET":
+        if method != "GET":
             return _text(HTTPStatus.METHOD_NOT_ALLOWED, "there is only GET\n", ("Allow", "GET, HEAD"))
         return self._get(path, request)
 
