@@ -12,11 +12,9 @@ The reader waits while the engine or the reader of events is behind, so a flood 
 """
 
 import codecs
-import json
 import logging
 import os
 import re
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -25,6 +23,7 @@ from contextlib import ExitStack
 from . import __version__
 from .engine import Dia2Error, Engine, Session
 from .errors import CommandError, Dia2StreamError
+from .events import Events
 from .options import ModelOptions, PipeOptions, SayOptions, SpeechOptions
 from .outbox import FRAME_MS, Cut, Frame
 from .player import Player
@@ -38,10 +37,9 @@ from .protocol import (
     ResetDone,
     Start,
     Started,
-    dump_event,
     parse_command,
 )
-from .streams import position_in_file, read_some, take_stdout, when_reader_leaves, write_all
+from .streams import position_in_file, read_some, take_stdout, when_reader_leaves
 from .terminal import load_progress, note
 
 _log = logging.getLogger(__name__)
@@ -87,9 +85,10 @@ def say(text: str, model: ModelOptions, speech: SpeechOptions, target: SayOption
         problems: list[str] = []
         started = time.monotonic()
         words = " ".join(text.split()).encode("utf-8", "replace")
-        Reader(session, lambda: _speak(session, iter([words])))
+        reader = Reader(session, lambda: _speak(session, iter([words])))
         _deliver(session, player, lambda event: problems.append(event.message) if isinstance(event, Error) else None)
         took = time.monotonic() - started
+    problems += [reader.problem] if reader.problem is not None else []
     for problem in problems:
         note(problem)
     if problems:
@@ -106,7 +105,7 @@ def _load(model: ModelOptions, speech: SpeechOptions, quiet: bool = False) -> En
     return engine
 
 
-def _load_for_pipe(model: ModelOptions, speech: SpeechOptions, events: "Events") -> Engine:
+def _load_for_pipe(model: ModelOptions, speech: SpeechOptions, events: Events) -> Engine:
     try:
         return _load(model, speech, quiet=events.only_json)
     except (Dia2Error, Dia2StreamError) as error:
@@ -189,59 +188,6 @@ def _deliver(session: Session, player: Player, write_event: Callable[[Event], No
             return False
 
 
-class Events:
-    """Writes events to stderr, into a file, or nowhere.
-
-    Who reads stderr as JSON lines gets nothing but JSON lines: the log then goes there too, as events named "log",
-    which clients pass over as they do every event they do not know. A terminal, or a stderr without events, has it as
-    plain text. If nobody reads the events any more, speech goes on without them.
-    """
-
-    def __init__(self, target: str | None) -> None:
-        self.only_json = target is None and not (sys.stderr is not None and sys.stderr.isatty())
-        self._lock = threading.Lock()
-        self._fd: int | None = None
-        if target is None:
-            self._fd = 2
-        elif target != "none":
-            self._fd = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666)
-        logging.captureWarnings(True)
-        if self.only_json:
-            logging.getLogger().addHandler(_LogLines(self._line))
-
-    def write(self, event: Event) -> None:
-        """Writes one event."""
-        self._line(dump_event(event))
-
-    def failed(self, why: str) -> None:
-        """Tells why the program ends."""
-        if self.only_json:
-            self.write(Error("internal", why))
-        else:
-            note(why)
-
-    def _line(self, line: str) -> None:
-        with self._lock:
-            try:
-                if self._fd is not None:
-                    write_all(self._fd, line.encode() + b"\n")
-            except OSError as error:
-                self._fd = None
-                if not isinstance(error, ConnectionError):
-                    note(f"events: {error.strerror}")
-
-
-class _LogLines(logging.Handler):
-    """The log as events: {"event": "log", "level": ..., "message": ...}, a traceback at the end of the message."""
-
-    def __init__(self, write: Callable[[str], None]) -> None:
-        super().__init__(logging.WARNING)
-        self._write = write
-
-    def emit(self, record: logging.LogRecord) -> None:
-        self._write(json.dumps({"event": "log", "level": record.levelname.lower(), "message": self.format(record)}))
-
-
 # ---- In ----
 
 
@@ -278,8 +224,10 @@ def _lines(chunks: Iterator[bytes], limit: int = MAX_COMMAND_BYTES) -> Iterator[
         for end in ends:
             yield None if too_long or len(begun) + len(end) > limit else bytes(begun + end)
             begun, too_long = bytearray(), False
-        too_long = too_long or len(begun) + len(rest) > limit
-        begun = bytearray() if too_long else begun + rest
+        if too_long or len(begun) + len(rest) > limit:
+            begun, too_long = bytearray(), True
+        else:
+            begun += rest
     if begun or too_long:
         yield None if too_long else bytes(begun)
 

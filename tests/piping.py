@@ -22,6 +22,11 @@ ENVIRONMENT |= {"OMP_NUM_THREADS": "1", "DIA2STREAM_MODEL": "random:tiny", "PYTH
 Event = dict[str, Any]
 
 
+def a_second() -> float:
+    """A second of an idle machine: on a busy one it takes as long as there are processes waiting for a core."""
+    return max(1.0, os.getloadavg()[0] / (os.cpu_count() or 1))
+
+
 def dia2stream(*arguments: str) -> list[str]:
     """The command line of a `dia2stream` command."""
     return [sys.executable, "-m", "dia2stream", *arguments]
