@@ -85,10 +85,11 @@ class _LogStream(io.TextIOBase):
         self._begun = threading.local()  # a line of one thread is not cut up by another's
 
     def write(self, text: str) -> int:
-        *lines, self._begun.text = (getattr(self._begun, "text", "") + text).split("\n")
+        *lines, begun = (getattr(self._begun, "text", "") + text).split("\n")
         for line in lines:
             if line.strip():
                 self._log("warning", line)
+        self._begun.text = begun.rpartition("\r")[2]  # a progress bar writes over itself
         return len(text)
 
     def fileno(self) -> int:

@@ -34,6 +34,7 @@ def test_whatever_is_printed_warned_logged_or_raised_is_json_where_a_program_rea
     assert events.only_json
     events.write(ResetDone())
     print("two\nlines")
+    print("10 %\r20 %\r", end="", file=sys.stderr)
     print("half", end=" ", file=sys.stderr)
     print("a line", file=sys.stderr)
     with warnings.catch_warnings():
