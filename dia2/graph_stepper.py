@@ -35,7 +35,7 @@ from dia2.stepper import Stepper, Text
 if TYPE_CHECKING:
     from dia2.checkpoint import Checkpoint
 
-_SPLITS = 8  # of the columns an attention reads: fills a large GPU with one conversation's 2 x 8 heads
+_SPLITS = 32  # at most, of the columns an attention reads: one conversation's 2 x 8 heads then fill a large GPU
 
 
 class GraphStepper(Stepper):

@@ -580,7 +580,9 @@ __device__ __forceinline__ int draw(Block& b, const u64* words, int stride, u32 
     key[e] = i < V ? ordered(__fadd_rn(other, __fmul_rn(set.scale, __fsub_rn(raw[e], other)))) : 0;
   }
   __syncwarp();
+  MARK(20)
   u32 least = filtered ? kth_largest(b, key, set.filter_k, flip) : 0;
+  MARK(21)
   u64 best;
   u32 candidates;
   for (int round = 0;; round++) {
@@ -659,6 +661,7 @@ __device__ __forceinline__ int draw(Block& b, const u64* words, int stride, u32 
     token = b.s.drawn;
   }
   SYNC();
+  MARK(22)
   return token < 0 ? 0 : token < V ? token : V - 1;  // garbage logits must not become a wild address
 }
 
@@ -742,24 +745,34 @@ __device__ __forceinline__ void after_attention(Block& b, const Table& t, int la
   if (narrow) {
     Operand<MIXED_WIDTH> x;
     receive(b, x, words + AT_MIXED, tag);
+    MARK(0)
     SYNC();  // `red` is free
     multiply(b, x, narrow);
+    MARK(1)
     send_added(b, narrow, words + AT_MIDDLE, WIDTH, tag + 1);
+    MARK(2)
   }
   if (wide) {
     Gain<WIDTH> gain(b, t.layer(layer, POST_NORM));
     Operand<WIDTH> x;
     receive(b, x, words + AT_MIDDLE, tag + 1);
+    MARK(3)
     normalise(b, x, gain);
+    MARK(4)
     multiply(b, x, 2 * wide);
+    MARK(5)
     send_gated(b, wide, words + AT_HIDDEN, MLP_WIDTH, tag + 2);
+    MARK(6)
   }
   if (narrow) {
     Operand<MLP_WIDTH> x;
     receive(b, x, words + AT_HIDDEN, tag + 2);
+    MARK(7)
     SYNC();
     multiply(b, x, narrow);
+    MARK(8)
     send_added(b, narrow, words + AT_STREAM, WIDTH, tag + 3, plain);
+    MARK(9)
   }
   tag += 3;
 }
@@ -821,6 +834,7 @@ __device__ __forceinline__ void attend(Block& b, const Table& t, int layer, u32 
     *(float2*)&b.s.head[2 * c] = make_float2(low_half(both), high_half(both));
   }
   SYNC();
+  MARK(15)
   float q[GROUPED][16];
   Mix mix[GROUPED];
   for (int g = 0; g < GROUPED; g++) {
@@ -958,12 +972,18 @@ extern "C" __global__ void __launch_bounds__(THREADS + 32, 1) column(const u64* 
       } else {
         receive(b, x, words + AT_STREAM, tag);
       }
+      MARK(10)
       normalise(b, x, gain);
+      MARK(11)
       multiply(b, x, projections);
+      MARK(12)
       send_product(b, projections, words + AT_QKV, QKV_WIDTH, tag + 1);
+      MARK(13)
     }
     attend(b, t, layer, tag + 1, words);
+    MARK(14)
     combine(b, t, tag + 2, words);
+    MARK(16)
     tag += 3;
     after_attention(b, t, layer, tag, words, layer == LAYER_COUNT - 1 ? plain : nullptr);
   }
@@ -971,8 +991,10 @@ extern "C" __global__ void __launch_bounds__(THREADS + 32, 1) column(const u64* 
     Gain<WIDTH> gain(b, t.get<const u16>(NORM));
     Operand<WIDTH> x;
     receive(b, x, words + AT_STREAM, tag);
+    MARK(17)
     normalise(b, x, gain);
     multiply(b, x, logits);
+    MARK(18)
     send_logits(b, logits, words + AT_LOGITS, t.get<float>(LOGITS), LOGIT_WIDTH, tag + 1);
   }
   tag++;
@@ -1020,6 +1042,7 @@ __device__ __forceinline__ void attend(Block& b, const Table& t, int layer, int 
       *(float2*)&b.s.head[2 * c] = make_float2(low_half(both), high_half(both));
     }
     SYNC();
+    MARK(15)
     int warps = stage / (32 / SHARE) + 1;
     if (b.warp < warps) {
       float q[16], k[16], v[16];
@@ -1115,6 +1138,7 @@ extern "C" __global__ void __launch_bounds__(THREADS + 32, 1) codes(const u64* t
       b.s.residual[p.i * UNIT + p.at] = rounded(came + code);
     });
     __syncwarp();
+    MARK(23)
 #pragma unroll 1
     for (int layer = 0; layer < LAYER_COUNT; layer++) {
       if (projections) {
@@ -1140,11 +1164,16 @@ extern "C" __global__ void __launch_bounds__(THREADS + 32, 1) codes(const u64* t
         } else {
           receive(b, x, words + AT_STREAM, tag);
         }
+        MARK(10)
         normalise(b, x, gain);
+        MARK(11)
         multiply(b, x, projections);
+        MARK(12)
         send_product(b, projections, words + AT_QKV, QKV_WIDTH, tag + 1);
+        MARK(13)
       }
       attend(b, t, layer, stage, tag + 1, words);
+      MARK(14)
       tag += 2;
       after_attention(b, t, layer, tag, words);
     }
@@ -1152,11 +1181,14 @@ extern "C" __global__ void __launch_bounds__(THREADS + 32, 1) codes(const u64* t
       Gain<WIDTH> gain(b, t.get<const u16>(NORM));
       Operand<WIDTH> x;
       receive(b, x, words + AT_STREAM, tag);
+      MARK(17)
       normalise(b, x, gain);
       multiply(b, x, logits);
+      MARK(18)
       send_logits(b, logits, words + AT_LOGITS, t.get<float>(LOGITS), LOGIT_WIDTH, tag + 1);
     }
     tag++;
+  MARK(19)
 #pragma unroll 1
     for (int slot = 0; slot < ROWS / 2; slot++) {
       Settings set = settings(t, slot, 2 + stage, false);
