@@ -34,7 +34,7 @@ from .report import FIGURES, LEAD_INS, SCHEMA, Report, compare, distribution, du
 from .terminal import load_progress, note
 
 _PARTS_PER_RUN = 5  # how often each part is timed
-_EARLY = 10  # a column near the beginning of the context, and how far from its end the late one is
+_EARLY = 10  # columns from the beginning of the context, and for the late figures from its end
 _PUBLISHED_AHEAD = 2  # of a server's model: the words it must know beyond the next one
 
 
@@ -76,7 +76,7 @@ def _engine_report(model: ModelOptions, speech: SpeechOptions, options: BenchOpt
     steps = Steps()
     began = time.perf_counter()
     with load_progress() as progress:
-        engine = TimedEngine.load(model, progress=progress, on_step=steps.stepped)
+        engine = TimedEngine.load(model, progress=progress, speech=speech, on_step=steps.stepped)
     assert isinstance(engine, TimedEngine)  # `load` makes what it is called on
     device = engine.checkpoint.device
     try:
@@ -179,12 +179,13 @@ class Parts:
 
     def measure(self) -> None:
         """Some calls of each."""
-        frames, late = cycle(range(self._context.frames)), self._context.limit - _EARLY
+        first, late = self._context.first_frame, self._context.limit - _EARLY
+        frames, early = cycle(range(first, self._context.frames)), first + _EARLY  # behind the voice, which stays
         # Down to samples in main memory.
         self._time("codec_frame", lambda: self._context.decode(next(frames)).pcm())
-        self._time("backbone_step", lambda: self._step(_EARLY, whole=False))
+        self._time("backbone_step", lambda: self._step(early, whole=False))
         self._time("backbone_step_late", lambda: self._step(late, whole=False))
-        self._time("whole_frame", lambda: self._step(_EARLY, whole=True))
+        self._time("whole_frame", lambda: self._step(early, whole=True))
         self._time("whole_frame_late", lambda: self._step(late, whole=True))
 
     def _step(self, column: int, whole: bool) -> None:

@@ -76,8 +76,9 @@ class Caller:
         self.counts: dict[str, Count] = {}
         self._line, self._steps = line, steps
         self._seed = speech.seed or 0
-        defaults = SpeechOptions()
-        self._chosen = {k: v for k, v in asdict(speech).items() if v != getattr(defaults, k) and k != "seed"}
+        # What a server must be told; an engine knows it. Voices are files, a server has its own.
+        usual, own = asdict(SpeechOptions()), ("seed", "voice")
+        self._chosen = {k: v for k, v in asdict(speech).items() if v != usual[k] and k not in own}
         self._opening, self._rest = pieces(PIECES, ahead)
         self._heard = 0  # frames of this conversation
 
