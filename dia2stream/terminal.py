@@ -27,7 +27,7 @@ class LoadProgress:
 @contextmanager
 def load_progress() -> Iterator[LoadProgress | None]:
     """Progress bars on stderr if it is a terminal; they go away when the loading is done."""
-    if not sys.stderr.isatty():
+    if sys.stderr is None or not sys.stderr.isatty():
         yield None
         return
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
@@ -37,4 +37,5 @@ def load_progress() -> Iterator[LoadProgress | None]:
 
 def note(message: str) -> None:
     """One line for people on stderr."""
-    print(f"dia2stream: {message}", file=sys.stderr, flush=True)
+    if sys.stderr is not None:  # closed; print would take stdout for it
+        print(f"dia2stream: {message}", file=sys.stderr, flush=True)

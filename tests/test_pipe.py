@@ -10,6 +10,7 @@ import struct
 import time
 from collections.abc import Iterator
 from itertools import pairwise
+from types import SimpleNamespace
 
 import pytest
 import soundfile
@@ -19,6 +20,8 @@ from piping import Event, Pipe, a_second
 
 from dia2stream import pipe as module
 from dia2stream.conversation import MAX_QUEUED_WORDS
+from dia2stream.engine import Engine
+from dia2stream.options import ModelOptions
 from dia2stream.protocol import MAX_COMMAND_BYTES, Inject, Start
 
 TEXT = "[S1] Hello there, how are you? [S2] Fine."
@@ -430,3 +433,15 @@ Stepper.act = fail
     assert log["level"] == "error"
     assert log["message"].endswith("RuntimeError: made up")
     assert pipe.events[-1].items() >= {"event": "error", "code": "internal"}.items()
+
+
+def test_what_a_conversation_remembers_is_an_option(monkeypatch):
+    class Recorder(Engine):
+        def __init__(self, checkpoint, **options):
+            self.options = options
+
+        def warm_up(self):
+            pass
+
+    monkeypatch.setattr("dia2stream.engine.load_checkpoint", lambda *model, **options: SimpleNamespace(notes=[]))
+    assert Recorder.load(ModelOptions(history_seconds=5.0)).options["history_seconds"] == 5.0
