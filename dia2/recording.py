@@ -103,20 +103,27 @@ def trim(recording: Recording, keep: tuple[float, float] | None = None) -> tuple
         raise ScriptError(
             f"{name} is clipped: {recording.clipped:.1%} of it is at full scale; record it again at a lower level"
         )
-    levels = _levels(recording)
-    speech = float(np.percentile(levels, 95))
+    speech = float(np.percentile(_levels(recording), 95))
     if speech < _QUIETEST_SPEECH:
         level = f"{max(speech, -120):.0f} dBFS, {_QUIETEST_SPEECH:.0f} are needed"
         raise ScriptError(f"{name} is nearly silent: {level}; record it louder")
-    sounding = np.flatnonzero(levels > max(speech - _SILENCE_BELOW_SPEECH, -70.0))
-    start = sounding[0] * _LEVEL_SECONDS - _MARGIN
-    stop = (sounding[-1] + 1) * _LEVEL_SECONDS + _MARGIN
+    first, last = sounding(recording)
+    start, stop = first - _MARGIN, last + _MARGIN
     if keep is not None:
         start, stop = min(start, keep[0]), max(stop, keep[1])
     start, stop = max(0.0, start), min(recording.seconds, stop)
     if stop - start < _LEAST_SECONDS:
         raise ScriptError(f"{name} has {stop - start:.2f} s of sound; a voice takes {_LEAST_SECONDS:g} s at least")
     return start, stop
+
+
+def sounding(recording: Recording) -> tuple[float, float]:
+    """Where sound begins and ends, in seconds; all of a recording that is silent, or too short to tell."""
+    levels = _levels(recording)
+    if not len(levels) or float(np.percentile(levels, 95)) < _QUIETEST_SPEECH:
+        return 0.0, recording.seconds
+    loud = np.flatnonzero(levels > max(float(np.percentile(levels, 95)) - _SILENCE_BELOW_SPEECH, -70.0))
+    return float(loud[0] * _LEVEL_SECONDS), float((loud[-1] + 1) * _LEVEL_SECONDS)
 
 
 def _levels(recording: Recording) -> NDArray[np.float64]:

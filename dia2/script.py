@@ -91,6 +91,10 @@ class ScriptReader:
         text, self._carry = self._carry, ""
         return self._entries(text)
 
+    def answer(self) -> None:
+        """Somebody else has spoken in between: the next word says again whose it is."""
+        self._tag = self._tag or f"[S{self.speaker}]"
+
     def rewind(self, last: Entry | None) -> None:
         """Forgets everything read after `last`, a word and not a break (None: since the line began)."""
         self._carry, self._tag = "", None

@@ -13,6 +13,7 @@ Knows nothing about words, clients or clocks.
 """
 
 from collections import deque
+from collections.abc import Iterator, Sequence
 from itertools import islice
 
 import torch
@@ -67,6 +68,7 @@ class Context:
         self.state: TextState = self.machine.start()
         self.seed = self.base = self.frames = self.first_frame = 0
         self._voice: RunVoice | None = None
+        self._unplayed: list[range] = []  # frames that were not played: the codec knows nothing of them
         self.rollovers = 0
 
     def begin(self, settings: SlotSettings, seed: int, prefix: Prefix | None, initial_padding: int) -> None:
@@ -77,6 +79,7 @@ class Context:
         self.stepper.begin(self.slot, settings, seed)
         self.seed, self.base, self.frames = seed, 0, 0
         self._columns.clear()
+        self._unplayed.clear()
         self._saved = [(-1, state) for _, state in self._saved]
         if prefix is None:
             self._voice = None
@@ -150,6 +153,21 @@ class Context:
                 slot = self.stepper.slots[self.slot]
                 slot.column, slot.text = step - self.base, text
         self.stepper.slots[self.slot].known = known - self.base
+
+    def extend(self, texts: Sequence[Text], marks: Sequence[Mark], codes: Tensor) -> None:
+        """Goes on, in one pass, with frames that somebody else made; they are not played. Only from `frames` on.
+
+        texts: of the column after each. marks: of the text machine before each. codes: int64 [C, n].
+        """
+        slot, begun, count = self.stepper.slots[self.slot], self.frames, codes.shape[1]
+        columns = [slot.text, *texts]
+        self._archive[:, torch.arange(begun, begun + count) % ARCHIVE_FRAMES] = codes.to(self._archive)
+        grid.delay(codes.to(self.stepper.device), self.stepper.delays, self.stepper.codes[self.slot], slot.column)
+        self.stepper.prefill(self.slot, columns[:-1])
+        self._columns.extend(zip(columns, marks, strict=False))
+        self._unplayed.append(range(begun, begun + count))
+        self.frames = begun + count
+        slot.text, slot.known = columns[-1], self.frames - self.base
 
     def rollover(self) -> None:
         """Rebuilds the context from the prefix and the last seconds; nothing is lost but what lies before them."""
@@ -262,17 +280,29 @@ class Context:
         where = torch.arange(start, stop, device=self._archive.device) % ARCHIVE_FRAMES
         return self._archive[:, where].long()
 
+    def _played(self, start: int, stop: int) -> Iterator[tuple[int, int]]:
+        """The frames start..stop - 1 that were played, as stretches."""
+        for gap in self._unplayed:
+            if start < gap.start < stop:
+                yield start, gap.start
+            if gap.start < stop:
+                start = max(start, gap.stop)
+        if start < stop:
+            yield start, stop
+
     def _rewind_codec(self, frame: int) -> None:
         """Puts the codec where it was before `frame`."""
+        self._unplayed = [gap for gap in self._unplayed if gap.start < frame]
         states = [(f, s) for f, s in self._saved if 0 <= f <= frame]
         if self._voice:
             states.append((self.first_frame, self._voice.codec_state))
         saved, state = max(states, key=lambda item: item[0], default=(0, None))
         if state is None or frame - saved > _CODEC_WARM_UP:
             self._codec.reset()
-            saved = max(0, frame - _CODEC_WARM_UP, self.frames - ARCHIVE_FRAMES)
+            unplayed = sum(len(gap) for gap in self._unplayed)
+            saved = max(0, frame - _CODEC_WARM_UP - unplayed, self.frames - ARCHIVE_FRAMES)
         else:
             self._codec.restore(state)
-        if saved < frame:
-            self._codec.hear(self._archived(saved, frame))
+        for start, stop in self._played(saved, frame):
+            self._codec.hear(self._archived(start, stop))
         self._saved = [(f if f < frame else -1, s) for f, s in self._saved]

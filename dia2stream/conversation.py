@@ -15,6 +15,9 @@ that is not known: 0 at the start, the end of the voice's clips, the frame after
 after the last one that was heard. Text that comes while a turn goes on is queued. Text that comes in its silent tail
 continues it from the step where words ran out. Text that comes later begins the next turn.
 
+**The caller.** What `listen` brings goes into the context where the next turn will begin, in passes, as soon as nothing
+is spoken. It is not played, so the audio clock knows nothing of it: the next segment of the clock begins behind it.
+
 **Waiting.** The second text stream shows words ahead, so a step that could take a word waits until those are known or
 the text is closed. That is why text in pieces gives the audio of the same text at once.
 
@@ -40,6 +43,7 @@ from dia2.voice import Prefix
 
 from .context import Context
 from .errors import CommandError
+from .listening import Caller, Columns, Ear, read_piece
 from .options import SpeechOptions
 from .outbox import FRAME_MS, FirstFrame, Frame, Item, Outbox
 from .protocol import (
@@ -50,6 +54,7 @@ from .protocol import (
     End,
     FirstAudio,
     Inject,
+    Listen,
     Pause,
     Paused,
     Reset,
@@ -63,6 +68,7 @@ from .protocol import (
 )
 
 MAX_QUEUED_WORDS = 2000
+MAX_CALLER_SECONDS = 60  # of one utterance, and of what waits for a turn to end
 QUEUE_FRAMES = 25
 # A turn that would begin with less room than this gets a context rebuilt first.
 TURN_ROOM = 250
@@ -70,11 +76,16 @@ TURN_ROOM = 250
 
 @dataclass(eq=False)
 class Utterance:
-    """What one start or inject (and the pieces after it) asked for. `unheard`: entries that have not sounded yet."""
+    """What one start or inject (and the pieces after it) asked for.
+
+    unheard: entries that have not sounded yet. answers: the caller spoke while another one was being spoken; this one
+    waits until that has ended and what they said is in the context.
+    """
 
     id: str
     arrived: float
     open: bool = True
+    answers: bool = False
     unheard: int = 0
     announced: bool = False
 
@@ -93,7 +104,7 @@ class Conversation:
 
     voices: prefixes by name; the first is the default, none at all means a random voice. max_lead_ms: how far sending
     may be ahead of the listener, None for as fast as it is taken. queue_frames: how far generation may be ahead of
-    sending.
+    sending. ear: what encodes the caller; None cannot listen.
     """
 
     def __init__(
@@ -105,7 +116,9 @@ class Conversation:
         voices: dict[str, Prefix] | None = None,
         max_lead_ms: float | None = None,
         queue_frames: int = QUEUE_FRAMES,
+        ear: Ear | None = None,
     ) -> None:
+        self._ear = ear
         self.slot = context.slot
         self.defaults = defaults or SpeechOptions()
         self.voices = voices or {}
@@ -132,8 +145,11 @@ class Conversation:
         self._backlog: deque[Entry] = deque()  # entries that no turn has room for yet
         self._taken: deque[Taken] = deque()  # not sounding yet
         self._sounded: deque[Taken] = deque()
+        self._callers: deque[Caller] = deque()  # who is not in the context yet; only the last may be open
+        self._answering = False  # the next word comes after the caller's
         self._turns: deque[int] = deque()  # the frame each turn began with
         self._segments: deque[tuple[int, int]] = deque(maxlen=64)
+        self._listened: tuple[int, int] | None = None  # the segment that begins behind what the caller said last
 
     # ---- Commands ----
 
@@ -157,6 +173,8 @@ class Conversation:
                     self._resume()
                 case Reset():
                     self._reset()
+                case Listen():
+                    self._listen(command)
         except CommandError as error:
             error.cmd = type(command).__name__.lower()
             error.id = getattr(command, "id", None)
@@ -182,17 +200,21 @@ class Conversation:
         if self.paused:
             step = self._step_at(self._heard_ms)
             reader.rewind(self._last_word_before(step))
+            self._answer(reader)
             reader, entries = self._read(reader, command.text, command.final)
             self._check_room(entries, queued=0)
             self._interrupt(step)
         elif self._opened is not None and command.id not in (None, self._opened.id):
             # Another utterance begins: the open one is complete as it is.
             closing = reader.finish()
+            self._answer(reader)
             reader, entries = self._read(reader, command.text, command.final)
             self._check_room([*closing, *entries], self.queued)
             self._check_utterances()
             self._add(self._opened, closing, final=True)
         else:
+            if self._opened is None:
+                self._answer(reader)
             reader, entries = self._read(reader, command.text, command.final)
             self._check_room(entries, self.queued)
             self._check_utterances()
@@ -201,6 +223,11 @@ class Conversation:
 
     def _last_word_before(self, step: int) -> Entry | None:
         return next((t.entry for t in reversed(self._sounded) if t.step < step and t.entry.tokens), None)
+
+    def _answer(self, reader: ScriptReader) -> None:
+        """The first word after the caller's says whose it is: without, the model would go on in the caller's voice."""
+        if self._answering:
+            reader.answer()
 
     def _end(self) -> None:
         self._need_session()
@@ -241,7 +268,8 @@ class Conversation:
         if not self._speaking or self.paused or made >= self.outbox.capacity:
             return False
         state = self.context.state
-        return state.end_step is not None or self.machine.may_step(state, closed=self._opened is None)
+        closed = self._opened is None or self._after_caller
+        return state.end_step is not None or self.machine.may_step(state, closed)
 
     def prepare(self) -> None:
         """Before a step: a context that is full is rebuilt."""
@@ -338,7 +366,8 @@ class Conversation:
 
     def _utterance(self, id: str | None, arrived: float) -> Utterance:
         self._numbered += 1
-        utterance = Utterance(str(self._numbered) if id is None else id, arrived)
+        utterance = Utterance(str(self._numbered) if id is None else id, arrived, answers=bool(self._callers))
+        self._answering = False
         self._utterances.append(utterance)
         self._opened = utterance
         return utterance
@@ -349,7 +378,7 @@ class Conversation:
         self._owners.extend([utterance] * len(entries))
         if final:
             utterance.open, self._opened = False, None
-        if self._speaking and self.context.state.end_step is None:
+        if self._speaking and self.context.state.end_step is None and not self._after_caller:
             self.context.state.queue.extend(entries)
         else:
             self._backlog.extend(entries)
@@ -366,6 +395,11 @@ class Conversation:
             return
         if not closed and not self.machine.enough(self._backlog):
             return
+        if self._speaking and self._after_caller:
+            return  # when the turn has ended
+        self._hear(final=True)
+        for utterance in self._utterances:
+            utterance.answers = False
         context = self.context
         step = max(context.state.end_step or 0, context.frames)
         self._go_back(step)
@@ -385,6 +419,7 @@ class Conversation:
             # While the last frames are still being heard is the time to make room for the next turn.
             self._go_back(self.context.frames)
             self.context.rollover()
+        self._hear()
         self._begin_turn()
 
     def _go_back(self, step: int) -> None:
@@ -412,6 +447,81 @@ class Conversation:
         self.paused = self._speaking = False
         self.outbox.cut()
         self._segments.append((self.outbox.sent, step))
+
+    # ---- The caller ----
+
+    def _listen(self, command: Listen) -> None:
+        self._need_session()
+        caller, piece = self._caller_of(command), read_piece(command)
+        self._check_waiting(len(piece.pcm) / command.sample_rate)
+        if self.paused:
+            # What the caller says has interrupted: what was not heard is gone, as when text is injected.
+            step = self._step_at(self._heard_ms)
+            self._reader.rewind(self._last_word_before(step))
+            self._interrupt(step)
+        if not (self._callers and self._callers[-1] is caller):
+            self._close_caller()
+            self._callers.append(caller)
+        self._answering = True
+        caller.hear(piece)
+        if command.final:
+            caller.close()
+        self._hear()
+
+    def _caller_of(self, command: Listen) -> Caller:
+        """The utterance that a piece belongs to."""
+        if self._ear is None:
+            raise CommandError("bad_command", "listen: there is no codec to encode what the caller says")
+        speaker = int(command.speaker[1])
+        last = self._callers[-1] if self._callers else None
+        if last is None or last.closed or last.speaker != speaker or last.seconds > MAX_CALLER_SECONDS:
+            return Caller(self._ear, self._tokenizer, self.machine, speaker, command.sample_rate)
+        if last.rate != command.sample_rate:
+            problem = f"sample_rate must stay {last.rate} until a final piece, not {command.sample_rate}"
+            raise CommandError("bad_field", problem, field="sample_rate")
+        return last
+
+    def _check_waiting(self, seconds: float) -> None:
+        """What is said while something is spoken waits, but not without end."""
+        waiting = sum(caller.waiting for caller in self._callers) * FRAME_MS / 1000
+        if waiting + seconds > MAX_CALLER_SECONDS:
+            problem = f"{waiting:.0f} s of the caller wait until the turn has ended, of at most {MAX_CALLER_SECONDS}"
+            raise CommandError("overloaded", problem, field="audio")
+
+    def _close_caller(self) -> None:
+        if self._callers:
+            self._callers[-1].close()
+
+    @property
+    def _after_caller(self) -> bool:
+        """Whether what is being said now has to wait for what the caller said before it."""
+        return bool(self._callers) and bool(self._utterances) and self._utterances[-1].answers
+
+    def _hear(self, final: bool = False) -> None:
+        """Runs what the caller said, as far as it is known how, unless something is spoken."""
+        if final:
+            self._close_caller()
+        while self._callers and not self._speaking:
+            columns = self._callers[0].columns()
+            if columns.texts:
+                self._run_caller(columns)
+            if not self._callers[0].closed:
+                break
+            self._callers.popleft()
+
+    def _run_caller(self, columns: Columns) -> None:
+        context = self.context
+        self._go_back(context.frames)
+        for part in columns.cut(self._turn_room):
+            if context.room < len(part.texts) + self._turn_room:
+                context.rollover()
+            context.extend(*part)
+        # The reply begins like a conversation: nothing is pending, and its first word may come at once.
+        context.state.restore(Mark(0, 0, (), (), None))
+        if self._segments[-1] == self._listened:
+            self._segments.pop()
+        self._listened = (self.outbox.clock_ms // FRAME_MS, context.frames)
+        self._segments.append(self._listened)
 
     # ---- What leaves with a frame ----
 

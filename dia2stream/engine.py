@@ -19,6 +19,7 @@ still answers, and if it does not, it says so to everyone who asks for a convers
 """
 
 import asyncio
+import base64
 import logging
 import threading
 import time
@@ -44,7 +45,7 @@ from .conversation import QUEUE_FRAMES, Conversation
 from .errors import CommandError, EngineError
 from .options import ModelOptions, SpeechOptions
 from .outbox import FRAME_MS, Frame, Item
-from .protocol import Command, End, Error, Inject, Pause, Reset, Resume, Start, error_event
+from .protocol import Command, End, Error, Inject, Listen, Pause, Reset, Resume, Start, error_event
 from .voice_cache import VoiceCache
 from .voices import prefixes, read_voices
 
@@ -123,6 +124,8 @@ class Engine:
             revision=model.revision,
             progress=progress,
         )
+        if model.listen:
+            checkpoint.codec.encode(torch.zeros(checkpoint.codec.frame_samples))
         if files:
             options["voices"] = options.get("voices", {}) | prefixes(files, checkpoint)
         engine = cls(checkpoint, **options)
@@ -190,6 +193,7 @@ class Engine:
             voices=self.voices,
             max_lead_ms=max_lead_ms,
             queue_frames=queue_frames,
+            ear=self.checkpoint.codec,
         )
 
     # ---- Called by sessions, from any thread ----
@@ -380,6 +384,10 @@ class Session:
     async def end(self) -> None:
         """Closes text that was opened with final=False."""
         self.submit(End())
+
+    async def listen(self, pcm: bytes, text: str = "", **fields: Any) -> None:
+        """What the caller said, mono PCM16, for the reply to answer; `fields` are those of the `listen` command."""
+        self.submit(Listen(base64.b64encode(pcm).decode(), text, **fields))
 
     async def pause(self, played_ms: float | None = None) -> None:
         """Stops now; played_ms is what the listener has heard."""

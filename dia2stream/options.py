@@ -51,6 +51,9 @@ class ModelOptions:
     voice_cache_mb: Annotated[
         int, Flag("Device memory for voices that have been run: starting in one again is then a copy.", "MB", low=0)
     ] = 1000
+    listen: Annotated[
+        bool, Flag("Load what listen commands need now. Else the first one waits for it, some seconds, and all speech.")
+    ] = False
 
 
 @dataclass(frozen=True)

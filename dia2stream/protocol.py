@@ -9,6 +9,7 @@ A client sends commands, JSON objects, one a WebSocket text message or one a lin
     {"cmd": "end"}                                          and end closes it
     {"cmd": "pause", "played_ms": 840}                      {"event": "paused", "spoken": ..., "pending": ...}
     {"cmd": "resume"}  or  {"cmd": "inject", ...}           go on where it stopped, or drop the rest and say this
+    {"cmd": "listen", "audio": "UklGR...", "text": "Hi"}    what the caller said, for the reply to answer to
     {"cmd": "reset"}                                        forget the conversation
     {"event": "done", "id": "a", "audio_ms": 2320}          or {"event": "error", "code": "bad_field", ...}
 
@@ -18,6 +19,8 @@ they are made, so a Start built in Python is held to the same limits as one that
 of conversations: whether a command fits the moment (no_session, not_paused, ...) is decided elsewhere.
 """
 
+import base64
+import binascii
 import json
 import re
 import struct
@@ -45,6 +48,7 @@ __all__ = [
     "Event",
     "FirstAudio",
     "Inject",
+    "Listen",
     "Pause",
     "Paused",
     "Ready",
@@ -202,6 +206,66 @@ class Names:
         return tuple(value)
 
 
+@dataclass(frozen=True)
+class Choice:
+    """One of a few strings."""
+
+    values: tuple[str, ...]
+
+    def __str__(self) -> str:
+        return " or ".join(self.values)
+
+    def accept(self, value: object) -> str:
+        if not isinstance(value, str) or value not in self.values:
+            _refuse(self, value)
+        return value
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Mono PCM16, little-endian, as base64. In Python bytes will do, and become it."""
+
+    def __str__(self) -> str:
+        return "base64 of 16-bit little-endian samples"
+
+    def accept(self, value: object) -> str:
+        if isinstance(value, bytes | bytearray | memoryview):
+            value = base64.b64encode(value).decode()
+        if not isinstance(value, str):
+            _refuse(self, value)
+        try:
+            data = base64.b64decode(value, validate=True)
+        except (binascii.Error, ValueError):
+            _refuse(self, value)
+        if len(data) % 2:
+            raise _Refused(f"must be {self}, not {len(data)} bytes, an odd number")
+        return value
+
+
+@dataclass(frozen=True)
+class Times:
+    """Words with their start and end in seconds, kept as tuples."""
+
+    most: int
+
+    def __str__(self) -> str:
+        return f"a list of [word, start, end], in seconds from 0 to {self.most}"
+
+    def accept(self, value: object) -> tuple[tuple[str, float, float], ...]:
+        if not isinstance(value, list | tuple):
+            _refuse(self, value)
+        return tuple(self._word(item, number) for number, item in enumerate(value, start=1))
+
+    def _word(self, item: object, number: int) -> tuple[str, float, float]:
+        if isinstance(item, list | tuple) and len(item) == 3:
+            word, start, end = item
+            numbers = all(isinstance(t, int | float) and not isinstance(t, bool) for t in (start, end))
+            if isinstance(word, str) and word.strip() and numbers and 0 <= start <= end <= self.most:
+                _refuse_half_characters(word)
+                return _CONTROL.sub(" ", word).strip(), float(start), float(end)
+        raise _Refused(f"must be {self}; item {number} is not one")
+
+
 _LARGEST = 1.7976931348623157e308  # an integer above it cannot become a float
 _CONTROL = re.compile(r"[\x00-\x08\x0e-\x1b\x7f-\x84\x86-\x9f]")  # category Cc but for what str.split() splits at
 _HALF = re.compile(r"[\ud800-\udfff]")
@@ -243,18 +307,20 @@ FIELDS: Mapping[str, Rule] = MappingProxyType(
         "audio_top_k": Whole(1, 2048),
         "initial_padding": Whole(0, 100),
         "played_ms": Number(0),
+        "audio": Samples(),
+        "words": Times(60),
+        "speaker": Choice(("S1", "S2")),
+        "sample_rate": Whole(8000, 48000),
         # events only
         "version": Text(),
         "model": Text(),
         "device": Text(),
-        "sample_rate": Whole(1),
         "encoding": Text(),
         "frame_ms": Whole(1),
         "voices": Names(),
         "conversation": Text(),
         "latency_ms": Number(0, digits=1),
         "word": Text(),
-        "speaker": Text(),
         "start_ms": Number(0, digits=0),
         "audio_ms": Number(0, digits=0),
         "heard_ms": Number(0, digits=0),
@@ -368,10 +434,34 @@ class Reset(_Command):
     """Forget the conversation; the model stays warm."""
 
 
-Command: TypeAlias = Start | Inject | End | Pause | Resume | Reset
+@dataclass(frozen=True, slots=True)
+class Listen(_Command):
+    """What the caller said, so that the reply answers it; it goes into the model's memory and is never played.
+
+    audio: base64 of mono PCM16, little-endian, at sample_rate (8000 to 48000); a command's 256 KiB hold 4 s at 24 kHz
+    words: [[word, start, end], ...] in seconds from the start of this audio
+    text: the words without times, where there are no `words`; they are spread over what sounds
+    speaker: S2, the caller, or S1
+    final: False says that more of what they say follows; text to speak ends it too
+    """
+
+    audio: str = ""
+    text: str = ""
+    words: tuple[tuple[str, float, float], ...] | None = None
+    speaker: str = "S2"
+    sample_rate: int = 24000
+    final: bool = True
+
+    @property
+    def pcm(self) -> bytes:
+        """The samples."""
+        return base64.b64decode(self.audio)
+
+
+Command: TypeAlias = Start | Inject | End | Pause | Resume | Reset | Listen
 
 COMMANDS: Mapping[str, type[Command]] = MappingProxyType(
-    {"start": Start, "inject": Inject, "end": End, "pause": Pause, "resume": Resume, "reset": Reset}
+    {"start": Start, "inject": Inject, "end": End, "pause": Pause, "resume": Resume, "reset": Reset, "listen": Listen}
 )
 
 

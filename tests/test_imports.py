@@ -36,7 +36,8 @@ DIA2STREAM_MAY_IMPORT = {
     "outbox": {"errors", "protocol"},
     "voice_cache": {"errors"},
     "context": {"errors", "voice_cache"},
-    "conversation": {"errors", "protocol", "options", "context", "outbox"},
+    "listening": {"errors", "protocol"},
+    "conversation": {"errors", "protocol", "options", "context", "outbox", "listening"},
     "voices": {"errors"},
     "engine": {"errors", "protocol", "options", "context", "outbox", "conversation", "voice_cache", "voices"},
     "studio": {"errors", "protocol", "options", "terminal", "engine", "__init__"},
@@ -87,7 +88,7 @@ DIA2STREAM_MAY_IMPORT = {
 WHEN_RUN = {"cli": {"__main__", "engine", "server", "pipe", "bench", "client", "studio"}, "__main__": {"cli"}}
 
 # Who may touch dia2: the engine and what it builds. cli catches its errors and needs no more than their names.
-MAY_TOUCH_DIA2 = {"engine", "conversation", "context", "voice_cache", "voices", "studio"}
+MAY_TOUCH_DIA2 = {"engine", "conversation", "context", "voice_cache", "listening", "voices", "studio"}
 
 # Modules that have to do without torch, so that --help is quick and clients are light.
 WITHOUT_TORCH = {

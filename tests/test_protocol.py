@@ -27,6 +27,7 @@ from dia2stream.protocol import (
     Error,
     FirstAudio,
     Inject,
+    Listen,
     Pause,
     Paused,
     Ready,
@@ -47,6 +48,7 @@ from dia2stream.protocol import (
     unpack_audio,
 )
 
+WORDS = "words must be a list of [word, start, end], in seconds from 0 to 60"
 fuzzed = settings(max_examples=200, deadline=None)
 
 
@@ -74,6 +76,7 @@ def test_every_command_and_field_of_the_protocol_is_there():
         "pause": "played_ms",
         "resume": "",
         "reset": "",
+        "listen": "audio text words speaker sample_rate final",
     }
     assert {name: [f.name for f in dataclasses.fields(cls)] for name, cls in COMMANDS.items()} == {
         name: names.split() for name, names in expected.items()
@@ -140,6 +143,11 @@ def test_messages_are_frozen_and_hold_nothing_else():
         ('{"cmd": "resume"}\r\n', Resume()),
         ('\ufeff{"cmd": "reset"}', Reset()),
         (b'\xef\xbb\xbf {"cmd": "reset"}\n', Reset()),
+        ('{"cmd": "listen"}', Listen()),
+        (
+            '{"cmd": "listen", "audio": "AAABAA==", "words": [["Hi", 0, 0.5]]}',
+            Listen(b"\0\0\1\0", "", (("Hi", 0, 0.5),)),
+        ),
     ],
 )
 def test_a_good_line_is_its_command(line, command):
@@ -219,7 +227,7 @@ def test_a_line_that_is_not_strict_json_is_bad_json(line, message):
 def test_an_object_without_a_known_cmd_is_bad_command_and_lists_the_known(line, problem, cmd, id):
     error = refused(line)
     assert (error.code, error.cmd, error.id, error.field) == ("bad_command", cmd, id, "cmd")
-    assert str(error) == f"{problem}; known are start, inject, end, pause, resume, reset"
+    assert str(error) == f"{problem}; known are start, inject, end, pause, resume, reset, listen"
 
 
 @pytest.mark.parametrize(("line", "seen"), [("[]", "a list"), ("5", "5"), ("null", "null"), ('"end"', "'end'")])
@@ -258,6 +266,42 @@ def test_a_bad_field_is_named_with_its_value_and_what_would_be_accepted(field, v
     error = refused(start_with(**{field: value}))
     assert (error.code, str(error), error.cmd, error.field) == ("bad_field", message, "start", field)
     assert error.id == (None if field == "id" else "u7")
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("audio", 5, "audio must be base64 of 16-bit little-endian samples, not 5"),
+        ("audio", "no base64", "audio must be base64 of 16-bit little-endian samples, not 'no base64'"),
+        ("audio", "AAA=\n", "audio must be base64 of 16-bit little-endian samples, not 'AAA=\\n'"),
+        ("audio", "AAAA", "audio must be base64 of 16-bit little-endian samples, not 3 bytes, an odd number"),
+        ("words", "Hi", f"{WORDS}, not 'Hi'"),
+        ("words", ["Hi"], f"{WORDS}; item 1 is not one"),
+        ("words", [["Hi", 0, 1], ["you", 1, 0.5]], f"{WORDS}; item 2 is not one"),
+        ("words", [["Hi", 0, 61]], f"{WORDS}; item 1 is not one"),
+        ("words", [["Hi", -1, 1]], f"{WORDS}; item 1 is not one"),
+        ("words", [[" ", 0, 1]], f"{WORDS}; item 1 is not one"),
+        ("words", [["Hi", 0, True]], f"{WORDS}; item 1 is not one"),
+        ("words", [["Hi", 0, 1, 2]], f"{WORDS}; item 1 is not one"),
+        ("speaker", "S3", "speaker must be S1 or S2, not 'S3'"),
+        ("sample_rate", 7999, "sample_rate must be a whole number from 8000 to 48000, not 7999"),
+        ("final", None, None),
+    ],
+)
+def test_a_bad_field_of_listen_is_named(field, value, message):
+    line = json.dumps({"cmd": "listen", field: value})
+    if message is None:
+        assert parse_command(line) == Listen()
+        return
+    error = refused(line)
+    assert (error.code, error.cmd, error.field) == ("bad_field", "listen", field)
+    assert str(error) == message
+
+
+def test_samples_are_as_they_were_given():
+    listen = Listen(b"\x01\x02\xff\x7f", "Hi.", sample_rate=8000)
+    assert listen.pcm == b"\x01\x02\xff\x7f"
+    assert parse_command(dump_command(listen)) == listen
 
 
 @pytest.mark.parametrize("number", ["-1", "-0.001", "1e999", "-1e999", "true", '"5"', "[]", "1" + "0" * 309])
