@@ -27,6 +27,7 @@ from dia2stream.context import Context
 from dia2stream.engine import Engine
 from dia2stream.errors import CommandError
 from dia2stream.listening import HOLD_FRAMES, Caller, read_piece
+from dia2stream.options import ModelOptions
 from dia2stream.outbox import Cut, Frame
 from dia2stream.protocol import Done, End, Error, Inject, Listen, Pause, Resume, Start, Started, parse_command
 from dia2stream.protocol import Word as Spoken
@@ -507,3 +508,10 @@ def test_a_session_listens() -> None:
     assert (error.code, error.cmd, error.field) == ("bad_field", "listen", "text")
     assert [item.word for item in items if isinstance(item, Spoken)] == ["Hi.", "Yes,", "it", "is."]
     assert sum(isinstance(item, Frame) for item in items) > 10
+
+
+def test_with_listen_the_encoder_is_there_before_the_first_caller() -> None:
+    for listen in (False, True):
+        engine = Engine.load(ModelOptions("random:tiny", device="cpu", listen=listen))
+        engine.close()
+        assert (engine.checkpoint.codec._encoder is not None) is listen
