@@ -43,8 +43,8 @@ UNKNOWN_SIZE = 0xFFFFFFFF
 class Encoder:
     """A stream of float samples in -1..1 -> a stream of bytes in one encoding and sample rate.
 
-    `flush` gives what the resampler still holds and leaves the encoder as new. Whoever drops a stream half-way (the
-    caller interrupted) flushes too, and throws the bytes away.
+    `flush` gives what the resampler still holds and leaves the encoder as new. Live audio, whose clock is the sum of
+    what was sent, begins with `restart`, and does so again where it does not go on (the caller interrupted).
     """
 
     def __init__(self, encoding: Encoding, sample_rate: int, source_rate: int = SOURCE_RATE) -> None:
@@ -55,10 +55,11 @@ class Encoder:
         self.sample_bytes = SAMPLE_BYTES[encoding]
         self._resampler = Resampler(source_rate, sample_rate) if sample_rate != source_rate else None
 
-    @property
-    def delay(self) -> int:
-        """Source samples held back. With as many of silence put in front, every frame comes out whole at once."""
-        return self._resampler.delay if self._resampler else 0
+    def restart(self) -> None:
+        """Begins a stream in which every frame comes out whole: silence in front makes up for what is held back."""
+        self.flush()
+        if self._resampler:
+            self._resampler.process(np.zeros(self._resampler.delay, np.float32))
 
     def encode(self, pcm: Floats) -> bytes:
         """Bytes for as many of the samples as can be given yet: all of them when the rate stays as it is."""

@@ -21,7 +21,6 @@ from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, cast
 
-import numpy as np
 from websockets.asyncio.server import ServerConnection
 from websockets.exceptions import ConnectionClosed
 from websockets.protocol import State
@@ -248,7 +247,7 @@ class Sent:
 
 
 class _Frames:
-    """Frames -> messages of 80 ms each. What a resampler holds back is made up for in front, with silence."""
+    """Frames -> messages of 80 ms each."""
 
     def __init__(self, encoder: Encoder) -> None:
         self._encoder = encoder
@@ -256,8 +255,7 @@ class _Frames:
 
     def restart(self) -> None:
         """What was encoded is not going on."""
-        self._encoder.flush()
-        self._encoder.encode(np.zeros(self._encoder.delay, np.float32))
+        self._encoder.restart()
 
     def message(self, frame: Frame) -> bytes:
         """The binary message."""
@@ -266,12 +264,12 @@ class _Frames:
 
 
 async def _send(socket: ServerConnection, frames: _Frames, item: Item) -> None:
+    if isinstance(item, Cut | Started | ResetDone):
+        frames.restart()
     if isinstance(item, Frame):
         await socket.send(frames.message(item))
     elif isinstance(item, Event):
         await socket.send(dump_event(item))
-    elif isinstance(item, Cut):
-        frames.restart()
 
 
 async def _tell(socket: ServerConnection, event: Event) -> None:

@@ -9,8 +9,6 @@ import os
 import threading
 from collections.abc import Callable
 
-import numpy as np
-
 from .audio import Encoder, wav_header
 from .options import PipeOptions
 from .outbox import FRAME_MS, Frame
@@ -67,8 +65,7 @@ class Player:
 
     def restart(self) -> None:
         """What comes next does not go on from what was played."""
-        self._encoder.flush()
-        self._encoder.encode(np.zeros(self._encoder.delay, np.float32))
+        self._encoder.restart()
 
     def wait(self, seconds: float | None = None) -> None:
         """Until everything has been written, or for so long."""

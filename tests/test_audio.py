@@ -139,6 +139,16 @@ def test_resampling_holds_back_a_few_milliseconds_and_keeps_frames_even(rate, he
     assert set(sizes[1:]) == {80 * rate // 1000}
 
 
+@pytest.mark.parametrize("rate", [16000, 8000])
+def test_a_restarted_encoder_gives_every_frame_whole_and_nothing_of_what_was_before(rate):
+    encoder, samples = Encoder("mulaw", rate), noise(1920)
+    encoder.restart()
+    first = [encoder.encode(samples) for _ in range(3)]
+    assert {len(data) for data in first} == {80 * rate // 1000}
+    encoder.restart()
+    assert encoder.encode(samples) == first[0]
+
+
 def test_a_flushed_encoder_is_as_new():
     encoder, samples = Encoder("mulaw", 8000), noise(3000)
     first = encoder.encode(samples) + encoder.flush()
