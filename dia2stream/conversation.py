@@ -38,7 +38,7 @@ from dia2.frame_codec import Sound
 from dia2.sampling import SamplingConfig, SlotSettings
 from dia2.script import Entry, ScriptReader, Tokenizer
 from dia2.stepper import Text
-from dia2.text_stream import MAX_PADDING, Mark
+from dia2.text_stream import MAX_PADDING, Mark, Tokens
 from dia2.voice import Prefix
 
 from .context import Context
@@ -309,7 +309,7 @@ class Conversation:
         if self._made is not None:
             before, sound = self._made
             self._made = None
-            self.outbox.put(*before, Frame(sound.pcm().clamp_(-1.0, 1.0).numpy()))
+            self.outbox.put(*before, Frame(sound.pcm().clamp(-1.0, 1.0).numpy()))
 
     def take(self, now: float, answers_only: bool = False) -> Item | float | None:
         """The next thing to send; seconds to wait for it; None when nothing may leave."""
@@ -440,7 +440,7 @@ class Conversation:
             self._turns.pop()
         # The rest of a break is silence that nobody waits for.
         in_break = bool(self._sounded) and not self._sounded[-1].entry.tokens
-        state.restore(Mark(mark.padding_budget, 0 if in_break else mark.forced_padding, (), (), None))
+        state.restore(Mark(mark.padding_budget, 0 if in_break else mark.forced_padding, Tokens(), Tokens(), None))
         for queue in (state.queue, self._taken, self._backlog, self._owners, self._utterances):
             queue.clear()
         self._opened = None
