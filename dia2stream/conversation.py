@@ -517,7 +517,7 @@ class Conversation:
                 context.rollover()
             context.extend(*part)
         # The reply begins like a conversation: nothing is pending, and its first word may come at once.
-        context.state.restore(Mark(0, 0, (), (), None))
+        context.state.restore(self.machine.start().mark())
         if self._segments[-1] == self._listened:
             self._segments.pop()
         self._listened = (self.outbox.clock_ms // FRAME_MS, context.frames)
