@@ -20,13 +20,34 @@ from dia2.script import Entry
 MAX_PADDING = 6
 
 
+@dataclass(frozen=True)
+class Tokens:
+    """Tokens still to come. What is left after one shares its memory: a mark at every step of a long word is small."""
+
+    row: tuple[int, ...] = ()
+    at: int = 0
+
+    def __bool__(self) -> bool:
+        return self.at < len(self.row)
+
+    def pop(self, default: int) -> tuple[int, "Tokens"]:
+        """The next one and the rest; the default where there is none."""
+        if not self:
+            return default, self
+        return self.row[self.at], Tokens(self.row, self.at + 1) if self.at + 1 < len(self.row) else Tokens()
+
+    def then(self, more: tuple[int, ...]) -> "Tokens":
+        """These, and more behind them."""
+        return Tokens(self.row[self.at :] + more)
+
+
 class Mark(NamedTuple):
     """Where the machine stood before a step, the queue left out."""
 
     padding_budget: int
     forced_padding: int
-    pending: tuple[int, ...]
-    lookahead: tuple[int, ...]
+    pending: Tokens
+    lookahead: Tokens
     end_step: int | None
 
 
@@ -42,8 +63,8 @@ class TextState:
     queue: deque[Entry] = field(default_factory=deque)
     padding_budget: int = 0
     forced_padding: int = 0
-    pending: tuple[int, ...] = ()
-    lookahead: tuple[int, ...] = ()
+    pending: Tokens = Tokens()
+    lookahead: Tokens = Tokens()
     end_step: int | None = None
     taken: list[tuple[int, Entry]] = field(default_factory=list)
 
@@ -113,7 +134,7 @@ class TextMachine:
             return output, output
         if output == self.new_word:
             return self._next_pending(state), self.new_word
-        second, state.lookahead = (state.lookahead or (self.pad,))[0], state.lookahead[1:]
+        second, state.lookahead = state.lookahead.pop(self.pad)
         return output, second
 
     def _sanitise(self, action: int) -> int:
@@ -137,9 +158,9 @@ class TextMachine:
         state.forced_padding = entry.padding
         if not entry.tokens:
             return self.pad
-        state.pending = entry.tokens
+        state.pending = Tokens(entry.tokens)
         if self.ahead:
-            state.lookahead += self._upcoming(state.queue) or ()
+            state.lookahead = state.lookahead.then(self._upcoming(state.queue) or ())
         state.padding_budget = self.max_padding
         return self.new_word
 
@@ -155,5 +176,5 @@ class TextMachine:
         return next(islice(words, self.ahead - 1, None), None)
 
     def _next_pending(self, state: TextState) -> int:
-        token, state.pending = (state.pending or (self.pad,))[0], state.pending[1:]
+        token, state.pending = state.pending.pop(self.pad)
         return token
