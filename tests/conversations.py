@@ -354,7 +354,8 @@ class ToyTokenizer:
         tokens = []
         for word in text.split():
             at = ("[S1]", "[S2]").index(word) if word in ("[S1]", "[S2]") else None
-            tokens += [8 + _mix(*map(ord, word), n) % 140 for n in range(0, len(word), 3)] if at is None else [152 + at]
+            letters = [word[n : n + 3] for n in range(0, len(word), 3)]
+            tokens += [8 + _mix(*map(ord, part)) % 140 for part in letters] if at is None else [152 + at]
         return tokens
 
 
@@ -492,6 +493,11 @@ def toy_voice(frames: int = 14, seed: int = 0) -> Prefix:
     return make_prefix(clips, ToyTokenizer())
 
 
+def frame_number(frame: Frame) -> int:
+    """Which frame of its conversation a frame that a toy made is."""
+    return round(float(frame.pcm[0]) * 2**20)
+
+
 def frame_numbers(rig: Rig) -> list[int]:
-    """Which frame of its conversation each frame that a toy sent is."""
-    return [round(float(pcm[0]) * 2**20) for pcm in rig.frames]
+    """The numbers of all frames that were sent."""
+    return [frame_number(item) for item in rig.items if isinstance(item, Frame)]
