@@ -45,7 +45,7 @@ def server():
 @pytest.fixture(scope="module")
 def impatient():
     """A server that never waits for playback and soon gives up on the silent."""
-    with Serve(linger=1, ping_seconds=0.5, max_lead_ms=3_600_000) as running:
+    with Serve(linger=1, ping_seconds=1.5, max_lead_ms=3_600_000) as running:
         yield running
         assert not [line for line in running.log if "Traceback" in line or " ERROR " in line]
 
