@@ -57,7 +57,8 @@ class Caller:
         self.clock: float = 0.0
         self.asked: list[str] = []  # words of this turn that were not interrupted
         self.said: list[str] = []
-        self.waiting = 0  # utterances that are not done
+        self.waiting: set[int] = set()  # utterances that are not done, as the server numbers them
+        self.number = 0
         self.told: set[tuple[str, int]] = set()
         self.sent_at = 0.0
 
@@ -79,11 +80,10 @@ class Caller:
         words = [self.chance.choice(WORDS) for _ in range(self.chance.randint(2, 12))]
         text = f"[S{self.chance.randint(1, 2)}] {' '.join(words)}."
         self.asked += [*words[:-1], f"{words[-1]}."]
-        self.waiting += 1
+        self.number += 1
+        self.waiting.add(self.number)
         self.figures.utterances += 1
         if first:
-            self.asked, self.said, self.waiting, self.clock = self.asked[-len(words) :], [], 1, 0.0
-            self.told.clear()
             await self.client.start(text)
             await self._until(Started)
         else:
@@ -130,7 +130,7 @@ class Caller:
     async def _rewind(self, played: float) -> None:
         paused = await self._pause(played)
         self._check_report(paused)
-        self.paused, self.waiting, self.asked, self.said = False, 0, [], []
+        self.paused, self.waiting, self.asked, self.said = False, set(), [], []
         await self._ask()
         self.figures.interruptions += 1
 
@@ -181,7 +181,8 @@ class Caller:
             if ("done", int(item.id)) in self.told:
                 return
             self.told.add(("done", int(item.id)))
-            self.waiting -= 1
+            # Of an utterance that was sent to its end it may come after the interruption.
+            self.waiting.discard(int(item.id))
 
 
 async def calls(server: Serve, figures: Figures, minutes: float, seed: int) -> None:
