@@ -42,16 +42,16 @@ class GraphStepper(Stepper):
     """A Stepper whose steps are CUDA graphs; construction compiles, captures and warms up everything.
 
     plain: capture the layers' own ops even where kernels could be used (for comparing them).
-    persistent: use one kernel a step where that can be done.
+    persistent: use one kernel for a part of a step where that can be done and is faster.
     """
 
     def __init__(
-        self, checkpoint: "Checkpoint", slots: int = 1, plain: bool | None = None, persistent: bool = False
+        self, checkpoint: "Checkpoint", slots: int = 1, plain: bool | None = None, persistent: bool = True
     ) -> None:
         super().__init__(checkpoint, slots)
         config, device = self.config, self.device
         self._host = self._shared(slots, STEP_FIELDS)
-        self._host_actions = self._shared(slots)
+        self._host_actions, self._host_trouble = self._shared(slots), self._shared(1)
         self.fields = torch.zeros_like(self._host, device=device)
         # What was drawn in this step: the codes of every codebook, then the action.
         self.drawn = torch.zeros(slots, config.data.codebooks + 1, dtype=torch.int64, device=device)
@@ -63,12 +63,14 @@ class GraphStepper(Stepper):
         self._host[:] = torch.tensor([0, 0, self.capacity, *self.opening])  # every frame is known: nothing is kept
         with torch.inference_mode():
             self.program: _Program = _Plain(self) if self.kind == "plain ops" else _Fast(self)
+            programs: list[_Program] = [self.program]
+            self._trouble: Tensor | None = None  # set by kernels that wait for each other, when one has waited in vain
             if isinstance(self.program, _Fast) and persistent and device.type == "cuda":
                 try:
-                    self.program, self.kind = _Persistent(self, self.program), "one kernel each"
+                    programs.append(_Persistent(self, self.program))
                 except DeviceError as error:
-                    self.kind = f"kernels ({error})"
-            self._run_column, self._run_codes = self._capture(self.program)
+                    self._trouble, self.kind = None, f"kernels ({error})"
+            self._run_column, self._run_codes = self._capture(programs)
 
     @torch.inference_mode()
     def act(self, active: Sequence[int]) -> list[int]:
@@ -85,10 +87,9 @@ class GraphStepper(Stepper):
             self._run_codes()
         if ready is not None:
             ready.synchronize()
-        actions = [int(self._host_actions[slot]) for slot in active]
-        if min(actions) < 0:
+        if self._host_trouble[0]:
             raise DeviceError("the GPU's kernels waited in vain for each other; start again")
-        return actions
+        return [int(self._host_actions[slot]) for slot in active]
 
     @torch.inference_mode()
     def complete(self, texts: Sequence[Text]) -> None:
@@ -118,29 +119,54 @@ class GraphStepper(Stepper):
         self._actions_ready.record()
         return self._actions_ready
 
-    def _capture(self, program: "_Program") -> tuple[Callable[[], None], Callable[[], None]]:
-        def column() -> None:
-            self.fields.copy_(self._host, non_blocking=True)
-            program.column()
-            self._host_actions.copy_(self.drawn[:, -1], non_blocking=True)
-
-        def codes() -> None:
-            if self.reads_text:
-                self.next_text.copy_(self._host_text, non_blocking=True)
-            program.codes()
-
+    def _capture(self, programs: "list[_Program]") -> tuple[Callable[[], None], Callable[[], None]]:
+        """What runs a column and its codes, by the program that is the faster for each."""
+        parts = [(self._column_of(program), self._codes_of(program)) for program in programs]
         if self.device.type != "cuda":  # tests, with the kernels interpreted
-            return column, codes
+            return parts[0]
         self._actions_ready = torch.cuda.Event()
         stream = torch.cuda.Stream(self.device)
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):
             for _ in range(2):  # compiles the kernels, and lets the libraries choose theirs
-                column()
-                codes()
+                for column, codes in parts:
+                    column()
+                    codes()
         torch.cuda.current_stream().wait_stream(stream)
-        self._graphs = captured(column), captured(codes)
+        graphs = [(captured(column), captured(codes)) for column, codes in parts]
+        middle = self.capacity // 2
+        self._host[:, COLUMN], self._host[:, INDEX] = middle, middle
+        times = [[_milliseconds(graph) for graph in graphs_of_part] for graphs_of_part in zip(*graphs, strict=True)]
+        chosen = [min(range(len(programs)), key=each.__getitem__) for each in times]
+        if self._trouble is not None and bool(self._trouble[0]):
+            self._trouble.zero_()
+            chosen, self.kind = [0, 0], "kernels (persistent ones waited in vain)"
+        elif len(programs) > 1:
+            shown = [
+                f"{'one kernel' if choice else 'kernels'} for {name} ({each[1]:.2f} ms, else {each[0]:.2f})"
+                for name, choice, each in zip(("the backbone", "the depformer"), chosen, times, strict=True)
+            ]
+            self.kind = ", ".join(shown)
+        self._graphs = graphs[chosen[0]][0], graphs[chosen[1]][1]
         return self._graphs[0].replay, self._graphs[1].replay
+
+    def _column_of(self, program: "_Program") -> Callable[[], None]:
+        def column() -> None:
+            self.fields.copy_(self._host, non_blocking=True)
+            program.column()
+            self._host_actions.copy_(self.drawn[:, -1], non_blocking=True)
+            if self._trouble is not None:
+                self._host_trouble.copy_(self._trouble, non_blocking=True)
+
+        return column
+
+    def _codes_of(self, program: "_Program") -> Callable[[], None]:
+        def codes() -> None:
+            if self.reads_text:
+                self.next_text.copy_(self._host_text, non_blocking=True)
+            program.codes()
+
+        return codes
 
 
 def captured(work: Callable[[], None]) -> torch.cuda.CUDAGraph:
@@ -149,6 +175,19 @@ def captured(work: Callable[[], None]) -> torch.cuda.CUDAGraph:
     with torch.cuda.graph(graph):
         work()
     return graph
+
+
+def _milliseconds(graph: torch.cuda.CUDAGraph, repeats: int = 4) -> float:
+    """How long a replay takes: the shortest of some, the first left out."""
+    times = []
+    for _ in range(repeats):
+        start, stop = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        start.record()
+        graph.replay()
+        stop.record()
+        stop.synchronize()
+        times.append(float(start.elapsed_time(stop)))
+    return min(times[1:])
 
 
 class _Program:
@@ -370,6 +409,7 @@ class _Persistent(_Program):
         self.kernels = PersistentKernels(
             stepper, stepper.fields, stepper.drawn, self.big.x, fast.heads, self.logits, self.stage_logits
         )
+        stepper._trouble = self.kernels.trouble
         stepper.fields.copy_(stepper._host)
         fast._embed()
         self.kernels.check()

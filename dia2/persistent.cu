@@ -91,6 +91,8 @@ __device__ __forceinline__ void copy_in(void* to, const void* from, u32 bytes, u
                : "memory");
 }
 
+__device__ __forceinline__ void prefetch(const void* p) { asm volatile("prefetch.global.L2 [%0];" ::"l"(p)); }
+
 __device__ __forceinline__ void gates_ready() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
 
 #define SYNC() asm volatile("bar.sync 1, %0;" ::"n"(THREADS) : "memory")  // of the warps that compute
@@ -106,24 +108,34 @@ __device__ __forceinline__ void gates_ready() { asm volatile("fence.proxy.async.
 #define SLOT (8 * PITCH)                // bytes
 #define UNIT (ROWS * 8)                 // outputs of a unit: 8 rows of a weight for every row of activations
 #define CEIL(a, b) (((a) + (b)-1) / (b))
-#define UNITS(n) CEIL(CEIL(n, 8), GRID)  // of n outputs, at most, in one block
+#define X_PITCH (2 * WIDEST + 64)       // bytes from row to row of what is multiplied
 
 #ifndef PATIENCE
 #define PATIENCE (1u << 20)  // polls: half a second or so
 #endif
 
+struct Settings {
+  float scale, temperature, uniform;
+  u32 filter_k, top_k;
+};
+
 struct Shared {
   u64 full[SLOTS], empty[SLOTS];
-  float red[RED];  // partial sums: [unit][warp][row, output]; also the parts of attention
-  float squares[WARPS * ROWS];
+  u64 sums[WARPS], table[TABLE];
+  __attribute__((aligned(16))) float head[HEAD_FLOATS];  // query heads, key and value of one row, turned
+  float angles[CEIL(ROWS, 2)][HEAD_DIM];  // cosines, sines of the position at hand: of every slot, in the backbone
+  __attribute__((aligned(16))) float red[RED];  // partial sums: [unit][warp][row, output]; also the parts of attention
+  __attribute__((aligned(16))) char x[ROWS * X_PITCH];  // what is multiplied: bfloat16 [ROWS][..]
+  float squares[ROWS * WARPS];
   float residual[RESIDUAL * UNIT];  // this block's own outputs of the stream between the layers
-  __attribute__((aligned(16))) float head[HEAD_FLOATS];  // query heads, key and value of one row
-  float angles[CEIL(ROWS, 2)][HEAD_DIM];  // of the position at hand: cosines, sines; of every slot, in the backbone
-  float most[WARPS * 4], total[WARPS * 4];
-  uint2 counts[2][WARPS];
-  u64 best[WARPS], sums[WARPS];
-  u32 candidates[WARPS];
+  float most[WARPS * 4], total[WARPS * 4], score[32];
+  uint2 counts[2][WARPS], best[WARPS];
   int token[CEIL(ROWS, 2)], drawn;
+  // What the draws of the depformer need is brought in at the start, what they give is kept until the end: in between,
+  // the weights that stream past push everything else out of L2.
+  Settings settings[CEIL(ROWS, 2)];
+  float uniforms[CEIL(ROWS, 2)][CODEBOOKS];
+  int codes[CEIL(ROWS, 2)][CODEBOOKS], group[CODEBOOKS];
 };
 
 #define RING ((sizeof(Shared) + 127) / 128 * 128)
@@ -139,7 +151,7 @@ __device__ __forceinline__ void unpack(uint4 from, float* to) {
 }
 
 __device__ __forceinline__ float activate(float x, int kind) {
-  if (kind == 1) return x / (1.0f + __expf(-x));
+  if (kind == 1) return __fdividef(x, 1.0f + __expf(-x));
   if (kind == 2) return 0.5f * x * (1.0f + erff(x * 0.7071067811865476f));
   if (kind == 3) return fmaxf(x, 0.0f);
   return x;
@@ -222,126 +234,156 @@ __device__ __forceinline__ void feed(Block& b, const u16* weight, int n, int k, 
 
 // ---- Products ----
 
-// What a lane multiplies: of row lane / 4, columns chunk * CHUNK + warp * 64 + j * 32 + lane % 4 * 8 .. + 8, j = 0, 1.
-template <int K>
-struct Operand {
-  static const int chunks = K / CHUNK;
-  u32 a[chunks][8];
-
-  __device__ static int column(const Block& b, int chunk, int j) {
-    return chunk * CHUNK + b.warp * 64 + j * 32 + b.lane % 4 * 8;
-  }
+// Every product of a step runs through the same few hundred instructions, with what differs in here: a kernel that spells
+// each one out spends more time fetching its instructions than its weights.
+struct Job {
+  const u64* in;     // words [ROWS][in_width / 2], sent with in_tag; or none, and plain [ROWS][in_width]
+  const u16* plain;
+  const u16* embed;  // a table whose row token[slot] is added first; or none
+  const u16* gain;   // of the norm; or none
+  int in_width, k, n, kind;
+  bool keep;         // the input is the stream between the layers: keep this block's columns of it
+  u64* out;
+  void* also;        // where the result goes in plain; or none
+  u32 in_tag, out_tag;
 };
+enum { SEND, ADD, GATED, LOGIT };
 
-template <int K>
-__device__ __forceinline__ void clear(Operand<K>& x) {
-  for (int chunk = 0; chunk < K / CHUNK; chunk++)
-    for (int i = 0; i < 8; i++) x.a[chunk][i] = 0;
+#define SPAN (THREADS / ROWS)             // threads that bring in a row, four columns at a time
+#define PARTS_OF_ROW CEIL(SPAN, 32)
+#define KEPT CEIL(WIDEST_NORMED / 4, SPAN)  // groups of four that a thread norms
+#define BATCH 6                           // loads in flight, without a norm
+
+// Two words, once both have come.
+__device__ __forceinline__ bool come(const ulonglong2& v, u32 tag) {
+  return (u32)(v.x >> 32) == tag && (u32)(v.y >> 32) == tag;
 }
 
-// words [ROWS][K / 2]: pairs of columns, as other blocks send them.
-template <int K>
-__device__ __forceinline__ void receive(Block& b, Operand<K>& x, const u64* words, u32 tag) {
-  const int chunks = K / CHUNK, batch = chunks % 3 == 0 ? 3 : chunks % 2 == 0 ? 2 : 1;
-  clear(x);
-  int row = b.lane / 4;
-  if (row < ROWS) {
+// Groups first, first + SPAN, .. of a row, as two pairs each; those from `count` on are left alone.
+template <int N>
+__device__ __forceinline__ void receive(Block& b, uint2 (&x)[N], const u64* words, int first, int count, u32 tag) {
+  for (u32 tries = 0;; tries++) {
+    bool all = true;
+    ulonglong2 got[N];
 #pragma unroll
-    for (int start = 0; start < chunks; start += batch) {
-      const u64* from = words + (row * K + Operand<K>::column(b, start, 0)) / 2;
-      for (u32 tries = 0;; tries++) {
-        bool come = true;
-        ulonglong2 got[batch][4];
+    for (int i = 0; i < N; i++)
+      if (first + i * SPAN < count) got[i] = peek2(words + 2 * (first + i * SPAN));
 #pragma unroll
-        for (int i = 0; i < batch * 4; i++)
-          got[i / 4][i % 4] = peek2(from + i / 4 * (CHUNK / 2) + i % 4 / 2 * 16 + i % 2 * 2);
-#pragma unroll
-        for (int i = 0; i < batch * 4; i++) {
-          ulonglong2 v = got[i / 4][i % 4];
-          come &= (u32)(v.x >> 32) == tag && (u32)(v.y >> 32) == tag;
-          x.a[start + i / 4][i % 4 * 2] = (u32)v.x;
-          x.a[start + i / 4][i % 4 * 2 + 1] = (u32)v.y;
-        }
-        if (come) break;
-        PAUSE();
-        if (tries >= b.patience) {
-          b.give_up();
-          break;
-        }
+    for (int i = 0; i < N; i++)
+      if (first + i * SPAN < count) {
+        all &= come(got[i], tag);
+        x[i] = make_uint2((u32)got[i].x, (u32)got[i].y);
       }
+    if (all) break;
+    PAUSE();
+    if (tries >= b.patience) {
+      b.give_up();
+      break;
     }
   }
-  __syncwarp();
 }
 
-// The gains of a norm, for the columns a lane multiplies.
-template <int K>
-struct Gain {
-  uint4 g[K / CHUNK][2];
-  __device__ __forceinline__ Gain(const Block& b, const u16* gain) {
-#pragma unroll
-    for (int i = 0; i < K / CHUNK * 2; i++) g[i / 2][i % 2] = *(const uint4*)(gain + Operand<K>::column(b, i / 2, i % 2));
-  }
-};
+__device__ __forceinline__ u32 add_pairs(u32 x, u32 y) {
+  return pack(low_half(x) + low_half(y), high_half(x) + high_half(y));
+}
 
-// x = norm(x) * gain, over all warps.
-template <int K>
-__device__ __forceinline__ void normalise(Block& b, Operand<K>& x, const Gain<K>& gain) {
+__device__ __forceinline__ u32 scale_pair(u32 x, float scale, u32 gain) {
+  return pack(low_half(x) * scale * low_half(gain), high_half(x) * scale * high_half(gain));
+}
+
+// Brings a job's input to shared memory, normed if it is to be. Two barriers with a norm, one without.
+__device__ __forceinline__ void bring(Block& b, const Job& job) {
+  int row = b.tid / SPAN, first = b.tid % SPAN, count = job.k / 4;
+  uint2* to = (uint2*)(b.s.x + row * X_PITCH);
+  const u64* words = job.in + row * job.in_width / 2;
+  if (!job.gain) {
+#pragma unroll 1
+    for (int start = first; start < count; start += BATCH * SPAN) {
+      uint2 x[BATCH];
+      receive(b, x, words, start, count, job.in_tag);
+#pragma unroll
+      for (int i = 0; i < BATCH; i++)
+        if (start + i * SPAN < count) to[start + i * SPAN] = x[i];
+    }
+    __syncwarp();
+    SYNC();
+    return;
+  }
+  uint2 x[KEPT], gain[KEPT], code[KEPT];
+  const uint2* embed = (const uint2*)(job.embed + (u64)b.s.token[row / 2] * job.k);
+#pragma unroll
+  for (int i = 0; i < KEPT; i++) {
+    int at = first + i * SPAN;
+    x[i] = make_uint2(0, 0);
+    if (at >= count) continue;
+    gain[i] = __ldg((const uint2*)job.gain + at);
+    if (job.embed) code[i] = __ldg(embed + at);
+    if (!job.in) x[i] = *((const uint2*)(job.plain + row * job.in_width) + at);
+  }
+  if (job.in) receive(b, x, words, first, count, job.in_tag);
   float sum = 0.0f;
 #pragma unroll
-  for (int chunk = 0; chunk < K / CHUNK; chunk++)
-#pragma unroll
-    for (int i = 0; i < 8; i++) {
-      float low = low_half(x.a[chunk][i]), high = high_half(x.a[chunk][i]);
-      sum += low * low + high * high;
-    }
-  sum += __shfl_xor_sync(~0u, sum, 1);
-  sum += __shfl_xor_sync(~0u, sum, 2);
-  int row = b.lane / 4;
-  if (b.lane % 4 == 0 && row < ROWS) b.s.squares[row * WARPS + b.warp] = sum;
-  SYNC();
-  if (row < ROWS) {
-    sum = 0.0f;
-#pragma unroll
-    for (int warp = 0; warp < WARPS; warp++) sum += b.s.squares[row * WARPS + warp];
-    float scale = rsqrtf(sum / K + EPS);
-#pragma unroll
-    for (int chunk = 0; chunk < K / CHUNK; chunk++)
-#pragma unroll
-      for (int i = 0; i < 8; i++) {
-        uint4 four = gain.g[chunk][i / 4];
-        u32 g = i % 4 == 0 ? four.x : i % 4 == 1 ? four.y : i % 4 == 2 ? four.z : four.w;
-        u32 v = x.a[chunk][i];
-        x.a[chunk][i] = pack(low_half(v) * scale * low_half(g), high_half(v) * scale * high_half(g));
-      }
+  for (int i = 0; i < KEPT; i++) {
+    int at = first + i * SPAN;
+    if (job.embed && at < count) x[i] = make_uint2(add_pairs(x[i].x, code[i].x), add_pairs(x[i].y, code[i].y));
+    float e[4] = {low_half(x[i].x), high_half(x[i].x), low_half(x[i].y), high_half(x[i].y)};
+    sum += (e[0] * e[0] + e[1] * e[1]) + (e[2] * e[2] + e[3] * e[3]);
+    if (job.keep && at < count && at / 2 % GRID == b.cta)
+      *(float4*)&b.s.residual[at / 2 / GRID * UNIT + row * 8 + at % 2 * 4] = make_float4(e[0], e[1], e[2], e[3]);
   }
+  __syncwarp();
+#pragma unroll
+  for (int step = 1; step < min(32, SPAN); step *= 2) sum += __shfl_xor_sync(~0u, sum, step);
+  if (b.tid % min(32, SPAN) == 0) b.s.squares[row * PARTS_OF_ROW + first / 32] = sum;
+  SYNC();
+  sum = 0.0f;
+#pragma unroll
+  for (int part = 0; part < PARTS_OF_ROW; part++) sum += b.s.squares[row * PARTS_OF_ROW + part];
+  float scale = rsqrtf(__fdividef(sum, (float)job.k) + EPS);
+#pragma unroll
+  for (int i = 0; i < KEPT; i++)
+    if (first + i * SPAN < count)
+      to[first + i * SPAN] = make_uint2(scale_pair(x[i].x, scale, gain[i].x), scale_pair(x[i].y, scale, gain[i].y));
+  SYNC();
 }
 
-// Takes this block's `units` of a weight [n, K] off the ring and leaves every warp's sums in `red`.
-template <int K>
-__device__ __forceinline__ void multiply(Block& b, const Operand<K>& x, int units) {
-  const int chunks = K / CHUNK;
+// Takes this block's units of a weight off the ring and leaves every warp's sums in `red`. A lane multiplies, of row
+// lane / 4, columns chunk * CHUNK + warp * 64 + j * 32 + lane % 4 * 8 .. + 8, j = 0, 1.
+__device__ __forceinline__ void multiply(Block& b, int k, int units) {
+  int row = b.lane / 4, offset = (b.warp * 64 + b.lane % 4 * 8) * 2;
+  const char* weights = b.ring + row * PITCH + offset;
+  const char* rows = b.s.x + (row < ROWS ? row : 0) * X_PITCH + offset;
+  float* to = b.s.red + b.warp * UNIT + row * 8 + b.lane % 4 * 2;
+  int chunks = k / CHUNK, chunk = 0;
+  float c[4][4] = {};
+  b.wait(&b.s.full[b.slot], b.parity);
+  uint4 w = *(const uint4*)(weights + b.slot * SLOT), v = *(const uint4*)(weights + b.slot * SLOT + 64);
 #pragma unroll 1
-  for (int i = 0; i < units; i++) {
-    float c[2][4] = {};
-#pragma unroll
-    for (int chunk = 0; chunk < chunks; chunk++) {
+  for (int left = units * chunks; left > 0; left--) {
+    uint4 p = *(const uint4*)(rows + chunk * 2 * CHUNK), q = *(const uint4*)(rows + chunk * 2 * CHUNK + 64);
+    uint4 next_w = w, next_v = v;
+    u32 here = b.slot;
+    b.next();
+    if (left > 1) {  // the next slot is on its way to the registers while this one is multiplied
       b.wait(&b.s.full[b.slot], b.parity);
-      const char* at = b.ring + b.slot * SLOT + b.lane / 4 * PITCH + (b.warp * 64 + b.lane % 4 * 8) * 2;
-      uint4 w = *(const uint4*)at, v = *(const uint4*)(at + 64);
-      const u32* a = x.a[chunk];
-      multiply_add(c[0], a[0], a[1], w.x, w.y);
-      multiply_add(c[1], a[2], a[3], w.z, w.w);
-      multiply_add(c[0], a[4], a[5], v.x, v.y);
-      multiply_add(c[1], a[6], a[7], v.z, v.w);
-      __syncwarp();
-      if (b.lane == 0) gate_arrive(&b.s.empty[b.slot]);
-      b.next();
+      next_w = *(const uint4*)(weights + b.slot * SLOT), next_v = *(const uint4*)(weights + b.slot * SLOT + 64);
     }
-    if (b.lane / 4 < ROWS)
-      *(float2*)&b.s.red[(i * WARPS + b.warp) * UNIT + b.lane / 4 * 8 + b.lane % 4 * 2] =
-          make_float2(c[0][0] + c[1][0], c[0][1] + c[1][1]);
+    multiply_add(c[0], p.x, p.y, w.x, w.y);
+    multiply_add(c[1], p.z, p.w, w.z, w.w);
+    multiply_add(c[2], q.x, q.y, v.x, v.y);
+    multiply_add(c[3], q.z, q.w, v.z, v.w);
+    __syncwarp();
+    if (b.lane == 0) gate_arrive(&b.s.empty[here]);
+    w = next_w, v = next_v;
+    if (++chunk < chunks) continue;
+    chunk = 0;
+    if (row < ROWS)
+      *(float2*)to = make_float2((c[0][0] + c[1][0]) + (c[2][0] + c[3][0]), (c[0][1] + c[1][1]) + (c[2][1] + c[3][1]));
+    to += WARPS * UNIT;
+#pragma unroll
+    for (int i = 0; i < 4; i++) c[i][0] = c[i][1] = c[i][2] = c[i][3] = 0.0f;
   }
+  __syncwarp();
   SYNC();
 }
 
@@ -350,87 +392,104 @@ __device__ __forceinline__ int units_of(const Block& b, int n) {
   return b.cta < units ? (units - b.cta + GRID - 1) / GRID : 0;
 }
 
+// The sum of all warps, by four lanes together.
 __device__ __forceinline__ float sum_of(const Block& b, int unit, int at) {
-  float sum[4] = {};
+  float sum = 0.0f;
 #pragma unroll
-  for (int warp = 0; warp < WARPS; warp++) sum[warp % 4] += b.s.red[(unit * WARPS + warp) * UNIT + at];
-  return (sum[0] + sum[1]) + (sum[2] + sum[3]);
+  for (int warp = 0; warp < WARPS; warp += 4)
+    if (warp + b.lane % 4 < WARPS) sum += b.s.red[(unit * WARPS + warp + b.lane % 4) * UNIT + at];
+  sum += __shfl_xor_sync(~0u, sum, 1);
+  return sum + __shfl_xor_sync(~0u, sum, 2);
 }
 
-// An output of this block: unit i of its own, activations' row, column of the result.
-struct Place {
-  bool live;
-  int i, at, row, column;
-};
-
-// Calls work(place) for every output of this block's units, whole warps at a time.
-template <typename Work>
-__device__ __forceinline__ void each_output(Block& b, int units, Work work) {
-  for (int o = b.tid; o - b.lane < units * UNIT; o += THREADS) {
-    Place p;
-    p.live = o < units * UNIT, p.i = o / UNIT, p.at = o % UNIT, p.row = p.at / 8;
-    p.column = (b.cta + p.i * GRID) * 8 + p.at % 8;
-    work(p);
+// Adds up and sends the outputs.
+__device__ __forceinline__ void deliver(Block& b, const Job& job, int units) {
+#pragma unroll 1
+  for (int base = b.warp * 8; base < units * UNIT; base += WARPS * 8) {
+    int o = min(base + b.lane / 4, units * UNIT - 1), i = o / UNIT, at = o % UNIT, row = at / 8;
+    int column = (b.cta + i * GRID) * 8 + at % 8;
+    bool mine = base + b.lane / 4 == o && b.lane % 4 == 0 && column < job.n;
+    float y = sum_of(b, job.kind == GATED ? 2 * i : i, at);
+    if (job.kind == GATED) {
+      float up = rounded(activate(rounded(sum_of(b, 2 * i + 1, at)), UP));
+      y = rounded(activate(rounded(y), GATE)) * up;
+    }
+    if (job.kind == ADD) {
+      y = rounded(rounded(y) + b.s.residual[o]);
+      __syncwarp();
+      if (mine) b.s.residual[o] = y;
+      if (mine && job.also) ((u16*)job.also)[row * job.n + column] = (u16)(__float_as_uint(y) >> 16);
+    }
+    if (job.kind == LOGIT) {
+      if (mine) send(job.out + row * job.n + column, __float_as_uint(y), job.out_tag);
+      if (mine) ((float*)job.also)[row * job.n + column] = y;
+    } else {
+      float beside = __shfl_xor_sync(~0u, y, 4);
+      if (mine && column % 2 == 0) send(job.out + (row * job.n + column) / 2, pack(y, beside), job.out_tag);
+    }
   }
+  __syncwarp();
 }
 
-// Sends a value of every output of a result [ROWS, n], two columns a word.
-__device__ __forceinline__ void send_pair(const Block& b, const Place& p, u64* words, int n, float value, u32 tag) {
-  float beside = __shfl_xor_sync(~0u, value, 1);
-  if (p.live && p.column % 2 == 0) send(words + (p.row * n + p.column) / 2, pack(value, beside), tag);
-}
-
-__device__ __forceinline__ void send_product(Block& b, int units, u64* words, int n, u32 tag) {
-  each_output(b, units, [&](const Place& p) { send_pair(b, p, words, n, p.live ? sum_of(b, p.i, p.at) : 0.0f, tag); });
-}
-
-// residual += product, sent; `plain` too, if given.
-__device__ __forceinline__ void send_added(Block& b, int units, u64* words, int n, u32 tag, u16* plain = nullptr) {
-  each_output(b, units, [&](const Place& p) {
-    float y = 0.0f;
-    if (p.live) {
-      y = rounded(rounded(sum_of(b, p.i, p.at)) + b.s.residual[p.i * UNIT + p.at]);
-      b.s.residual[p.i * UNIT + p.at] = y;
-      if (plain) plain[p.row * n + p.column] = (u16)(__float_as_uint(y) >> 16);
-    }
-    send_pair(b, p, words, n, y, tag);
-  });
-}
-
-// act(gate) * act(up), of units that come in pairs.
-__device__ __forceinline__ void send_gated(Block& b, int units, u64* words, int n, u32 tag) {
-  each_output(b, units, [&](const Place& p) {
-    float y = 0.0f;
-    if (p.live) {
-      float gate = rounded(activate(rounded(sum_of(b, 2 * p.i, p.at)), GATE));
-      float up = rounded(activate(rounded(sum_of(b, 2 * p.i + 1, p.at)), UP));
-      y = gate * up;
-    }
-    send_pair(b, p, words, n, y, tag);
-  });
-}
-
-// Logits [ROWS, n], one a word, and for whoever looks later in plain.
-__device__ __forceinline__ void send_logits(Block& b, int units, u64* words, float* plain, int n, u32 tag) {
-  each_output(b, units, [&](const Place& p) {
-    if (!p.live || p.column >= n) return;
-    float y = sum_of(b, p.i, p.at);
-    send(words + p.row * n + p.column, __float_as_uint(y), tag);
-    plain[p.row * n + p.column] = y;
-  });
+__device__ __forceinline__ void work(Block& b, const Job& job, int mark) {
+  int units = units_of(b, job.n);
+  if (units == 0) return;
+  bring(b, job);
+  MARK(mark)
+  multiply(b, job.k, job.kind == GATED ? 2 * units : units);
+  MARK(mark + 1)
+  deliver(b, job, units);
+  MARK(mark + 2)
 }
 
 // ---- Attention ----
 
-// A head of HEAD_DIM is held by SHARE lanes: the pairs that rotate together, dims 8 l .. 8 l + 8 and as many from the
-// half on. So a warp works on 32 / SHARE positions at once: a lane group is one position.
+#define NOTHING __uint_as_float(0xff800000u)  // -inf
 #define HALF (HEAD_DIM / 2)
+#define PAIR (HEAD_DIM / 4)  // words of half a head: a lane turns words l and l + PAIR
+
+// A head as another block sent it: for queries and keys normed and turned, rounded after each. Leaves it in `head` and,
+// if given, in a cache.
+__device__ __forceinline__ void bring_head(Block& b, const u64* words, u32 tag, const u16* gain, const float* angles,
+                                           float* head, u16* cache) {
+  int l = b.lane < PAIR ? b.lane : 0;
+  u32 gains[2] = {0, 0};
+  if (gain) gains[0] = __ldg((const u32*)gain + l), gains[1] = __ldg((const u32*)gain + PAIR + l);
+  u32 first = b.receive(words + l, tag), second = b.receive(words + PAIR + l, tag);
+  __syncwarp();
+  float x[4] = {low_half(first), high_half(first), low_half(second), high_half(second)};
+  if (gain) {
+    float sum = b.lane < PAIR ? (x[0] * x[0] + x[1] * x[1]) + (x[2] * x[2] + x[3] * x[3]) : 0.0f;
+#pragma unroll
+    for (int step = 1; step < 32; step *= 2) sum += __shfl_xor_sync(~0u, sum, step);
+    float scale = rsqrtf(sum / HEAD_DIM + EPS);
+#pragma unroll
+    for (int i = 0; i < 4; i++) x[i] = rounded(x[i] * scale * (i % 2 ? high_half(gains[i / 2]) : low_half(gains[i / 2])));
+#if ROPE
+#pragma unroll
+    for (int i = 0; i < 2; i++) {
+      float cos = angles[2 * l + i], sin = angles[HALF + 2 * l + i];
+      float turned = x[i] * cos - x[2 + i] * sin;
+      x[2 + i] = rounded(x[2 + i] * cos + x[i] * sin), x[i] = rounded(turned);
+    }
+#endif
+  }
+  if (b.lane >= PAIR) return;
+  *(float2*)(head + 2 * l) = make_float2(x[0], x[1]);
+  *(float2*)(head + HALF + 2 * l) = make_float2(x[2], x[3]);
+  if (cache) ((u32*)cache)[l] = pack(x[0], x[1]), ((u32*)cache)[PAIR + l] = pack(x[2], x[3]);
+}
+
+// To score, a head is held by SHARE lanes: dims 8 l .. 8 l + 8 and as many from the half on. A lane group is a position.
 #define SHARE (HEAD_DIM / 16)
 #define GROUPS (WARPS * 32 / SHARE)
 
 __device__ __forceinline__ void load_head(const float* from, int l, float (&to)[16]) {
 #pragma unroll
-  for (int i = 0; i < 8; i++) to[i] = from[l * 8 + i], to[8 + i] = from[HALF + l * 8 + i];
+  for (int i = 0; i < 16; i += 4) {
+    float4 four = *(const float4*)(from + (i < 8 ? l * 8 + i : HALF + l * 8 + i - 8));
+    to[i] = four.x, to[i + 1] = four.y, to[i + 2] = four.z, to[i + 3] = four.w;
+  }
 }
 
 __device__ __forceinline__ void unpack_head(uint4 low, uint4 high, float (&to)[16]) {
@@ -438,82 +497,15 @@ __device__ __forceinline__ void unpack_head(uint4 low, uint4 high, float (&to)[1
   unpack(high, to + 8);
 }
 
-// Norm and rotation of a head, rounded after each.
-__device__ __forceinline__ void turn(float (&x)[16], uint4 gain_low, uint4 gain_high, const float* angles, int l) {
-  float gain[16], sum = 0.0f;
-  unpack_head(gain_low, gain_high, gain);
-#pragma unroll
-  for (int i = 0; i < 16; i++) sum += x[i] * x[i];
-#pragma unroll
-  for (int step = 1; step < SHARE; step *= 2) sum += __shfl_xor_sync(~0u, sum, step);
-  float scale = rsqrtf(sum / HEAD_DIM + EPS);
-#pragma unroll
-  for (int i = 0; i < 16; i++) x[i] = rounded(x[i] * scale * gain[i]);
-#if ROPE
-#pragma unroll
-  for (int i = 0; i < 8; i++) {
-    float cos = angles[l * 8 + i], sin = angles[HALF + l * 8 + i];
-    float first = x[i] * cos - x[8 + i] * sin, second = x[8 + i] * cos + x[i] * sin;
-    x[i] = rounded(first), x[8 + i] = rounded(second);
-  }
-#endif
-}
-
-__device__ __forceinline__ uint4 pack8(const float* x) {
-  return make_uint4(pack(x[0], x[1]), pack(x[2], x[3]), pack(x[4], x[5]), pack(x[6], x[7]));
-}
-
 __device__ __forceinline__ float dot(const float (&x)[16], const float (&y)[16]) {
-  float sum = 0.0f;
+  float sum[4] = {};
 #pragma unroll
-  for (int i = 0; i < 16; i++) sum += x[i] * y[i];
+  for (int i = 0; i < 16; i++) sum[i % 4] += x[i] * y[i];
+  sum[0] = (sum[0] + sum[1]) + (sum[2] + sum[3]);
 #pragma unroll
-  for (int step = 1; step < SHARE; step *= 2) sum += __shfl_xor_sync(~0u, sum, step);
-  return sum;
+  for (int step = 1; step < SHARE; step *= 2) sum[0] += __shfl_xor_sync(~0u, sum[0], step);
+  return sum[0];
 }
-
-#define NOTHING __uint_as_float(0xff800000u)  // -inf
-
-// A lane group's softmax so far: the highest score, the sum of weights, and the weighted sum of values.
-struct Mix {
-  float most, total, sum[16];
-
-  __device__ void clear() {
-    most = NOTHING, total = 0.0f;
-    for (int i = 0; i < 16; i++) sum[i] = 0.0f;
-  }
-
-  __device__ void add(float score, const float (&value)[16]) {
-    float higher = fmaxf(most, score), shrink = __expf(most - higher), weight = __expf(score - higher);
-    total = total * shrink + weight;
-#pragma unroll
-    for (int i = 0; i < 16; i++) sum[i] = sum[i] * shrink + weight * value[i];
-    most = higher;
-  }
-
-  // Adds up a warp's groups and leaves the warp's part in shared memory: row `part` of [.., HEAD_DIM] in `red`.
-  __device__ void leave(Block& b, int part) {
-    float higher = most;
-#pragma unroll
-    for (int step = SHARE; step < 32; step *= 2) higher = fmaxf(higher, __shfl_xor_sync(~0u, higher, step));
-    float shrink = most == NOTHING ? 0.0f : __expf(most - higher);
-    total *= shrink;
-#pragma unroll
-    for (int i = 0; i < 16; i++) sum[i] *= shrink;
-#pragma unroll
-    for (int step = SHARE; step < 32; step *= 2) {
-      total += __shfl_xor_sync(~0u, total, step);
-#pragma unroll
-      for (int i = 0; i < 16; i++) sum[i] += __shfl_xor_sync(~0u, sum[i], step);
-    }
-    if (b.lane >= SHARE) return;
-    if (b.lane == 0) b.s.most[part] = higher, b.s.total[part] = total;
-    float* to = b.s.red + part * HEAD_DIM + b.lane * 8;
-#pragma unroll
-    for (int i = 0; i < 16; i += 4)
-      *(float4*)(to + (i < 8 ? i : HALF + i - 8)) = make_float4(sum[i], sum[i + 1], sum[i + 2], sum[i + 3]);
-  }
-};
 
 // ---- Draws ----
 
@@ -523,107 +515,102 @@ __device__ __forceinline__ u32 ordered(float x) {  // in the order of the floats
 }
 
 // A key that exactly k of the block's keys reach, or the k-th largest where ties forbid that. Eighths, then eighths of
-// those: the counts of seven thresholds travel as bytes.
+// those: how many keys lie in each travels as bytes.
 template <int PER>
 __device__ __forceinline__ u32 kth_largest(Block& b, const u32 (&key)[PER], u32 k, int& flip) {
-  u64 low = 0;
+  u32 low = 0;
   int bits = 32;  // what is sought lies in low .. low + 2^bits
+#pragma unroll 1
   while (bits > 0) {
     int shift = bits > 3 ? bits - 3 : 0;
-    u32 first = 0, rest = 0;  // thresholds 1-4 and 5-7
+    u64 mine = 0;
 #pragma unroll
-    for (int i = 0; i < PER; i++) {
-      if (key[i] < low) continue;
-      u64 bucket = (key[i] - low) >> shift;
-      first += bucket >= 4 ? 0x01010101u : 0x01010101u & ((1u << 8 * bucket) - 1);
-      rest += bucket >= 7 ? 0x00010101u : bucket > 4 ? 0x00010101u & ((1u << 8 * (bucket - 4)) - 1) : 0u;
-    }
-    first = __reduce_add_sync(~0u, first), rest = __reduce_add_sync(~0u, rest);
+    for (int i = 0; i < PER; i++)
+      if (key[i] >= low) mine += 1ull << 8 * min((key[i] - low) >> shift, 7u);
+    u32 lower = __reduce_add_sync(~0u, (u32)mine), upper = __reduce_add_sync(~0u, (u32)(mine >> 32));
     flip ^= 1;
-    if (b.lane == 0) b.s.counts[flip][b.warp] = make_uint2(first, rest);
+    if (b.lane == 0) b.s.counts[flip][b.warp] = make_uint2(lower, upper);
     SYNC();
     uint2 of_warp = b.lane < WARPS ? b.s.counts[flip][b.lane] : make_uint2(0, 0);
-    u32 odd = __reduce_add_sync(~0u, of_warp.x & 0x00ff00ffu), even = __reduce_add_sync(~0u, of_warp.x >> 8 & 0x00ff00ffu);
-    u32 odd2 = __reduce_add_sync(~0u, of_warp.y & 0x00ff00ffu), even2 = __reduce_add_sync(~0u, of_warp.y >> 8 & 0x00ffu);
-    u32 count[8] = {~0u, odd & 0xffff, even & 0xffff, odd >> 16, even >> 16, odd2 & 0xffff, even2, odd2 >> 16};
-    int chosen = 0;
-    u32 reached = ~0u;
+    u32 even = __reduce_add_sync(~0u, of_warp.x & 0x00ff00ffu), odd = __reduce_add_sync(~0u, of_warp.x >> 8 & 0x00ff00ffu);
+    u32 even2 = __reduce_add_sync(~0u, of_warp.y & 0x00ff00ffu), odd2 = __reduce_add_sync(~0u, of_warp.y >> 8 & 0x00ff00ffu);
+    u32 count[8] = {even & 0xffff, odd & 0xffff, even >> 16, odd >> 16, even2 & 0xffff, odd2 & 0xffff, even2 >> 16, odd2 >> 16};
+    u32 reached = 0, step = 0, above = 0;  // from the top: the first eighth that makes it k
 #pragma unroll
-    for (int i = 1; i < 8; i++)
-      if (count[i] >= k) chosen = i, reached = count[i];
-    low += (u64)chosen << shift;
+    for (int i = 7; i >= 0; i--) {
+      above += count[i];
+      if (above >= k && reached == 0) reached = above, step = i;
+    }
+    low += step << shift;
     if (reached == k) break;
     bits = shift;
   }
-  return (u32)low;
+  return low;
 }
-
-struct Settings {
-  float scale, temperature, uniform;
-  u32 filter_k, top_k;
-};
 
 // One draw by the whole block: guidance, filter, temperature, top k, inverse CDF in the vocabulary's order.
 // words: logits as they were sent, of the conditional row; those of the other row are `stride` further on.
 template <int V>
-__device__ __forceinline__ int draw(Block& b, const u64* words, int stride, u32 tag, const Settings& set, int banned, int also_banned) {
-  const int PER = CEIL(V, THREADS);
-  int flip = 0;
+__device__ __forceinline__ int draw(Block& b, const u64* words, int stride, u32 tag, const Settings& set, int banned,
+                                    int also_banned) {
+  const int PER = 2 * CEIL(V, 2 * THREADS);
+  static_assert(V % 2 == 0 && PER * 32 < 256, "logits come in twos, and counts travel as bytes");
+  int flip = 0, first = b.tid * PER;
   float raw[PER], logit[PER];
   u32 key[PER];
   bool filtered = set.filter_k > 0 && set.filter_k < V;
+  for (u32 tries = 0;; tries++) {
+    bool all = true;
 #pragma unroll
-  for (int e = 0; e < PER; e++) {
-    int i = b.tid * PER + e;
-    raw[e] = i < V ? __uint_as_float(b.receive(words + i, tag)) : NOTHING;
-    float other = i < V && filtered ? __uint_as_float(b.receive(words + stride + i, tag)) : raw[e];
-    key[e] = i < V ? ordered(__fadd_rn(other, __fmul_rn(set.scale, __fsub_rn(raw[e], other)))) : 0;
+    for (int e = 0; e < PER; e += 2) {
+      ulonglong2 its = {0, 0}, others = {0, 0};
+      raw[e] = raw[e + 1] = NOTHING, key[e] = key[e + 1] = 0;
+      if (first + e >= V) continue;
+      its = peek2(words + first + e);
+      if (filtered) others = peek2(words + stride + first + e);
+      all &= come(its, tag) && (!filtered || come(others, tag));
+      raw[e] = __uint_as_float((u32)its.x), raw[e + 1] = __uint_as_float((u32)its.y);
+      if (!filtered) continue;
+      float x = __uint_as_float((u32)others.x), y = __uint_as_float((u32)others.y);
+      key[e] = ordered(__fadd_rn(x, __fmul_rn(set.scale, __fsub_rn(raw[e], x))));
+      key[e + 1] = ordered(__fadd_rn(y, __fmul_rn(set.scale, __fsub_rn(raw[e + 1], y))));
+    }
+    if (all) break;
+    PAUSE();
+    if (tries >= b.patience) {
+      b.give_up();
+      break;
+    }
   }
   __syncwarp();
-  MARK(20)
+  MARK(24)
   u32 least = filtered ? kth_largest(b, key, set.filter_k, flip) : 0;
-  MARK(21)
-  u64 best;
-  u32 candidates;
+  MARK(25)
+  u32 best, candidates;
+#pragma unroll 1
   for (int round = 0;; round++) {
     best = 0, candidates = 0;
 #pragma unroll
     for (int e = 0; e < PER; e++) {
-      int i = b.tid * PER + e;
+      int i = first + e;
       bool kept = i != banned && i != also_banned && i < V && (round || key[e] >= least);
       logit[e] = kept ? raw[e] : NOTHING;
       candidates += logit[e] > NOTHING;
-      u64 rank = (u64)ordered(logit[e]) << 32 | (0xffffffffu - i);
-      best = rank > best ? rank : best;
+      best = max(best, ordered(logit[e]));
     }
-    candidates = __reduce_add_sync(~0u, candidates);
-#pragma unroll
-    for (int step = 1; step < 32; step *= 2) {
-      u64 beside = __shfl_xor_sync(~0u, best, step);
-      best = beside > best ? beside : best;
-    }
-    if (b.lane == 0) b.s.best[b.warp] = best, b.s.candidates[b.warp] = candidates;
+    candidates = __reduce_add_sync(~0u, candidates), best = __reduce_max_sync(~0u, best);
+    if (b.lane == 0) b.s.best[b.warp] = make_uint2(best, candidates);
     SYNC();
-    candidates = 0;
-#pragma unroll
-    for (int warp = 0; warp < WARPS; warp++) {
-      best = b.s.best[warp] > best ? b.s.best[warp] : best;
-      candidates += b.s.candidates[warp];
-    }
+    uint2 of_warp = b.lane < WARPS ? b.s.best[b.lane] : make_uint2(0, 0);
+    best = __reduce_max_sync(~0u, of_warp.x), candidates = __reduce_add_sync(~0u, of_warp.y);
     if (candidates || round) break;
     SYNC();  // the filter left only what may not be drawn: then all the others are candidates
   }
-  int token = (int)(0xffffffffu - (u32)best);
   if (set.temperature > 0.0f) {
-    float warmth = fmaxf(set.temperature, 1e-4f);
-    u32 bits = (u32)(best >> 32);
-    float most = __fdiv_rn(__uint_as_float(bits >> 31 ? bits & 0x7fffffffu : ~bits), warmth);
-#pragma unroll
-    for (int e = 0; e < PER; e++) {
-      logit[e] = __fdiv_rn(logit[e], warmth);
-      key[e] = b.tid * PER + e < V ? ordered(logit[e]) : 0;
-    }
+    float warmth = fmaxf(set.temperature, 1e-4f), most = __uint_as_float(best >> 31 ? best & 0x7fffffffu : ~best);
     if (set.top_k > 0 && set.top_k < candidates) {
+#pragma unroll
+      for (int e = 0; e < PER; e++) key[e] = first + e < V ? ordered(logit[e]) : 0;
       u32 floor = kth_largest(b, key, set.top_k, flip);
 #pragma unroll
       for (int e = 0; e < PER; e++)
@@ -633,7 +620,7 @@ __device__ __forceinline__ int draw(Block& b, const u64* words, int stride, u32 
     u64 weight[PER], mine = 0;
 #pragma unroll
     for (int e = 0; e < PER; e++) {
-      weight[e] = (u64)(__expf(logit[e] - most) * 4294967296.0f);
+      weight[e] = (u64)(__expf(__fdividef(logit[e] - most, warmth)) * 4294967296.0f);
       mine += weight[e];
     }
     u64 upto = mine;
@@ -644,24 +631,34 @@ __device__ __forceinline__ int draw(Block& b, const u64* words, int stride, u32 
     }
     if (b.lane == 31) b.s.sums[b.warp] = upto;
     SYNC();
-    u64 total = 0;
-    upto -= mine;
-#pragma unroll
-    for (int warp = 0; warp < WARPS; warp++) {
-      if (warp < b.warp) upto += b.s.sums[warp];
-      total += b.s.sums[warp];
-    }
+    // Sums of less than 2^45, in two parts that the warp can add at once.
+    u64 its = b.lane < WARPS ? b.s.sums[b.lane] : 0;
+    u32 low = (u32)its & 0xffffff, high = (u32)(its >> 24);
+    u64 total = (u64)__reduce_add_sync(~0u, high) << 24;
+    total += __reduce_add_sync(~0u, low);
+    u64 before = (u64)__reduce_add_sync(~0u, b.lane < b.warp ? high : 0) << 24;
+    upto += before + __reduce_add_sync(~0u, b.lane < b.warp ? low : 0) - mine;
     u64 drawn = (u64)((double)set.uniform * (double)total);
 #pragma unroll
     for (int e = 0; e < PER; e++) {
-      if (upto <= drawn && drawn < upto + weight[e]) b.s.drawn = b.tid * PER + e;
+      if (upto <= drawn && drawn < upto + weight[e]) b.s.drawn = first + e;
       upto += weight[e];
     }
+  } else {  // the first of the highest
+    u32 found = ~0u;
+#pragma unroll
+    for (int e = PER - 1; e >= 0; e--)
+      if (first + e < V && ordered(logit[e]) == best) found = first + e;
+    found = __reduce_min_sync(~0u, found);
+    if (b.lane == 0) b.s.counts[flip ^ 1][b.warp].x = found;
     SYNC();
-    token = b.s.drawn;
+    found = __reduce_min_sync(~0u, b.lane < WARPS ? b.s.counts[flip ^ 1][b.lane].x : ~0u);
+    if (b.tid == 0) b.s.drawn = found;
   }
+  __syncwarp();
   SYNC();
-  MARK(22)
+  int token = b.s.drawn;
+  MARK(26)
   return token < 0 ? 0 : token < V ? token : V - 1;  // garbage logits must not become a wild address
 }
 
@@ -674,13 +671,14 @@ enum {
   GROUP, DELAY, LAYERS
 };
 enum { PRE_NORM, QKV, Q_NORM, K_NORM, OUT, POST_NORM, WI, WO, PER_LAYER };
+static_assert(TABLE == LAYERS + LAYER_COUNT * PER_LAYER, "the host and this file disagree about the table");
 #define STEP_FIELDS 5  // of a slot, int64: column, cache index, known frames, main, second
 
 struct Table {
   const u64* at;
   template <typename T>
   __device__ T* get(int i) const {
-    return (T*)__ldg(at + i);
+    return (T*)at[i];
   }
   __device__ const u16* layer(int n, int i) const { return get<const u16>(LAYERS + n * PER_LAYER + i); }
 };
@@ -704,14 +702,15 @@ __device__ __forceinline__ void keep(const Table& t, int slot, int codebook, int
     t.get<long long>(CODES)[((u64)slot * CODEBOOKS + codebook) * CAPACITY + fields[0] + 1] = token;
 }
 
-__device__ __forceinline__ Block start(char* bytes, const Table& t) {
+__device__ __forceinline__ Block start(char* bytes, const u64* table) {
   Shared& s = *(Shared*)bytes;
-  Block b = {s, bytes + RING, t.get<u32>(STATE) + 1, PATIENCE, 0, 0, (int)threadIdx.x, (int)threadIdx.x % 32,
+  Block b = {s, bytes + RING, (u32*)table[STATE] + 2, PATIENCE, 0, 0, (int)threadIdx.x, (int)threadIdx.x % 32,
              (int)threadIdx.x / 32, (int)blockIdx.x};
   if (b.tid == 0) {
     for (int i = 0; i < SLOTS; i++) gate_init(&s.full[i], 1), gate_init(&s.empty[i], WARPS);
     gates_ready();
   }
+  for (int i = b.tid; i < TABLE; i += THREADS + 32) s.table[i] = table[i];
   __syncthreads();
   return b;
 }
@@ -738,43 +737,27 @@ __device__ __forceinline__ void load_angles(Block& b, const Table& t, int slot, 
 #endif
 }
 
-// What follows attention in a layer: out projection, MLP. `tag` is attention's; takes four more.
-__device__ __forceinline__ void after_attention(Block& b, const Table& t, int layer, u32& tag, u64* words,
-                                                u16* plain = nullptr) {
-  int narrow = units_of(b, WIDTH), wide = units_of(b, MLP_WIDTH);
-  if (narrow) {
-    Operand<MIXED_WIDTH> x;
-    receive(b, x, words + AT_MIXED, tag);
-    MARK(0)
-    SYNC();  // `red` is free
-    multiply(b, x, narrow);
-    MARK(1)
-    send_added(b, narrow, words + AT_MIDDLE, WIDTH, tag + 1);
-    MARK(2)
+// The products of a layer, in order: into attention, out of it, into the MLP, out of it.
+__device__ __forceinline__ Job job_of(const Table& t, int layer, int step, u32 tag, u64* words) {
+  Job job = {};
+  job.in_tag = tag, job.out_tag = tag + 1;
+  job.in = words + (step == 0 ? AT_STREAM : step == 1 ? AT_MIXED : step == 2 ? AT_MIDDLE : AT_HIDDEN);
+  job.out = words + (step == 0 ? AT_QKV : step == 1 ? AT_MIDDLE : step == 2 ? AT_HIDDEN : AT_STREAM);
+  job.k = job.in_width = step == 1 ? MIXED_WIDTH : step == 3 ? MLP_WIDTH : WIDTH;
+  job.n = step == 0 ? QKV_WIDTH : step == 2 ? MLP_WIDTH : WIDTH;
+  job.kind = step == 0 ? SEND : step == 2 ? GATED : ADD;
+  if (step % 2 == 0) job.gain = t.layer(layer, step ? POST_NORM : PRE_NORM);
+  return job;
+}
+
+// The small tensors of a layer, brought to L2 before they are asked for; by one block's copying warp.
+__device__ __forceinline__ void fetch_gains(const Block& b, const Table& t, int layer) {
+  if (b.cta) return;
+  for (int i = b.lane * 64; i < WIDTH; i += 32 * 64) {
+    prefetch(t.layer(layer, PRE_NORM) + i), prefetch(t.layer(layer, POST_NORM) + i);
+    if (layer == LAYER_COUNT - 1) prefetch(t.get<const u16>(NORM) + i);
+    if (i < HEAD_DIM) prefetch(t.layer(layer, Q_NORM) + i), prefetch(t.layer(layer, K_NORM) + i);
   }
-  if (wide) {
-    Gain<WIDTH> gain(b, t.layer(layer, POST_NORM));
-    Operand<WIDTH> x;
-    receive(b, x, words + AT_MIDDLE, tag + 1);
-    MARK(3)
-    normalise(b, x, gain);
-    MARK(4)
-    multiply(b, x, 2 * wide);
-    MARK(5)
-    send_gated(b, wide, words + AT_HIDDEN, MLP_WIDTH, tag + 2);
-    MARK(6)
-  }
-  if (narrow) {
-    Operand<MLP_WIDTH> x;
-    receive(b, x, words + AT_HIDDEN, tag + 2);
-    MARK(7)
-    SYNC();
-    multiply(b, x, narrow);
-    MARK(8)
-    send_added(b, narrow, words + AT_STREAM, WIDTH, tag + 3, plain);
-    MARK(9)
-  }
-  tag += 3;
 }
 
 __device__ __forceinline__ void feed_after_attention(Block& b, const Table& t, int layer, const u16* out) {
@@ -802,7 +785,7 @@ struct Splits {
   int index, length, live;
   __device__ Splits(const Table& t, int row) {
     index = (int)t.get<const long long>(FIELDS)[row / 2 * STEP_FIELDS + 1];
-    length = max(CEIL(CEIL(index, SPLITS), 16) * 16, 32);
+    length = max(CEIL(CEIL(index, SPLITS), 16) * 16, GROUPS);
     live = max(CEIL(index, length), 1);
   }
 };
@@ -817,105 +800,187 @@ __device__ __forceinline__ void feed_columns(Block& b, const u16* from, int coun
   b.next();
 }
 
-// This block's split of a row's key/value head.
+// A lane group's softmax so far: the highest score, the sum of weights, and the weighted sum of values.
+struct Mix {
+  float most, total, sum[16];
+
+  __device__ __forceinline__ void clear() {
+    most = NOTHING, total = 0.0f;
+#pragma unroll
+    for (int i = 0; i < 16; i++) sum[i] = 0.0f;
+  }
+
+  __device__ __forceinline__ void add(float score, const float (&value)[16]) {
+    float higher = fmaxf(most, score), shrink = __expf(most - higher), weight = __expf(score - higher);
+    total = total * shrink + weight;
+#pragma unroll
+    for (int i = 0; i < 16; i++) sum[i] = sum[i] * shrink + weight * value[i];
+    most = higher;
+  }
+
+  // Adds up a warp's groups and leaves the warp's part in shared memory: row `part` of [.., HEAD_DIM] in `red`. Lanes
+  // halve what they hold with every step.
+  __device__ __forceinline__ void leave(Block& b, int part) {
+    float higher = most;
+#pragma unroll
+    for (int step = SHARE; step < 32; step *= 2) higher = fmaxf(higher, __shfl_xor_sync(~0u, higher, step));
+    float shrink = most == NOTHING ? 0.0f : __expf(most - higher);
+    total *= shrink;
+#pragma unroll
+    for (int i = 0; i < 16; i++) sum[i] *= shrink;
+    int from = 0;
+#pragma unroll
+    for (int step = 16, width = 8; step >= SHARE; step /= 2, width /= 2) {
+      total += __shfl_xor_sync(~0u, total, step);
+      bool upper = b.lane & step;
+      from += upper ? width : 0;
+#pragma unroll
+      for (int i = 0; i < width; i++) {
+        float kept = upper ? sum[width + i] : sum[i], given = upper ? sum[i] : sum[width + i];
+        sum[i] = kept + __shfl_xor_sync(~0u, given, step);
+      }
+    }
+    if (b.lane == 0) b.s.most[part] = higher, b.s.total[part] = total;
+    int l = b.lane % SHARE;
+    float* to = b.s.red + part * HEAD_DIM + (from < 8 ? l * 8 + from : HALF + l * 8 + from - 8);
+#pragma unroll
+    for (int i = 0; i < SHARE / 2; i++) to[i] = sum[i];
+  }
+};
+
+__device__ __forceinline__ float score_of(const Block& b, int head, int l, const float (&key)[16]) {
+  float query[16];
+  load_head(b.s.head + head * HEAD_DIM, l, query);
+  return dot(query, key);
+}
+
+// This block's split of a row's key/value head. Where there is but one split, its result is the attention's.
 __device__ __forceinline__ void attend(Block& b, const Table& t, int layer, u32 tag, u64* words) {
   int pair = b.cta / SPLITS, split = b.cta % SPLITS, row = pair / KV_HEADS, kv = pair % KV_HEADS;
+  if (pair >= PAIRS) return;
   Splits splits(t, row);
-  if (pair >= PAIRS || split >= splits.live) return;
-  int l = b.lane % SHARE, group = b.tid / SHARE;
-  const float* angles = b.s.angles[row / 2];
-  const uint4* q_gain = (const uint4*)t.layer(layer, Q_NORM);
-  const uint4* k_gain = (const uint4*)t.layer(layer, K_NORM);
-  uint4 q_low = q_gain[l], q_high = q_gain[HALF / 8 + l], k_low = k_gain[l], k_high = k_gain[HALF / 8 + l];
-  // Query heads, key and value of this row, in that order.
-  for (int c = b.tid; c < (GROUPED + 2) * HALF; c += THREADS) {
-    int head = c / HALF, from = head < GROUPED ? kv * GROUPED + head : QUERY_HEADS + (head - GROUPED) * KV_HEADS + kv;
-    u32 both = b.receive(words + AT_QKV + (row * QKV_WIDTH + from * HEAD_DIM) / 2 + c % HALF, tag);
-    *(float2*)&b.s.head[2 * c] = make_float2(low_half(both), high_half(both));
+  if (split >= splits.live) return;
+  bool last = split == splits.live - 1;
+  for (int i = b.warp; i < GROUPED + 2; i += WARPS) {  // query heads, key, value
+    int from = i < GROUPED ? kv * GROUPED + i : QUERY_HEADS + (i - GROUPED) * KV_HEADS + kv;
+    const u16* gain = i > GROUPED ? nullptr : t.layer(layer, i < GROUPED ? Q_NORM : K_NORM);
+    u16* cache = nullptr;
+    if (i >= GROUPED && last)
+      cache = t.get<u16>(i == GROUPED ? K_CACHE : V_CACHE) + (((u64)layer * PAIRS + pair) * CAPACITY + splits.index) * HEAD_DIM;
+    bring_head(b, words + AT_QKV + (row * QKV_WIDTH + from * HEAD_DIM) / 2, tag, gain, b.s.angles[row / 2],
+               b.s.head + i * HEAD_DIM, cache);
+    __syncwarp();
   }
   SYNC();
-  MARK(15)
-  float q[GROUPED][16];
+  MARK(16)
+  int l = b.lane % SHARE, group = b.tid / SHARE, begin = split * splits.length;
+  int stop = min(begin + splits.length, splits.index), warps = min(WARPS, max(1, CEIL(stop - begin, 32 / SHARE)));
+  float x[16], score[GROUPED];
   Mix mix[GROUPED];
-  for (int g = 0; g < GROUPED; g++) {
-    load_head(b.s.head + g * HEAD_DIM, l, q[g]);
-    turn(q[g], q_low, q_high, angles, l);
-    mix[g].clear();
-  }
-  int stop = min((split + 1) * splits.length, splits.index);
-  for (int at = split * splits.length; at < stop; at += GROUPS) {
+#pragma unroll
+  for (int g = 0; g < GROUPED; g++) mix[g].clear();
+#pragma unroll 1
+  for (int at = begin; at < stop; at += GROUPS) {
     bool mine = at + group < stop;
-    float x[16], score[GROUPED];
-    b.wait(&b.s.full[b.slot], b.parity);
-    const uint4* k = (const uint4*)(b.ring + b.slot * SLOT + (mine ? group : 0) * HEAD_DIM * 2);
-    unpack_head(k[l], k[HALF / 8 + l], x);
-    __syncwarp();
-    if (b.lane == 0) gate_arrive(&b.s.empty[b.slot]);
-    b.next();
-    for (int g = 0; g < GROUPED; g++) score[g] = dot(q[g], x);
-    b.wait(&b.s.full[b.slot], b.parity);
-    const uint4* v = (const uint4*)(b.ring + b.slot * SLOT + (mine ? group : 0) * HEAD_DIM * 2);
-    unpack_head(v[l], v[HALF / 8 + l], x);
-    __syncwarp();
-    if (b.lane == 0) gate_arrive(&b.s.empty[b.slot]);
-    b.next();
-    if (mine)
-      for (int g = 0; g < GROUPED; g++) mix[g].add(score[g], x);
+#pragma unroll
+    for (int half = 0; half < 2; half++) {  // keys, values
+      b.wait(&b.s.full[b.slot], b.parity);
+      if (b.warp < warps) {
+        const uint4* from = (const uint4*)(b.ring + b.slot * SLOT + (mine ? group : 0) * HEAD_DIM * 2);
+        unpack_head(from[l], from[HALF / 8 + l], x);
+      }
+      __syncwarp();
+      if (b.lane == 0) gate_arrive(&b.s.empty[b.slot]);
+      b.next();
+      if (b.warp >= warps) continue;
+#pragma unroll
+      for (int g = 0; g < GROUPED; g++)
+        if (half == 0)
+          score[g] = score_of(b, g, l, x);
+        else if (mine)
+          mix[g].add(score[g], x);
+      __syncwarp();
+    }
   }
-  if (split == splits.live - 1 && b.warp == WARPS - 1) {  // the new column, by the last group
-    float k[16], v[16], score[GROUPED];
-    load_head(b.s.head + GROUPED * HEAD_DIM, l, k);
+  if (last && b.warp == 0) {  // the new column
+    float v[16];
+    load_head(b.s.head + GROUPED * HEAD_DIM, l, x);
     load_head(b.s.head + (GROUPED + 1) * HEAD_DIM, l, v);
-    turn(k, k_low, k_high, angles, l);
-    for (int g = 0; g < GROUPED; g++) score[g] = dot(q[g], k);
-    if (group == GROUPS - 1) {
-      for (int g = 0; g < GROUPED; g++) mix[g].add(score[g], v);
-      u64 where = (((u64)layer * PAIRS + pair) * CAPACITY + splits.index) * HEAD_DIM;
-      uint4 *to_k = (uint4*)(t.get<u16>(K_CACHE) + where), *to_v = (uint4*)(t.get<u16>(V_CACHE) + where);
-      to_k[l] = pack8(k), to_k[HALF / 8 + l] = pack8(k + 8);
-      to_v[l] = pack8(v), to_v[HALF / 8 + l] = pack8(v + 8);
+#pragma unroll
+    for (int g = 0; g < GROUPED; g++) {
+      score[g] = score_of(b, g, l, x);
+      if (group == 0) mix[g].add(score[g], v);
     }
     __syncwarp();
   }
-  for (int g = 0; g < GROUPED; g++) mix[g].leave(b, g * WARPS + b.warp);
+  if (b.warp < warps)
+#pragma unroll
+    for (int g = 0; g < GROUPED; g++) mix[g].leave(b, g * WARPS + b.warp);
   SYNC();
   u64* parts = words + AT_PARTS + (pair * GROUPED * SPLITS + split) * PART;
-  for (int c = b.tid; c < GROUPED * HEAD_DIM; c += THREADS) {
-    int g = c / HEAD_DIM, d = c % HEAD_DIM;
-    float most = NOTHING, total = 0.0f, sum = 0.0f;
-    for (int warp = 0; warp < WARPS; warp++) most = fmaxf(most, b.s.most[g * WARPS + warp]);
-    for (int warp = 0; warp < WARPS; warp++) {
-      float shrink = __expf(b.s.most[g * WARPS + warp] - most);
-      total += b.s.total[g * WARPS + warp] * shrink;
-      sum += b.s.red[(g * WARPS + warp) * HEAD_DIM + d] * shrink;
+#pragma unroll 1
+  for (int c = b.tid; c < GROUPED * HALF; c += THREADS) {
+    int g = c / HALF, d = c % HALF * 2;
+    float most = NOTHING, total = 0.0f, low = 0.0f, high = 0.0f;
+#pragma unroll 1
+    for (int warp = 0; warp < warps; warp++) {
+      float its = b.s.most[g * WARPS + warp], higher = fmaxf(most, its);
+      float old = __expf(most - higher), fresh = __expf(its - higher);
+      float2 two = *(const float2*)&b.s.red[(g * WARPS + warp) * HEAD_DIM + d];
+      total = total * old + b.s.total[g * WARPS + warp] * fresh;
+      low = low * old + two.x * fresh, high = high * old + two.y * fresh, most = higher;
     }
     u64* to = parts + g * SPLITS * PART;
-    if (d == 0) send(to, __float_as_uint(most), tag + 1), send(to + 1, __float_as_uint(total), tag + 1);
-    send(to + 2 + d, __float_as_uint(sum), tag + 1);
+    if (splits.live == 1) {
+      int head = kv * GROUPED + g;
+      send(words + AT_MIXED + (row * MIXED_WIDTH + head * HEAD_DIM + d) / 2, pack(__fdividef(low, total), __fdividef(high, total)), tag + 2);
+    } else {
+      if (d == 0) send(to, __float_as_uint(most), tag + 1), send(to + 1, __float_as_uint(total), tag + 1);
+      send(to + 2 + d, __float_as_uint(low), tag + 1), send(to + 3 + d, __float_as_uint(high), tag + 1);
+    }
   }
+  __syncwarp();
 }
 
 // Adds up the splits of a row's query head.
 __device__ __forceinline__ void combine(Block& b, const Table& t, u32 tag, u64* words) {
+#pragma unroll 1
   for (int item = GRID - 1 - b.cta; item < ROWS * QUERY_HEADS; item += GRID) {
     int row = item / QUERY_HEADS, head = item % QUERY_HEADS, live = Splits(t, row).live;
-    const u64* parts = words + AT_PARTS + item * SPLITS * PART;
-    for (int d = b.tid; d - b.lane < HEAD_DIM; d += THREADS) {
-      float most = NOTHING, total = 0.0f, sum = 0.0f;
-      for (int split = 0; split < live; split++) {
-        const u64* from = parts + split * PART;
-        u64 first = peek(from), second = peek(from + 1), third = peek(from + 2 + d);  // all three on their way at once
-        float its = __uint_as_float((u32)(first >> 32) == tag ? (u32)first : b.receive(from, tag));
-        float weight = __uint_as_float((u32)(second >> 32) == tag ? (u32)second : b.receive(from + 1, tag));
-        float value = __uint_as_float((u32)(third >> 32) == tag ? (u32)third : b.receive(from + 2 + d, tag));
-        float higher = fmaxf(most, its), old = __expf(most - higher), fresh = __expf(its - higher);
-        total = total * old + weight * fresh, sum = sum * old + value * fresh, most = higher;
+    if (live == 1) continue;
+    SYNC();  // `red` is free
+#pragma unroll 1
+    for (int c = b.tid; c < live * HALF; c += THREADS) {
+      int split = c / HALF, d = c % HALF * 2;
+      const u64* from = words + AT_PARTS + (item * SPLITS + split) * PART;
+      ulonglong2 sizes, values;
+      for (u32 tries = 0;; tries++) {
+        sizes = peek2(from), values = peek2(from + 2 + d);
+        if (come(sizes, tag) && come(values, tag)) break;
+        PAUSE();
+        if (tries >= b.patience) {
+          b.give_up();
+          break;
+        }
       }
-      __syncwarp();
-      float y = sum / total, beside = __shfl_xor_sync(~0u, y, 1);
-      if (d % 2 == 0)
-        send(words + AT_MIXED + (row * MIXED_WIDTH + head * HEAD_DIM + d) / 2, pack(y, beside), tag + 1);
+      *(float2*)&b.s.red[split * HEAD_DIM + d] = make_float2(__uint_as_float((u32)values.x), __uint_as_float((u32)values.y));
+      if (d == 0) b.s.most[split] = __uint_as_float((u32)sizes.x), b.s.total[split] = __uint_as_float((u32)sizes.y);
     }
+    __syncwarp();
+    SYNC();
+    if (b.tid < HALF) {
+      float most = NOTHING, total = 0.0f, low = 0.0f, high = 0.0f;
+#pragma unroll 1
+      for (int split = 0; split < live; split++) {
+        float its = b.s.most[split], higher = fmaxf(most, its), old = __expf(most - higher), fresh = __expf(its - higher);
+        float2 two = *(const float2*)&b.s.red[split * HEAD_DIM + 2 * b.tid];
+        total = total * old + b.s.total[split] * fresh;
+        low = low * old + two.x * fresh, high = high * old + two.y * fresh, most = higher;
+      }
+      u64* to = words + AT_MIXED + (row * MIXED_WIDTH + head * HEAD_DIM) / 2 + b.tid;
+      send(to, pack(__fdividef(low, total), __fdividef(high, total)), tag + 1);
+    }
+    __syncwarp();
   }
 }
 
@@ -926,6 +991,7 @@ __device__ __forceinline__ void feed_column(Block& b, const Table& t) {
   if (pair >= PAIRS || split >= splits.live) stop = begin;
 #pragma unroll 1
   for (int layer = 0; layer < LAYER_COUNT; layer++) {
+    fetch_gains(b, t, layer);
     feed(b, t.layer(layer, QKV), QKV_WIDTH, WIDTH);
     for (int at = begin; at < stop; at += GROUPS) {
       u64 from = (((u64)layer * PAIRS + pair) * CAPACITY + at) * HEAD_DIM;
@@ -942,62 +1008,36 @@ extern "C" __global__ void __launch_bounds__(THREADS + 32, 1) column(const u64* 
 #ifndef EMULATED
   extern __shared__ __align__(128) char memory[];
 #endif
-  Table t = {table};
-  Block b = start(memory, t);
+  Block b = start(memory, table);
+  Table t = {b.s.table};
   if (b.warp == WARPS) return feed_column(b, t);
   u32 tag = *t.get<volatile u32>(STATE);
   u64* words = t.get<u64>(WORDS);
-  u16* plain = t.get<u16>(X);
-  int projections = units_of(b, QKV_WIDTH), narrow = units_of(b, WIDTH), logits = units_of(b, LOGIT_WIDTH);
-  each_output(b, narrow, [&](const Place& p) {
-    if (p.live) b.s.residual[p.i * UNIT + p.at] = low_half(plain[p.row * WIDTH + p.column]);
-  });
-#pragma unroll 1
   for (int slot = 0; slot < ROWS / 2; slot++)
     load_angles(b, t, slot, (int)t.get<const long long>(FIELDS)[slot * STEP_FIELDS]);
+  if (b.tid < ROWS / 2) b.s.token[b.tid] = 0;
+  MARK(30)
 #pragma unroll 1
-  for (int layer = 0; layer < LAYER_COUNT; layer++) {
-    if (projections) {
-      Gain<WIDTH> gain(b, t.layer(layer, PRE_NORM));
-      Operand<WIDTH> x;
-      if (layer == 0) {
-        clear(x);
-        if (b.lane / 4 < ROWS)
-#pragma unroll
-          for (int i = 0; i < WIDTH / CHUNK * 2; i++) {
-            uint4 v = *(const uint4*)(plain + b.lane / 4 * WIDTH + x.column(b, i / 2, i % 2));
-            u32* a = x.a[i / 2] + i % 2 * 4;
-            a[0] = v.x, a[1] = v.y, a[2] = v.z, a[3] = v.w;
-          }
-      } else {
-        receive(b, x, words + AT_STREAM, tag);
-      }
-      MARK(10)
-      normalise(b, x, gain);
-      MARK(11)
-      multiply(b, x, projections);
-      MARK(12)
-      send_product(b, projections, words + AT_QKV, QKV_WIDTH, tag + 1);
-      MARK(13)
+  for (int at = 0; at <= 4 * LAYER_COUNT; at++) {
+    int layer = at / 4, step = at % 4;
+    if (step == 1) {
+      attend(b, t, layer, tag, words);
+      MARK(17)
+      combine(b, t, tag + 1, words);
+      MARK(18)
+      tag += 2;
     }
-    attend(b, t, layer, tag + 1, words);
-    MARK(14)
-    combine(b, t, tag + 2, words);
-    MARK(16)
-    tag += 3;
-    after_attention(b, t, layer, tag, words, layer == LAYER_COUNT - 1 ? plain : nullptr);
+    bool heads = at == 4 * LAYER_COUNT;
+    Job job = job_of(t, heads ? 0 : layer, step, tag, words);
+    if (at == 0) job.in = nullptr, job.plain = t.get<u16>(X), job.keep = true;
+    if (at == 4 * LAYER_COUNT - 1) job.also = t.get<u16>(X);
+    if (heads) {
+      job.gain = t.get<const u16>(NORM), job.n = LOGIT_WIDTH, job.kind = LOGIT;
+      job.out = words + AT_LOGITS, job.also = t.get<float>(LOGITS);
+    }
+    work(b, job, step * 4);
+    tag++;
   }
-  if (logits) {
-    Gain<WIDTH> gain(b, t.get<const u16>(NORM));
-    Operand<WIDTH> x;
-    receive(b, x, words + AT_STREAM, tag);
-    MARK(17)
-    normalise(b, x, gain);
-    multiply(b, x, logits);
-    MARK(18)
-    send_logits(b, logits, words + AT_LOGITS, t.get<float>(LOGITS), LOGIT_WIDTH, tag + 1);
-  }
-  tag++;
   for (int item = b.cta; item < ROWS; item += GRID) {  // two draws a slot
     int slot = item / 2;
     const u64* row = words + AT_LOGITS + 2 * slot * LOGIT_WIDTH;
@@ -1007,7 +1047,6 @@ extern "C" __global__ void __launch_bounds__(THREADS + 32, 1) column(const u64* 
     } else {
       int token = draw<LOGIT_WIDTH - CODE_LOGITS>(b, row + CODE_LOGITS, LOGIT_WIDTH, tag, settings(t, slot, 0, true),
                                                   -1, -1);
-      if (*(volatile u32*)b.error) token = -1;  // tells the host
       if (b.tid == 0) t.get<long long>(DRAWN)[slot * (CODEBOOKS + 1) + CODEBOOKS] = token;
     }
   }
@@ -1020,64 +1059,88 @@ extern "C" __global__ void __launch_bounds__(THREADS + 32, 1) column(const u64* 
 
 #define STAGES (CODEBOOKS - 1)
 
-// A row's head over the stages so far, a stage a lane group. What earlier stages left is fetched before the new comes.
+#define TURNS CEIL(STAGES, WARPS)
+#define WORDS_OF_LANE (HEAD_DIM / 64)
+
+// A row's head over the stages so far, at most 32. Keys and values of earlier stages are fetched before the new come:
+// keys a stage a lane group, values a stage a warp.
 __device__ __forceinline__ void attend(Block& b, const Table& t, int layer, int stage, u32 tag, u64* words) {
-  int l = b.lane % SHARE, group = b.tid / SHARE;
-  const float* angles = b.s.angles[0];
-  const uint4* q_gain = (const uint4*)t.layer(layer, Q_NORM);
-  const uint4* k_gain = (const uint4*)t.layer(layer, K_NORM);
-  uint4 q_low = q_gain[l], q_high = q_gain[HALF / 8 + l], k_low = k_gain[l], k_high = k_gain[HALF / 8 + l];
+#pragma unroll 1
   for (int item = b.cta; item < ROWS * QUERY_HEADS; item += GRID) {
-    int row = item / QUERY_HEADS, head = item % QUERY_HEADS;
-    u64 where = (((u64)layer * ROWS * QUERY_HEADS + item) * STAGES + group) * HEAD_DIM;
-    uint4 *k_at = (uint4*)(t.get<u16>(K_CACHE) + where), *v_at = (uint4*)(t.get<u16>(V_CACHE) + where);
-    uint4 nil = make_uint4(0, 0, 0, 0), old[4] = {nil, nil, nil, nil};
+    int row = item / QUERY_HEADS, head = item % QUERY_HEADS, l = b.lane % SHARE, group = b.tid / SHARE;
+    u64 where = ((u64)layer * ROWS * QUERY_HEADS + item) * STAGES * HEAD_DIM;
+    u16 *keys = t.get<u16>(K_CACHE) + where, *values = t.get<u16>(V_CACHE) + where;
+    uint4 low = make_uint4(0, 0, 0, 0), high = low;
+    u32 value[TURNS][WORDS_OF_LANE];
     if (group < stage) {
-      old[0] = __ldcg(k_at + l), old[1] = __ldcg(k_at + HALF / 8 + l);
-      old[2] = __ldcg(v_at + l), old[3] = __ldcg(v_at + HALF / 8 + l);
+      const uint4* from = (const uint4*)(keys + group * HEAD_DIM);
+      low = __ldcg(from + l), high = __ldcg(from + HALF / 8 + l);
     }
-    for (int c = b.tid; c < 3 * HALF; c += THREADS) {
-      int from = row * QKV_WIDTH + (c / HALF * QUERY_HEADS + head) * HEAD_DIM;
-      u32 both = b.receive(words + AT_QKV + from / 2 + c % HALF, tag);
-      *(float2*)&b.s.head[2 * c] = make_float2(low_half(both), high_half(both));
+#pragma unroll
+    for (int i = 0; i < TURNS; i++)
+#pragma unroll
+      for (int word = 0; word < WORDS_OF_LANE; word++)
+        if (b.warp + i * WARPS < stage)
+          value[i][word] = __ldcg((const u32*)(values + (b.warp + i * WARPS) * HEAD_DIM) + b.lane * WORDS_OF_LANE + word);
+    for (int i = b.warp; i < 3; i += WARPS) {  // query, key, value
+      const u16* gain = i == 2 ? nullptr : t.layer(layer, i ? K_NORM : Q_NORM);
+      u16* cache = i == 0 ? nullptr : (i == 1 ? keys : values) + stage * HEAD_DIM;
+      bring_head(b, words + AT_QKV + (row * QKV_WIDTH + (i * QUERY_HEADS + head) * HEAD_DIM) / 2, tag, gain,
+                 b.s.angles[0], b.s.head + i * HEAD_DIM, cache);
+      __syncwarp();
     }
     SYNC();
-    MARK(15)
-    int warps = stage / (32 / SHARE) + 1;
-    if (b.warp < warps) {
-      float q[16], k[16], v[16];
+    MARK(16)
+    if (b.warp <= stage / (32 / SHARE)) {
+      float q[16], k[16];
       load_head(b.s.head, l, q);
-      load_head(b.s.head + HEAD_DIM, l, k);
-      load_head(b.s.head + 2 * HEAD_DIM, l, v);
-      turn(q, q_low, q_high, angles, l);
-      turn(k, k_low, k_high, angles, l);
-      if (group == stage) {
-        k_at[l] = pack8(k), k_at[HALF / 8 + l] = pack8(k + 8);
-        v_at[l] = pack8(v), v_at[HALF / 8 + l] = pack8(v + 8);
-      } else {
-        unpack_head(old[0], old[1], k);
-        unpack_head(old[2], old[3], v);
-      }
+      if (group == stage)
+        load_head(b.s.head + HEAD_DIM, l, k);
+      else
+        unpack_head(low, high, k);
       __syncwarp();
       float score = dot(q, k);
-      Mix mix;
-      mix.clear();
-      if (group <= stage) mix.add(score, v);
-      __syncwarp();
-      mix.leave(b, b.warp);
+      if (l == 0 && group <= stage) b.s.score[group] = score;
     }
+    __syncwarp();
     SYNC();
-    for (int c = b.tid; c < HALF; c += THREADS) {
-      float most = NOTHING, total = 0.0f, low = 0.0f, high = 0.0f;
-      for (int warp = 0; warp < warps; warp++) most = fmaxf(most, b.s.most[warp]);
-      for (int warp = 0; warp < warps; warp++) {
-        float shrink = __expf(b.s.most[warp] - most);
-        float2 two = *(float2*)&b.s.red[warp * HEAD_DIM + 2 * c];
-        total += b.s.total[warp] * shrink, low += two.x * shrink, high += two.y * shrink;
+    float score = b.lane <= stage ? b.s.score[b.lane] : NOTHING;
+    u32 most = __reduce_max_sync(~0u, ordered(score));
+    float weight = __expf(score - __uint_as_float(most >> 31 ? most & 0x7fffffffu : ~most)), total = weight;
+#pragma unroll
+    for (int step = 1; step < 32; step *= 2) total += __shfl_xor_sync(~0u, total, step);
+    float2 sum[WORDS_OF_LANE];
+#pragma unroll
+    for (int word = 0; word < WORDS_OF_LANE; word++) sum[word] = make_float2(0.0f, 0.0f);
+#pragma unroll
+    for (int i = 0; i < TURNS; i++) {
+      int of = b.warp + i * WARPS;
+      float its = __shfl_sync(~0u, weight, min(of, 31));
+      if (of > stage) continue;
+#pragma unroll
+      for (int word = 0; word < WORDS_OF_LANE; word++) {
+        float2 two = make_float2(low_half(value[i][word]), high_half(value[i][word]));
+        if (of == stage) two = *(const float2*)&b.s.head[2 * HEAD_DIM + 2 * (b.lane * WORDS_OF_LANE + word)];
+        sum[word].x += its * two.x, sum[word].y += its * two.y;
       }
-      send(words + AT_MIXED + (row * MIXED_WIDTH + head * HEAD_DIM) / 2 + c, pack(low / total, high / total), tag + 1);
     }
+    __syncwarp();
+#pragma unroll
+    for (int word = 0; word < WORDS_OF_LANE; word++)
+      *(float2*)&b.s.red[b.warp * HEAD_DIM + 2 * (b.lane * WORDS_OF_LANE + word)] = sum[word];
     SYNC();
+    if (b.tid < HALF) {
+      float2 all = make_float2(0.0f, 0.0f);
+#pragma unroll
+      for (int warp = 0; warp < WARPS; warp++) {
+        float2 two = *(const float2*)&b.s.red[warp * HEAD_DIM + 2 * b.tid];
+        all.x += two.x, all.y += two.y;
+      }
+      send(words + AT_MIXED + (row * MIXED_WIDTH + head * HEAD_DIM) / 2 + b.tid,
+           pack(__fdividef(all.x, total), __fdividef(all.y, total)), tag + 1);
+    }
+    __syncwarp();
+    if (ROWS * QUERY_HEADS > GRID) SYNC();
   }
 }
 
@@ -1085,9 +1148,10 @@ __device__ __forceinline__ void feed_codes(Block& b, const Table& t) {
   feed(b, t.get<const u16>(PROJECT_IN), GROUP_COUNT * WIDTH, INPUT_WIDTH);
 #pragma unroll 1
   for (int stage = 0; stage < STAGES; stage++) {
-    u64 group = t.get<const int>(GROUP)[stage];
+    u64 group = b.s.group[stage];
 #pragma unroll 1
     for (int layer = 0; layer < LAYER_COUNT; layer++) {
+      fetch_gains(b, t, layer);
       feed(b, t.layer(layer, QKV) + group * QKV_WIDTH * WIDTH, QKV_WIDTH, WIDTH);
       feed_after_attention(b, t, layer, t.layer(layer, OUT) + group * WIDTH * MIXED_WIDTH);
     }
@@ -1100,106 +1164,70 @@ extern "C" __global__ void __launch_bounds__(THREADS + 32, 1) codes(const u64* t
 #ifndef EMULATED
   extern __shared__ __align__(128) char memory[];
 #endif
-  Table t = {table};
-  Block b = start(memory, t);
+  Block b = start(memory, table);
+  Table t = {b.s.table};
+  for (int i = b.tid; i < STAGES; i += THREADS + 32) b.s.group[i] = t.get<const int>(GROUP)[i];
+  __syncthreads();
   if (b.warp == WARPS) return feed_codes(b, t);
-  u32 tag = *t.get<volatile u32>(STATE);
+  u32 tag = *t.get<volatile u32>(STATE), projected = tag + 1;
   u64* words = t.get<u64>(WORDS);
-  int projections = units_of(b, QKV_WIDTH), narrow = units_of(b, WIDTH), logits = units_of(b, LOGIT_WIDTH);
-  int views = units_of(b, GROUP_COUNT * WIDTH);
-  if (b.tid < ROWS / 2) b.s.token[b.tid] = (int)t.get<const long long>(DRAWN)[b.tid * (CODEBOOKS + 1)];
-  {  // every group's view of the hidden state
-    Gain<INPUT_WIDTH> gain(b, t.get<const u16>(VIEW_NORM));
-    Operand<INPUT_WIDTH> x;
-    clear(x);
-    if (b.lane / 4 < ROWS)
-#pragma unroll
-      for (int i = 0; i < INPUT_WIDTH / CHUNK * 2; i++) {
-        uint4 v = *(const uint4*)(t.get<const u16>(X) + b.lane / 4 * INPUT_WIDTH + x.column(b, i / 2, i % 2));
-        u32* a = x.a[i / 2] + i % 2 * 4;
-        a[0] = v.x, a[1] = v.y, a[2] = v.z, a[3] = v.w;
-      }
-    normalise(b, x, gain);
-    multiply(b, x, views);
-    send_product(b, views, words + AT_PROJECTED, GROUP_COUNT * WIDTH, tag + 1);
+  if (b.tid < ROWS / 2) {
+    b.s.token[b.tid] = (int)t.get<const long long>(DRAWN)[b.tid * (CODEBOOKS + 1)];
+    b.s.settings[b.tid] = settings(t, b.tid, 1, false);
   }
-  u32 projected = ++tag;
+  for (int i = b.tid; i < ROWS / 2 * STAGES; i += THREADS)
+    b.s.uniforms[i / STAGES][i % STAGES] = settings(t, i / STAGES, 2 + i % STAGES, false).uniform;
+  SYNC();
+  MARK(30)
 #pragma unroll 1
-  for (int stage = 0; stage < STAGES; stage++) {
-    int group = t.get<const int>(GROUP)[stage];
-    load_angles(b, t, 0, stage);
-    const u64* view = words + AT_PROJECTED + group * WIDTH / 2;  // rows GROUP_COUNT * WIDTH apart
-    const u16* embed = t.get<const u16>(EMBED) + (u64)stage * VOCABULARY * WIDTH;
-    each_output(b, narrow, [&](const Place& p) {
-      if (!p.live) return;
-      u32 both = b.receive(view + (p.row * GROUP_COUNT * WIDTH + p.column) / 2, projected);
-      float came = p.column % 2 ? high_half(both) : low_half(both);
-      float code = low_half(__ldg(embed + (u64)b.s.token[p.row / 2] * WIDTH + p.column));
-      b.s.residual[p.i * UNIT + p.at] = rounded(came + code);
-    });
-    __syncwarp();
-    MARK(23)
+  for (int stage = -1; stage < STAGES; stage++) {
+    int group = b.s.group[max(stage, 0)];
+    float angle = 0.0f;  // of the next stage
+#if ROPE
+    if (b.tid < HEAD_DIM && stage + 1 < STAGES)
+      angle = __ldg(t.get<const float>(b.tid < HALF ? COS : SIN) + (stage + 1) * HALF + b.tid % HALF);
+#endif
 #pragma unroll 1
-    for (int layer = 0; layer < LAYER_COUNT; layer++) {
-      if (projections) {
-        Gain<WIDTH> gain(b, t.layer(layer, PRE_NORM));
-        Operand<WIDTH> x;
-        if (layer == 0) {
-          clear(x);
-          int row = b.lane / 4;
-          if (row < ROWS)
-#pragma unroll
-            for (int i = 0; i < WIDTH / CHUNK * 2; i++) {
-              int column = x.column(b, i / 2, i % 2);
-              uint4 v = __ldg((const uint4*)(embed + (u64)b.s.token[row / 2] * WIDTH + column));
-              const u64* from = view + (row * GROUP_COUNT * WIDTH + column) / 2;
-              u32 code[4] = {v.x, v.y, v.z, v.w}, *a = x.a[i / 2] + i % 2 * 4;
-#pragma unroll
-              for (int e = 0; e < 4; e++) {
-                u32 came = b.receive(from + e, projected);
-                a[e] = pack(low_half(came) + low_half(code[e]), high_half(came) + high_half(code[e]));
-              }
-            }
-          __syncwarp();
-        } else {
-          receive(b, x, words + AT_STREAM, tag);
-        }
-        MARK(10)
-        normalise(b, x, gain);
-        MARK(11)
-        multiply(b, x, projections);
-        MARK(12)
-        send_product(b, projections, words + AT_QKV, QKV_WIDTH, tag + 1);
-        MARK(13)
+    for (int at = stage < 0 ? 4 * LAYER_COUNT : 0; at <= 4 * LAYER_COUNT; at++) {
+      int layer = at / 4, step = at % 4;
+      if (step == 1) {
+        attend(b, t, layer, stage, tag, words);
+        MARK(17)
+        tag++;
       }
-      attend(b, t, layer, stage, tag + 1, words);
-      MARK(14)
-      tag += 2;
-      after_attention(b, t, layer, tag, words);
+      bool heads = at == 4 * LAYER_COUNT;
+      Job job = job_of(t, heads ? 0 : layer, step, tag, words);
+      if (at == 0) {  // the hidden state as this stage's group views it, and the code before
+        job.in = words + AT_PROJECTED + group * WIDTH / 2, job.in_width = GROUP_COUNT * WIDTH, job.keep = true;
+        job.embed = t.get<const u16>(EMBED) + (u64)stage * VOCABULARY * WIDTH;
+        job.in_tag = projected;
+      }
+      if (heads && stage < 0) {  // before the first stage: every group's view of the hidden state
+        job.in = nullptr, job.plain = t.get<u16>(X), job.gain = t.get<const u16>(VIEW_NORM);
+        job.k = job.in_width = INPUT_WIDTH, job.n = GROUP_COUNT * WIDTH, job.out = words + AT_PROJECTED;
+      } else if (heads) {
+        job.gain = t.get<const u16>(NORM), job.n = LOGIT_WIDTH, job.kind = LOGIT;
+        job.out = words + AT_LOGITS, job.also = t.get<float>(LOGITS);
+      }
+      work(b, job, heads ? 20 : step * 4);
+      tag++;
     }
-    if (logits) {
-      Gain<WIDTH> gain(b, t.get<const u16>(NORM));
-      Operand<WIDTH> x;
-      receive(b, x, words + AT_STREAM, tag);
-      MARK(17)
-      normalise(b, x, gain);
-      multiply(b, x, logits);
-      MARK(18)
-      send_logits(b, logits, words + AT_LOGITS, t.get<float>(LOGITS), LOGIT_WIDTH, tag + 1);
-    }
-    tag++;
-  MARK(19)
+    if (b.tid < HEAD_DIM) b.s.angles[0][b.tid] = angle;
+    if (stage < 0) continue;
 #pragma unroll 1
     for (int slot = 0; slot < ROWS / 2; slot++) {
-      Settings set = settings(t, slot, 2 + stage, false);
+      Settings set = b.s.settings[slot];
+      set.uniform = b.s.uniforms[slot][stage];
       int token = draw<LOGIT_WIDTH>(b, words + AT_LOGITS + 2 * slot * LOGIT_WIDTH, LOGIT_WIDTH, tag, set, -1, -1);
       if (b.tid == 0) {
-        b.s.token[slot] = token;
-        if (b.cta == 0) keep(t, slot, stage + 1, token);
+        b.s.token[slot] = token, b.s.codes[slot][stage] = token;
       }
     }
     SYNC();
   }
+  if (b.cta == 0)
+    for (int i = b.tid; i < ROWS / 2 * STAGES; i += THREADS)
+      keep(t, i / STAGES, i % STAGES + 1, b.s.codes[i / STAGES][i % STAGES]);
   finish(b, t, tag);
 }
 

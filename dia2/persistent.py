@@ -24,10 +24,12 @@ Launch = Callable[[int], None]
 Load = Callable[[str, str, int, int, int], Launch]
 """(source, kernel's name, grid, threads, bytes of shared memory) -> what launches it with a table's address."""
 
-MOST_ROWS = 8
+ROWS = 2, 4, 8
 _FEWEST_SLOTS = 4
 _WARPS = 16, 8, 4, 2  # that compute, in a block: as many as the columns can be cut over
 _SPARE = 640  # bytes of shared memory for alignment and small fields
+_CODEBOOKS = 64  # at most
+_HEAD_OF_TABLE = 25  # addresses before those of the layers
 _ACTIVATIONS = {"silu": 1, "swish": 1, "swiglu": 1, "gelu": 2, "geglu": 2, "relu": 3, "linear": 0, "identity": 0}
 
 
@@ -49,6 +51,7 @@ class Shape:
     kv_heads: int
     head_dim: int
     logits: int
+    layers: int
     also: tuple[tuple[int, int], ...] = ()  # further products: outputs, inputs
 
     @property
@@ -81,21 +84,23 @@ def cut(shape: Shape, rows: int, machine: Machine) -> Cut:
     """The best cut; DeviceError where there is none."""
     inputs = {k for _, k in shape.products}
     warps = next((w for w in _WARPS if all(k % (64 * w) == 0 for k in inputs)), 0)
-    if not warps or shape.width % 8 or shape.mlp % 8 or shape.head_dim not in (32, 64, 128, 256):
+    if not warps or shape.width % 8 or shape.mlp % 8 or shape.head_dim not in (64, 128) or shape.head_dim > 32 * warps:
         raise DeviceError(f"no persistent kernel is cut for products of {sorted(inputs)} inputs")
-    if -(-shape.logits // (32 * warps)) > 7:
+    if shape.logits % 2 or -(-shape.logits // (64 * warps)) > 3:
         raise DeviceError(f"no persistent kernel draws from {shape.logits} logits")
     # As few blocks as do it in the shortest time: the others are free for the codec.
     most = min(machine.processors, shape.width // 8)
     grid = min(range(1, most + 1), key=lambda g: (sum(-(-n // (8 * g)) * k for n, k in shape.products), g))
     if rows * shape.kv_heads > grid:
         raise DeviceError(f"no persistent kernel for {rows} rows on {machine.processors} multiprocessors")
-    splits = min(16, grid // (rows * shape.kv_heads))
+    splits = min(warps, grid // (rows * shape.kv_heads))
     units = [2 * -(-n // (16 * grid)) if i == 2 else -(-n // (8 * grid)) for i, (n, _) in enumerate(shape.products)]
     grouped = shape.heads // shape.kv_heads
     red = warps * max(max(units) * rows * 8, grouped * shape.head_dim)
     residual = -(-shape.width // (8 * grid))
     small = red + warps * rows + residual * rows * 8 + (grouped + 2 + rows // 2) * shape.head_dim + warps * 20 + rows
+    small += rows * (max(inputs) // 2 + 16)  # what is multiplied
+    small += 2 * (_HEAD_OF_TABLE + 8 * shape.layers) + rows // 2 * (2 * _CODEBOOKS + 8) + _CODEBOOKS
     slot = 8 * (128 * warps + 64)
     slots = min(24, (machine.shared - 4 * small - _SPARE) // (slot + 16))
     if slots < _FEWEST_SLOTS or grouped > 4:
@@ -127,15 +132,17 @@ class PersistentKernels:
         rows = len(x)
         if x.dtype != torch.bfloat16:
             raise DeviceError("persistent kernels are for bfloat16 weights")
-        if rows > MOST_ROWS:
-            raise DeviceError(f"persistent kernels take up to {MOST_ROWS // 2} conversations")
+        if rows not in ROWS:
+            raise DeviceError(f"persistent kernels take {', '.join(str(n // 2) for n in ROWS)} conversations")
         if stepper.depformer.text_embed is not None:
             raise DeviceError("no persistent kernel reads a depformer's text embedding")
         if machine is None:
             machine = this_machine(x.device)
         self.stepper, self.fields, self.drawn, self.x = stepper, fields, drawn, x
         self.logits, self.stage_logits = logits, stage_logits
-        self.state = torch.zeros(4, dtype=torch.int32, device=x.device)  # the next tag, whether a wait was given up
+        # int32: the next tag, and from [2] on as an int64 whether a wait was given up.
+        self.state = torch.zeros(4, dtype=torch.int32, device=x.device)
+        self.trouble = self.state[2:].view(torch.int64)
         self._heads = heads
         self._groups = torch.tensor(stepper.depformer.group_of_stage, dtype=torch.int32, device=x.device)
         self._tables: list[Tensor] = []
@@ -147,7 +154,7 @@ class PersistentKernels:
     @property
     def gave_up(self) -> bool:
         """Whether a kernel has waited in vain for what another block should have sent; waits for the device."""
-        return bool(self.state[1])
+        return bool(self.trouble[0])
 
     def check(self, closeness: float = 0.03) -> None:
         """Compares a step with the layers' own; DeviceError where they differ. Leaves column 0 of the cache changed."""
@@ -197,6 +204,10 @@ class PersistentKernels:
             "HEAD_DIM": shape.head_dim,
             "HEAD_FLOATS": (shape.heads // shape.kv_heads + 2) * shape.head_dim,
             "LOGIT_WIDTH": shape.logits,
+            "LAYER_COUNT": shape.layers,
+            "TABLE": _HEAD_OF_TABLE + 8 * shape.layers,
+            "WIDEST": max(inputs for _, inputs in shape.products),
+            "WIDEST_NORMED": max([shape.width, *(inputs for _, inputs in shape.also)]),
             "INPUT_WIDTH": stepper.config.model.decoder.n_embd,
             "PARTS": plan.rows * shape.heads * plan.splits * (shape.head_dim + 2),
             "CAPACITY": stepper.capacity,
@@ -222,10 +233,11 @@ class PersistentKernels:
             sizes.kv_heads,
             sizes.gqa_head_dim,
             len(self._heads),
+            sizes.n_layer,
         )
         plan = cut(shape, rows, machine)
         constants = self._constants(shape, plan, stepper.config.model.linear.mlp_activations)
-        constants |= {"LAYER_COUNT": sizes.n_layer, "ROPE": 1}
+        constants |= {"ROPE": 1}
         layers = [_addresses(layer, layer.attention.qkv, layer.attention.o_proj) for layer in _list(backbone.layers)]
         addresses = [
             *self._shared_addresses(constants, backbone.norm.weight, self._heads, backbone.rotary),
@@ -243,12 +255,14 @@ class PersistentKernels:
         depformer = stepper.depformer
         heads, groups = sizes.gqa_query_heads, len(depformer.groups)
         view = groups * sizes.n_embd, stepper.config.model.decoder.n_embd
-        shape = Shape(sizes.n_embd, sizes.n_hidden, heads, heads, sizes.gqa_head_dim, depformer.codes, (view,))
+        shape = Shape(
+            sizes.n_embd, sizes.n_hidden, heads, heads, sizes.gqa_head_dim, depformer.codes, sizes.n_layer, (view,)
+        )
         plan = cut(shape, rows, machine)
-        if depformer.stages > plan.warps * 512 // sizes.gqa_head_dim:
+        if depformer.stages > min(32, plan.warps * 512 // sizes.gqa_head_dim):
             raise DeviceError(f"no persistent kernel for {depformer.stages} stages")
         constants = self._constants(shape, plan, sizes.mlp_activations)
-        constants |= {"LAYER_COUNT": sizes.n_layer, "ROPE": int(depformer.rotary is not None)}
+        constants |= {"ROPE": int(depformer.rotary is not None)}
         layers = [
             _addresses(layer, layer.attention.in_proj, layer.attention.out_proj) for layer in _list(depformer.layers)
         ]

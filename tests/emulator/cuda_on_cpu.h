@@ -102,6 +102,14 @@ static uint32_t __reduce_add_sync(uint32_t, uint32_t v) {
   for (int step = 1; step < 32; step *= 2) v += __shfl_xor_sync(~0u, v, step);
   return v;
 }
+static uint32_t __reduce_max_sync(uint32_t, uint32_t v) {
+  for (int step = 1; step < 32; step *= 2) v = max(v, __shfl_xor_sync(~0u, v, step));
+  return v;
+}
+static uint32_t __reduce_min_sync(uint32_t, uint32_t v) { return ~__reduce_max_sync(~0u, ~v); }
+template <typename T>
+static T __shfl_sync(uint32_t, T v, int from) { return from_lane(v, current->thread % 32, from); }
+static float __fdividef(float a, float b) { return a / b; }
 static float __uint_as_float(uint32_t v) { float f; memcpy(&f, &v, 4); return f; }
 static uint32_t __float_as_uint(float f) { uint32_t v; memcpy(&v, &f, 4); return v; }
 static float fast_exp(float x) { return expf(x); }
@@ -158,6 +166,7 @@ static void copy_in(void* to, const void* from, uint32_t bytes, unsigned long lo
   g->bytes -= bytes, gate_turn(g);
 }
 static void gates_ready() {}
+static void prefetch(const void*) {}
 
 static void (*body)(const unsigned long long*);
 static const unsigned long long* body_table;
