@@ -468,13 +468,17 @@ def _draw_kernel(
     column = tl.load(step_ptr + slot * FIELDS)
     uniform = tl.load(uniforms_ptr + (slot.to(tl.int64) * capacity + column) * streams + stream)
     row = logits_ptr + 2 * slot * logits_stride + i
-    logits = tl.load(row, mask=inside, other=0.0)
+    all_logits = tl.load(row, mask=inside, other=0.0)
+    logits = all_logits
     if (filter_k > 0) & (filter_k < V):
         other = tl.load(row + logits_stride, mask=inside, other=0.0)
         keys = _ordered(tl.where(inside, other + scale * (logits - other), float("-inf")))
         logits = tl.where(keys >= _kth_key(keys, filter_k), logits, float("-inf"))
     allowed = inside & (i != banned) & (i != also_banned)
     logits = tl.where(allowed, logits, float("-inf"))
+    # A narrow filter may have kept nothing but what may not be drawn: then all the others are candidates.
+    kept = tl.max(logits, axis=0) > float("-inf")
+    logits = tl.where(kept, logits, tl.where(allowed, all_logits, float("-inf")))
     most = tl.max(logits, axis=0)
     if temperature > 0:
         scaled = logits / tl.maximum(temperature, 1e-4)
