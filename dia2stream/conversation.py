@@ -253,8 +253,8 @@ class Conversation:
         if not self.paused:
             raise CommandError("not_paused", "resume has nothing to resume: the conversation is not paused")
         self.paused = False
+        self.outbox.answer(Resumed())  # first: no frame may pass it
         self.outbox.release()
-        self.outbox.answer(Resumed())
 
     def _reset(self) -> None:
         self._forget()

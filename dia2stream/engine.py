@@ -87,6 +87,9 @@ class Engine:
         self.checkpoint = checkpoint
         self.speech = speech or SpeechOptions()
         self.voices = voices or {}
+        for name, voice in self.voices.items():
+            if voice.frames > checkpoint.config.runtime.max_context_steps // 2:
+                raise EngineError(f"voice {name} takes {voice.frames} steps, over half of the model's context")
         self.stats = Stats(last_progress=time.monotonic())
         self.broken: str | None = None  # why no conversation can be had any more
         self.stepper, reason = make_stepper(checkpoint, slots)

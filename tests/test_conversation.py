@@ -1,5 +1,7 @@
 """A conversation: turns, text in pieces, pauses, interruptions, voices, contexts that fill up, and bounds."""
 
+import base64
+import os
 from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import pairwise
@@ -15,6 +17,7 @@ from conversations import (
     SAMPLED,
     Counts,
     Rig,
+    ToyEar,
     ToyStepper,
     ToyTokenizer,
     assert_sound_alike,
@@ -39,7 +42,7 @@ from dia2.text_stream import MAX_PADDING
 from dia2stream.conversation import MAX_QUEUED_WORDS
 from dia2stream.errors import CommandError
 from dia2stream.options import SpeechOptions
-from dia2stream.outbox import Cut, Frame
+from dia2stream.outbox import Cut, Frame, Outbox
 from dia2stream.protocol import (
     MAX_TEXT_CHARS,
     Command,
@@ -47,6 +50,7 @@ from dia2stream.protocol import (
     End,
     FirstAudio,
     Inject,
+    Listen,
     Pause,
     Paused,
     Reset,
@@ -500,6 +504,21 @@ def test_text_may_be_closed_while_it_is_paused() -> None:
     assert rig.do(Resume()).run().told == toy().say("One two three four").told
 
 
+class Strict(Outbox):
+    """Lets frames go on only when the listener has been told so."""
+
+    def release(self) -> None:
+        assert self.answers, "a frame may leave ahead of resumed"
+        super().release()
+
+
+def test_resumed_is_told_before_anything_can_leave() -> None:
+    rig = toy()
+    rig.conversation.outbox = Strict(25, None)
+    rig.do(Start("One.")).run(20).do(Pause()).take()
+    rig.do(Resume())
+
+
 def test_resume_needs_a_pause() -> None:
     rig = toy().do(Start("One."))
     with pytest.raises(CommandError) as caught:
@@ -811,6 +830,32 @@ def test_a_conversation_of_many_turns_loses_none() -> None:
     ]
 
 
+def resident_mb() -> float:
+    """Memory of this process."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 1e6
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(7200)
+@pytest.mark.parametrize("make", [toy, lambda: real(tiny())], ids=["toy", "random:tiny"])
+def test_an_hour_of_audio_takes_no_more_memory_than_its_first_minutes(make: Make) -> None:
+    rig, sent, asked, said, figures = make().do(Start("", seed=1)), 0, 0, 0, []
+    while sent < 3600 * 12.5:
+        # A monologue, a short turn, and text that comes while words are left or the last one sounds.
+        for count, steps in [(400, 10**9), (3, 10**9), (20, 60), (20, 10**9)]:
+            rig.do(Inject(" ".join(f"w{number}" for number in range(asked, asked + count)))).run(steps)
+            asked += count
+        assert rig.words == [f"w{number}" for number in range(said, asked)]
+        sent, said = sent + len(rig.frames), asked
+        assert rig.sent == rig.context.frames == sent
+        assert rig.of(Done)[-1].audio_ms == 80 * sent
+        rig.items.clear()
+        figures.append((sent * 0.08, resident_mb()))
+    first = next(memory for seconds, memory in figures if seconds > 800)  # ten minutes are kept
+    print(f"{rig.context.rollovers} rollovers; {figures[0]}, {first} -> {figures[-1]}")
+    assert figures[-1][1] - first < 10
+
+
 def test_room_for_the_next_turn_is_made_when_a_turn_ends_so_that_its_lead_in_is_not_longer() -> None:
     rig = toy(limit=300, history=40).do(Start("Turn zero."))
     for number in range(40):
@@ -1008,7 +1053,8 @@ class Listener:
         self.late: list[str] = []  # those that were interrupted, if all of them had been sent
         self.announced: set[str] = set()
         self.numbers: list[int] = []  # of the frames that were sent
-        self.follows = self.first  # the frame that comes next
+        self.follows = self.first  # the frame that comes next, or a later one, behind what the caller said
+        self.listens = 0
         self.played: int | None = None  # frames, where it is paused
 
     # What is asked. Each returns the error that it should be answered with.
@@ -1027,17 +1073,24 @@ class Listener:
         self.end(None)
 
     def piece(self, text: str, new: bool = False) -> None:
-        if self.played is not None:
-            # What was not heard is not wanted, and it goes on from the earliest frame that was not heard.
-            self.follows = min([*self.numbers[self.played :], self.follows])
-            self.late, self.order, self.asked = self.order, [], []
-            self.open, self.played, self.reader = None, None, ScriptReader(ToyTokenizer())
+        self._interrupt()
         if self.open is None or new:
             self.end(None)
             self.numbered += 1
             self.open = f"u{self.numbered}"
             self.order.append(self.open)
         self._ask(self.reader.feed(text))
+
+    def listen(self, _: float) -> None:
+        self._interrupt()
+        self.listens += 1
+
+    def _interrupt(self) -> None:
+        """What was not heard is not wanted, and it goes on from the earliest frame that was not heard."""
+        if self.played is not None:
+            self.follows = min([*self.numbers[self.played :], self.follows])
+            self.late, self.order, self.asked = self.order, [], []
+            self.open, self.played, self.reader = None, None, ScriptReader(ToyTokenizer())
 
     def end(self, _: None) -> str | None:
         if self.open is None:
@@ -1067,9 +1120,11 @@ class Listener:
         for item in self.rig.take(most):
             if isinstance(item, Frame):
                 assert self.played is None
-                assert frame_number(item) == self.follows
-                self.numbers.append(self.follows)
-                self.follows += 1
+                number = frame_number(item)
+                assert number == self.follows or (self.listens and number > self.follows)
+                self.listens -= number > self.follows
+                self.numbers.append(number)
+                self.follows = number + 1
             elif isinstance(item, Word):
                 assert (item.id, item.word) == self.asked.pop(0)
                 assert item.start_ms == 80 * len(self.numbers)
@@ -1085,7 +1140,7 @@ class Listener:
                 self.late = []
             elif isinstance(item, Paused):
                 assert self.played is not None
-                assert item.heard_ms == 80 * self.played
+                assert item.heard_ms // 80 == self.played
                 left = [word for _, word in self.asked] + self.reader.incomplete.split()
                 assert not left or item.pending.split()[-len(left) :] == left
 
@@ -1117,6 +1172,7 @@ def carried_out(rig: Rig, listener: Listener, what: str, value: Any) -> None:
         "pause": lambda: Pause(None if value is None else value * 80 + 40),
         "resume": Resume,
         "reset": Reset,
+        "listen": lambda: Listen(base64.b64encode(bytes(round(value * 1920) * 2)).decode(), final=value > 5),
     }
     assert refusal(rig, commands[what]()) == expected
     # Answers come before all else; what is on its way may still leave before the next move, or not.
@@ -1130,13 +1186,14 @@ moves = st.one_of(
     st.tuples(st.sampled_from(["start", "inject", "inject", "piece", "piece"]), scripts),
     st.tuples(st.just("pause"), st.none() | st.integers(0, 80)),
     st.tuples(st.sampled_from(["end", "resume", "reset"]), st.none()),
+    st.tuples(st.just("listen"), st.sampled_from([0.5, 3, 7.5, 20])),
 )
 
 
 def play(plan: list[tuple[str, Any]], queue: int, ahead: int, with_voice: bool) -> None:
     """Carries out a plan, then lets everything be said."""
     voices = {"clips": toy_voice()} if with_voice else {}
-    rig = toy(limit=100, queue_frames=queue, ahead=ahead, voices=voices)
+    rig = toy(limit=100, queue_frames=queue, ahead=ahead, voices=voices, ear=ToyEar())
     listener = Listener(rig, toy_voice().frames if with_voice else 0)
     for what, value in plan:
         carried_out(rig, listener, what, value)
@@ -1160,6 +1217,7 @@ def test_whatever_is_asked_in_whatever_order_is_heard_as_asked(
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(3600)
 @settings(max_examples=3000)
 @anything
 def test_whatever_is_asked_is_heard_as_asked_at_length(

@@ -200,6 +200,14 @@ def test_the_next_client_of_a_seat_finds_the_voice_there() -> None:
         engine.close()
 
 
+def test_a_voice_that_leaves_no_room_to_speak_in_is_refused() -> None:
+    before = threading.active_count()
+    with pytest.raises(EngineError, match="voice clips takes 82 steps"):
+        ToyEngine(voices={"clips": toy_voice(frames=41)})
+    assert threading.active_count() == before
+    ToyEngine(voices={"clips": toy_voice(frames=40)}).close()
+
+
 # ---- Items ----
 
 

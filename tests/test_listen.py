@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import CLIPS
-from conversations import GREEDY, Rig, ToyCodec, ToyStepper, ToyTokenizer, frame_numbers, paused, toy, toy_voice
+from conversations import GREEDY, Rig, ToyCodec, ToyEar, ToyStepper, ToyTokenizer, frame_numbers, paused, toy, toy_voice
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from models import checkpoint
@@ -36,17 +36,6 @@ FRAME = 1920
 LEAD_IN = 6  # of the toy
 LONG = " ".join(f"word{number} and so on" for number in range(100))
 WORDS = [["hello", 0.1, 0.3], ["can", 0.5, 0.6], ["you", 0.62, 0.7], ["hear", 1.0, 1.2], ["me?", 1.3, 1.6]]
-
-
-class ToyEar:
-    """Codes of a frame are a hash of its samples: whatever is cut or shifted gives others."""
-
-    sample_rate, frame_samples = 24000, FRAME
-
-    def encode(self, pcm: Tensor) -> Tensor:
-        frames = (pcm[: len(pcm) // FRAME * FRAME].view(-1, FRAME) * 32768).long()
-        sums = (frames * torch.arange(1, FRAME + 1)).sum(1)
-        return torch.stack([(sums * (k + 3) // 7) % 64 for k in range(5)])
 
 
 class Recorder(ToyCodec):
