@@ -1089,7 +1089,7 @@ class Listener:
         """What was not heard is not wanted, and it goes on from the earliest frame that was not heard."""
         if self.played is not None:
             self.follows = min([*self.numbers[self.played :], self.follows])
-            self.late, self.order, self.asked = self.order, [], []
+            self.late, self.order, self.asked = [*self.late, *self.order], [], []
             self.open, self.played, self.reader = None, None, ScriptReader(ToyTokenizer())
 
     def end(self, _: None) -> str | None:
@@ -1131,7 +1131,9 @@ class Listener:
                 assert item.id in self.announced
             elif isinstance(item, Done):
                 assert item.audio_ms == 80 * len(self.numbers)
-                assert item.id == (self.late or self.order).pop(0)
+                due = self.late or self.order
+                assert item.id in (due if self.late else due[:1])
+                del due[: due.index(item.id) + 1]
                 assert item.id not in [id for id, _ in self.asked]
             elif isinstance(item, FirstAudio):
                 assert item.id not in self.announced
