@@ -87,6 +87,14 @@ def test_any_frame_can_be_gone_back_to(to: int, clips: dict[str, object]) -> Non
     assert frame_numbers(rig.run())[200:] == list(range(first + to, rig.context.frames))
 
 
+def test_going_back_finds_nothing_of_the_conversation_before() -> None:
+    second = toy(limit=600).do(Start(LONG, seed=9)).run_until_sent(60).do(Start(TALE))
+    only = toy(limit=600).do(Start(TALE))
+    for rig in (second, only):
+        interrupted(rig, sent=30, played_ms=27 * 80)
+    assert_same_memory(Memory(second), Memory(only))
+
+
 def test_going_back_to_before_the_oldest_saved_codec_state_hears_enough_to_sound_the_same() -> None:
     ahead = interrupted(toy(limit=2000).do(Start(LONG)), sent=900, played_ms=400 * 80)
     there = stopped_at(toy(limit=2000).do(Start(LONG)), 400).do(Inject("[S2] Wait."))
