@@ -8,10 +8,11 @@ from pathlib import Path
 
 import pytest
 import soundfile
-from piping import ENVIRONMENT, PATIENCE, put_on_path
+from conftest import CLIPS
+from piping import ENVIRONMENT, PATIENCE, dia2stream, put_on_path
 
 README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
-LINES = re.findall(r"^ {4}(.* \| (ffplay|play|aplay|ffmpeg) .*)$", README.split("### Players")[1], re.MULTILINE)
+LINES = re.findall(r"^ {4}(.* \| (ffplay|play|aplay|ffmpeg) .*)$", README, re.MULTILINE)
 
 ALSA = """
 pcm.!default { type file slave.pcm null file %s format raw }
@@ -21,25 +22,36 @@ ctl.!default { type null }
 
 
 @pytest.fixture(scope="module")
-def dia2stream(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a `dia2stream` that speaks each time it gets other flags, and the next time says the same again."""
-    folder = tmp_path_factory.mktemp("bin")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What the lines find: a script, a voice, and a `dia2stream` that speaks each time it gets other flags, and the
+    next time says the same again. It leaves what it said in the file `said`."""
+    folder = tmp_path_factory.mktemp("players")
     put_on_path(folder)
     (folder / "dia2stream").rename(folder / "real")
     (folder / "dia2stream").write_text(f"""#!/bin/bash
-said={folder}/$(tr -c a-z0-9 _ <<<"$*")
-[[ -e $said ]] && cat >/dev/null || {folder}/real "$@" | cat >"$said"
-cat "$said"
+set -eo pipefail
+kept={folder}/$(tr -c a-z0-9 _ <<<"$*")
+if [[ ! -e $kept ]]; then
+  {folder}/real "$@" | cat >said
+  mv said "$kept"
+fi
+cp "$kept" said
+cat said
 """)
     (folder / "dia2stream").chmod(0o755)
+    (folder / "script.txt").write_text("[S1] Hello there.\n[S2] Hi!\n")
+    clip = ["--speaker-1", str(CLIPS / "flite_slt.flac"), "-o", "ann.voice.safetensors"]
+    make = dia2stream("voice", "make", "ann", *clip)
+    subprocess.run(make, cwd=folder, env=ENVIRONMENT, check=True, capture_output=True, timeout=PATIENCE)
     return folder
 
 
 @pytest.mark.parametrize(("line", "player"), LINES, ids=[player for _, player in LINES])
-def test_a_player_plays_every_sample(line, player, dia2stream, tmp_path):
+def test_a_player_plays_every_sample(line, player, folder, tmp_path):
     if not shutil.which(player):
         pytest.skip(f"{player} is not installed")
-    (tmp_path / "script.txt").write_text("[S1] Hello there.\n[S2] Hi!\n")
+    for name in ("script.txt", "ann.voice.safetensors"):
+        (tmp_path / name).symlink_to(folder / name)
     (tmp_path / "asound.conf").write_text(ALSA % (tmp_path / "played"))
     sinks = {
         "SDL_AUDIODRIVER": "disk",
@@ -47,7 +59,7 @@ def test_a_player_plays_every_sample(line, player, dia2stream, tmp_path):
         "AUDIODRIVER": "alsa",
         "ALSA_CONFIG_PATH": str(tmp_path / "asound.conf"),
         "DIA2STREAM_SEED": "5",
-        "PATH": f"{dia2stream}:{os.environ['PATH']}",
+        "PATH": f"{folder}:{os.environ['PATH']}",
     }
     done = subprocess.run(
         ["bash", "-o", "pipefail", "-c", line],
@@ -58,8 +70,8 @@ def test_a_player_plays_every_sample(line, player, dia2stream, tmp_path):
         timeout=PATIENCE,
     )
     assert done.returncode == 0, done.stderr
-    [said] = [path for path in dia2stream.glob("pipe_*") if path.name.endswith("wav_") == ("--wav" in line)]
-    samples = said.read_bytes()[44 if "--wav" in line else 0 :]
+    said = (tmp_path / "said").read_bytes()
+    samples = said[44:] if said.startswith(b"RIFF") else said
     assert len(samples) % 3840 == 0
     if player == "ffmpeg":
         read, rate = soundfile.read(tmp_path / "speech.flac", dtype="int16")
