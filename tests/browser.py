@@ -10,6 +10,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from piping import PATIENCE
 from websockets.sync.client import ClientConnection
 from websockets.sync.client import connect as open_websocket
 
@@ -52,7 +53,7 @@ class Browser:
             self.call(f"{domain}.enable")
 
     def _address(self, file: Path) -> list[str]:
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + PATIENCE
         while not file.exists() or len(file.read_text().split()) < 2:
             assert time.monotonic() < deadline, "the browser does not start"
             time.sleep(0.05)
@@ -67,7 +68,7 @@ class Browser:
         message = {"id": self._number, "method": method, "params": parameters}
         self._socket.send(json.dumps(message | ({"sessionId": session} if session else {})))
         while True:
-            answer = json.loads(self._socket.recv(timeout=60))
+            answer = json.loads(self._socket.recv(timeout=PATIENCE))
             self._note(answer)
             if answer.get("id") == self._number:
                 assert "error" not in answer, answer["error"]
@@ -96,7 +97,7 @@ class Browser:
         assert "exceptionDetails" not in answer, answer["exceptionDetails"]
         return answer["result"].get("value")
 
-    def wait(self, expression: str, seconds: float = 30) -> Any:
+    def wait(self, expression: str, seconds: float = PATIENCE / 2) -> Any:
         """Waits until some JavaScript gives something true."""
         deadline = time.monotonic() + seconds
         while not (value := self.value(f"(() => {{ try {{ return {expression} }} catch {{ return null }} }})()")):

@@ -16,6 +16,8 @@ from contextlib import contextmanager
 from types import TracebackType
 from typing import Any
 
+from piping import PATIENCE
+
 from dia2stream.client import Client, connect
 from dia2stream.protocol import Audio, Done, Event
 
@@ -53,7 +55,7 @@ class Serve:
     def url(self) -> str:
         return f"ws://127.0.0.1:{self.port}"
 
-    def logged(self, pattern: str, seconds: float = 60) -> re.Match[str]:
+    def logged(self, pattern: str, seconds: float = PATIENCE) -> re.Match[str]:
         """The first line of the log that matches, when it is there."""
         found: list[re.Match[str]] = []
 
@@ -64,7 +66,7 @@ class Serve:
         self.until(look, seconds)
         return found[0]
 
-    def until(self, condition: Callable[[], bool], seconds: float = 60) -> None:
+    def until(self, condition: Callable[[], bool], seconds: float = PATIENCE) -> None:
         deadline = time.monotonic() + seconds
         while not condition():
             assert time.monotonic() < deadline, "".join(self.log[-30:])
@@ -75,7 +77,7 @@ class Serve:
         """Status, body and headers of an HTTP request."""
         request = urllib.request.Request(f"http://127.0.0.1:{self.port}{path}", method=method, headers=headers)
         try:
-            with urllib.request.urlopen(request, timeout=20) as answer:
+            with urllib.request.urlopen(request, timeout=PATIENCE) as answer:
                 return answer.status, answer.read().decode(), dict(answer.headers)
         except urllib.error.HTTPError as refused:
             with refused:
@@ -96,7 +98,7 @@ class Serve:
     def open_files(self) -> int:
         return len(os.listdir(f"/proc/{self.process.pid}/fd"))
 
-    def stop(self, seconds: float = 30) -> int:
+    def stop(self, seconds: float = PATIENCE) -> int:
         """SIGTERM. Returns the exit code."""
         self.process.send_signal(signal.SIGTERM)
         code = self.process.wait(seconds)
@@ -117,11 +119,11 @@ class Serve:
 
 
 def on_loop(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., None]:
-    """Runs an async test, for a minute at most."""
+    """Runs an async test, for as long as a test may wait."""
 
     @functools.wraps(test)
     def run(*args: Any, **kwargs: Any) -> None:
-        asyncio.run(asyncio.wait_for(test(*args, **kwargs), 60))
+        asyncio.run(asyncio.wait_for(test(*args, **kwargs), PATIENCE))
 
     return run
 
@@ -147,7 +149,7 @@ def events(items: list[Any]) -> list[Any]:
     return [item for item in items if not isinstance(item, Audio)]
 
 
-async def seat(server: Serve, seconds: float = 10, **options: Any) -> Client:
+async def seat(server: Serve, seconds: float = PATIENCE / 2, **options: Any) -> Client:
     """A client, as soon as there is a seat."""
     deadline = time.monotonic() + seconds
     while True:

@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 
 import pytest
+from piping import PATIENCE
 from serving import LONG, SHORT, Serve, hear, killed, on_loop
 
 from dia2stream.client import connect
@@ -71,7 +72,7 @@ def test_the_proxy_gives_each_client_a_free_server_and_who_comes_back_its_own():
 
 
 async def until_up(url: str) -> None:
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + PATIENCE
     while True:
         try:
             await (await connect(url)).close()
@@ -106,7 +107,7 @@ def runpod(folder: Path, fails: bool, **environment: str) -> "subprocess.Popen[s
 
 
 def lines_of(file: Path, count: int) -> list[str]:
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + PATIENCE
     while not file.exists() or len(file.read_text().splitlines()) < count:
         assert time.monotonic() < deadline
         time.sleep(0.05)
@@ -120,7 +121,7 @@ def test_a_pod_makes_a_token_once_keeps_the_cache_on_the_volume_and_stops_when_t
             [*_, last] = lines_of(tmp_path / "runs", len(tokens) + 1)
             time.sleep(0.2)
             pod.send_signal(signal.SIGTERM)
-            assert pod.wait(10) == 0
+            assert pod.wait(PATIENCE) == 0
             assert pod.stderr is not None
             said = pod.stderr.read()
         *arguments, token, cache = last.split()
@@ -138,7 +139,7 @@ def test_a_pod_starts_a_server_that_ended_again(tmp_path):
     with killed(runpod(tmp_path, fails=True, DIA2STREAM_TOKEN="mine")) as pod:
         assert [line.split()[-2] for line in lines_of(tmp_path / "runs", 2)] == ["mine", "mine"]
         pod.send_signal(signal.SIGTERM)
-        pod.wait(10)
+        pod.wait(PATIENCE)
 
 
 def test_the_deployment_files_name_the_default_port_and_only_flags_that_exist():

@@ -14,6 +14,7 @@ import time
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from piping import PATIENCE, a_second
 from serving import LONG, SHORT, Serve, events, hear, killed, on_loop, seat, sound
 from websockets.asyncio.client import connect as open_websocket
 from websockets.exceptions import ConnectionClosed, InvalidStatus
@@ -37,7 +38,7 @@ from dia2stream.protocol import (
 @pytest.fixture(scope="module")
 def server():
     """One server for all tests that leave it as it was."""
-    with Serve(linger=2, ping_seconds=5, max_message_bytes=2**20) as running:
+    with Serve(linger=20, ping_seconds=5, max_message_bytes=2**20) as running:
         yield running
         assert not [line for line in running.log if "Traceback" in line or " ERROR " in line]
 
@@ -45,7 +46,7 @@ def server():
 @pytest.fixture(scope="module")
 def impatient():
     """A server that never waits for playback and soon gives up on the silent."""
-    with Serve(linger=1, ping_seconds=1.5, max_lead_ms=3_600_000) as running:
+    with Serve(linger=3, ping_seconds=1.5, max_lead_ms=3_600_000) as running:
         yield running
         assert not [line for line in running.log if "Traceback" in line or " ERROR " in line]
 
@@ -249,14 +250,14 @@ async def test_a_conversation_that_waits_gives_way_to_a_client_who_is_there(serv
 
 
 @on_loop
-async def test_a_conversation_is_gone_after_linger_and_the_client_gets_a_new_one(server):
-    client = await seat(server)
+async def test_a_conversation_is_gone_after_linger_and_the_client_gets_a_new_one(impatient):
+    client = await seat(impatient)
     await client.start(LONG, seed=7)
     await hear(client, Audio)
     await client.close()
-    await asyncio.sleep(2.5)
-    assert server.metric("dia2stream_lingering") == 0
-    async with await seat(server, conversation=client.ready.conversation) as other:
+    for lingering in (1, 0):
+        await asyncio.to_thread(impatient.until, lambda n=lingering: impatient.metric("dia2stream_lingering") == n)
+    async with await seat(impatient, conversation=client.ready.conversation) as other:
         assert other.ready.conversation != client.ready.conversation
         error = await other.receive()
         assert (error.code, error.field) == ("no_session", "conversation")
@@ -281,7 +282,7 @@ async def test_a_client_that_never_speaks_gives_way_after_a_while(impatient):
     async with await seat(impatient) as client:
         with pytest.raises(CommandError, match="every seat is taken"):
             await connect(impatient.url)
-        await asyncio.sleep(1.1)
+        await asyncio.sleep(3.1)
         async with await connect(impatient.url) as other:
             await other.start(SHORT)
             await hear(other)
@@ -312,7 +313,7 @@ async def test_a_client_that_is_killed_in_mid_speech_leaves_its_seat(server):
                 pass
             process.send_signal(signal.SIGKILL)
             process.wait()
-        async with await seat(server, seconds=1) as client:
+        async with await seat(server, seconds=4) as client:  # sooner than by a ping without an answer
             await client.start(SHORT, seed=8)
             await hear(client, Audio)
             await client.reset()
@@ -344,7 +345,7 @@ async def test_a_reader_that_stops_holds_generation_back_and_then_loses_its_seat
         await asyncio.sleep(1.2)
         before = impatient.metric("dia2stream_frames_total")
         await asyncio.sleep(0.4)
-        async with await seat(impatient, seconds=3) as client:
+        async with await seat(impatient) as client:
             assert impatient.metric("dia2stream_frames_total") - before < 60  # of the thousands that were asked for
             await client.start(SHORT)
             await hear(client)
@@ -429,7 +430,7 @@ async def test_pings_that_nobody_reads_the_answers_of_end_the_connection(impatie
         loop = asyncio.get_running_loop()
         pings = frame(0x89, b"x" * 100) * 200_000
         with pytest.raises(ConnectionError):
-            await asyncio.wait_for(loop.sock_sendall(raw, pings), 30)
+            await asyncio.wait_for(loop.sock_sendall(raw, pings), PATIENCE)
     assert impatient.resident < before + 20
 
 
@@ -614,7 +615,7 @@ async def test_sigterm_lets_the_conversation_finish_and_exits_0():
             assert len(sound(items)) == 48 * items[-1].audio_ms
             with pytest.raises(Disconnected, match="1013"):
                 await client.receive()
-        assert await asyncio.to_thread(server.process.wait, 15) == 0
+        assert await asyncio.to_thread(server.process.wait, PATIENCE) == 0
 
 
 @on_loop
@@ -627,8 +628,8 @@ async def test_sigterm_waits_no_longer_than_told():
             server.process.send_signal(signal.SIGTERM)
             with pytest.raises(Disconnected, match="1013"):
                 await hear(client)
-            assert await asyncio.to_thread(server.process.wait, 15) == 0
-            assert time.monotonic() - began < 4
+            assert await asyncio.to_thread(server.process.wait, PATIENCE) == 0
+            assert time.monotonic() - began < 4 * a_second()
 
 
 def test_a_port_that_is_taken_and_a_model_that_is_not_there_are_one_line():
@@ -637,7 +638,7 @@ def test_a_port_that_is_taken_and_a_model_that_is_not_there_are_one_line():
         taken.listen()
         port = taken.getsockname()[1]
         command = [sys.executable, "-m", "dia2stream", "serve", "--host", "127.0.0.1", "--port", str(port)]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE)
     assert (done.returncode, done.stdout) == (1, "")
     assert f"port {port}" in done.stderr.splitlines()[-1]
     with Serve(wait=False, model="/no/such/model") as server:

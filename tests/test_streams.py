@@ -9,6 +9,7 @@ import threading
 from pathlib import Path
 
 import pytest
+from piping import PATIENCE
 
 from dia2stream.streams import position_in_file, read_some, when_reader_leaves, write_all
 
@@ -64,7 +65,7 @@ def test_a_reader_that_leaves_is_noticed_though_nothing_is_written(make):
     when_reader_leaves(ours, gone.set)
     assert not gone.wait(0.2)
     os.close(theirs)
-    assert gone.wait(5)
+    assert gone.wait(PATIENCE)
     os.close(ours)
 
 
@@ -112,11 +113,11 @@ if samples is not None:
 )
 def test_stdout_carries_samples_only_whatever_is_closed(closed, out, err):
     command = ["bash", "-c", f'exec "$0" -c "$1" {closed}', sys.executable, TAKE]
-    done = subprocess.run(command, capture_output=True, cwd=ROOT, timeout=60)
+    done = subprocess.run(command, capture_output=True, cwd=ROOT, timeout=PATIENCE)
     assert (done.returncode, done.stdout, done.stderr) == (0, out, err)
 
 
 def test_a_closed_stdout_is_none():
     code = "from dia2stream.streams import take_stdout; import sys; sys.exit(7 if take_stdout() is None else 0)"
-    done = subprocess.run(["bash", "-c", 'exec "$0" -c "$1" >&-', sys.executable, code], cwd=ROOT, timeout=60)
+    done = subprocess.run(["bash", "-c", 'exec "$0" -c "$1" >&-', sys.executable, code], cwd=ROOT, timeout=PATIENCE)
     assert done.returncode == 7
