@@ -15,11 +15,17 @@ Commands may be sent at any moment, also while another task iterates. To interru
     await c.pause(played_ms=840)      # a position on the conversation's audio clock, see `received_ms`
     await c.inject("[S2] You were saying?")
 
+What the caller says may be heard too, so that the reply answers how it was said:
+
+    await c.listen(pcm, "Can you hear me?")      # mono PCM16 at 24 kHz
+    await c.inject("Yes, very well.")
+
 After a lost connection, `connect(url, conversation=c.ready.conversation, received_ms=c.received_ms)` goes on where it
 stopped. Needs neither torch nor a GPU.
 """
 
 import asyncio
+import base64
 import contextlib
 import json
 import os
@@ -27,7 +33,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -50,6 +56,7 @@ from .protocol import (
     Event,
     FirstAudio,
     Inject,
+    Listen,
     Pause,
     Ready,
     Reset,
@@ -164,6 +171,25 @@ class Client:
     async def end(self) -> None:
         """Closes text that was opened with final=False."""
         await self.send(End())
+
+    async def listen(
+        self,
+        pcm: bytes = b"",
+        text: str = "",
+        *,
+        words: Sequence[tuple[str, float, float]] | None = None,
+        speaker: str = "S2",
+        sample_rate: int = 24000,
+        final: bool = True,
+    ) -> None:
+        """What the caller said, for the reply to answer: mono PCM16, up to 4 s at 24 kHz; more in several pieces.
+
+        words: (word, start, end) in seconds from the start of this piece; a `text` alone is spread over what sounds.
+        final: False when more of what they say follows.
+        """
+        audio = base64.b64encode(pcm).decode()
+        timed = None if words is None else tuple(words)
+        await self.send(Listen(audio, text, timed, speaker, sample_rate, final))
 
     async def pause(self, played_ms: float | None = None) -> None:
         """Stops now. played_ms: the position on the audio clock that the listener has heard."""

@@ -8,13 +8,14 @@ import subprocess
 import sys
 import wave
 
+import numpy as np
 import pytest
-from serving import SHORT, Serve, hear, on_loop, seat
+from serving import SHORT, Serve, hear, on_loop, seat, sound
 from websockets.asyncio.server import serve
 
 from dia2stream.client import connect
 from dia2stream.errors import CommandError, Disconnected, ProtocolError
-from dia2stream.protocol import Audio, Done, Ready, Started, dump_event
+from dia2stream.protocol import Audio, Done, Error, Ready, Started, dump_event
 
 
 @pytest.fixture(scope="module")
@@ -41,6 +42,44 @@ async def test_it_speaks_and_counts_what_it_has_received(server):
         await client.start(SHORT)
         await hear(client, Started)
         assert client.received_ms == 0
+
+
+@on_loop
+async def test_the_caller_is_heard_before_the_reply_is_spoken(server):
+    """The same seed speaks otherwise once it has heard somebody; in one piece or in two is the same."""
+    pcm = np.random.default_rng(0).integers(-8000, 8000, 48000).astype("<i2").tobytes()
+    ways = (
+        [],
+        [(pcm, {"words": [("Hello", 0.1, 0.4), ("there.", 1.2, 1.6)]})],
+        [
+            (pcm[:48000], {"words": [("Hello", 0.1, 0.4)], "final": False}),
+            (pcm[48000:], {"words": [("there.", 0.2, 0.6)]}),
+        ],
+        [(pcm, {"text": "Hello there.", "speaker": "S1"})],
+    )
+    spoken = []
+    for way in ways:
+        async with await seat(server, token="secret") as client:
+            await client.start("", seed=5)
+            await hear(client, Started)
+            for piece, fields in way:
+                await client.listen(piece, **fields)
+            await client.inject("Yes?", id="reply")
+            spoken.append(sound(await hear(client, lambda item: isinstance(item, Done) and item.id == "reply")))
+    assert spoken[1] == spoken[2]
+    assert len({*spoken}) == 3
+
+
+@on_loop
+async def test_what_the_caller_said_comes_in_pieces_that_fit(server):
+    async with await seat(server, token="secret") as client:
+        await client.start("")
+        await hear(client, Started)
+        await client.listen(bytes(300_000))
+        error = (await hear(client, Error))[-1]
+        assert (error.code, error.cmd) == ("too_long", None)
+    with pytest.raises(CommandError, match="sample_rate"):
+        await client.listen(bytes(2), sample_rate=5)
 
 
 @on_loop
