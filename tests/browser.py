@@ -24,6 +24,8 @@ FLAGS = (
     "--hide-scrollbars",
     "--remote-debugging-port=0",
     "--autoplay-policy=user-gesture-required",
+    "--use-fake-device-for-media-stream",  # a microphone that beeps
+    "--use-fake-ui-for-media-stream",  # which every page may use
 )
 
 
@@ -107,19 +109,27 @@ class Browser:
 
     def click(self, selector: str) -> None:
         """A real click of the mouse, which also lets the page make sound."""
+        self.mouse("mousePressed", selector)
+        self.mouse("mouseReleased", selector)
+
+    def mouse(self, kind: str, selector: str) -> None:
+        """Half of a click, to hold it."""
         place = f"(b => [b.x + b.width / 2, b.y + b.height / 2])(document.querySelector('{selector}')"
         self.value(f"document.querySelector('{selector}').scrollIntoView({{block: 'center'}})")
         x, y = self.value(f"{place}.getBoundingClientRect())")
-        for kind in ("mousePressed", "mouseReleased"):
-            self.call("Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left", clickCount=1)
+        self.call("Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left", clickCount=1)
 
     def press(self, key: str, modifiers: int = 0) -> None:
         """A key by its name; modifiers: 2 is Ctrl."""
-        code = {"Enter": 13, "Escape": 27, "Tab": 9}[key]
-        for kind in ("rawKeyDown", "keyUp"):
-            self.call(
-                "Input.dispatchKeyEvent", type=kind, key=key, code=key, windowsVirtualKeyCode=code, modifiers=modifiers
-            )
+        self.key("rawKeyDown", key, modifiers)
+        self.key("keyUp", key, modifiers)
+
+    def key(self, kind: str, key: str, modifiers: int = 0) -> None:
+        """Half of a press, to hold it."""
+        code = {"Enter": 13, "Escape": 27, "Tab": 9, " ": 32}[key]
+        self.call(
+            "Input.dispatchKeyEvent", type=kind, key=key, code=key, windowsVirtualKeyCode=code, modifiers=modifiers
+        )
 
     def picture(self, file: Path) -> None:
         """A screenshot of the whole page."""

@@ -1,8 +1,11 @@
 """The page, in a real browser against a real server: samples reach the worklet, and the keyboard is enough."""
 
+import base64
+import json
 import time
 
 import browser
+import numpy as np
 import pytest
 from serving import Serve
 
@@ -106,3 +109,93 @@ def test_it_fits_the_window_in_light_and_dark(tab, server, width, dark, tmp_path
     assert tab.value("Math.min(...[...document.querySelectorAll('button')].map(b => b.offsetHeight))") >= 44
     tab.picture(tmp_path / "page.png")
     assert (tmp_path / "page.png").stat().st_size > 5000
+
+
+# ---- The microphone: Chromium's own, which beeps twice a second ----
+
+
+@pytest.fixture
+def sent(tab):
+    """What the page sends from now on."""
+    tab.value("""(() => {
+        window.sent = [];
+        const real = WebSocket.prototype.send;
+        WebSocket.prototype.send = function (text) { window.sent.push(text); real.call(this, text); };
+    })()""")
+    return lambda: [json.loads(text) for text in tab.value("window.sent")]
+
+
+def test_what_is_said_while_the_button_is_held_is_heard_and_answered(tab, sent):
+    tab.value("document.querySelector('#caller').value = 'Are you there?'")
+    tab.mouse("mousePressed", "#talk")
+    tab.wait("microphone.on")
+    assert tab.value("document.querySelector('#state').textContent") == "listening"
+    tab.wait("samples.some(sample => sample !== 0)")
+    tab.wait("microphone.chunks.length * 128 > 4.2 * 24000")
+    tab.mouse("mouseReleased", "#talk")
+    tab.wait("document.querySelector('#words p')?.textContent === 'Are you there?'")
+    begin, *pieces = sent()
+    assert (begin["cmd"], begin["text"]) == ("start", "")
+    assert [(piece["cmd"], piece["sample_rate"], piece["final"]) for piece in pieces] == [
+        ("listen", 24000, False),
+        ("listen", 24000, True),
+    ]
+    pcm = [np.frombuffer(base64.b64decode(piece["audio"]), "<i2") for piece in pieces]
+    assert 4.2 * 24000 <= sum(map(len, pcm)) < 30 * 24000
+    assert all(np.abs(part[:24000]).max() > 1000 for part in pcm[:1])
+    words = [word for piece in pieces for word in piece["words"]]
+    assert [word for word, _, _ in words] == ["Are", "you", "there?"]
+    assert all(
+        0 <= start < len(part) / 24000
+        for part, piece in zip(pcm, pieces, strict=True)
+        for _, start, _ in piece["words"]
+    )
+    speak_instead(tab, "[S1] I am.")
+
+
+def speak_instead(tab, text):
+    tab.value(f"document.querySelector('#text').value = {text!r}")
+    tab.click("#inject")
+    tab.wait(f"[...document.querySelectorAll('#words p')].at(-1).innerText === {text[5:]!r}")
+    tab.wait("document.querySelector('#state').textContent === 'ready'")
+    assert tab.value("document.querySelector('#error').textContent") == ""
+
+
+def test_talking_by_keyboard_interrupts_what_is_spoken(tab, sent):
+    speak(tab)
+    tab.value("document.querySelector('#talk').focus()")
+    tab.key("rawKeyDown", " ")
+    tab.wait("microphone.on && call.paused && sound.report.paused")
+    tab.wait("microphone.chunks.length * 128 > 24000")
+    tab.key("keyUp", " ")
+    tab.wait("document.querySelector('#words p:last-child').dataset.speaker === 'You'")
+    assert [command["cmd"] for command in sent()] == ["start", "pause", "listen"]
+    assert not tab.value("call.paused")
+    assert tab.value("document.querySelectorAll('#words .unheard').length") > 0
+    speak_instead(tab, "[S1] Sorry.")
+
+
+def test_a_slip_of_the_finger_interrupts_nothing(tab, sent):
+    speak(tab)
+    tab.value("microphone.open()")
+    tab.mouse("mousePressed", "#talk")
+    tab.wait("microphone.on")
+    tab.value("microphone.chunks.length = 0")  # a slow machine's slip is as short
+    tab.mouse("mouseReleased", "#talk")
+    played = tab.wait("!call.paused && !sound.report.paused && sound.report.played")
+    tab.wait(f"sound.report.played > {played} + 2400")
+    assert [command["cmd"] for command in sent()] == ["start", "pause", "resume"]
+
+
+def test_the_microphone_is_closed_with_the_conversation_and_its_refusal_is_told(tab):
+    speak(tab)
+    tab.value("microphone.open()")
+    track = "window.track = microphone.stream.getTracks()[0]"
+    assert tab.value(f"({track}).readyState") == "live"
+    tab.click("#reset")
+    tab.wait("track.readyState === 'ended' && !microphone.opening")
+    tab.value("navigator.mediaDevices.getUserMedia = async () => { throw new Error('Permission denied'); }")
+    tab.mouse("mousePressed", "#talk")
+    tab.wait("document.querySelector('#error').textContent === 'Permission denied.'")
+    tab.mouse("mouseReleased", "#talk")
+    assert tab.value("document.querySelector('#talk').textContent") == "Hold to talk"
