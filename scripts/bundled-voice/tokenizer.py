@@ -1,0 +1,74 @@
+"""Learns the voice's tokenizer from the texts: `tokenizer.py TEXTS FOLDER`.
+
+A byte-level BPE over single words, as Dia2 encodes them. A word of n tokens takes n + 1 steps of 80 ms at least, so
+words should be few tokens: case and accents are dropped, and the merges are learnt from what the voice is trained on.
+"""
+
+import argparse
+import json
+from collections import Counter
+from pathlib import Path
+
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, normalizers, pre_tokenizers
+from tokenizers.models import BPE
+from tokenizers.trainers import BpeTrainer
+
+VOCABULARY = 2500  # ids below the speakers' tags
+# At the ids of `random_models`: BOS 1, NEW_WORD 2, PAD 3, ZERO 7.
+SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<pad>", *[f"<reserved_{i}>" for i in range(3)], "<zero>"]
+TAGS = ("[S1]", "[S2]")
+# Digits and signs stand alone; an apostrophe inside a word belongs to it.
+ALONE = Regex(r"\d|_|(?<!\w)'|'(?!\w)|[^\w\s']")
+
+
+def learn(lines: list[str], vocabulary: int = VOCABULARY) -> Tokenizer:
+    """A tokenizer for these texts' words."""
+    built = Tokenizer(BPE())
+    built.normalizer = normalizers.Sequence([normalizers.NFKD(), normalizers.StripAccents(), normalizers.Lowercase()])
+    built.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.Split(ALONE, "isolated"), pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
+    )
+    built.decoder = decoders.ByteLevel()
+    trainer = BpeTrainer(
+        vocab_size=vocabulary,
+        special_tokens=SPECIAL,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    built.train_from_iterator((word for line in lines for word in line.split()), trainer)
+    # With rstrip "[S1] hello" is the tag and what "hello" is alone.
+    built.add_tokens([AddedToken(tag, normalized=False, special=True, rstrip=True) for tag in TAGS])
+    return built
+
+
+def save(built: Tokenizer, folder: Path) -> None:
+    """tokenizer.json and tokenizer_config.json."""
+    folder.mkdir(parents=True, exist_ok=True)
+    built.save(str(folder / "tokenizer.json"))
+    config = {
+        "backend": "tokenizers",
+        "bos_token": SPECIAL[1],
+        "eos_token": SPECIAL[2],
+        "pad_token": SPECIAL[3],
+        "unk_token": SPECIAL[0],
+        "tokenizer_class": "TokenizersBackend",
+    }
+    (folder / "tokenizer_config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("texts", type=Path)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--vocabulary", type=int, default=VOCABULARY)
+    given = parser.parse_args()
+    lines = given.texts.read_text(encoding="utf-8").splitlines()
+    built = learn(lines, given.vocabulary)
+    save(built, given.folder)
+    words = Counter(word for line in lines for word in line.split())
+    tokens = sum(count * len(built.encode(word).ids) for word, count in words.items())
+    print(f"{built.get_vocab_size()} ids, {tokens / words.total():.2f} tokens a word over {words.total()} words")
+
+
+if __name__ == "__main__":
+    main()
