@@ -138,7 +138,9 @@ class TextMachine:
         return output, second
 
     def _sanitise(self, action: int) -> int:
-        return self.new_word if action in (1, self.new_word) else self.pad
+        if action in (0, 1):  # also where the text id of one of them is the other number
+            return self.new_word if action else self.pad
+        return self.new_word if action == self.new_word else self.pad
 
     def _constrain(self, state: TextState, token: int, forced: bool) -> int:
         if state.pending:

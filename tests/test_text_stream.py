@@ -63,6 +63,12 @@ def test_the_transcript_has_words_and_the_steps_that_took_them_but_no_breaks() -
     assert state.end_step is None
 
 
+def test_an_action_of_0_holds_and_1_begins_a_word_whatever_the_text_ids_are() -> None:
+    machine = TextMachine(new_word=0, pad=1, ahead=0)
+    state = started(machine, [entry([10], "one", 0)], initial_padding=0)
+    assert [machine.process(state, 0, action, forced=True) for action in (0, 1, 0)] == [(1, 1), (0, 0), (10, 10)]
+
+
 def test_a_second_stream_shows_the_word_ahead() -> None:
     machine = TextMachine(NEW_WORD, PAD, ahead=2)
     state = started(machine, [entry([10], "a", 0), entry([], "", 1), entry([11], "b", 0), entry([12], "c", 0)])
