@@ -1,5 +1,7 @@
 """One conversation's codec, a frame at a time: codes in, 80 ms of sound out, and a past that can be put back.
 
+Ids that are no codes add nothing: a model without delays begins with a column of them.
+
 `submit` may return before the sound is made; `Sound.pcm` waits for it. On a CPU there is nothing to wait for;
 `graph_codec` does the same beside the model's own work on a GPU.
 """
@@ -27,11 +29,11 @@ class FrameCodec:
 
     def submit(self, codes: Tensor) -> Sound:
         """Decodes one frame, int64 [codebooks, 1] on the codec's device."""
-        return _Made(self._mimi.decode(codes[None], self.state)[0])
+        return _Made(self._mimi.decode(codes[None], self.state, check=False)[0])
 
     def hear(self, codes: Tensor) -> None:
         """Moves on by frames that were played before, int64 [codebooks, n]; their sound is not wanted."""
-        self._mimi.decode(codes[None], self.state)
+        self._mimi.decode(codes[None], self.state, check=False)
 
     def new_state(self) -> DecoderState:
         """Room to save a state in."""

@@ -166,7 +166,8 @@ class Dia2:
     def _decode(self, tokens: Tensor) -> Tensor:
         if tokens.shape[1] == 0:
             return torch.zeros(0)
-        return self.checkpoint.codec.decode(tokens[None])[0].clamp(-1.0, 1.0).cpu()
+        sound = self.checkpoint.codec.decode(tokens[None], check=False)  # ids that are no codes add nothing
+        return sound[0].clamp(-1.0, 1.0).cpu()
 
 
 def override(config: GenerationConfig, **overrides: Any) -> GenerationConfig:
@@ -209,8 +210,8 @@ class _Run:
         clips: PrefixConfig,
     ) -> None:
         self.stepper, self.config, self.include_prefix = stepper, config, clips.include_audio
-        self.context = checkpoint.config.runtime.max_context_steps
-        self.machine = TextMachine.of(checkpoint.config.data)
+        self.data, self.context = checkpoint.config.data, checkpoint.config.runtime.max_context_steps
+        self.machine = TextMachine.of(self.data)
         paths = [path for path in (clips.speaker_1, clips.speaker_2) if path]
         self.prefix = load_prefix(paths, checkpoint.codec, checkpoint.tokenizer) if paths else None
         self.state: TextState = self.machine.start(config.initial_padding)
@@ -230,7 +231,9 @@ class _Run:
             (action,) = self.stepper.act([0])
             self.stepper.complete([self.machine.process(self.state, slot.column, action)])
         frames = grid.complete_frames(slot.column + 1, self.stepper.delays)
-        return self.stepper.frames(0, min(self._crop(), frames), frames)
+        spoken = self.stepper.frames(0, min(self._crop(), frames), frames)
+        # What nobody draws, the first code of a codebook without a delay, still reads BOS.
+        return spoken.masked_fill(spoken == self.data.audio_bos_token_id, self.data.audio_pad_token_id)
 
     def timestamps(self) -> list[tuple[str, float]]:
         """(word, seconds into the result) of every word that it holds."""

@@ -337,10 +337,10 @@ class Mimi:
 
         Without a state, a whole sequence from silence. However a sequence is cut, the sound is the same.
         Raises ValueError for a wrong shape, dtype or state, and for an id outside 0..codebook_size-1. `check=False`
-        leaves the ids alone on CUDA, where looking at them waits for the device: such an id then adds nothing.
+        does not look at the ids, which on CUDA waits for the device: such an id then adds nothing.
         """
         self._check_call(codes, state)
-        if check or codes.device.type == "cpu":
+        if check:
             self._check_ids(codes)
         codes = codes.to(self.device)
         slots, _, frames = codes.shape

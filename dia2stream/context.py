@@ -56,7 +56,7 @@ class Context:
         self._voices = VoiceCache(0) if voices is None else voices
         self.machine = TextMachine.of(stepper.config.data)
         self.limit = stepper.config.runtime.max_context_steps
-        self.lead_in = max(stepper.delays)
+        self.lead_in = max(1, *stepper.delays)  # a step completes one frame, and without delays the first is there
         # Less than a few lead-ins would be no context at all.
         self._history_wanted = max(history_frames, 4 * self.lead_in)
         self._codec = codec

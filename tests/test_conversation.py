@@ -3,6 +3,7 @@
 import base64
 import os
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
@@ -100,6 +101,19 @@ def test_a_cold_start_says_what_the_goldens_say(goldens: Path) -> None:
             np.testing.assert_allclose(rig.audio, waveform.numpy(), atol=1e-4)
             heard += 1
     assert heard
+
+
+@pytest.mark.parametrize("late", [0, 1, 3])
+def test_a_model_with_codebooks_without_a_delay_speaks_too(goldens: Path, late: int) -> None:
+    loaded = checkpoint(goldens)
+    data = replace(loaded.config.data, delay_pattern=(late, *[0] * (loaded.config.data.codebooks - 1)))
+    rig = real(replace(loaded, config=replace(loaded.config, data=data))).say("One two.")
+    rig.do(Inject("Three.")).run(4)
+    rig.do(Pause(), Inject("Four.")).run()
+    assert rig.words[:2] == ["One", "two."]
+    assert rig.words[-1] == "Four."
+    assert [done.id for done in rig.of(Done)] == ["1", "3"]
+    assert rig.of(Done)[-1].audio_ms == rig.sent * 80
 
 
 # ---- The lead-in ----

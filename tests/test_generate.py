@@ -234,6 +234,19 @@ def test_without_a_second_stream_the_result_starts_before_the_first_word(goldens
     assert shown.timestamps[0] == ("Hello", 12 / 12.5)
 
 
+@pytest.mark.parametrize("late", [0, 3])
+def test_the_first_code_of_a_codebook_without_a_delay_is_pad_and_adds_nothing(goldens: Path, late: int) -> None:
+    data = checkpoint(goldens).config.data
+    delays = [late, *[0] * (data.codebooks - 1)]
+    result = with_config(goldens, data={"delay_pattern": delays}).generate("Hello you", config=greedy)
+    codes = result.audio_tokens[0]
+    drawn = torch.tensor(delays)[:, None] + torch.arange(codes.shape[1]) > 0
+    assert ((codes < data.audio_codes) == drawn).all()
+    assert (codes[~drawn] == data.audio_pad_token_id).all()
+    assert result.waveform.shape == (codes.shape[1] * FRAME,)
+    assert [word for word, _ in result.timestamps] == ["Hello", "you"]
+
+
 def test_progress_is_logged_when_asked_for(caplog: pytest.LogCaptureFixture) -> None:
     model = dia(GOLDENS / "every-option")
     with caplog.at_level(logging.INFO, logger="dia2"):
