@@ -68,7 +68,8 @@ class Web:
     def answer(self, connection: ServerConnection, request: Request) -> Response | None:
         """The response; None to go on with the WebSocket handshake."""
         path = request.path.partition("?")[0]
-        if request.headers.get("Upgrade", "").lower() == "websocket":
+        # get_all: asking for one of a header that is there twice raises.
+        if "websocket" in [value.lower() for value in request.headers.get_all("Upgrade")]:
             return self._handshake(path, request)
         method = getattr(request, "method", "GET")  # websockets before 17 lets nothing else through
         if method == "HEAD":

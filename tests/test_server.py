@@ -319,13 +319,18 @@ async def test_a_client_that_is_killed_in_mid_speech_leaves_its_seat(server):
             await client.reset()
 
 
+HANDSHAKE = (
+    b"GET / HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+    b"Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\nSec-WebSocket-Version: 13\r\n\r\n"
+)
+
+
 def stopped_reader(server):
     """A connection that has asked for speech and from then on takes nothing."""
     raw = socket.socket()
     raw.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
     raw.connect(("127.0.0.1", server.port))
-    key = b"GET / HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
-    raw.sendall(key + b"Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\nSec-WebSocket-Version: 13\r\n\r\n")
+    raw.sendall(HANDSHAKE)
     assert b"101" in raw.recv(200)
     raw.sendall(frame(0x81, json.dumps({"cmd": "start", "text": LONG * 5}).encode()))
     return raw
@@ -468,6 +473,53 @@ def test_no_message_breaks_the_server_or_brings_out_a_traceback(server, messages
                     assert "\n" not in item.message
 
     asyncio.run(asyncio.wait_for(fuzz(), 60))
+
+
+def dialled(server) -> socket.socket:
+    """A bare connection."""
+    return socket.create_connection(("127.0.0.1", server.port), timeout=PATIENCE)
+
+
+def rest(raw: socket.socket) -> bytes:
+    """What comes until the server hangs up."""
+    said = b""
+    with contextlib.suppress(ConnectionError):
+        while piece := raw.recv(1 << 16):
+            said += piece
+    return said
+
+
+@pytest.mark.parametrize(
+    ("request_", "status"),
+    [
+        (b"\x16\x03\x01\x02\x00\x01 and so on\r\n\r\n", b""),
+        (b"GET / HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\n\r\n", b"426"),
+        (HANDSHAKE.replace(b"Host: x", b"Host: x\r\nUpgrade: websocket"), b"426"),
+        (HANDSHAKE.replace(b"Host: x", b"Host: x\r\nHost: y\r\nOrigin: z\r\nOrigin: z"), b"403"),
+        (HANDSHAKE.replace(b"13", b"12"), b"400"),
+        (b"GET /?token=%ff&&=;%zz HTTP/1.1\r\nAuthorization: Bearer\r\nAuthorization: x y z\r\n\r\n", b"200"),
+        (b"GET /" + b"a" * 9000 + b" HTTP/1.1\r\n\r\n", b"414"),
+    ],
+)
+def test_no_request_brings_out_a_traceback(server, request_, status):
+    with dialled(server) as raw:
+        raw.sendall(request_)
+        assert status in rest(raw)[:12]
+    for begun in range(0, 40, 8):
+        with dialled(server) as raw:
+            raw.sendall(request_[:begun])
+
+
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
+@given(sent=st.lists(st.binary(max_size=40) | st.builds(frame, st.integers(0, 255), st.binary(max_size=130))))
+def test_no_frames_break_the_server_or_bring_out_a_traceback(server, sent):
+    with dialled(server) as raw:
+        raw.sendall(HANDSHAKE)
+        assert b"101" in raw.recv(1 << 16)
+        with contextlib.suppress(ConnectionError):
+            raw.sendall(b"".join(sent))
+            raw.shutdown(socket.SHUT_WR)
+        assert b"Traceback" not in rest(raw)
 
 
 # --- HTTP ---
