@@ -443,8 +443,12 @@ MESSAGES = st.one_of(
     st.text(max_size=200),
     st.binary(max_size=200),
     st.fixed_dictionaries(
-        {"cmd": st.sampled_from(["start", "inject", "end", "pause", "resume", "reset", "?"])},
+        {"cmd": st.sampled_from(["start", "inject", "end", "pause", "resume", "reset", "listen", "?"])},
         optional={
+            "audio": st.sampled_from(["", "AAABAP//", "AAA", 3, "QUFB" * 5000]),
+            "words": st.sampled_from([[], [["Hi", 0, 0]], [["Hi", 0.1, 0.2], ["you", 9, 8]], {}]),
+            "speaker": st.sampled_from(["S1", "S2", "S3"]),
+            "sample_rate": st.sampled_from([8000, 24000, 48000, 1]),
             "text": st.one_of(st.text(max_size=60), st.just("[S1] Hi <break time='1s'/> you"), st.integers()),
             "id": st.one_of(st.text(max_size=5), st.integers()),
             "final": st.booleans(),
