@@ -102,10 +102,15 @@ class Call:
 
     async def close(self) -> None:
         """Gives the engine's seat back, and waits until it is free. May be called again, and is safe to give up on."""
-        if self._closing is None and hasattr(self, "session"):
+        if self._closing is None and self.seated:
             self._closing = asyncio.create_task(self.session.aclose())
         if self._closing is not None:
             await asyncio.shield(self._closing)
+
+    @property
+    def seated(self) -> bool:
+        """Whether it has the engine's seat; until then there is nothing in it."""
+        return hasattr(self, "session")
 
     @property
     def connected(self) -> bool:
@@ -115,13 +120,15 @@ class Call:
     @property
     def speaking(self) -> bool:
         """Whether its client waits for something it has asked for."""
+        if not self.connected:
+            return False
         conversation = self.session.conversation
-        return self.connected and not (self.session.ended or conversation.paused or conversation.idle)
+        return not (self.session.ended or conversation.paused or conversation.idle)
 
     @property
     def over(self) -> bool:
         """Whether it cannot go on."""
-        return self._closing is not None or self.session.ended
+        return self._closing is not None or (self.seated and self.session.ended)
 
     async def leave(self, how: HangUp) -> None:
         """Has the client's connection closed, if there is one, and waits until nobody serves it. The call stays."""

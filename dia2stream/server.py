@@ -290,7 +290,7 @@ class Seats:
         server notices that its old connection is dead.
         """
         call = self._calls.get(wanted or "")
-        if call is not None and not call.over:
+        if call is not None and call.seated and not call.over:
             call.expected = True
             await call.leave(HangUp(1000, "the conversation goes on over another connection"))
             self._metrics.returned.inc()
@@ -329,7 +329,7 @@ class Seats:
 
     def _gives_way(self, call: Call) -> bool:
         silent = not call.begun and time.monotonic() - call.since > self._options.linger
-        return hasattr(call, "session") and (call.over or not call.connected or silent)
+        return call.seated and (call.over or not call.connected or silent)
 
     def leave(self, call: Call) -> None:
         """Its client is gone: the call waits for it to come back, if it has anything to wait for."""
@@ -392,7 +392,7 @@ class Seats:
 
     def gauges(self) -> Iterable[Reading]:
         """Figures of this moment."""
-        calls = [call for call in self._calls.values() if hasattr(call, "session")]
+        calls = [call for call in self._calls.values() if call.seated]
         outboxes = [call.session.conversation.outbox for call in calls if call.connected]
         now = time.monotonic()
         yield "ready", "Whether the model is loaded", self.engine is not None

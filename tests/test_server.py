@@ -730,6 +730,28 @@ def test_tls_serves_wss_and_https(tmp_path):
 # --- pieces ---
 
 
+@on_loop
+async def test_a_seat_that_is_still_being_freed_is_nobodys():
+    """A client waits for it: who asks for that client's conversation, or stops the server, finds nobody there yet."""
+    from types import SimpleNamespace
+
+    from dia2stream.metrics import Metrics
+    from dia2stream.options import ServeOptions
+    from dia2stream.server import Seats
+
+    free = asyncio.Event()
+    seats = Seats(ServeOptions(), Metrics())
+    seats.engine = SimpleNamespace(conversation=lambda **_: SimpleNamespace(ended=False, aclose=free.wait))
+    await seats.take(None, "old")
+    waiting = asyncio.create_task(seats.take(None, "new"))
+    await asyncio.sleep(0)
+    assert not seats.speaking
+    with pytest.raises(CommandError, match="every seat is taken"):
+        await seats.take("new", "another")
+    free.set()
+    assert (await waiting).id == "new"
+
+
 def test_a_stuck_engine_is_noticed_and_so_is_its_recovery(caplog):
     from types import SimpleNamespace
 
