@@ -168,7 +168,8 @@ class Call:
             self._held = True
             # Now, and not when the engine comes to it: the next client may be quicker, and `paused` is its first word.
             self.session.conversation.outbox.hold(time.monotonic())
-            self.session.submit(Pause())
+            # Still paused after a command: that was refused, or nothing of what it led to was heard.
+            self.session.submit(Pause(self._paused.heard_ms if self._paused else None))
 
     # ---- Commands ----
 

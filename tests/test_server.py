@@ -237,6 +237,22 @@ async def test_a_pause_before_the_drop_is_what_the_client_comes_back_to(server):
         await back.reset()
 
 
+@pytest.mark.parametrize("refused", [{"cmd": "inject", "text": "a " * 2001}, {"cmd": "pause", "played_ms": -1}])
+@on_loop
+async def test_a_command_that_was_refused_in_a_pause_changes_nothing_about_where_it_stopped(server, refused):
+    client = await seat(server)
+    await client.start(LONG, seed=6)
+    await hear(client, lambda item: client.received_ms >= 800)
+    await client.pause(played_ms=400)
+    paused = (await hear(client, Paused))[-1]
+    await client.socket.send(json.dumps(refused))
+    assert (await hear(client, Error))[-1].cmd == refused["cmd"]
+    await client.close()
+    async with await seat(server, conversation=client.ready.conversation) as back:
+        await back.reset()
+        assert {item for item in await hear(back, ResetDone) if isinstance(item, Paused)} == {paused}
+
+
 @on_loop
 async def test_a_conversation_that_waits_gives_way_to_a_client_who_is_there(server):
     client = await seat(server)
