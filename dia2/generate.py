@@ -231,9 +231,11 @@ class _Run:
             (action,) = self.stepper.act([0])
             self.stepper.complete([self.machine.process(self.state, slot.column, action)])
         frames = grid.complete_frames(slot.column + 1, self.stepper.delays)
-        spoken = self.stepper.frames(0, min(self._crop(), frames), frames)
-        # What nobody draws, the first code of a codebook without a delay, still reads BOS.
-        return spoken.masked_fill(spoken == self.data.audio_bos_token_id, self.data.audio_pad_token_id)
+        spoken = self.stepper.frames(0, 0, frames)
+        if self.prefix is None:  # else the first frame is the clip's
+            at_once = [k for k, delay in enumerate(self.stepper.delays) if not delay]
+            spoken[at_once, :1] = self.data.audio_pad_token_id  # nobody draws these
+        return spoken[:, min(self._crop(), frames) :]
 
     def timestamps(self) -> list[tuple[str, float]]:
         """(word, seconds into the result) of every word that it holds."""
