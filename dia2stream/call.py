@@ -21,6 +21,7 @@ from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, cast
 
+import numpy as np
 from websockets.asyncio.server import ServerConnection
 from websockets.exceptions import ConnectionClosed
 from websockets.protocol import State
@@ -54,6 +55,7 @@ if TYPE_CHECKING:  # the engine brings torch along, and the port is to open befo
 # Commands on their way and answers not sent at which reading stops, so that a flood of them costs no memory.
 BEHIND = 200
 KEPT_FRAMES = 125  # more than is ever ahead of the listener by default: 10 s, 1 MB
+SILENCE = Frame(np.zeros(1920, np.float32))
 
 
 @dataclass(frozen=True)
@@ -146,7 +148,7 @@ class Call:
         """Serves a client until it goes or has to go. Returns how to close its connection."""
         hang_up = self._hang_up = asyncio.get_running_loop().create_future()
         self._line, self.expected = line, False
-        missed = [] if line.received_ms is None else self._sent.since(line.received_ms)
+        missed = [] if line.received_ms is None else self._missed(line.received_ms)
         tasks = [
             asyncio.create_task(self._listen(line.socket)),
             asyncio.create_task(self._deliver(line, ready, missed)),
@@ -161,6 +163,15 @@ class Call:
             self._stand_still()
             self.since = time.monotonic()
             self._line = self._hang_up = None
+
+    def _missed(self, received_ms: float) -> list[Item]:
+        """What was sent and did not arrive, as far as it is kept."""
+        if received_ms < self._sent.kept_from_ms:
+            problem = (
+                f"received_ms {received_ms:.0f} is too long ago: what came before {self._sent.kept_from_ms} is gone"
+            )
+            self.session.refuse(CommandError("bad_field", problem, field="received_ms"))
+        return self._sent.since(received_ms)
 
     def _stand_still(self) -> None:
         """Nobody listens: nothing more is said, unless the client had stopped it already and knows better where."""
@@ -245,8 +256,13 @@ class Sent:
             self._items.popleft()
 
     def cut(self) -> None:
-        """What was sent is not going on; the clock is."""
-        self._items.clear()
+        """What was sent is not going on; the clock is. To who has not got all of it the rest is silence."""
+        self._items = deque((frames, SILENCE) for frames, item in self._items if isinstance(item, Frame))
+
+    @property
+    def kept_from_ms(self) -> int:
+        """From where on the audio clock all of it is there."""
+        return max(0, self._frames - KEPT_FRAMES) * FRAME_MS
 
     def since(self, received_ms: float) -> list[Item]:
         """What follows what the client has. An event just ahead of the first missing frame may be told twice."""

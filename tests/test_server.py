@@ -207,6 +207,39 @@ async def test_a_dropped_conversation_is_picked_up_without_a_sample_lost(server)
 
 
 @on_loop
+async def test_the_clock_is_right_also_for_who_comes_back_without_what_was_sent_before_an_interruption(server):
+    client = await seat(server)
+    await client.start(LONG, seed=6)
+    await hear(client, lambda item: client.received_ms >= 1600)
+    had = client.received_ms - 400
+    await client.pause(played_ms=800)
+    await client.inject("[S2] Something else.", id="else")
+    await hear(client, lambda item: isinstance(item, Word) and item.id == "else")
+    await client.close()
+    async with await seat(server, conversation=client.ready.conversation, received_ms=had) as back:
+        items = await hear(back, Paused)
+        assert items[-1].heard_ms == back.received_ms
+        assert "Something" in [item.word for item in items if isinstance(item, Word)]
+        assert sound(items)[: 5 * 3840] == bytes(5 * 3840)
+        await back.resume()
+        assert (await hear(back))[-1].audio_ms == back.received_ms
+
+
+@on_loop
+async def test_who_comes_back_after_too_long_is_told(impatient):
+    client = await seat(impatient)
+    await client.start(LONG, seed=6)
+    await hear(client, lambda item: client.received_ms >= 12_000)
+    await client.close()
+    async with await seat(impatient, conversation=client.ready.conversation, received_ms=80) as back:
+        items = await hear(back, Error)
+        assert (items[-1].code, items[-1].field) == ("bad_field", "received_ms")
+        assert "received_ms 80 is too long ago" in items[-1].message
+        await back.reset()
+        await hear(back, ResetDone)
+
+
+@on_loop
 async def test_who_comes_back_may_rewind_to_what_was_heard_and_say_something_else(server):
     client = await seat(server)
     await client.start(LONG, seed=6)
@@ -788,8 +821,8 @@ def test_a_stuck_engine_is_noticed_and_so_is_its_recovery(caplog):
     assert watch.problem is None
 
 
-def test_what_was_sent_is_kept_for_a_while_and_not_past_a_cut():
-    from dia2stream.call import KEPT_FRAMES, Sent
+def test_what_was_sent_is_kept_for_a_while_and_past_a_cut_as_silence():
+    from dia2stream.call import KEPT_FRAMES, SILENCE, Sent
     from dia2stream.outbox import Frame
 
     sent = Sent()
@@ -799,8 +832,13 @@ def test_what_was_sent_is_kept_for_a_while_and_not_past_a_cut():
     assert sent.since(0) == items
     assert sent.since(80) == items[1:]
     assert sent.since(239.99) == []
+    sent.cut()
+    assert sent.since(80) == [SILENCE, SILENCE]
+    after = Word("b", "two", "S1", 240)
+    sent.add(after)
+    assert sent.since(160) == [SILENCE, after]
+    assert sent.kept_from_ms == 0
     for _ in range(2 * KEPT_FRAMES):
         sent.add(Frame(pcm=None))
-    assert len(sent.since(0)) == KEPT_FRAMES
-    sent.cut()
-    assert sent.since(0) == []
+    assert len(sent.since(0)) == len(sent.since(sent.kept_from_ms)) == KEPT_FRAMES
+    assert sent.kept_from_ms == (3 + KEPT_FRAMES) * 80
