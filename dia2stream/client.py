@@ -60,6 +60,7 @@ from .protocol import (
     Pause,
     Ready,
     Reset,
+    ResetDone,
     Resume,
     Start,
     Started,
@@ -231,7 +232,7 @@ class Client:
             self._samples += audio.samples
             return audio
         event = parse_event(message)
-        if isinstance(event, Started):
+        if isinstance(event, Started | ResetDone):
             self._samples, self._before_ms = 0, 0.0
         return event
 

@@ -15,7 +15,7 @@ from websockets.asyncio.server import serve
 
 from dia2stream.client import connect
 from dia2stream.errors import CommandError, Disconnected, ProtocolError
-from dia2stream.protocol import Audio, Done, Error, Ready, Started, dump_event
+from dia2stream.protocol import Audio, Done, Error, Ready, ResetDone, Started, dump_event
 
 
 @pytest.fixture(scope="module")
@@ -39,9 +39,10 @@ async def test_it_speaks_and_counts_what_it_has_received(server):
         items = await hear(client)
         assert isinstance(items[0], Started)
         assert client.received_ms == items[-1].audio_ms
-        await client.start(SHORT)
-        await hear(client, Started)
-        assert client.received_ms == 0
+        for begin, begun in ((client.start(SHORT), Started), (client.reset(), ResetDone)):
+            await begin
+            await hear(client, begun)
+            assert client.received_ms == 0
 
 
 @on_loop
