@@ -209,6 +209,8 @@ def serve(model: ModelOptions, speech: SpeechOptions, options: ServeOptions) -> 
     """
     if options.tls_key and not options.tls_cert:
         raise typer.BadParameter("--tls-key needs --tls-cert")
+    if options.token == "":  # of a variable that is not set, most likely: no reason to let everybody in
+        raise typer.BadParameter("--token is empty: leave it out, or give a secret")
     if options.ping_seconds <= 0:
         raise typer.BadParameter("--ping-seconds must be more than 0")
     from .server import run
