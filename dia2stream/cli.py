@@ -153,6 +153,7 @@ def pipe(model: ModelOptions, speech: SpeechOptions, stream: PipeOptions) -> Non
     {"cmd": "pause", "played_ms": 840}        stops; so much of it was heard
     {"cmd": "resume"}                         goes on; inject drops the rest
     {"cmd": "end"}                            closes text with "final": false
+    {"cmd": "listen", "audio": "AAABAP//"}    what the caller said, for the reply
     {"cmd": "reset"}                          forgets the conversation
 
     Audio leaves as it is made: raw samples, 80 ms at a time. The end of input means: speak what is

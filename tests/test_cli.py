@@ -18,7 +18,7 @@ from dia2stream import __version__
 from dia2stream.cli import app
 from dia2stream.errors import Dia2StreamError
 from dia2stream.options import ModelOptions, PipeOptions, SayOptions, SpeechOptions
-from dia2stream.protocol import Start
+from dia2stream.protocol import COMMANDS, Start
 
 PIPE_GROUPS = (ModelOptions, SpeechOptions, PipeOptions)
 HEAVY = {"torch", "transformers", "numpy", "dia2", "dia2stream.engine", "dia2stream.pipe"}
@@ -99,8 +99,9 @@ def test_help_has_examples_and_fits_into_80_columns(cli, command):
     assert max(len(line) for line in lines[:examples]) <= 80
 
 
-def test_help_names_every_flag(cli):
+def test_help_names_every_command_and_every_flag(cli):
     text = cli("pipe", "--help")[1]
+    assert all(f'{{"cmd": "{name}"' in text for name in COMMANDS)
     for group in PIPE_GROUPS:
         for field in fields(group):
             assert f"--{field.name.replace('_', '-')}" in text
