@@ -9,6 +9,7 @@ import socket
 import ssl
 import subprocess
 import sys
+import threading
 import time
 
 import pytest
@@ -403,6 +404,21 @@ async def test_a_reader_that_stops_holds_generation_back_and_then_loses_its_seat
             assert impatient.metric("dia2stream_frames_total") - before < 60  # of the thousands that were asked for
             await client.start(SHORT)
             await hear(client)
+
+
+@on_loop
+async def test_a_client_that_fell_silent_and_answers_no_ping_loses_its_seat(impatient):
+    """As one whose machine is gone: its connection is never closed, and nothing is under way that could fail."""
+    await (await seat(impatient)).close()
+    with dialled(impatient) as raw:
+        raw.sendall(HANDSHAKE + frame(0x81, json.dumps({"cmd": "start", "text": SHORT}).encode()))
+        said = b""
+        while b'"done"' not in said:
+            said += raw.recv(1 << 16)
+        async with await seat(impatient) as client:
+            await client.start(SHORT)
+            await hear(client)
+        assert b"\x89" in rest(raw)  # it was asked
 
 
 @on_loop
@@ -801,24 +817,39 @@ async def test_a_seat_that_is_still_being_freed_is_nobodys():
     assert (await waiting).id == "new"
 
 
-def test_a_stuck_engine_is_noticed_and_so_is_its_recovery(caplog):
+def test_a_stuck_engine_turns_readyz_to_503_and_is_logged_with_its_stack_until_it_goes_on(caplog):
     from types import SimpleNamespace
 
-    from dia2stream.server import STUCK_SECONDS, Watch
+    from websockets.datastructures import Headers
+    from websockets.http11 import Request
 
-    engine = SimpleNamespace(has_work=False, stats=SimpleNamespace(last_progress=5.0))
-    watch = Watch()
+    from dia2stream.options import ModelOptions, ServeOptions, SpeechOptions
+    from dia2stream.server import STUCK_SECONDS, Server
+
+    def readyz():
+        answer = server._web.answer(None, Request("/readyz", Headers()))
+        return answer.status_code, answer.body.decode()
+
+    server, go_on = Server(ModelOptions(), SpeechOptions(), ServeOptions()), threading.Event()
+    server.stage, watch = None, server._watch
+    thread = threading.Thread(target=go_on.wait, name="dia2-engine")
+    thread.start()
     watch.look(0)
-    watch.engine = engine
+    engine = watch.engine = SimpleNamespace(has_work=False, stats=SimpleNamespace(last_progress=5.0))
     watch.look(1000)  # idle for long, then work comes
     engine.has_work = True
     watch.look(1001)
-    assert watch.problem is None
+    assert readyz() == (200, "ok\n")
     watch.look(1001 + STUCK_SECONDS + 1)
-    assert "no step has finished for" in watch.problem
+    assert readyz() == (503, "no step has finished for 32 s, and there is work\n")
+    [logged] = caplog.records
+    assert "no step has finished" in logged.message
+    assert "in wait" in logged.stack
     engine.stats.last_progress = 6.0
     watch.look(1001 + STUCK_SECONDS + 2)
-    assert watch.problem is None
+    assert readyz() == (200, "ok\n")
+    go_on.set()
+    thread.join()
 
 
 def test_what_was_sent_is_kept_for_a_while_and_past_a_cut_as_silence():
