@@ -199,3 +199,15 @@ def test_the_microphone_is_closed_with_the_conversation_and_its_refusal_is_told(
     tab.wait("document.querySelector('#error').textContent === 'Permission denied.'")
     tab.mouse("mouseReleased", "#talk")
     assert tab.value("document.querySelector('#talk').textContent") == "Hold to talk"
+
+
+def test_a_setting_that_is_no_number_is_told_and_what_was_said_then_is_not_heard_later(tab, sent):
+    tab.value("document.querySelector('#seed').value = 'lucky'")
+    tab.mouse("mousePressed", "#talk")
+    tab.wait("microphone.on && microphone.chunks.length * 128 > 24000")
+    tab.mouse("mouseReleased", "#talk")
+    told = "seed must be a whole number from 0 to 4294967295, not 'lucky'."
+    tab.wait(f'document.querySelector("#error").textContent === "{told}"')
+    tab.value("document.querySelector('#seed').value = ' 7 '")
+    speak(tab)
+    assert [(command["cmd"], command["seed"]) for command in sent()] == [("start", "lucky"), ("start", 7)]
