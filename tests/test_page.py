@@ -99,6 +99,17 @@ def test_a_lost_connection_is_picked_up_by_itself(tab):
     assert tab.value("document.querySelector('#error').textContent") == ""
 
 
+def test_what_is_done_while_the_connection_is_lost_is_told_when_it_is_back(tab, sent):
+    speak(tab)
+    tab.value("call.socket.onclose({ code: 1006 }), 0")
+    tab.click("#pause")
+    tab.wait("sound.report.paused && call.socket && call.socket.readyState === 1 && !call.tries")
+    tab.wait("document.querySelector('#log').textContent.includes(`\"heard_ms\":${Math.round(call.heard)},`)")
+    assert [command["cmd"] for command in sent()] == ["start", "pause"]
+    assert 0 < sent()[1]["played_ms"] < tab.value("call.clock / 24")
+    assert tab.value("document.querySelector('#state').textContent") == "paused"
+
+
 @pytest.mark.parametrize("width", [1280, 390])
 @pytest.mark.parametrize("dark", [False, True])
 def test_it_fits_the_window_in_light_and_dark(tab, server, width, dark, tmp_path):
