@@ -19,6 +19,9 @@ from dia2.errors import ConfigError
 ACTIVATIONS = ("silu", "swish", "swiglu", "gelu", "geglu", "relu", "linear", "identity")
 GATED_SILU = ("silu", "linear")
 
+# Of what is built or looked at one by one, and not measured in memory: far more than any model has.
+_MOST = 1000
+
 # Written by the published trainer, read by nobody at inference.
 _UNUSED_KEYS = frozenset({"first_word_min_start", "max_pad", "dropout"})
 
@@ -158,7 +161,7 @@ class Dia2Config:
             raw = json.loads(Path(path).read_text(encoding="utf-8"))
         except OSError as error:
             raise ConfigError(f"{path}: cannot be read: {error.strerror or error}") from None
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise ConfigError(f"{path}: not JSON: {error}") from None
         return cls.from_dict(raw, str(path))
 
@@ -220,6 +223,14 @@ def _check(config: Dia2Config) -> None:
     _at_least("data.action_vocab_size", data.action_vocab_size, 2)
     _at_least("data.second_stream_ahead", data.second_stream_ahead, 0)
     _at_least("data.audio_vocab_size", data.audio_vocab_size, 3)
+    for where, count in (
+        ("data.channels", data.channels),
+        ("data.second_stream_ahead", data.second_stream_ahead),
+        ("model.decoder.n_layer", model.decoder.n_layer),
+        ("model.depformer.n_layer", model.depformer.n_layer),
+    ):
+        if count > _MOST:
+            raise ConfigError(f"{where} must be at most {_MOST}, not {count}")
     for block, transformer in (("model.decoder", model.decoder), ("model.depformer", model.depformer)):
         for name in ("n_layer", "n_embd", "n_hidden", "gqa_query_heads", "kv_heads", "gqa_head_dim"):
             _at_least(f"{block}.{name}", getattr(transformer, name), 1)

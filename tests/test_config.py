@@ -147,6 +147,9 @@ def test_an_item_of_a_list_is_named_by_its_place() -> None:
     ("path", "value", "message"),
     [
         ("data.channels", 2, "data.channels must be at least 3, not 2"),
+        ("data.channels", 10**30, f"data.channels must be at most 1000, not {10**30}"),
+        ("data.second_stream_ahead", 10**30, "data.second_stream_ahead must be at most 1000"),
+        ("model.depformer.n_layer", 10**9, "model.depformer.n_layer must be at most 1000"),
         ("data.action_vocab_size", 1, "data.action_vocab_size must be at least 2, not 1"),
         ("data.second_stream_ahead", -1, "data.second_stream_ahead must be at least 0, not -1"),
         ("model.decoder.n_layer", 0, "model.decoder.n_layer must be at least 1, not 0"),
@@ -198,7 +201,14 @@ def test_activations_are_two_known_names(block: str, value: list[str]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "message"), [("{", "not JSON: "), ("[1]", "the file must be a JSON object, not list"), ("", "not JSON: ")]
+    ("text", "message"),
+    [
+        ("{", "not JSON: "),
+        ("[" * 10**5, "not JSON: "),
+        ("[1]", "the file must be a JSON object, not list"),
+        ("", "not JSON: "),
+    ],
+    ids=["cut short", "deep", "a list", "empty"],
 )
 def test_a_file_that_is_no_config_is_refused_by_name(tmp_path: Path, text: str, message: str) -> None:
     path = tmp_path / "config.json"
