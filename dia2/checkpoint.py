@@ -1,7 +1,7 @@
 """A checkpoint -> backbone, depformer, tokenizer and codec on a device.
 
-A checkpoint is a hub repo id, a local folder, or the name of a random model. Loading takes four steps, each of which
-can refuse before the next one costs anything:
+A checkpoint is a hub repo id, a local folder, `bundled`, which is a folder in this package, or the name of a random
+model. Loading takes four steps, each of which can refuse before the next one costs anything:
 
 1. find the files: config, weights, tokenizer, codec. A hub repo is downloaded file by file, only what is needed, into
    huggingface_hub's own cache; the rest of this module sees local paths.
@@ -38,10 +38,16 @@ from dia2.mimi import Mimi
 MANIFEST = "dia2_assets.json"
 DEFAULT_MIMI = "kyutai/mimi"
 SPEAKER_TAGS = ("[S1]", "[S2]")
+BUNDLED = "bundled"
 
 _MANIFEST_DEFAULTS = {"config": "config.json", "weights": "model.safetensors", "tokenizer": None, "mimi": None}
 _TOKENIZER_FILES = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
 _SLOW_TOKENIZER_FILES = ("vocab.json", "merges.txt")  # what a tokenizer without tokenizer.json is made from
+_BUNDLED_FOLDER = Path(__file__).parent / "bundled"
+_BUNDLED_ABOUT = (
+    "bundled: a small model of our own, taught English by two Flite voices, for trying the product; "
+    "for real calls use nari-labs/Dia2-2B on a GPU"
+)
 _FILE_DTYPES = ("F32", "F16", "BF16")
 _CHUNK = 64 << 20  # bytes of weights on their way to another device at once
 _MAPPED = 256 << 20  # bytes of a weights file mapped at once
@@ -55,7 +61,10 @@ class Progress(Protocol):
 
 @dataclass
 class Checkpoint:
-    """A loaded model. `notes` has one line for every choice made without being asked, with its reason."""
+    """A loaded model. `notes` has one line for every choice made without being asked, with its reason.
+
+    about: what whoever hears it should be told once, if anything; it is among the notes too.
+    """
 
     name: str
     config: Dia2Config
@@ -66,6 +75,7 @@ class Checkpoint:
     device: torch.device
     dtype: torch.dtype
     notes: list[str] = field(default_factory=list)
+    about: str | None = None
 
 
 def load_checkpoint(
@@ -78,9 +88,10 @@ def load_checkpoint(
     revision: str | None = None,
     progress: Progress | None = None,
 ) -> Checkpoint:
-    """Loads a hub repo id, a local folder, or `random:tiny`, `random:1b`, `random:2b` (`random:2b:7` for seed 7).
+    """Loads a hub repo id, a local folder, `bundled`, or `random:tiny`, `random:1b`, `random:2b` (`random:2b:7`).
 
-    device: "auto", "cpu", "cuda" or "cuda:1". dtype: "float32", "bfloat16", or "auto": bfloat16 on CUDA, else float32.
+    The number behind a random model is its seed. device: "auto", "cpu", "cuda" or "cuda:1".
+    dtype: "float32", "bfloat16", or "auto": bfloat16 on CUDA, else float32.
     tokenizer, mimi: folders or repo ids to use in place of the checkpoint's own.
     revision: a branch, tag or commit of the model's repo; the repos it refers to are always read at their default.
     """
@@ -90,9 +101,13 @@ def load_checkpoint(
     if name.startswith(random_models.SCHEME):
         _refuse_for_random(name, tokenizer=tokenizer, mimi=mimi, revision=revision)
         return _load_random(name, place, kind or _auto_dtype(place, notes), notes)
-    source = open_source(name, revision=revision, progress=progress)
+    source = _bundled_source(revision) if name == BUNDLED else open_source(name, revision=revision, progress=progress)
     files = _Files(name, source, _read_manifest(source), tokenizer, mimi, progress)
-    return _load(files, place, kind or _auto_dtype(place, notes), notes)
+    loaded = _load(files, place, kind or _auto_dtype(place, notes), notes)
+    if name == BUNDLED:
+        loaded.about = _BUNDLED_ABOUT
+        loaded.notes.append(_BUNDLED_ABOUT)
+    return loaded
 
 
 def load_files(
@@ -132,7 +147,7 @@ def load_codec(
         _refuse_for_random(name, mimi=mimi, revision=revision)
         known = random_models.named(name)
         return known.config, Mimi.random(known.mimi, known.config.data.codebooks, place, known.seed)
-    source = open_source(name, revision=revision, progress=progress)
+    source = _bundled_source(revision) if name == BUNDLED else open_source(name, revision=revision, progress=progress)
     files = _Files(name, source, _read_manifest(source), None, mimi, progress)
     config = Dia2Config.from_file(files.config())
     codec = files.mimi_source(config)
@@ -287,6 +302,19 @@ def open_source(reference: str, revision: str | None = None, progress: Progress 
     if not re.fullmatch(rf"{name}(?:/{name})?", reference, re.ASCII) or ".." in reference or "--" in reference:
         raise CheckpointError(f"no such folder: {reference} (and not a hub repo id, which looks like owner/name)")
     return Repo(reference, revision, progress)
+
+
+def has_bundled() -> bool:
+    """Whether this build brings a model along: a clone may have been made before there was one."""
+    return (_BUNDLED_FOLDER / "model.safetensors").is_file()
+
+
+def _bundled_source(revision: str | None) -> Source:
+    if not has_bundled():
+        raise CheckpointError(f"this build has no {BUNDLED} model: name a hub repo, as nari-labs/Dia2-2B, or a folder")
+    if revision is not None:
+        raise CheckpointError(f"revision {revision!r} cannot be used with {BUNDLED}: it is a part of this package")
+    return Folder(_BUNDLED_FOLDER)
 
 
 def _read_manifest(source: Source) -> dict[str, str | None]:

@@ -70,7 +70,8 @@ from .protocol import (
 MAX_QUEUED_WORDS = 2000
 MAX_CALLER_SECONDS = 60  # of one utterance, and of what waits for a turn to end
 QUEUE_FRAMES = 25
-# A turn that would begin with less room than this gets a context rebuilt first.
+# A turn that would begin with less room than this, or than a sixth of a smaller context, gets one rebuilt first.
+# Between turns that is done as soon as there is less than twice the room: a rebuilt context, half history, has more.
 TURN_ROOM = 250
 
 
@@ -133,7 +134,7 @@ class Conversation:
         """No conversation: nothing said, nothing to say."""
         self.outbox.restart()
         self.active = self.paused = self._speaking = False
-        self._turn_room = min(TURN_ROOM, self.context.limit // 4)
+        self._turn_room = min(TURN_ROOM, self.context.limit // 6)
         self._reader = ScriptReader(self._tokenizer)
         self._made: tuple[list[Item], Sound] | None = None  # a frame whose sound is on its way
         self._numbered = 0

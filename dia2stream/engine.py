@@ -34,7 +34,7 @@ from typing import Any
 
 import torch
 
-from dia2.checkpoint import Checkpoint, Progress, load_checkpoint
+from dia2.checkpoint import BUNDLED, Checkpoint, Progress, has_bundled, load_checkpoint
 from dia2.choose import make_codec, make_stepper
 from dia2.errors import Dia2Error as Dia2Error  # what `load` raises, for those who may not touch dia2
 from dia2.stepper import Stepper
@@ -328,8 +328,13 @@ def step(stepper: Stepper, conversations: list[Conversation]) -> None:
 
 
 def default_model(device: str) -> str:
-    """The published model where there is a GPU to run it, else one that only makes noise, and needs no download."""
-    return PUBLISHED_MODEL if device != "cpu" and torch.cuda.is_available() else NOISE_MODEL
+    """The published model where there is a GPU to run it, else one that needs no download: the bundled one.
+
+    A build without it is left with a model that only makes noise.
+    """
+    if device != "cpu" and torch.cuda.is_available():
+        return PUBLISHED_MODEL
+    return BUNDLED if has_bundled() else NOISE_MODEL
 
 
 class Request(Enum):

@@ -35,8 +35,8 @@ class Events:
             self._fd = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666)
         logging.captureWarnings(True)
         if self.only_json:
-            logging.getLogger().addHandler(_LogHandler(self._log))
-            sys.stdout = sys.stderr = _LogStream(self._log)
+            logging.getLogger().addHandler(_LogHandler(self.log))
+            sys.stdout = sys.stderr = _LogStream(self.log)
 
     def write(self, event: Event) -> None:
         """Writes one event."""
@@ -49,7 +49,8 @@ class Events:
         else:
             note(why)
 
-    def _log(self, level: str, message: str) -> None:
+    def log(self, level: str, message: str) -> None:
+        """Writes a line of the log as an event."""
         self._line(json.dumps({"event": "log", "level": level, "message": message}))
 
     def _line(self, line: str) -> None:

@@ -34,8 +34,8 @@ class ModelOptions:
     model: Annotated[
         str | None,
         Flag(
-            "A hub repo id, a checkpoint folder, or random:tiny, random:1b, random:2b, which have no weights and make "
-            "noise. Default: nari-labs/Dia2-2B on CUDA, else random:tiny.",
+            "A hub repo id, a checkpoint folder, bundled, which is small and comes along, or random:tiny, random:1b, "
+            "random:2b, which make noise. Default: nari-labs/Dia2-2B on CUDA, else bundled, else random:tiny.",
             "MODEL",
         ),
     ] = None

@@ -63,6 +63,8 @@ def run(model: ModelOptions, speech: SpeechOptions, stream: PipeOptions) -> None
         session = stack.enter_context(engine.conversation(max_lead_ms=stream.max_lead_ms))
         player = _player(stdout, stream, session, lambda why: events.failed(f"stdout: {why}"))
         events.write(_ready(engine, stream))
+        if events.only_json and engine.checkpoint.about is not None:
+            events.log("info", engine.checkpoint.about)  # elsewhere it is among the notes
         read = (lambda: _speak(session, _chunks(0))) if stream.text else (lambda: _obey(session, _lines(_chunks(0))))
         reader = Reader(session, read)
         done = _deliver(session, player, events.write)

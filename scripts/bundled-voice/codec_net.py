@@ -1,0 +1,252 @@
+"""Mimi for training: the whole network, encoder and quantizers included, under the tensor names of the published file.
+
+transformers' MimiModel has nothing for training (no straight-through gradient, no codebook updates), and its
+convolutions over few channels are slow on a CPU. Here every convolution is one matrix product over windows, channels
+last. Equal to MimiModel: `check_codec.py` holds that.
+"""
+
+import json
+import tempfile
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+RATIOS = (8, 6, 5, 4)
+FRAME = 1920  # samples at 24 kHz
+CONFIG = {
+    "hidden_size": 192,
+    "num_filters": 16,
+    "num_quantizers": 8,
+    "codebook_size": 512,
+    "codebook_dim": 64,
+    "vector_quantization_hidden_dimension": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 4,
+    "head_dim": 48,
+    "intermediate_size": 768,
+    "upsample_groups": 192,
+    "num_semantic_quantizers": 1,
+    "sliding_window": 32,  # positions at 25 Hz: what one training piece holds
+    "use_cache": False,
+}
+HEADS, HEAD, LAYERS = 4, 48, 2
+WINDOW = CONFIG["sliding_window"]
+SEMANTIC, ACOUSTIC = "quantizer.semantic_residual_vector_quantizer", "quantizer.acoustic_residual_vector_quantizer"
+DECAY = 0.99  # of the codebooks' moving averages
+DEAD = 0.03  # an entry used less than this often a batch, on average, gets a new place
+
+
+def new_weights(seed: int) -> dict[str, Tensor]:
+    """MimiModel's own initial weights, under the published names."""
+    from transformers import MimiConfig, MimiModel
+
+    torch.manual_seed(seed)
+    with tempfile.TemporaryDirectory() as folder:
+        MimiModel(MimiConfig(**CONFIG)).save_pretrained(folder)
+        return load_file(Path(folder) / "model.safetensors")
+
+
+class CodecNet(nn.Module):
+    """Sound [B, T] at 24 kHz -> latents [B, T / 1920, 192] -> codes -> sound."""
+
+    def __init__(self, weights: dict[str, Tensor]) -> None:
+        super().__init__()
+        self.names = {name: name.replace(".", "/") for name in weights}
+        for name, value in weights.items():
+            if "codebook" in name:
+                self.register_buffer(self.names[name], value.float().clone())
+            else:
+                self.register_parameter(self.names[name], nn.Parameter(value.float().clone()))
+
+    def weights(self) -> dict[str, Tensor]:
+        """Everything, under the published names."""
+        return {name: getattr(self, own).detach() for name, own in self.names.items()}
+
+    def get(self, name: str) -> Tensor:
+        """A tensor by its published name."""
+        return getattr(self, self.names[name])
+
+    def encode(self, sound: Tensor) -> Tensor:
+        """The latents before quantizing, [B, n, 192]."""
+        x = self._conv("encoder.layers.0", sound[:, :, None])
+        at = 1
+        for ratio in reversed(RATIOS):
+            x = self._residual(f"encoder.layers.{at}", x)
+            x = self._conv(f"encoder.layers.{at + 2}", F.elu(x), stride=ratio)
+            at += 3
+        x = self._conv(f"encoder.layers.{at + 1}", F.elu(x))
+        x = self._transformer("encoder_transformer", x)
+        return self._conv("downsample", x, stride=2, repeat=True)
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """Latents [B, n, 192] -> sound [B, n * 1920]."""
+        x = self._upsample(latents)
+        x = self._transformer("decoder_transformer", x)
+        x = self._conv("decoder.layers.0", x)
+        at = 1
+        for ratio in RATIOS:
+            x = self._transposed(f"decoder.layers.{at + 1}", F.elu(x), ratio)
+            x = self._residual(f"decoder.layers.{at + 2}", x)
+            at += 3
+        return self._conv(f"decoder.layers.{at + 1}", F.elu(x))[:, :, 0]
+
+    def project(self, latents: Tensor) -> tuple[Tensor, Tensor]:
+        """What the two quantizers see, each [B, n, 64]."""
+        return tuple(F.linear(latents, self.get(f"{name}.input_proj.weight")[:, :, 0]) for name in (SEMANTIC, ACOUSTIC))
+
+    def unproject(self, semantic: Tensor, acoustic: Tensor) -> Tensor:
+        """What both say together, [B, n, 192]."""
+        return F.linear(semantic, self.get(f"{SEMANTIC}.output_proj.weight")[:, :, 0]) + F.linear(
+            acoustic, self.get(f"{ACOUSTIC}.output_proj.weight")[:, :, 0]
+        )
+
+    def books(self, which: str) -> list[str]:
+        """The codebooks of a quantizer, by name, in order."""
+        count = 1 if which == SEMANTIC else CONFIG["num_quantizers"] - 1
+        return [f"{which}.layers.{n}.codebook" for n in range(count)]
+
+    def entries(self, book: str) -> Tensor:
+        """The 512 vectors of a codebook."""
+        return self.get(f"{book}.embed_sum") / self.get(f"{book}.cluster_usage").clamp(min=1e-5)[:, None]
+
+    def quantize(self, latents: Tensor, learn: bool = False) -> tuple[Tensor, Tensor, Tensor]:
+        """Latents -> (what the decoder gets, straight-through; codes [B, 8, n]; commitment loss)."""
+        outs, codes, loss = [], [], latents.new_zeros((), dtype=torch.float32)
+        for which, x in zip((SEMANTIC, ACOUSTIC), self.project(latents), strict=True):
+            x = x.float()
+            flat = x.reshape(-1, x.shape[-1])
+            rest, total = flat, torch.zeros_like(flat)
+            for book in self.books(which):
+                entries = self.entries(book)
+                with torch.no_grad():
+                    near = (entries.square().sum(1) - 2 * rest @ entries.T).argmin(1)
+                    chosen = entries[near]
+                    if learn:
+                        self._learn(book, rest.detach(), near)
+                loss = loss + F.mse_loss(rest, chosen) / flat.detach().var() / CONFIG["num_quantizers"]
+                rest, total = rest - chosen, total + chosen
+                codes.append(near.view(x.shape[:2]))
+            outs.append((flat + (total - flat).detach()).view_as(x))
+        return self.unproject(*outs), torch.stack(codes, 1), loss
+
+    def dequantize(self, codes: Tensor) -> Tensor:
+        """Codes [B, 8, n] -> what the decoder gets."""
+        books = [*self.books(SEMANTIC), *self.books(ACOUSTIC)]
+        found = [F.embedding(codes[:, n], self.entries(book)) for n, book in enumerate(books)]
+        return self.unproject(found[0], torch.stack(found[1:]).sum(0))
+
+    def _learn(self, book: str, x: Tensor, near: Tensor) -> None:
+        """Moves a codebook's averages towards what it was asked for; an entry that nothing needs goes where need is."""
+        usage, total = self.get(f"{book}.cluster_usage"), self.get(f"{book}.embed_sum")
+        count = torch.zeros_like(usage).index_add_(0, near, torch.ones_like(x[:, 0]))
+        where = torch.zeros_like(total).index_add_(0, near, x)
+        usage.mul_(DECAY).add_(count, alpha=1 - DECAY)
+        total.mul_(DECAY).add_(where, alpha=1 - DECAY)
+        dead = (usage < DEAD)[:, None]
+        some = x[torch.randint(len(x), (len(usage),), device=x.device)]
+        total.copy_(torch.where(dead, some, total))
+        usage.copy_(torch.where(dead[:, 0], torch.ones_like(usage), usage))
+
+    @torch.no_grad()
+    def place_codebooks(self, latents: Tensor, rounds: int = 12) -> None:
+        """k-means for each codebook in turn, on what the ones before leave over. latents [N, 192]."""
+        for which, rest in zip((SEMANTIC, ACOUSTIC), self.project(latents[None]), strict=True):
+            rest = rest[0].float()
+            for book in self.books(which):
+                entries = rest[torch.randperm(len(rest), device=rest.device)[: CONFIG["codebook_size"]]].clone()
+                for _ in range(rounds):
+                    near = torch.cdist(rest, entries).argmin(1)
+                    count = torch.zeros_like(entries[:, 0]).index_add_(0, near, torch.ones_like(rest[:, 0]))
+                    total = torch.zeros_like(entries).index_add_(0, near, rest)
+                    lost = rest[torch.randint(len(rest), (len(entries),), device=rest.device)]
+                    entries = torch.where(count[:, None] > 0, total / count.clamp(min=1)[:, None], lost)
+                self.get(f"{book}.cluster_usage").fill_(2.0)
+                self.get(f"{book}.embed_sum").copy_(entries * 2.0)
+                rest = rest - entries[torch.cdist(rest, entries).argmin(1)]
+
+    def _bias(self, name: str) -> Tensor | None:
+        return self.get(name) if name in self.names else None
+
+    def _conv(self, name: str, x: Tensor, stride: int = 1, repeat: bool = False) -> Tensor:
+        weight = self.get(f"{name}.conv.weight")
+        batch, time, channels = x.shape
+        kernel = weight.shape[2]
+        left = kernel - stride
+        before = x[:, :1].expand(-1, left, -1) if repeat else x.new_zeros(batch, left, channels)
+        x = torch.cat([before, x], 1)
+        if stride > 1:  # the kernel is two strides long: a window is two neighbours
+            parts = x.reshape(batch, time // stride + 1, stride * channels)
+            windows = torch.cat([parts[:, :-1], parts[:, 1:]], 2)
+        else:
+            windows = torch.cat([x[:, k : k + time] for k in range(kernel)], 2)
+        return F.linear(windows, weight.transpose(1, 2).reshape(len(weight), -1), self._bias(f"{name}.conv.bias"))
+
+    def _transposed(self, name: str, x: Tensor, stride: int) -> Tensor:
+        weight = self.get(f"{name}.conv.weight")  # [in, out, 2 * stride]
+        batch, time, _ = x.shape
+        out = weight.shape[1]
+        halves = F.linear(x, weight.permute(2, 1, 0).reshape(-1, weight.shape[0])).view(batch, time, 2, stride * out)
+        y = halves[:, :, 0] + F.pad(halves[:, :-1, 1], (0, 0, 1, 0))
+        return y.reshape(batch, time * stride, out) + self.get(f"{name}.conv.bias")
+
+    def _upsample(self, x: Tensor) -> Tensor:
+        weight = self.get("upsample.conv.weight")[:, 0].T  # [4, channels]
+        first, second = x[:, :, None] * weight[:2], x[:, :-1, None] * weight[2:]
+        return (first + F.pad(second, (0, 0, 0, 0, 1, 0))).flatten(1, 2)
+
+    def _residual(self, name: str, x: Tensor) -> Tensor:
+        return x + self._conv(f"{name}.block.3", F.elu(self._conv(f"{name}.block.1", F.elu(x))))
+
+    def _transformer(self, name: str, x: Tensor) -> Tensor:
+        batch, time, width = x.shape
+        angle = torch.arange(time, device=x.device)[:, None] * 10_000 ** (
+            -torch.arange(0, HEAD, 2, device=x.device) / HEAD
+        )
+        turn = torch.cat([angle, angle], 1)
+        cos, sin = turn.cos(), turn.sin()
+        mask = None
+        if time > WINDOW:
+            behind = torch.arange(time, device=x.device)[:, None] - torch.arange(time, device=x.device)
+            mask = (behind >= 0) & (behind < WINDOW)
+        for n in range(LAYERS):
+            layer = f"{name}.layers.{n}"
+            y = self._norm(f"{layer}.input_layernorm", x)
+            q, k, v = (
+                F.linear(y, self.get(f"{layer}.self_attn.{part}_proj.weight"))
+                .view(batch, time, HEADS, HEAD)
+                .transpose(1, 2)
+                for part in "qkv"
+            )
+            q, k = (
+                part * cos + torch.cat([-part[..., HEAD // 2 :], part[..., : HEAD // 2]], 3) * sin for part in (q, k)
+            )
+            y = F.scaled_dot_product_attention(q.to(v.dtype), k.to(v.dtype), v, mask, is_causal=mask is None)
+            y = F.linear(y.transpose(1, 2).reshape(batch, time, width), self.get(f"{layer}.self_attn.o_proj.weight"))
+            x = x + y * self.get(f"{layer}.self_attn_layer_scale.scale")
+            y = F.gelu(
+                F.linear(self._norm(f"{layer}.post_attention_layernorm", x), self.get(f"{layer}.mlp.fc1.weight"))
+            )
+            x = x + F.linear(y, self.get(f"{layer}.mlp.fc2.weight")) * self.get(f"{layer}.mlp_layer_scale.scale")
+        return x
+
+    def _norm(self, name: str, x: Tensor) -> Tensor:
+        return F.layer_norm(x.float(), x.shape[-1:], self.get(f"{name}.weight"), self.get(f"{name}.bias"))
+
+
+def save(net: CodecNet, folder: Path, dtype: torch.dtype) -> None:
+    """The published layout: config.json and model.safetensors."""
+    from transformers import MimiConfig
+
+    folder.mkdir(parents=True, exist_ok=True)
+    weights = {name: (value if "codebook" in name else value.to(dtype)) for name, value in net.weights().items()}
+    save_file(
+        {name: value.contiguous().cpu() for name, value in weights.items()},
+        folder / "model.safetensors",
+        {"format": "pt"},
+    )
+    config = MimiConfig(**CONFIG).to_dict() | {"architectures": ["MimiModel"]}
+    (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")

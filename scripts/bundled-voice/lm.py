@@ -1,0 +1,358 @@
+"""Trains the language model: `lm.py CODES TOKENIZER OUT --deadline EPOCH`.
+
+CODES: a folder of shards `*.npz` with `codes` uint16 [8, frames], utterances end to end; `ends` int64, their ends;
+`about` JSON, a list of [speaker, text, [[start, end] of each word, in seconds]]; and `silence.npy`, codes of nobody
+speaking [8, frames]. TOKENIZER: the folder that tokenizer.py wrote.
+
+Made for a machine that is there for minutes: training ends at a time of day, and the learning rate follows the clock;
+weights are written to OUT (a .safetensors) on the way. On CUDA a step, optimizer and all, is one graph.
+"""
+
+import argparse
+import gc
+import json
+import mmap
+import multiprocessing
+import os
+import sys
+import time
+import traceback
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+
+import lm_net
+import numpy as np
+import torch
+import torch.nn.functional as F
+from compose import NO_ACTION, Composer, Ids, Mix, Utterance, Word
+from tokenizers import Tokenizer
+from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+CORRUPTED, ROWS_CORRUPTED = 0.08, 0.5  # of the codes that are read, in so many sequences
+MARGIN = 3.0  # seconds before the deadline in which nothing is learnt, but the last weights are written
+VALIDATION = 100  # one utterance in so many
+BACKENDS = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
+
+
+# ---- Data ----
+
+
+def read_utterances(folder: Path, tokenizer: Tokenizer) -> tuple[list[Utterance], list[Utterance]]:
+    """Those to train on, and those to validate with."""
+    known: dict[str, list[int]] = {}
+    found: tuple[list[Utterance], list[Utterance]] = [], []
+    for path in sorted(folder.glob("*.npz")):
+        shard = np.load(path)
+        codes, begin = np.ascontiguousarray(shard["codes"]), 0
+        for end, (speaker, text, times) in zip(shard["ends"].tolist(), json.loads(str(shard["about"])), strict=True):
+            words = []
+            for word, (start, stop) in zip(text.split(), times, strict=True):
+                if word not in known:
+                    known[word] = tokenizer.encode(word, add_special_tokens=False).ids
+                words.append(Word(known[word], start, stop))
+            validates = zlib.crc32(text.lower().encode()) % VALIDATION == 0
+            found[validates].append(Utterance(speaker, codes[:, begin:end], words))
+            begin = end
+    return found
+
+
+def shared(shape: tuple[int, ...], dtype: type) -> np.ndarray:
+    """Zeros that forked processes see too; not in /dev/shm, which containers keep small."""
+    size = int(np.prod(shape))
+    return np.frombuffer(mmap.mmap(-1, size * np.dtype(dtype).itemsize), dtype, size).reshape(shape)
+
+
+class Feed:
+    """Sequences made by other processes, each in rows of its own, over and over; read as they are.
+
+    Training waits for nobody: it draws from whatever rows there are. A process rests when its rows are all unread.
+    """
+
+    def __init__(self, composer: Callable[[int], Composer], rows: int, workers: int, length: int) -> None:
+        self.columns = shared((rows, length + 1, 10), np.int16)
+        self.actions = shared((rows, length), np.int8)
+        self.made = shared((workers,), np.int64)
+        self.reads = shared((1,), np.int64)
+        self.share = rows // workers
+        gc.freeze()  # what nobody collects stays one copy
+        context = multiprocessing.get_context("fork")  # the utterances are there already
+        self.processes = [
+            context.Process(target=self._work, args=(composer, number), daemon=True) for number in range(workers)
+        ]
+        for process in self.processes:
+            process.start()
+
+    def _work(self, composer: Callable[[int], Composer], number: int) -> None:
+        own, turn = composer(1000 + number), 0
+        while True:
+            row = number * self.share + turn % self.share
+            self.columns[row], self.actions[row] = own.compose()
+            turn += 1
+            self.made[number] = turn
+            while turn >= (self.reads[0] + 1) * self.share:
+                time.sleep(0.01)
+
+    def ready(self) -> Tensor:
+        """The rows that hold a sequence, int64 [n]."""
+        counts = np.minimum(self.made, self.share).tolist()
+        return torch.cat([torch.arange(count) + number * self.share for number, count in enumerate(counts)])
+
+    def stop(self) -> None:
+        """Ends the processes."""
+        for process in self.processes:
+            process.terminate()
+
+
+# ---- Loss ----
+
+
+def masked(loss: Tensor, there: Tensor) -> Tensor:
+    """The mean over the last dimension where there is something to learn; no branch, no wait for the device."""
+    return (loss * there).sum(-1) / there.sum(-1).clamp(min=1)
+
+
+def measure(
+    net: lm_net.LmNet, columns: Tensor, actions: Tensor, odd: Tensor | None, corrupt: bool
+) -> tuple[Tensor, Tensor]:
+    """columns int64 [B, T + 1, 10], actions [B, T] -> losses and accuracies, each [9]: action, cb0, the stages."""
+    data = net.config.data
+    inputs, following = columns[:, :-1], columns[:, 1:]
+    if corrupt:
+        inputs = corrupted(inputs, data.audio_codes)
+    logits = net(inputs, following, odd)
+    stages = lm_net.either(following[..., 3:], odd).flatten(0, 1).T  # [S, N]
+    losses, hits = [], []
+    for given, wanted, there in (
+        (logits.action, actions, actions != NO_ACTION),
+        (logits.cb0, following[..., 2], following[..., 2] < data.audio_codes),
+        (logits.stages, stages, stages < data.audio_codes),
+    ):
+        rows = 1 if given is not logits.stages else len(stages)
+        wanted, there = wanted.masked_fill(~there, 0).reshape(-1), there.reshape(rows, -1)
+        flat = given.flatten(0, -2).float()
+        losses.append(masked(F.cross_entropy(flat, wanted, reduction="none").view(rows, -1), there))
+        hits.append(masked((flat.argmax(-1) == wanted).view(rows, -1).float(), there))
+    return torch.cat(losses), torch.cat(hits)
+
+
+def corrupted(columns: Tensor, codes: int) -> Tensor:
+    """Some codes in some rows become random ones: what the model reads when it speaks is not always right."""
+    audio = columns[..., 2:]
+    row = torch.rand(len(columns), 1, 1, device=columns.device) < ROWS_CORRUPTED
+    here = (torch.rand(audio.shape, device=columns.device) < CORRUPTED) & row & (audio < codes)
+    wrong = torch.randint(codes, audio.shape, device=columns.device)
+    return torch.cat([columns[..., :2], torch.where(here, wrong, audio)], -1)
+
+
+def weights_of(stages: int) -> Tensor:
+    """What each loss counts: action, cb0, and the stages, the first ones more."""
+    return torch.cat([torch.tensor([0.5, 1.0]), torch.linspace(1.4, 0.6, stages) / stages])
+
+
+# ---- Steps ----
+
+
+class Trainer:
+    """One step of learning, eager or as a CUDA graph; the same tensors are read and written by every step."""
+
+    def __init__(self, net: lm_net.LmNet, batch: int, length: int, device: torch.device, decay: float) -> None:
+        self.net, self.device = net.to(device), device
+        self.columns = torch.zeros(batch, length + 1, 10, dtype=torch.int64, device=device)
+        self.actions = torch.full((batch, length), NO_ACTION, dtype=torch.int64, device=device)
+        self.counts = weights_of(net.depformer.stages).to(device)
+        self.total = torch.zeros(len(self.counts), device=device)  # of the losses since they were last read
+        self.rate = torch.tensor(0.0, device=device)
+        cuda = device.type == "cuda"
+        matrices = [w for name, w in net.named_parameters() if w.dim() > 1 and "embed" not in name]
+        rest = [w for name, w in net.named_parameters() if w.dim() == 1 or "embed" in name]
+        self.optimizer = torch.optim.AdamW(
+            [{"params": matrices, "weight_decay": decay}, {"params": rest, "weight_decay": 0.0}],
+            lr=self.rate,
+            betas=(0.9, 0.95),
+            fused=True,
+            **({"capturable": True} if cuda else {}),
+        )
+        self.graph: torch.cuda.CUDAGraph | None = None
+
+    def autocast(self) -> torch.autocast:
+        """bfloat16 products on CUDA. Without its cache: casts must be part of a graph."""
+        cuda = self.device.type == "cuda"
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=cuda, cache_enabled=False)
+
+    def step(self) -> None:
+        """Forward, backward, clip, update."""
+        odd = torch.rand(len(self.columns), self.actions.shape[1] // 2, device=self.device) < 0.5
+        with self.autocast(), sdpa_kernel(BACKENDS):
+            losses, _ = measure(self.net, self.columns, self.actions, odd, corrupt=True)
+        (losses * self.counts).sum().backward()
+        torch.nn.utils.clip_grad_norm_(self.net.parameters(), 1.0, foreach=True)
+        self.optimizer.step()
+        self.total += losses.detach()
+
+    def capture(self) -> None:
+        """Records the step as a graph, after a few at a learning rate of 0."""
+        side = torch.cuda.Stream()
+        side.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(side):
+            for _ in range(3):
+                self.optimizer.zero_grad(set_to_none=True)
+                self.step()
+        torch.cuda.current_stream().wait_stream(side)
+        self.optimizer.zero_grad(set_to_none=True)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            self.step()
+        self.graph = graph
+
+    def learn(self) -> None:
+        """A step, as quickly as there is one."""
+        if self.graph is not None:
+            self.graph.replay()
+            return
+        self.optimizer.zero_grad(set_to_none=True)
+        self.step()
+
+
+@torch.no_grad()
+def validate(trainer: Trainer, columns: Tensor, actions: Tensor) -> str:
+    """Losses and accuracies on what was not learnt."""
+    trainer.net.eval()
+    found = []
+    for part in range(0, len(columns), 16):
+        where = slice(part, part + 16)
+        with trainer.autocast(), sdpa_kernel(BACKENDS):
+            given = [x[where].to(trainer.device).long() for x in (columns, actions)]
+            found.append(torch.stack(measure(trainer.net, *given, None, corrupt=False)))
+    trainer.net.train()
+    losses, hits = torch.stack(found).mean(0).tolist()
+    return f"validation: losses {numbers(losses)} right {numbers(hits)}"
+
+
+def numbers(values: list[float]) -> str:
+    """action, cb0 | the stages."""
+    shown = [f"{value:.3f}" for value in values]
+    return " ".join([*shown[:2], "|", *shown[2:]])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("codes", type=Path)
+    parser.add_argument("tokenizer", type=Path)
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--deadline", type=float, required=True, help="seconds since 1970")
+    parser.add_argument("--resume", type=Path, help="weights to start from: a file, or a folder of parts")
+    parser.add_argument("--parts", type=Path, help="a folder to write the last weights to as well, halved and in parts")
+    parser.add_argument("--batch", type=int, default=16)
+    parser.add_argument("--rows", type=int, default=8192, help="sequences kept to draw from")
+    parser.add_argument("--length", type=int, default=lm_net.CONTEXT, help="columns of a sequence")
+    parser.add_argument("--workers", type=int, default=1)
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--lr", type=float, default=2e-3)
+    parser.add_argument("--warm-up", type=float, default=0.03, help="of the time")
+    parser.add_argument("--decay", type=float, default=0.1)
+    parser.add_argument("--dropout", type=float, default=0.1)
+    parser.add_argument("--eager", action="store_true", help="no CUDA graph")
+    parser.add_argument("--seed", type=int, default=0)
+    given = parser.parse_args()
+    began = time.time()
+
+    def say(text: str) -> None:
+        print(f"{time.time() - began:6.1f} s  {text}", flush=True)
+
+    tokenizer = Tokenizer.from_file(str(given.tokenizer / "tokenizer.json"))
+    utterances, held_out = read_utterances(given.codes, tokenizer)
+    silence = np.load(given.codes / "silence.npy")
+    ids = Ids(tags=tuple(tokenizer.token_to_id(tag) for tag in ("[S1]", "[S2]")))
+    config = lm_net.config(tokenizer.get_vocab_size())
+    length = given.length
+    frames = sum(u.codes.shape[1] for u in utterances)
+    say(f"{len(utterances)} utterances, {frames} frames; {len(held_out)} held out; {given.device}")
+
+    # Before CUDA is touched: processes are forked.
+    feed = Feed(lambda seed: Composer(utterances, silence, ids, length, seed), given.rows, given.workers, length)
+    if len({u.speaker for u in held_out}) < 2:
+        held_out = utterances
+    judge = Composer(held_out, silence, ids, length, 1, Mix(untexted=0.0))
+    judged = [judge.compose() for _ in range(32 if given.device != "cpu" else 4)]
+    valid = [torch.from_numpy(np.stack(part)) for part in zip(*judged, strict=True)]
+
+    device = torch.device(given.device)
+    torch.manual_seed(given.seed)
+    torch.set_float32_matmul_precision("high")
+    net = lm_net.LmNet(config, given.dropout).initialise(given.seed)
+    if given.resume is not None:
+        net.load(lm_net.read(given.resume))
+    trainer = Trainer(net.train(), given.batch, length, device, given.decay)
+    source = [torch.from_numpy(x) for x in (feed.columns, feed.actions)]
+    pool = [torch.zeros_like(x, device=device) for x in source]
+    rows = torch.zeros(0)
+
+    def refill() -> None:
+        nonlocal rows
+        rows = feed.ready().to(device)
+        for here, there in zip(pool, source, strict=True):
+            here.copy_(there)
+        feed.reads[0] += 1
+
+    def draw() -> None:
+        chosen = rows[torch.randint(len(rows), (given.batch,), device=device)]
+        trainer.columns.copy_(pool[0][chosen])
+        trainer.actions.copy_(pool[1][chosen])
+
+    while len(feed.ready()) < 4 * given.batch:
+        if not all(process.is_alive() for process in feed.processes):
+            raise RuntimeError("a composing process has died")
+        time.sleep(0.05)
+    refill()
+    draw()
+    if device.type == "cuda" and not given.eager:
+        try:
+            trainer.capture()
+        except Exception:
+            # A slower step is better than none; what is left of a broken recording only a new process is rid of.
+            traceback.print_exc()
+            say("no graph: once more, with eager steps")
+            feed.stop()
+            os.execv(sys.executable, [sys.executable, *sys.argv, "--eager"])
+        say("the step is a graph")
+        refill()
+    trainer.total.zero_()
+
+    start, stop = time.time(), given.deadline - MARGIN
+    steps = shown = 0
+    told = saved = refilled = start
+    while (now := time.time()) < stop:
+        progress = (now - start) / max(stop - start, 1e-3)
+        cosine = 0.02 + 0.98 * (1 + np.cos(np.pi * progress)) / 2
+        trainer.rate.fill_(given.lr * min(1.0, (progress + 1e-3) / given.warm_up) * float(cosine))
+        draw()
+        trainer.learn()
+        steps += 1
+        if device.type == "cuda" and steps % 8 == 0:
+            torch.cuda.synchronize()  # the clock is the schedule: no running ahead of the device
+        if now - refilled > 3:
+            refill()
+            refilled = now
+        if now - told > 5:
+            losses = (trainer.total / (steps - shown)).tolist()
+            trainer.total.zero_()
+            speed = (steps - shown) * given.batch * length / (now - told)
+            say(f"{steps} steps, {speed / 1000:.0f} k/s, {feed.made.sum()} composed: losses {numbers(losses)}")
+            told, shown = now, steps
+        if now - saved > 20:
+            lm_net.save(net.weights(), given.out)
+            say(validate(trainer, *valid))
+            saved = now
+    lm_net.save(net.weights(), given.out)
+    if given.parts is not None:
+        lm_net.save_parts(net.weights(), given.parts)
+    say(f"{steps} steps; written to {given.out}; {given.deadline - time.time():.1f} s left")
+    feed.stop()
+    if time.time() < given.deadline - 0.5:
+        say(validate(trainer, *valid))
+
+
+if __name__ == "__main__":
+    main()
