@@ -3,8 +3,10 @@
 What is wrong with the clips or the words is told before the codec is loaded.
 """
 
+import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -38,7 +40,8 @@ def make(name: str, options: VoiceOptions, model: ModelOptions) -> None:
         raise ScriptError(f"no folder {Path(options.output).parent} to write {Path(options.output).name} into")
     if not options.output.endswith(SUFFIX):
         note(f"voice files are best called NAME{SUFFIX}")
-    recordings = [(read_recording(path, _MOST_SECONDS), path) for path in _clips(options)]
+    with _silent_decoders():
+        recordings = [(read_recording(path, _MOST_SECONDS), path) for path in _clips(options)]
     heard = [_words(recording, path, number, options) for number, (recording, path) in enumerate(recordings, start=1)]
     config, codec = _load_codec(model)
     clips = [_clip(recording, words, codec) for (recording, _), (words, _) in zip(recordings, heard, strict=True)]
@@ -62,6 +65,18 @@ def make(name: str, options: VoiceOptions, model: ModelOptions) -> None:
 
 
 _MOST_SECONDS = 300.0  # of a recording before its silence is cut off
+
+
+@contextmanager
+def _silent_decoders() -> Iterator[None]:
+    """libmpg123 writes what it thinks of a damaged file to stderr itself, as C does; the user gets a line of ours."""
+    with ExitStack() as undo:
+        with suppress(OSError), open(os.devnull, "wb") as nowhere:  # OSError: there is no stderr
+            kept = os.dup(2)
+            undo.callback(os.close, kept)
+            undo.callback(os.dup2, kept, 2)
+            os.dup2(nowhere.fileno(), 2)
+        yield
 
 
 def _clips(options: VoiceOptions) -> list[str]:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import replace
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 import soundfile
 from conftest import CLIPS
+from piping import ENVIRONMENT, PATIENCE, dia2stream
 
 from dia2.voice import Voice
 from dia2stream.cli import app
@@ -19,6 +21,7 @@ from dia2stream.engine import Engine
 from dia2stream.options import ModelOptions, SpeechOptions
 
 TEXT = "She bought three apples and a loaf of bread."
+RATE = 24000
 TINY = ("--model", "random:tiny", "--device", "cpu")
 
 Cli = Callable[..., tuple[int, str, str]]
@@ -152,6 +155,18 @@ def test_what_cannot_be_made_is_told_in_one_line(cli: Cli, tmp_path: Path, optio
     assert complaint in err
     assert err.count("\n") == 1
     assert not (tmp_path / "x.voice.safetensors").exists()
+
+
+def test_a_damaged_mp3_is_told_in_one_line_although_its_decoder_has_more_to_say(tmp_path: Path) -> None:
+    out = ["-o", "x.voice.safetensors"]
+    for name, damage in (("cut.mp3", lambda whole: whole[: len(whole) // 2]), ("noise.mp3", lambda whole: whole[::-1])):
+        soundfile.write(tmp_path / name, np.random.default_rng(0).normal(0, 0.1, 4 * RATE), RATE)
+        (tmp_path / name).write_bytes(damage((tmp_path / name).read_bytes()))
+        command = dia2stream("voice", "make", "x", "--speaker-1", name, "--text-1", "Hi", *out, *TINY)
+        done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=ENVIRONMENT, timeout=PATIENCE)
+        assert (done.returncode, done.stdout) == (1, "")
+        assert done.stderr.startswith(f"dia2stream: voice clip {name} ")
+        assert done.stderr.count("\n") == 1
 
 
 def test_over_ten_seconds_warns(cli: Cli, tmp_path: Path) -> None:
