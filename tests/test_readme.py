@@ -2,10 +2,14 @@
 
 import re
 import shlex
+import shutil
+import subprocess
 from dataclasses import fields
 from pathlib import Path
 
 import pytest
+from piping import PATIENCE
+from serving import Serve
 
 from dia2stream.cli import app
 from dia2stream.protocol import COMMANDS, EVENTS, parse_command
@@ -66,3 +70,13 @@ def test_every_flag_in_a_command_exists(line, capsys):
         app([command, *below, "--help"], prog_name="dia2stream")
     known = capsys.readouterr().out
     assert all(argument in known for argument in arguments if re.match(r"--?\w", argument))
+
+
+@pytest.mark.skipif(shutil.which("curl") is None, reason="no curl here")
+def test_every_address_shown_is_answered():
+    lines = re.findall(r"^ {4}(curl .*?) *(?:#.*)?$", README, re.MULTILINE)
+    with Serve(token="secret") as server:
+        for line in lines:
+            command = [*shlex.split(line.replace("127.0.0.1:8765", f"127.0.0.1:{server.port}")), "--silent", "--fail"]
+            assert subprocess.run(command, capture_output=True, timeout=PATIENCE).returncode == 0, line
+    assert len(lines) == 4
