@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import warnings
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +15,7 @@ import pytest
 import soundfile
 from conftest import CLIPS
 from piping import ENVIRONMENT, PATIENCE, dia2stream
+from whisper import save_whisper
 
 from dia2.voice import Voice
 from dia2stream.cli import app
@@ -82,6 +84,19 @@ def test_given_and_aligned_words_make_the_same_voice(cli: Cli, tmp_path: Path) -
         assert [w.text for w in given.words] == [w.text for w in aligned.words]
         apart += [abs(a.start - b.start) for a, b in zip(given.words, aligned.words, strict=True)]
     assert np.mean(np.array(apart) <= 0.08) >= 0.95
+
+
+def test_the_words_that_whisper_hears_are_shown(cli: Cli, tmp_path: Path) -> None:
+    whisper = str(save_whisper(tmp_path))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        source = ("--speaker-1", clip("kokoro_af_heart"), "--transcriber", whisper)
+        code, said, _ = cli("voice", "make", "x", *source, "-o", "x.voice.safetensors", *TINY)
+    assert code == 0
+    voice = Voice.load("x.voice.safetensors")
+    assert voice.provenance["words_1"] == f"transcribed by {whisper}"
+    assert len(voice.clips[0].words) > 2
+    assert all(f"{word.text} " in said and f"{word.start:.2f}" in said for word in voice.clips[0].words)
 
 
 @pytest.fixture(autouse=True)
