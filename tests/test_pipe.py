@@ -3,6 +3,7 @@
 Loading takes seconds, so what can share a process does: a `start` forgets everything before it.
 """
 
+import base64
 import json
 import random
 import signal
@@ -152,6 +153,20 @@ def test_an_interruption_goes_back_to_what_was_heard(pipe):
     talk.audio("new")  # the clock goes on from what was sent
     assert sent <= talk.wait_for("word", id="new", word="Sorry,")["start_ms"] <= sent + 400
     assert not [event for event in talk.events if event["event"] == "done" and event["id"] == "old"]
+
+
+def test_what_the_caller_said_changes_the_reply_and_is_not_in_the_audio(pipe):
+    audio = base64.b64encode(random.Random(0).randbytes(2 * 24000)).decode()
+    replies = []
+    for heard in ({"audio": audio, "text": "Is it you?"}, {"audio": audio, "words": [["No.", 0.2, 0.6]]}, {}):
+        talk = Talk(pipe)
+        talk.send("start", text="", seed=5)
+        if heard:
+            talk.send("listen", **heard)
+        talk.send("inject", text="Yes, it is.", id="reply")
+        replies.append(talk.audio("reply"))
+        assert [event["word"] for event in talk.events if event["event"] == "word"] == ["Yes,", "it", "is."]
+    assert len(set(replies)) == 3
 
 
 def test_reset_forgets_the_conversation(pipe):
