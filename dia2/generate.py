@@ -251,8 +251,7 @@ class _Run:
         grid.delay(prefix.codes, self.stepper.delays, self.stepper.codes[0])
         texts, starts = [slot.text], set(prefix.new_word_steps)
         for step in range(frames):
-            action = self.machine.new_word if step in starts else self.machine.pad
-            texts.append(self.machine.process(self.state, step, action, forced=True))
+            texts.append(self.machine.process(self.state, step, int(step in starts), forced=True))
         self.stepper.prefill(0, texts[:frames])
         # The published loop runs column P - 1 again, with the text of column P, behind the P columns it has.
         slot.column, slot.shift, slot.text = frames - 1, 1, texts[frames]

@@ -121,7 +121,10 @@ class TextMachine:
         return not first.tokens or not self.ahead or self._upcoming(entries) is not None
 
     def process(self, state: TextState, step: int, action: int, forced: bool = False) -> tuple[int, int]:
-        """Advances `state` by one step. Returns the main and second token of column step + 1."""
+        """Advances `state` by one step, action 1 to begin a word and 0 to hold, which may be overruled unless `forced`.
+
+        Returns the main and second token of column step + 1.
+        """
         token = self._constrain(state, self._sanitise(action), forced)
         if token == self.new_word:
             token = self._take(state, step)

@@ -207,8 +207,7 @@ class Context:
         texts, marks = [self.stepper.opening], []
         for step in range(prefix.frames):
             marks.append(state.mark())
-            action = self.machine.new_word if step in starts else self.machine.pad
-            texts.append(self.machine.process(state, step, action, forced=True))
+            texts.append(self.machine.process(state, step, int(step in starts), forced=True))
         grid.delay(prefix.codes, self.stepper.delays, self.stepper.codes[self.slot])
         self.stepper.prefill(self.slot, texts[:-1])
         # A codec that comes in cold where the clip ends would click.
