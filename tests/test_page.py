@@ -2,12 +2,13 @@
 
 import base64
 import json
+import shutil
 import time
 
 import browser
 import numpy as np
 import pytest
-from serving import Serve
+from serving import Serve, certificate
 
 pytestmark = pytest.mark.skipif(browser.program() is None, reason="no chromium here")
 
@@ -108,6 +109,19 @@ def test_what_is_done_while_the_connection_is_lost_is_told_when_it_is_back(tab, 
     assert [command["cmd"] for command in sent()] == ["start", "pause"]
     assert 0 < sent()[1]["played_ms"] < tab.value("call.clock / 24")
     assert tab.value("document.querySelector('#state').textContent") == "paused"
+
+
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="no openssl here to make a certificate with")
+def test_a_page_from_https_speaks_over_wss(tmp_path):
+    with (
+        Serve(wait=False, **certificate(tmp_path)) as server,
+        browser.Browser(tmp_path / "profile") as tab,
+    ):
+        server.logged("INFO ready")
+        tab.call("Security.setIgnoreCertificateErrors", ignore=True)
+        tab.show(f"https://127.0.0.1:{server.port}/")
+        speak(tab)
+        assert tab.value("call.socket.url").startswith("wss:")
 
 
 @pytest.mark.parametrize("width", [1280, 390])

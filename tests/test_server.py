@@ -16,7 +16,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from piping import PATIENCE, a_second
-from serving import LONG, SHORT, Serve, events, hear, killed, on_loop, seat, sound
+from serving import LONG, SHORT, Serve, certificate, events, hear, killed, on_loop, seat, sound
 from websockets.asyncio.client import connect as open_websocket
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
@@ -777,11 +777,9 @@ def test_an_open_door_is_warned_about_once(host, warns):
 
 @pytest.mark.skipif(shutil.which("openssl") is None, reason="no openssl here to make a certificate with")
 def test_tls_serves_wss_and_https(tmp_path):
-    cert, key = tmp_path / "cert.pem", tmp_path / "key.pem"
-    make = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2 -subj /CN=localhost"
-    subprocess.run([*make.split(), "-keyout", key, "-out", cert], check=True, capture_output=True)
-    with Serve(wait=False, tls_cert=cert, tls_key=key) as server:
-        trust = ssl.create_default_context(cafile=str(cert))
+    made = certificate(tmp_path)
+    with Serve(wait=False, **made) as server:
+        trust = ssl.create_default_context(cafile=str(made["tls_cert"]))
         trust.check_hostname = False
 
         @on_loop
