@@ -17,7 +17,7 @@ from dia2.errors import CheckpointError
 from dia2stream import __version__
 from dia2stream.cli import app
 from dia2stream.errors import Dia2StreamError
-from dia2stream.options import ModelOptions, PipeOptions, SayOptions, SpeechOptions
+from dia2stream.options import ModelOptions, PipeOptions, SayOptions, ServeOptions, SpeechOptions
 from dia2stream.protocol import COMMANDS, Start
 
 PIPE_GROUPS = (ModelOptions, SpeechOptions, PipeOptions)
@@ -143,6 +143,17 @@ def test_each_flag_of_pipe_can_be_set_by_its_variable(cli, pipe, monkeypatch, fi
     cli("pipe")
     assert field.default != value
     assert [getattr(group, field.name) for group in pipe.asked if hasattr(group, field.name)] == [value]
+
+
+def test_each_flag_of_serve_can_be_set_by_its_variable(cli, pipe, monkeypatch):
+    monkeypatch.setitem(sys.modules, "dia2stream.server", pipe)
+    usual = {int: 2048, float: 2.0, str: "a", str | None: "a"}
+    kinds = {field.name: get_args(field.type)[0] for field in fields(ServeOptions)}
+    values = {name: usual[kind] if kind in usual else get_args(kind)[-1] for name, kind in kinds.items()}
+    for name, value in values.items():
+        monkeypatch.setenv(f"DIA2STREAM_{name.upper()}", str(value))
+    cli("serve")
+    assert pipe.asked == (ModelOptions(), SpeechOptions(), ServeOptions(**values))
 
 
 def test_say_takes_its_text_and_where_to_write(cli, pipe):
