@@ -173,7 +173,8 @@ class Context:
         """Rebuilds the context from the prefix and the last seconds; nothing is lost but what lies before them."""
         slot = self.stepper.slots[self.slot]
         # Codes of columns whose frames are not complete yet are in no archive.
-        ahead = self.stepper.codes[self.slot, :, slot.column - self.lead_in + 1 : slot.column + 1].clone()
+        first = max(0, slot.column + 1 - self.lead_in)
+        ahead = self.stepper.codes[self.slot, :, first : slot.column + 1].clone()
         known = slot.known + self.base
         self._rebuild(self.step, slot.text, ahead)
         self.stepper.slots[self.slot].known = known - self.base
@@ -231,7 +232,7 @@ class Context:
     def _rebuild(self, step: int, text: Text, ahead: Tensor | None) -> None:
         """Fills the model's context with the prefix and the steps before `step`, and stands at `step`.
 
-        ahead: the codes of the last columns up to `step`, [C, lead_in], where their frames are not all complete.
+        ahead: the codes of the last columns up to `step`, [C, at most lead_in], if not all their frames are complete.
         """
         prefix, start = self._prefix_frames, self._history_start(step)
         self.base = start - prefix
@@ -241,7 +242,7 @@ class Context:
         if self._voice:
             grid.delay(self._voice.prefix.codes, self.stepper.delays, codes)
         if ahead is not None:
-            codes[:, length - self.lead_in + 1 : length + 1] = ahead
+            codes[:, length + 1 - ahead.shape[1] : length + 1] = ahead
         *opening, first = self._voice.texts if self._voice else [self.stepper.opening]
         if self._paste_voice():
             opening = []
@@ -265,11 +266,12 @@ class Context:
 
     def _history_start(self, step: int) -> int:
         """The first step of the history that a context rebuilt at `step` holds: at a word, if one is near."""
-        most = min(self._history_wanted, (self.limit - self._prefix_frames) // 2)
+        # In a context of a few lead-ins: as far back as the last frame that is complete.
+        most = max(self.lead_in, min(self._history_wanted, (self.limit - self._prefix_frames) // 2))
         oldest = self.step_of_oldest(step)
         earliest = max(step - most, self.first_frame, oldest)
         columns = list(self._columns)
-        for start in range(earliest, step - most // 2):
+        for start in range(earliest, min(step - most // 2, self.frames)):
             if not columns[start - oldest][1].pending and not columns[start - oldest][1].lookahead:
                 return start
         return earliest

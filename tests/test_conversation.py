@@ -770,7 +770,7 @@ def test_in_a_voice_everything_is_the_same_but_the_voice() -> None:
 
 
 @pytest.mark.parametrize("clips", [{}, {"clips": toy_voice()}], ids=["cold", "in a voice"])
-@pytest.mark.parametrize(("limit", "history"), [(100, 375), (160, 40), (160, 375), (500, 60)])
+@pytest.mark.parametrize(("limit", "history"), [(39, 375), (100, 375), (160, 40), (160, 375), (500, 60)])
 def test_a_monologue_of_many_contexts_is_said_once_from_end_to_end(limit: int, history: int, clips: Any) -> None:
     rig = toy(limit=limit, history=history, voices=clips).say(LONG)
     assert rig.context.rollovers >= 3
@@ -827,6 +827,17 @@ def test_seams_are_where_they_are_however_text_comes_and_audio_goes(
     while rig.run(between[0] + 1).can_step():
         rig.do(Pause(), Resume())
     assert rig.told == whole.told
+
+
+@pytest.mark.parametrize("limit", [7, 9, 12])
+def test_even_the_shortest_context_that_a_model_may_have_is_enough_to_go_on_in(limit: int) -> None:
+    rig = toy(limit=limit).do(Start("One two three.")).run()
+    for number in range(3):
+        rig.do(Inject(f"And turn {number}.")).run(9 * number).do(Pause(), Resume()).run()
+    rig.do(Pause((rig.sent - 9) * 80), Inject("The end.")).run()
+    assert rig.words[:3] + rig.words[-2:] == ["One", "two", "three.", "The", "end."]
+    assert frame_numbers(rig)[:30] == list(range(30))
+    assert [done.id for done in rig.of(Done)] == ["1", "2", "3", "4", "5"]
 
 
 def test_a_conversation_of_many_turns_loses_none() -> None:
