@@ -152,7 +152,7 @@ def load_codec(
     config = Dia2Config.from_file(files.config())
     codec = files.mimi_source(config)
     codec.need("model.safetensors")
-    return config, Mimi.from_folder(codec.need("config.json").parent, config.data.codebooks, place)
+    return config, _read_codec(codec.need("config.json").parent, config, place)
 
 
 # ---- Choosing a device and a dtype ----
@@ -321,16 +321,17 @@ def _read_manifest(source: Source) -> dict[str, str | None]:
     """dia2_assets.json with its defaults filled in; it need not exist."""
     path = source.find(MANIFEST)
     raw = {} if path is None else _read_json(path)
-    for key, value in raw.items():
-        if key in _MANIFEST_DEFAULTS and not (isinstance(value, str) and value):
+    given = {key: raw[key] for key in _MANIFEST_DEFAULTS if raw.get(key) is not None}
+    for key, value in given.items():
+        if not (isinstance(value, str) and value):
             raise CheckpointError(f"{source.name}/{MANIFEST}: {key} must be a file, folder or repo id, not {value!r}")
-    return _MANIFEST_DEFAULTS | {key: value for key, value in raw.items() if key in _MANIFEST_DEFAULTS}
+    return _MANIFEST_DEFAULTS | given
 
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
         raw = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise CheckpointError(f"{path}: cannot be read as JSON: {error}") from None
     if not isinstance(raw, dict):
         raise CheckpointError(f"{path} must hold a JSON object, not {type(raw).__name__}")
@@ -552,7 +553,10 @@ def _load_tokenizer(source: Source, vocabulary: int) -> Tokenizer:
         raise CheckpointError(f"{path}: not a tokenizer: {_first_line(error)}") from None
     settings = {name: _read_json(found) for name, found in side.items()}
     config = settings.get("tokenizer_config.json", {})
-    _add_tokens(backend, config.get("added_tokens_decoder", {}), settings.get("added_tokens.json", {}))
+    try:
+        _add_tokens(backend, config.get("added_tokens_decoder", {}), settings.get("added_tokens.json", {}))
+    except (AttributeError, TypeError, ValueError) as error:
+        raise CheckpointError(f"tokenizer {source.name}: its added tokens are damaged: {_first_line(error)}") from None
     bos = _token_text(config.get("bos_token") or settings.get("special_tokens_map.json", {}).get("bos_token"))
     return Tokenizer(backend, backend.token_to_id(bos) if bos else None, vocabulary, source.name)
 
@@ -609,9 +613,18 @@ def _load(files: _Files, device: torch.device, dtype: torch.dtype, notes: list[s
         _fill(weights, targets, device, files.progress)
         backbone.prepare()
         depformer.prepare()
-        codec = Mimi.from_folder(mimi_folder, config.data.codebooks, device)
+        codec = _read_codec(mimi_folder, config, device)
     _use_upstream_arithmetic(device, dtype, notes)
     return Checkpoint(files.name, config, backbone, depformer, tokenizer, codec, device, dtype, notes)
+
+
+def _read_codec(folder: Path, config: Dia2Config, device: torch.device) -> Mimi:
+    """The codec, if it has all the codes that the model may draw."""
+    codec = Mimi.from_folder(folder, config.data.codebooks, device)
+    has, needed = codec.config.codebook_size, config.data.audio_codes
+    if has < needed:
+        raise CheckpointError(f"{folder}: the codec's codebooks have {has} codes, {needed} are needed")
+    return codec
 
 
 def _load_random(name: str, device: torch.device, dtype: torch.dtype, notes: list[str]) -> Checkpoint:

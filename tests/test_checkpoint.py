@@ -18,7 +18,16 @@ from torch import Tensor
 
 from dia2 import random_models
 from dia2.cache import KVCache
-from dia2.checkpoint import Checkpoint, Folder, Tokenizer, _build, _load_tokenizer, load_checkpoint, load_files
+from dia2.checkpoint import (
+    Checkpoint,
+    Folder,
+    Tokenizer,
+    _build,
+    _load_tokenizer,
+    load_checkpoint,
+    load_codec,
+    load_files,
+)
 from dia2.config import DecoderConfig, DepformerConfig
 from dia2.errors import CheckpointError, ConfigError, DeviceError
 
@@ -172,16 +181,23 @@ def test_the_manifest_names_config_and_weights(folder: Path) -> None:
     ("text", "message"),
     [
         ("{", "cannot be read as JSON: "),
+        ("[" * 10**5, "cannot be read as JSON: "),
         ("[]", "must hold a JSON object, not list"),
         ('{"mimi": 3}', "mimi must be a file, folder or repo id, not 3"),
         ('{"tokenizer": ""}', "tokenizer must be a file, folder or repo id, not ''"),
     ],
+    ids=["cut short", "deep", "a list", "a number", "an empty name"],
 )
 def test_a_bad_manifest_is_refused(folder: Path, text: str, message: str) -> None:
     (folder / "dia2_assets.json").write_text(text)
     error = refusal(folder)
     assert "dia2_assets.json" in error
     assert message in error
+
+
+def test_null_in_the_manifest_is_the_default(folder: Path) -> None:
+    edit(folder / "dia2_assets.json", lambda raw: raw.update(config=None, weights=None, tokenizer=None))
+    assert load(folder).tokenizer.speakers == (400, 401)
 
 
 def test_without_a_manifest_the_config_says_where_the_codec_is(folder: Path) -> None:
@@ -222,6 +238,13 @@ def test_a_codec_with_too_few_codebooks_or_no_weights_is_refused(folder: Path) -
     assert refusal(folder, mimi=str(other)) == f"{other}: the codec has 6 codebooks, 8 are needed"
     (folder / "mimi" / "model.safetensors").unlink()
     assert refusal(folder) == f"no model.safetensors in {folder / 'mimi'}"
+
+
+def test_a_codec_with_fewer_codes_than_the_model_draws_is_refused(folder: Path) -> None:
+    edit(folder / "config.json", lambda raw: raw["data"].update(audio_vocab_size=130, audio_pad_token_id=129))
+    edit(folder / "config.json", lambda raw: raw["data"].update(audio_bos_token_id=128))
+    with pytest.raises(CheckpointError, match=r"mimi: the codec's codebooks have 64 codes, 128 are needed$"):
+        load_codec(folder, device="cpu")
 
 
 def test_two_explicit_files_load_what_lies_beside_the_config(folder: Path, tmp_path: Path) -> None:
@@ -464,6 +487,12 @@ def test_a_tokenizer_larger_than_the_vocabulary_is_refused(folder: Path) -> None
 def test_a_broken_tokenizer_is_refused(folder: Path, content: str) -> None:
     (folder / "tokenizer.json").write_text(content)
     assert refusal(folder).startswith(f"{folder / 'tokenizer.json'}: not a tokenizer: ")
+
+
+@pytest.mark.parametrize("added", [3, {"x": {}}, {"500": "[S9]"}])
+def test_added_tokens_that_are_none_are_refused(folder: Path, added: object) -> None:
+    edit(folder / "tokenizer_config.json", lambda raw: raw.update(added_tokens_decoder=added))
+    assert refusal(folder).startswith(f"tokenizer {folder}: its added tokens are damaged: ")
 
 
 # ---- Random models ----
