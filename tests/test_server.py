@@ -149,6 +149,31 @@ async def test_a_url_that_asks_for_what_there_is_not_is_told_and_closed(server, 
     assert closed.value.rcvd.code == 1008
 
 
+@on_loop
+async def test_start_names_a_voice_and_what_is_none_is_told_with_those_that_are(tmp_path):
+    import torch
+
+    from dia2.voice import Clip, Voice
+    from dia2.voice import Word as Said
+
+    codes = torch.randint(100, (8, 20), generator=torch.Generator().manual_seed(0)).short()
+    Voice("ann", (Clip(codes, (Said("Hi.", 0.1, 0.4),)),) * 2).save(tmp_path / "ann.voice.safetensors")
+    with Serve(voice=f"eve={tmp_path / 'ann.voice.safetensors'}") as server:
+        async with await seat(server) as client:
+            assert client.ready.voices == ("eve",)
+            await client.start(SHORT, voice="ann", id="a")
+            error = await client.receive()
+            assert (error.code, error.field, error.id) == ("bad_field", "voice", "a")
+            assert error.message == "voice 'ann' is not known: eve"
+            spoken = []
+            for chosen in ({"voice": "eve"}, {}):
+                await client.start(SHORT, seed=1, **chosen)
+                items = await hear(client)
+                assert [item.word for item in items if isinstance(item, Word)] == SHORT.split()[1:]
+                spoken.append(sound(items))
+            assert spoken[0] == spoken[1]
+
+
 # --- seats ---
 
 
