@@ -250,7 +250,7 @@ def _obey(session: Session, lines: Iterator[bytes | None]) -> None:
 
 def _speak(session: Session, chunks: Iterator[bytes]) -> None:
     """Plain text, spoken as it comes, also in the middle of a line. Each line is an utterance of one conversation."""
-    decode = codecs.getincrementaldecoder("utf-8")("replace").decode
+    decode = codecs.getincrementaldecoder("utf-8-sig")("replace").decode  # Windows begins a file with a mark
     begun = is_open = False
     for chunk in chunks:
         for piece in _PIECE.findall(decode(chunk)):

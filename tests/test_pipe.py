@@ -395,6 +395,13 @@ def test_a_book_is_queued_no_faster_than_it_is_spoken(separator):
     assert sum(command.final for command in session.commands) == (49_999 if separator == "\n" else 0)
 
 
+@pytest.mark.parametrize("cut", range(7))
+def test_the_mark_that_a_text_file_begins_with_is_not_spoken_and_what_is_no_utf8_is_a_character(cut):
+    session, text = Listener(), b"\xef\xbb\xbfOne\xfftwo"
+    module._speak(session, iter([text[:cut], text[cut:]]))
+    assert session.text == "One\ufffdtwo"
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
 def test_a_book_longer_than_the_queue_is_spoken_to_its_end():
