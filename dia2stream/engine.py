@@ -53,6 +53,7 @@ _log = logging.getLogger(__name__)
 
 PUBLISHED_MODEL = "nari-labs/Dia2-2B"
 NOISE_MODEL = "random:tiny"
+_CODEC = 24000, 1920  # samples a second and a frame, from which all audio is made
 _WARM_UP_TEXT = "[S1] One two three. [S2] Four five six."
 
 
@@ -84,6 +85,10 @@ class Engine:
         voice_cache_mb: int = 1000,
         on_step: Callable[[float, int], None] | None = None,
     ) -> None:
+        codec = checkpoint.codec
+        if (codec.sample_rate, codec.frame_samples) != _CODEC:
+            has = f"{codec.frame_samples} samples a frame at {codec.sample_rate} Hz"
+            raise EngineError(f"the codec of {checkpoint.name} makes {has}; it must be 1920 at 24000")
         self.checkpoint = checkpoint
         self.speech = speech or SpeechOptions()
         self.voices = voices or {}

@@ -6,7 +6,9 @@ import textwrap
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from itertools import islice
+from types import SimpleNamespace
 from typing import Any, cast
 
 import numpy as np
@@ -207,6 +209,12 @@ def test_a_voice_that_leaves_no_room_to_speak_in_is_refused() -> None:
         ToyEngine(voices={"clips": toy_voice(frames=41)})
     assert threading.active_count() == before
     ToyEngine(voices={"clips": toy_voice(frames=40)}).close()
+
+
+def test_a_codec_whose_sound_would_be_played_at_another_speed_is_refused() -> None:
+    codec = cast(Any, SimpleNamespace(sample_rate=16000, frame_samples=1280))
+    with pytest.raises(EngineError, match="makes 1280 samples a frame at 16000 Hz; it must be 1920 at 24000"):
+        Engine(replace(checkpoint(GOLDENS / "published-like"), codec=codec))
 
 
 # ---- Items ----
