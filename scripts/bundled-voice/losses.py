@@ -1,0 +1,45 @@
+"""How far what the codec makes is from what it should make."""
+
+import math
+
+import torch
+from torch import Tensor
+
+RATE = 24_000
+FLOOR = 2e-5  # of a spectrum, by its size: some 60 dB under speech. Lower, it is silence that training is about
+
+
+class SpectralLoss:
+    """How far two sounds are apart: log-mel and linear spectra of three window lengths."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.scales = [
+            (size, torch.hann_window(size, device=device), mel_basis(size, mels).to(device))
+            for size, mels in ((256, 32), (512, 64), (1024, 80), (2048, 128))
+        ]
+
+    def __call__(self, made: Tensor, wanted: Tensor) -> Tensor:
+        total = made.new_zeros(())
+        for size, window, basis in self.scales:
+            a, b = (self._magnitude(sound, size, window) for sound in (made, wanted))
+            floor = FLOOR * size
+            total = total + (torch.log(a + floor) - torch.log(b + floor)).abs().mean() + (a - b).norm() / b.norm()
+            mels = [torch.log(torch.matmul(basis, s) + floor) for s in (a, b)]
+            total = total + 2 * (mels[0] - mels[1]).abs().mean()
+        return total / len(self.scales)
+
+    @staticmethod
+    def _magnitude(sound: Tensor, size: int, window: Tensor) -> Tensor:
+        spectrum = torch.stft(sound, size, size // 4, window=window, center=True, return_complex=True)
+        return (torch.view_as_real(spectrum).square().sum(-1) + 1e-9).sqrt()
+
+
+def mel_basis(size: int, mels: int) -> Tensor:
+    """Triangular filters [mels, size // 2 + 1], 0 to 9 kHz."""
+    mel = lambda hertz: 2595 * math.log10(1 + hertz / 700)  # noqa: E731
+    edges = 700 * (10 ** (torch.linspace(0, mel(9000), mels + 2) / 2595) - 1)
+    bins = torch.linspace(0, RATE / 2, size // 2 + 1)
+    up = (bins - edges[:-2, None]) / (edges[1:-1] - edges[:-2])[:, None]
+    down = (edges[2:, None] - bins) / (edges[2:] - edges[1:-1])[:, None]
+    basis = torch.minimum(up, down).clamp(min=0)
+    return basis / basis.sum(1, keepdim=True).clamp(min=1e-3)
