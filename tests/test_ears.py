@@ -4,6 +4,7 @@ Left out where the extra `dia2stream[asr]` is not installed.
 """
 
 from collections.abc import Iterator
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -137,7 +138,7 @@ def test_turns_of_two_speakers_are_each_said_in_their_own_voice(pipe, ears):
         talk.send("inject", text=f"[S{2 - number % 2}] {text}", id=str(number))
     audio = talk.until_done(str(len(TURNS)))
     cuts = [0, *(talk.starts(str(number)) for number in range(2, len(TURNS) + 1)), len(audio)]
-    pieces = [audio[begin:end] for begin, end in zip(cuts, cuts[1:], strict=False)]
+    pieces = [audio[begin:end] for begin, end in pairwise(cuts)]
     said = " ".join(TURNS)
     wrong, words = ears.errors(said, " ".join(ears.hear(samples(piece)) for piece in pieces))
     assert wrong <= WRONG * words
@@ -164,7 +165,7 @@ def test_a_conversation_that_outgrows_the_context_goes_on_saying_what_it_is_aske
     audio = talk.until_done(str(len(text)))
     assert len(audio) > 62_000 * SAMPLES_A_MS * 2  # the context holds a minute
     cuts = [0, *(talk.starts(str(number)) for number in range(2, len(text) + 1)), len(audio)]
-    pieces = [audio[begin:end] for begin, end in zip(cuts, cuts[1:], strict=False)]
+    pieces = [audio[begin:end] for begin, end in pairwise(cuts)]
     wrong, words = ears.errors(" ".join(text), " ".join(ears.hear(samples(piece)) for piece in pieces))
     assert wrong <= WRONG * words
 
