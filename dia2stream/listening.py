@@ -139,8 +139,7 @@ class Caller:
             if takes:
                 self._steps.popleft()
             marks.append(self._state.mark())
-            action = self._machine.new_word if takes else self._machine.pad
-            texts.append(self._machine.process(self._state, self._ran + len(texts), action, forced=True))
+            texts.append(self._machine.process(self._state, self._ran + len(texts), int(takes), forced=True))
         self._state.taken.clear()
         self._ran += len(texts)
         return Columns(texts, marks, self._take_codes(len(texts)))

@@ -21,6 +21,7 @@ from dia2.checkpoint import load_checkpoint
 from dia2.frame_codec import FrameCodec
 from dia2.recording import Recording, read_recording
 from dia2.stepper import Stepper
+from dia2.text_stream import TextMachine
 from dia2.timing import spread
 from dia2.voice import Word, make_prefix, read_words
 from dia2stream.context import Context
@@ -147,6 +148,18 @@ def test_the_words_stand_where_they_were_said_in_the_callers_own_speech() -> Non
     first, second = encode("[S2] hello"), encode("can")
     assert mains[2 : 2 + len(first)] == first
     assert mains[7 : 7 + len(second)] == second
+
+
+@pytest.mark.parametrize("ahead", [0, 2])
+def test_the_words_are_taken_where_they_are_said_whatever_the_text_ids_are(ahead: int) -> None:
+    def texts(new_word: int, pad: int) -> list[list[Any]]:
+        caller = Caller(ToyEar(), ToyTokenizer(), TextMachine(new_word, pad, ahead), 1, 24000)
+        caller.hear(read_piece(said()))
+        caller.close()
+        named = {new_word: "new word", pad: "pad"}
+        return [[named.get(token, token) for token in text] for text in caller.columns().texts]
+
+    assert texts(0, 1) == texts(1, 0) == texts(2, 3)
 
 
 # ---- The reply ----
