@@ -4,6 +4,7 @@ Any format that soundfile reads. What cannot be used is refused in one line: the
 clip faithfully.
 """
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,6 +20,9 @@ from dia2.errors import ScriptError
 BEST_SECONDS = 10.0  # longer clips cost context and hold the voice no better
 
 _LEAST_COMPLETE = 0.95  # of the length that a file says it has; encoders round it
+# What libsndfile notes about a WAV, AIFF or AU file with fewer bytes than its header says; it reads on regardless.
+_FEWER_BYTES = re.compile(r"^ *(?:data|SSND|Data Size) *: (\d+) \(should be (\d+)\)", re.MULTILINE)
+_NO_SIZE = 0x7FFF0000  # such a size and more is written by programs that stream, and do not know how much will come
 _BLOCK = 1 << 16  # samples read at once: an hour of eight channels is never in memory
 _LEAST_SECONDS = 0.5
 _LEVEL_SECONDS = 0.02  # levels are measured over windows of this length
@@ -58,10 +62,10 @@ class Recording:
 def read_recording(path: str | Path, most_seconds: float = float("inf")) -> Recording:
     """Reads and mixes down a file. Raises ScriptError for one that cannot be read, is empty or too long."""
     with _opened(path) as file:
-        seconds = file.frames / file.samplerate
+        seconds = file.frames / file.samplerate * _stated(file)
         if seconds > most_seconds:
             raise ScriptError(
-                f"voice clip {path} is {seconds:.0f} s long; at most {most_seconds:.0f} s are read, "
+                f"voice clip {path} is {round(seconds, 1):g} s long; at most {round(most_seconds, 1):g} s are read, "
                 f"and a voice is best made of 3 to {BEST_SECONDS:.0f} s"
             )
         blocks, full = [], 0
@@ -80,8 +84,17 @@ def read_recording(path: str | Path, most_seconds: float = float("inf")) -> Reco
     return Recording(str(path), samples, rate, full / len(samples))
 
 
+def _stated(file: soundfile.SoundFile) -> float:
+    """How many times as long as it is a file says it is."""
+    found = _FEWER_BYTES.search(file.extra_info)
+    stated, there = map(int, found.groups()) if found else (1, 1)
+    return stated / there if there and stated < _NO_SIZE else 1.0
+
+
 @contextmanager
 def _opened(path: str | Path) -> Iterator[soundfile.SoundFile]:
+    if Path(path).suffix.lower() == ".raw":  # which soundfile goes by, whatever is in the file
+        raise ScriptError(f"voice clip {path} is raw samples, whose rate and format nobody knows: make it a WAV file")
     try:
         with soundfile.SoundFile(path) as file:
             yield file

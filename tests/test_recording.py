@@ -71,6 +71,36 @@ def test_a_truncated_mp3_is_refused(tmp_path: Path) -> None:
     assert re.fullmatch("voice clip clip (cannot be read: .*|is empty|is cut short: .*)", refusal(path))
 
 
+@pytest.mark.parametrize("suffix", ["wav", "aiff", "au"])
+def test_a_file_with_fewer_samples_than_its_header_says_is_refused(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"cut.{suffix}"
+    soundfile.write(path, tone(4), RATE)
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) // 2])
+    assert refusal(path) == "voice clip clip is cut short: 2.00 of 4.00 s are there"
+    path.write_bytes(whole[: len(whole) // 100])
+    assert re.fullmatch(r"voice clip clip is cut short: 0\.0\d of \d\.\d\d s are there", refusal(path))
+    path.write_bytes(whole[:-20])  # as good as whole
+    assert read_recording(path).seconds == pytest.approx(4, abs=0.001)
+
+
+@pytest.mark.parametrize("size", [0xFFFFFFFF, 0x80000000, 0x7FFFFFFF, 0x7FFFF000])
+def test_a_stream_whose_header_was_written_before_its_length_was_known_is_read_to_its_end(
+    tmp_path: Path, size: int
+) -> None:
+    path = tmp_path / "stream.wav"
+    soundfile.write(path, tone(2), RATE)
+    whole = path.read_bytes()
+    path.write_bytes(whole[:40] + size.to_bytes(4, "little") + whole[44:])
+    assert read_recording(path).seconds == 2
+
+
+def test_raw_samples_are_refused(tmp_path: Path) -> None:
+    for name in ("x.raw", "X.RAW"):
+        (tmp_path / name).write_bytes(bytes(48000))
+        assert refusal(tmp_path / name).startswith("voice clip clip is raw samples, whose rate and format nobody knows")
+
+
 def test_files_that_hold_no_sound_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "clip.wav"
     path.write_bytes(b"")
