@@ -15,6 +15,7 @@ PocketSphinx knows 130,000 words; one that it does not know is spelled out by ru
 import re
 import unicodedata
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -25,6 +26,7 @@ from dia2.voice import Word
 
 _RATE = 16_000  # of both recognisers
 _LEVEL = 0.7  # the peak that PocketSphinx is given
+_REPO = re.compile(r"\w[\w.-]*(?:/\w[\w.-]*)?", re.ASCII)
 _TAG = re.compile(r"\[S[12]\]")
 _PARTS = re.compile(r"[a-z]+(?:'[a-z]+)*'?|'[a-z]+")
 
@@ -124,6 +126,8 @@ def transcribe(recording: Recording, model: str) -> list[Word]:
 
 
 def _whisper(model: str) -> Any:
+    if not (model and Path(model).is_dir()) and not _REPO.fullmatch(model):
+        raise ScriptError("no such folder (and not a hub repo id, which looks like owner/name)")
     from transformers import pipeline  # slow to import
 
     return pipeline("automatic-speech-recognition", model=model, trust_remote_code=False)

@@ -130,6 +130,14 @@ def test_pieces_of_a_word_are_joined_and_open_times_filled(monkeypatch: pytest.M
         heard(monkeypatch, [])
 
 
+@pytest.mark.parametrize("model", ["/no/such/whisper", "no/such/whisper", "./whisper", "my whisper", ""])
+def test_a_transcriber_that_is_neither_a_folder_nor_the_name_of_a_repo_is_told_so(model: str) -> None:
+    told = f"could not be transcribed with {model}: no such folder (and not a hub repo id, which looks like owner/name)"
+    with pytest.raises(ScriptError) as error:
+        transcribe(clip("flite_slt"), model)
+    assert str(error.value).endswith(told)
+
+
 def test_a_transcriber_that_is_none_is_refused_in_one_line(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "no such thing"}))
     for model in (tmp_path, tmp_path / "missing"):
