@@ -213,7 +213,7 @@ class _Run:
         self.data, self.context = checkpoint.config.data, checkpoint.config.runtime.max_context_steps
         self.machine = TextMachine.of(self.data)
         paths = [path for path in (clips.speaker_1, clips.speaker_2) if path]
-        self.prefix = load_prefix(paths, checkpoint.codec, checkpoint.tokenizer) if paths else None
+        self.prefix = load_prefix(paths, checkpoint.codec, checkpoint.tokenizer, self.context) if paths else None
         self.state: TextState = self.machine.start(config.initial_padding)
         self.state.append([*self.prefix.entries] if self.prefix else [])
         self.state.append(read_script(script, checkpoint.tokenizer))
@@ -246,8 +246,6 @@ class _Run:
     def _warm_up(self, prefix: Prefix) -> None:
         """Feeds the prefix: its codes are known, and the words start where they do in the clips."""
         slot, frames = self.stepper.slots[0], prefix.frames
-        if frames >= self.context:
-            raise ScriptError(f"the voice prefix is {frames} frames long, the context holds {self.context}")
         grid.delay(prefix.codes, self.stepper.delays, self.stepper.codes[0])
         texts, starts = [slot.text], set(prefix.new_word_steps)
         for step in range(frames):

@@ -9,6 +9,7 @@ metadata. Entries are not kept: they are planned when the voice is loaded, with 
 """
 
 import json
+import reprlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -141,8 +142,11 @@ def _voice(path: str, metadata: Mapping[str, str], tensors: Mapping[str, Tensor]
         raise ScriptError(f"voice {path}: format version {version!r}; this dia2stream reads up to {_VERSION}")
     try:
         content: Any = json.loads(metadata["voice"])
-        name, licence, provenance = str(content["name"]), str(content["licence"]), dict(content["provenance"])
+        name, licence = str(content["name"]), str(content["licence"])
+        provenance = {str(key): str(value) for key, value in dict(content["provenance"]).items()}
         words = [check_words(words, f"voice {path}") for words in content["words"]]
+    except RecursionError:
+        raise ScriptError(f"voice {path}: its metadata is damaged: nested too deeply") from None
     except (KeyError, TypeError, ValueError) as error:
         raise ScriptError(f"voice {path}: its metadata is damaged: {error}") from None
     sound = [tensors[name] for name in _SPEAKERS if name in tensors]
@@ -151,7 +155,7 @@ def _voice(path: str, metadata: Mapping[str, str], tensors: Mapping[str, Tensor]
     if any(codes.dim() != 2 or codes.dtype != torch.int16 for codes in sound):
         raise ScriptError(f"voice {path}: its codes must be int16 [codebooks, frames]")
     clips = tuple(Clip(codes, tuple(said)) for codes, said in zip(sound, words, strict=True))
-    return Voice(name, clips, licence, {str(k): str(v) for k, v in provenance.items()})
+    return Voice(name, clips, licence, provenance)
 
 
 def make_clip(pcm: Tensor, words: Sequence[Word], codec: Mimi) -> Clip:
@@ -187,16 +191,24 @@ def make_prefix(clips: Sequence[tuple[Tensor, Sequence[Word]]], tokenizer: Token
     return Prefix(torch.cat([codes for codes, _ in clips], dim=1), tuple(entries), tuple(steps))
 
 
-def load_prefix(paths: Sequence[str | Path], codec: Mimi, tokenizer: Tokenizer) -> Prefix:
-    """Reads and encodes the clips of speaker 1 and, if there is one, speaker 2, each with its words beside it."""
-    # All files are read before the encoder is loaded, which takes seconds.
-    clips = [(load_clip(path, codec.sample_rate), load_words(path)) for path in paths]
+def load_prefix(paths: Sequence[str | Path], codec: Mimi, tokenizer: Tokenizer, context: int | None = None) -> Prefix:
+    """Reads and encodes the clips of speaker 1 and, if there is one, speaker 2, each with its words beside it.
+
+    Raises ScriptError for what cannot be used, and for clips that fill a context of so many frames.
+    """
+    # All files are read before the encoder is loaded, which takes seconds, and what is too long is not encoded.
+    most = float("inf") if context is None else context / FRAME_RATE
+    clips = [(load_clip(path, codec.sample_rate, most), load_words(path)) for path in paths]
+    if context is not None:
+        frames = sum(-(-len(pcm) // codec.frame_samples) for pcm, _ in clips)
+        if frames >= context:
+            raise ScriptError(f"the voice prefix is {frames} frames long, the context holds {context}")
     return make_prefix([(codec.encode(pcm), words) for pcm, words in clips], tokenizer)
 
 
-def load_clip(path: str | Path, sample_rate: int) -> Tensor:
+def load_clip(path: str | Path, sample_rate: int, most_seconds: float = float("inf")) -> Tensor:
     """A clip in any format soundfile reads -> float32 [samples], mixed down and resampled."""
-    return torch.from_numpy(read_recording(path).at(sample_rate).samples)
+    return torch.from_numpy(read_recording(path, most_seconds).at(sample_rate).samples)
 
 
 def load_words(clip: str | Path) -> list[Word]:
@@ -213,20 +225,23 @@ def read_words(path: str | Path) -> list[Word]:
         raw = json.loads(Path(path).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise ScriptError(f"{path} cannot be read: {error}") from None
+    except RecursionError:
+        raise ScriptError(f"{path} cannot be read: it is nested too deeply") from None
     return check_words(raw, str(path))
 
 
 def check_words(raw: object, source: str) -> list[Word]:
     """Parsed JSON -> words; raises ScriptError naming the first one that is wrong."""
+    shown = reprlib.repr  # whatever it is, however large or deep
     if not isinstance(raw, list) or not raw:
-        raise ScriptError(f"{source} must be a list of [text, start, end], not {str(raw)[:40]!r}")
+        raise ScriptError(f"{source} must be a list of [text, start, end], not {shown(raw)}")
     words: list[Word] = []
     for item in raw:
         if not (isinstance(item, list) and len(item) == 3 and isinstance(item[0], str) and item[0].strip()):
-            raise ScriptError(f"{source}: {item!r} is not [text, start, end]")
+            raise ScriptError(f"{source}: {shown(item)} is not [text, start, end]")
         if not all(isinstance(t, (int, float)) and not isinstance(t, bool) for t in item[1:]):
-            raise ScriptError(f"{source}: the times of {item!r} must be seconds")
+            raise ScriptError(f"{source}: the times of {shown(item)} must be seconds")
         if not 0 <= item[1] <= item[2] <= _LONGEST_CLIP:
-            raise ScriptError(f"{source}: {item!r} must have 0 <= start <= end <= {_LONGEST_CLIP:g}")
+            raise ScriptError(f"{source}: {shown(item)} must have 0 <= start <= end <= {_LONGEST_CLIP:g}")
         words.append(Word(item[0].strip(), float(item[1]), float(item[2])))
     return words

@@ -4,8 +4,10 @@ import json
 import logging
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
+import numpy as np
 import pytest
 import soundfile
 import torch
@@ -199,6 +201,20 @@ def test_a_clip_that_fills_the_context_is_refused(goldens: Path) -> None:
     short = with_config(goldens, runtime={"max_context_steps": 20})
     with pytest.raises(ScriptError, match=r"20 frames long, the context holds 20"):
         short.generate("Hello", prefix_speaker_1=clip)
+
+
+def test_clips_that_leave_no_room_are_refused_before_they_are_encoded(goldens: Path, tmp_path: Path) -> None:
+    loaded = checkpoint(goldens)
+    codec = cast(Any, SimpleNamespace(sample_rate=24000, frame_samples=FRAME))  # it cannot encode
+    seconds, model = loaded.config.runtime.max_context_steps / 12.5, Dia2(replace(loaded, codec=codec))
+    clip = str(tmp_path / "clip.wav")
+    (tmp_path / "clip.words.json").write_text('[["Hello", 0, 1]]')
+    soundfile.write(clip, np.zeros(round(8000 * (seconds + 1)), np.int16), 8000)
+    with pytest.raises(ScriptError, match=rf"is {seconds + 1:g} s long; at most {seconds:g} s are read"):
+        model.generate("Hello", prefix_speaker_1=clip)
+    soundfile.write(clip, np.zeros(round(8000 * seconds / 2), np.int16), 8000)
+    with pytest.raises(ScriptError, match=r"the voice prefix is (\d+) frames long, the context holds \1$"):
+        model.generate("Hello", prefix_speaker_1=clip, prefix_speaker_2=clip)
 
 
 @pytest.mark.parametrize("script", ["", "  ", [], [""], "[S1]", ["[S1]", "[S2]"]], ids=str)

@@ -129,6 +129,9 @@ def test_words_lie_beside_their_clip(tmp_path: Path) -> None:
         ('[["a", 0, Infinity]]', "0 <= start <= end"),
         pytest.param('[["a", 0, 1' + "0" * 400 + "]]", "0 <= start <= end", id="too large for a float"),
         ('[["a", 800, 640000]]', "0 <= start <= end <= 3600"),
+        pytest.param("[" * 100_000, "cannot be read: it is nested too deeply", id="deep"),
+        pytest.param("[" * 500 + "]" * 500, r"\[\[.* is not \[text, start, end\]", id="less deep"),
+        pytest.param('[["' + "a" * 10_000 + '", 2, 1]]', "^.{,200} 0 <= start <= end", id="long"),
     ],
 )
 def test_words_of_another_shape_are_refused_with_what_is_wrong(tmp_path: Path, content: str, complaint: str) -> None:

@@ -86,7 +86,9 @@ def test_voices_are_called_by_their_own_name_or_a_given_one(tmp_path: Path) -> N
 def damaged(folder: Path, **changes: Any) -> str:
     """A voice file with other tensors or metadata than `save` writes."""
     content = {"name": "ann", "words": [[["Hi", 0, 1]]], "licence": "", "provenance": {}}
-    metadata = {"format": "dia2 voice", "version": "1", "voice": json.dumps(content | changes.pop("voice", {}))}
+    own = changes.pop("voice", {})
+    metadata = {"format": "dia2 voice", "version": "1"}
+    metadata["voice"] = own if isinstance(own, str) else json.dumps(content | own)
     tensors = changes.pop("tensors", {"speaker_1": torch.zeros(8, 20, dtype=torch.int16)})
     path = folder / "damaged.voice.safetensors"
     path.write_bytes(safetensors.torch.save(tensors, metadata | changes))
@@ -104,6 +106,7 @@ def damaged(folder: Path, **changes: Any) -> str:
         ({"voice": {"words": [[["Hi", 3, 1]]]}}, r"\['Hi', 3, 1\] must have 0 <= start <= end"),
         ({"voice": {"words": [[["Hi", 0, 1]]] * 2}}, "it has words of 2 speakers and the sound of 1"),
         ({"tensors": {"speaker_2": torch.zeros(8, 20, dtype=torch.int16)}}, "words of 1 speakers and the sound of 1"),
+        ({"voice": "[" * 100_000}, "its metadata is damaged: nested too deeply"),
         ({"tensors": {"speaker_1": torch.zeros(8, 20)}}, "must be int16"),
         ({"tensors": {"speaker_1": torch.zeros(8, dtype=torch.int16)}}, "must be int16"),
     ],
