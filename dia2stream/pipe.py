@@ -250,10 +250,9 @@ def _obey(session: Session, lines: Iterator[bytes | None]) -> None:
 
 def _speak(session: Session, chunks: Iterator[bytes]) -> None:
     """Plain text, spoken as it comes, also in the middle of a line. Each line is an utterance of one conversation."""
-    decode = codecs.getincrementaldecoder("utf-8-sig")("replace").decode  # Windows begins a file with a mark
     begun = is_open = False
-    for chunk in chunks:
-        for piece in _PIECE.findall(decode(chunk)):
+    for text in _decoded(chunks):
+        for piece in _PIECE.findall(text):
             line_ends = piece.endswith("\n")
             if not is_open and not piece.strip():
                 continue
@@ -262,6 +261,14 @@ def _speak(session: Session, chunks: Iterator[bytes]) -> None:
                 session.submit(Start("", final=False))
             session.submit(Inject(piece, final=line_ends))
             begun, is_open = True, not line_ends
+
+
+def _decoded(chunks: Iterator[bytes]) -> Iterator[str]:
+    """UTF-8 as text, with a replacement character for what is none, the first half of a character at the end too."""
+    decoder = codecs.getincrementaldecoder("utf-8-sig")("replace")  # Windows begins a file with a mark
+    for chunk in chunks:
+        yield decoder.decode(chunk)
+    yield decoder.decode(b"", final=True)
 
 
 def _wait_while(condition: Callable[[], bool]) -> None:

@@ -402,6 +402,13 @@ def test_the_mark_that_a_text_file_begins_with_is_not_spoken_and_what_is_no_utf8
     assert session.text == "One\ufffdtwo"
 
 
+@pytest.mark.parametrize("end", [b"\xc3", b"\xe2\x82", b"\xf0\x9f\x98"])
+def test_a_text_that_ends_in_the_middle_of_a_character_ends_with_what_stands_for_one(end):
+    session = Listener()
+    module._speak(session, iter([b"One two", end]))
+    assert session.text == "One two\ufffd"
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
 def test_a_book_longer_than_the_queue_is_spoken_to_its_end():
