@@ -43,16 +43,17 @@ class Browser:
         self.problems: list[str] = []  # what the page logged as errors
         self._number = 0
         flags = [*FLAGS, f"--user-data-dir={folder}"]
-        self._ending = ExitStack()
-        self._process = subprocess.Popen([found, *flags], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        self._ending.callback(self._end_process)
-        port, path = self._address(folder / "DevToolsActivePort")
-        connecting = open_websocket(f"ws://127.0.0.1:{port}{path}", max_size=2**26)
-        self._socket: ClientConnection = self._ending.enter_context(connecting)
-        tab = self._call("Target.createTarget", url="about:blank")["targetId"]
-        self._session = self._call("Target.attachToTarget", targetId=tab, flatten=True)["sessionId"]
-        for domain in ("Page", "Runtime", "Log"):
-            self.call(f"{domain}.enable")
+        with ExitStack() as begun:
+            self._process = subprocess.Popen([found, *flags], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+            begun.callback(self._end_process)
+            port, path = self._address(folder / "DevToolsActivePort")
+            connecting = open_websocket(f"ws://127.0.0.1:{port}{path}", max_size=2**26, open_timeout=PATIENCE)
+            self._socket: ClientConnection = begun.enter_context(connecting)
+            tab = self._call("Target.createTarget", url="about:blank")["targetId"]
+            self._session = self._call("Target.attachToTarget", targetId=tab, flatten=True)["sessionId"]
+            for domain in ("Page", "Runtime", "Log"):
+                self.call(f"{domain}.enable")
+            self._ending = begun.pop_all()
 
     def _address(self, file: Path) -> list[str]:
         deadline = time.monotonic() + PATIENCE

@@ -26,15 +26,30 @@ SHORT = "[S1] One two three four."
 LONG = "[S1] " + "One two three four five six seven eight nine ten. " * 20
 
 
-class Serve:
-    """A running server. Keyword arguments are its flags: max_lead_ms=100 is --max-lead-ms 100."""
+# A server whose model never is there, however quickly it loads.
+NEVER_LOADED = """
+import threading
+from dia2stream.server import Server
+load = Server._load_engine
+Server._load_engine = lambda self: (load(self), threading.Event().wait())
+"""
 
-    def __init__(self, *, wait: bool = True, environment: dict[str, str] | None = None, **flags: object) -> None:
+
+class Serve:
+    """A running server. Keyword arguments are its flags: max_lead_ms=100 is --max-lead-ms 100.
+
+    before: Python to run in the process first.
+    """
+
+    def __init__(
+        self, *, wait: bool = True, before: str = "", environment: dict[str, str] | None = None, **flags: object
+    ) -> None:
         flags = {"host": "127.0.0.1", "port": 0, "model": "random:tiny", "device": "cpu", **flags}
         arguments = [part for name, value in flags.items() for part in (f"--{name.replace('_', '-')}", str(value))]
         clean = {name: value for name, value in os.environ.items() if not name.startswith("DIA2STREAM_")}
+        program = ["-c", f"{before}\nfrom dia2stream.__main__ import main; main()"] if before else ["-m", "dia2stream"]
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "dia2stream", "serve", *arguments],
+            [sys.executable, *program, "serve", *arguments],
             stderr=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -43,9 +58,13 @@ class Serve:
         self.log: list[str] = []
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
-        self.port = int(self.logged(r"listening.*port\D+(\d+)")[1]) if wait is not None else 0
-        if wait:
-            self.until(lambda: self.get("/readyz")[0] == 200)
+        try:
+            self.port = int(self.logged(r"listening.*port\D+(\d+)")[1])
+            if wait:
+                self.until(lambda: self.get("/readyz")[0] == 200)
+        except BaseException:
+            self.end()  # nobody else will
+            raise
 
     def _read(self) -> None:
         assert self.process.stderr is not None
@@ -110,6 +129,10 @@ class Serve:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.end()
+
+    def end(self) -> None:
+        """Kills it, if it still is there."""
         if self.process.poll() is None:
             self.process.kill()
         self.process.wait()

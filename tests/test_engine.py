@@ -204,10 +204,10 @@ def test_the_next_client_of_a_seat_finds_the_voice_there() -> None:
 
 
 def test_a_voice_that_leaves_no_room_to_speak_in_is_refused() -> None:
-    before = threading.active_count()
+    before = set(threading.enumerate())
     with pytest.raises(EngineError, match="voice clips takes 82 steps"):
         ToyEngine(voices={"clips": toy_voice(frames=41)})
-    assert threading.active_count() == before
+    assert set(threading.enumerate()) <= before
     ToyEngine(voices={"clips": toy_voice(frames=40)}).close()
 
 
@@ -354,9 +354,9 @@ def test_answers_can_be_had_without_the_audio(engine: ToyEngine) -> None:
 
 def test_a_lead_holds_sending_back_and_the_loop_waits_just_so_long(engine: ToyEngine) -> None:
     with engine.conversation(max_lead_ms=400) as session:
+        began = time.monotonic()
         session.submit(Start(HELLO))
         items = take_until(session, Frame)
-        began = time.monotonic()
         while sum(isinstance(item, Frame) for item in items) < 12:
             items.append(cast(Item, session.next()))
         assert 7 * 0.08 - 0.05 < time.monotonic() - began < 7 * 0.08 + a_second()
@@ -523,7 +523,7 @@ def test_no_thread_is_left_when_it_is_closed_twice() -> None:
     assert set(threading.enumerate()) - before
     engine.close()
     engine.close()
-    assert set(threading.enumerate()) == before
+    assert set(threading.enumerate()) <= before
     with pytest.raises(EngineError, match="closed"):
         engine.conversation()
 
@@ -670,7 +670,7 @@ def test_two_conversations_at_once_each_sound_as_alone(pair: ToyEngine) -> None:
         for thread in threads:
             thread.start()
         for thread in threads:
-            thread.join(60)
+            thread.join(PATIENCE)
     assert got == [alone(Start(text, seed=number)) for number, text in enumerate(texts)]
 
 
@@ -746,7 +746,7 @@ def test_readers_and_commands_from_many_threads_never_lose_an_event(seed: int) -
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(60)
+        thread.join(PATIENCE)
         assert not thread.is_alive()
     engine.close()
     for number, items in got.items():

@@ -7,6 +7,7 @@ import shutil
 import signal
 import socket
 import ssl
+import statistics
 import subprocess
 import sys
 import threading
@@ -16,7 +17,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from piping import PATIENCE, a_second
-from serving import LONG, SHORT, Serve, certificate, events, hear, killed, on_loop, seat, sound
+from serving import LONG, NEVER_LOADED, SHORT, Serve, certificate, events, hear, killed, on_loop, seat, sound
 from websockets.asyncio.client import connect as open_websocket
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
@@ -39,7 +40,7 @@ from dia2stream.protocol import (
 @pytest.fixture(scope="module")
 def server():
     """One server for all tests that leave it as it was."""
-    with Serve(linger=20, ping_seconds=5, max_message_bytes=2**20) as running:
+    with Serve(linger=60, ping_seconds=60, max_message_bytes=2**20) as running:
         yield running
         assert not [line for line in running.log if "Traceback" in line or " ERROR " in line]
 
@@ -47,7 +48,8 @@ def server():
 @pytest.fixture(scope="module")
 def impatient():
     """A server that never waits for playback and soon gives up on the silent."""
-    with Serve(linger=3, ping_seconds=1.5, max_lead_ms=3_600_000) as running:
+    slow = a_second()  # a machine that is busy takes longer to come back, and to answer a ping
+    with Serve(linger=3 * slow, ping_seconds=1.5 * slow, max_lead_ms=3_600_000) as running:
         yield running
         assert not [line for line in running.log if "Traceback" in line or " ERROR " in line]
 
@@ -186,19 +188,25 @@ async def test_of_twenty_clients_one_speaks_and_nineteen_are_told_at_once(server
         except CommandError as error:
             return error, time.monotonic() - began
 
+    def check():
+        began = time.monotonic()
+        server.get("/healthz")
+        return time.monotonic() - began
+
     async with await seat(server) as client:
         await client.start(LONG, seed=4)
         await hear(client, Audio)
-        refused = [await arrive() for _ in range(10)]
+        refused, checks = zip(*[(await arrive(), check()) for _ in range(10)], strict=True)
         assert {error.code for error, _ in refused} == {"busy"}
-        assert sorted(seconds for _, seconds in refused)[5] < 0.05 * a_second()
+        health = statistics.median(checks)  # a few ms, and on a busy machine as much more as a refusal takes
+        assert statistics.median(seconds for _, seconds in refused) < max(0.05, 5 * health)
         await client.reset()
     came = await asyncio.gather(*[arrive() for _ in range(20)])
     [(first, _)] = [(who, at) for who, at in came if not isinstance(who, CommandError)]
     async with first as client:
         await client.start(SHORT, seed=4)
         await hear(client)
-    assert max(seconds for _, seconds in came) < 2 * a_second()
+    assert max(seconds for _, seconds in came) < max(2, 20 * 5 * health)
 
 
 @on_loop
@@ -357,8 +365,7 @@ async def test_a_client_that_never_speaks_gives_way_after_a_while(impatient):
     async with await seat(impatient) as client:
         with pytest.raises(CommandError, match="every seat is taken"):
             await connect(impatient.url)
-        await asyncio.sleep(3.1)
-        async with await connect(impatient.url) as other:
+        async with await seat(impatient) as other:
             await other.start(SHORT)
             await hear(other)
         assert isinstance(await client.receive(), Error)
@@ -388,7 +395,7 @@ async def test_a_client_that_is_killed_in_mid_speech_leaves_its_seat(server):
                 pass
             process.send_signal(signal.SIGKILL)
             process.wait()
-        async with await seat(server, seconds=4) as client:  # sooner than by a ping without an answer
+        async with await seat(server) as client:  # sooner than by a ping without an answer
             await client.start(SHORT, seed=8)
             await hear(client, Audio)
             await client.reset()
@@ -421,12 +428,15 @@ def frame(first: int, payload: bytes) -> bytes:
 @on_loop
 async def test_a_reader_that_stops_holds_generation_back_and_then_loses_its_seat(impatient):
     await (await seat(impatient)).close()
+    frames, pause = "dia2stream_frames_total", 0.4 * a_second()
+    first = impatient.metric(frames)
     with stopped_reader(impatient):
-        await asyncio.sleep(1.2)
-        before = impatient.metric("dia2stream_frames_total")
-        await asyncio.sleep(0.4)
+        before, now = first, first
+        while now == first or now != before:
+            await asyncio.sleep(pause)
+            before, now = now, impatient.metric(frames)
         async with await seat(impatient) as client:
-            assert impatient.metric("dia2stream_frames_total") - before < 60  # of the thousands that were asked for
+            assert impatient.metric(frames) - before < 60  # of the thousands that were asked for
             await client.start(SHORT)
             await hear(client)
 
@@ -511,7 +521,7 @@ async def test_a_flood_of_pings_and_of_nonsense_does_not_stop_the_speech(server)
                 largest, last = max(largest, time.monotonic() - last), time.monotonic()
             errors += isinstance(item, Error)
         assert server.resident < before + 20
-        assert largest < 10  # it was not locked out; on a quiet machine the listener notices nothing
+        assert largest < 10 * a_second()  # it was not locked out; on a quiet machine the listener notices nothing
         await client.reset()
         await hear(client, ResetDone)
 
@@ -566,7 +576,7 @@ def test_no_message_breaks_the_server_or_brings_out_a_traceback(server, messages
                     assert "Traceback" not in item.message
                     assert "\n" not in item.message
 
-    asyncio.run(asyncio.wait_for(fuzz(), 60))
+    asyncio.run(asyncio.wait_for(fuzz(), PATIENCE))
 
 
 def dialled(server) -> socket.socket:
@@ -620,7 +630,7 @@ def test_no_frames_break_the_server_or_bring_out_a_traceback(server, sent):
 
 
 def test_the_port_is_open_before_the_model_is_there_and_says_how_far_it_is():
-    with Serve(wait=False) as starting:
+    with Serve(wait=False, before=NEVER_LOADED) as starting:
         status, said, _ = starting.get("/readyz")
         assert (status, said.split(":")[0]) == (503, "loading")
         assert starting.get("/healthz")[0] == 200
@@ -747,7 +757,7 @@ def test_the_log_is_json_and_holds_no_token(guarded):
 
 @on_loop
 async def test_sigterm_lets_the_conversation_finish_and_exits_0():
-    with Serve(drain_seconds=20) as server:
+    with Serve(drain_seconds=PATIENCE, max_lead_ms=100) as server:  # it is still spoken when all is looked at
         async with connect(server.url) as client:
             await client.start("[S1] One two three four five six seven.", seed=13)
             items = await hear(client, Audio)
@@ -788,7 +798,7 @@ def test_a_port_that_is_taken_and_a_model_that_is_not_there_are_one_line():
     assert (done.returncode, done.stdout) == (1, "")
     assert f"port {port}" in done.stderr.splitlines()[-1]
     with Serve(wait=False, model="/no/such/model") as server:
-        assert server.process.wait(60) == 1
+        assert server.process.wait(PATIENCE) == 1
         server.until(lambda: any("/no/such/model" in line for line in server.log))
         assert "Traceback" not in "".join(server.log)
 
@@ -803,7 +813,7 @@ def test_an_open_door_is_warned_about_once(host, warns):
 @pytest.mark.skipif(shutil.which("openssl") is None, reason="no openssl here to make a certificate with")
 def test_tls_serves_wss_and_https(tmp_path):
     made = certificate(tmp_path)
-    with Serve(wait=False, **made) as server:
+    with Serve(wait=False, before=NEVER_LOADED, **made) as server:
         trust = ssl.create_default_context(cafile=str(made["tls_cert"]))
         trust.check_hostname = False
 
