@@ -15,7 +15,7 @@ pytestmark = pytest.mark.skipif(browser.program() is None, reason="no chromium h
 
 @pytest.fixture(scope="module")
 def server():
-    with Serve(token="a b", linger=20) as running:
+    with Serve(token="a b", linger=60) as running:
         yield running
         assert not [line for line in running.log if "Traceback" in line or " ERROR " in line]
 
@@ -54,7 +54,7 @@ def test_pause_stops_the_samples_and_resume_goes_on(tab):
     energy, played = tab.value("[sound.report.energy, sound.report.played]")
     time.sleep(0.5)
     assert tab.value("[sound.report.energy, sound.report.played]") == [energy, played]
-    assert tab.value("samples.every(sample => sample === 0)")
+    tab.wait("samples.every(sample => sample === 0)")  # they are looked at when the window is drawn
     assert tab.value("document.querySelector('#pause').textContent") == "Resume"
     tab.click("#pause")
     tab.wait(f"sound.report.played > {played} + 2400")
@@ -102,8 +102,7 @@ def test_a_lost_connection_is_picked_up_by_itself(tab):
 
 def test_what_is_done_while_the_connection_is_lost_is_told_when_it_is_back(tab, sent):
     speak(tab)
-    tab.value("call.socket.onclose({ code: 1006 }), 0")
-    tab.click("#pause")
+    tab.value("call.socket.onclose({ code: 1006 }), document.querySelector('#pause').click()")  # it is back in 0.3 s
     tab.wait("sound.report.paused && call.socket && call.socket.readyState === 1 && !call.tries")
     tab.wait("document.querySelector('#log').textContent.includes(`\"heard_ms\":${Math.round(call.heard)},`)")
     assert [command["cmd"] for command in sent()] == ["start", "pause"]
@@ -161,10 +160,9 @@ def test_what_is_said_while_the_button_is_held_is_heard_and_answered(tab, sent):
     tab.wait("document.querySelector('#words p')?.textContent === 'Are you there?'")
     begin, *pieces = sent()
     assert (begin["cmd"], begin["text"]) == ("start", "")
-    assert [(piece["cmd"], piece["sample_rate"], piece["final"]) for piece in pieces] == [
-        ("listen", 24000, False),
-        ("listen", 24000, True),
-    ]
+    assert {(piece["cmd"], piece["sample_rate"]) for piece in pieces} == {("listen", 24000)}
+    assert [piece["final"] for piece in pieces[-2:]] == [False, True]  # more come where letting go takes seconds
+    assert not any(piece["final"] for piece in pieces[:-1])
     pcm = [np.frombuffer(base64.b64decode(piece["audio"]), "<i2") for piece in pieces]
     assert 4.2 * 24000 <= sum(map(len, pcm)) < 30 * 24000
     assert all(np.abs(part[:24000]).max() > 1000 for part in pcm[:1])
@@ -194,7 +192,7 @@ def test_talking_by_keyboard_interrupts_what_is_spoken(tab, sent):
     tab.wait("microphone.chunks.length * 128 > 24000")
     tab.key("keyUp", " ")
     tab.wait("document.querySelector('#words p:last-child').dataset.speaker === 'You'")
-    assert [command["cmd"] for command in sent()] == ["start", "pause", "listen"]
+    assert list(dict.fromkeys(command["cmd"] for command in sent())) == ["start", "pause", "listen"]
     assert not tab.value("call.paused")
     assert tab.value("document.querySelectorAll('#words .unheard').length") > 0
     speak_instead(tab, "[S1] Sorry.")
@@ -205,7 +203,7 @@ def test_a_slip_of_the_finger_interrupts_nothing(tab, sent):
     tab.value("microphone.open()")
     tab.mouse("mousePressed", "#talk")
     tab.wait("microphone.on")
-    tab.value("microphone.chunks.length = 0")  # a slow machine's slip is as short
+    tab.value("microphone.chunks.push = () => 0, microphone.chunks.length = 0")  # a slow machine's slip is as short
     tab.mouse("mouseReleased", "#talk")
     played = tab.wait("!call.paused && !sound.report.paused && sound.report.played")
     tab.wait(f"sound.report.played > {played} + 2400")
