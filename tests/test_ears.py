@@ -3,12 +3,14 @@
 Left out where the extra `dia2stream[asr]` is not installed.
 """
 
+import subprocess
 from collections.abc import Iterator
 from itertools import pairwise
 
 import numpy as np
 import pytest
-from piping import Pipe
+from conftest import CLIPS
+from piping import ENVIRONMENT, PATIENCE, Pipe, dia2stream
 from serving import Serve, events, hear, on_loop, seat, sound
 
 from dia2.checkpoint import has_bundled
@@ -144,6 +146,23 @@ def test_turns_of_two_speakers_are_each_said_in_their_own_voice(pipe, ears):
     assert wrong <= WRONG * words
     woman, man = (np.median([pitch(piece) for piece in pieces[first::2]]) for first in (0, 1))
     assert woman > 1.3 * man
+
+
+def test_in_a_voice_made_for_it_the_text_is_said_and_nothing_of_the_clips(tmp_path, ears):
+    voice = tmp_path / "ann.voice.safetensors"
+    clips = [
+        part for n, name in ((1, "slt"), (2, "rms")) for part in (f"--speaker-{n}", str(CLIPS / f"flite_{name}.flac"))
+    ]
+    subprocess.run(
+        dia2stream("voice", "make", "ann", *clips, "-o", str(voice)),
+        env=ENVIRONMENT | BUNDLED,
+        check=True,
+        capture_output=True,
+        timeout=PATIENCE,
+    )
+    with Pipe("--voice", str(voice), env=BUNDLED) as pipe:
+        assert pipe.wait_for("ready")["voices"] == ["ann"]
+        assert_heard(ears, Talk(pipe, f"[S1] {FIRST}").until_done("first"), FIRST)
 
 
 def pitch(audio: bytes) -> float:
