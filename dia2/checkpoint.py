@@ -101,7 +101,7 @@ def load_checkpoint(
     if name.startswith(random_models.SCHEME):
         _refuse_for_random(name, tokenizer=tokenizer, mimi=mimi, revision=revision)
         return _load_random(name, place, kind or _auto_dtype(place, notes), notes)
-    source = _bundled_source(revision) if name == BUNDLED else open_source(name, revision=revision, progress=progress)
+    source = _open_model(name, revision, progress)
     files = _Files(name, source, _read_manifest(source), tokenizer, mimi, progress)
     loaded = _load(files, place, kind or _auto_dtype(place, notes), notes)
     if name == BUNDLED:
@@ -147,7 +147,7 @@ def load_codec(
         _refuse_for_random(name, mimi=mimi, revision=revision)
         known = random_models.named(name)
         return known.config, Mimi.random(known.mimi, known.config.data.codebooks, place, known.seed)
-    source = _bundled_source(revision) if name == BUNDLED else open_source(name, revision=revision, progress=progress)
+    source = _open_model(name, revision, progress)
     files = _Files(name, source, _read_manifest(source), None, mimi, progress)
     config = Dia2Config.from_file(files.config())
     codec = files.mimi_source(config)
@@ -309,7 +309,10 @@ def has_bundled() -> bool:
     return (_BUNDLED_FOLDER / "model.safetensors").is_file()
 
 
-def _bundled_source(revision: str | None) -> Source:
+def _open_model(name: str, revision: str | None, progress: Progress | None) -> Source:
+    """Where a model's files lie. What a model refers to is not looked for here: that is never the bundled one."""
+    if name != BUNDLED:
+        return open_source(name, revision=revision, progress=progress)
     if not has_bundled():
         raise CheckpointError(f"this build has no {BUNDLED} model: name a hub repo, as nari-labs/Dia2-2B, or a folder")
     if revision is not None:

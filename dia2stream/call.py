@@ -29,7 +29,7 @@ from websockets.protocol import State
 from .audio import Encoder
 from .errors import CLOSE_CODES, CommandError
 from .metrics import Metrics
-from .outbox import FRAME_MS, Cut, Frame, Item
+from .outbox import FRAME_MS, FRAME_SAMPLES, Cut, Frame, Item
 from .protocol import (
     Done,
     Error,
@@ -55,7 +55,7 @@ if TYPE_CHECKING:  # the engine brings torch along, and the port is to open befo
 # Commands on their way and answers not sent at which reading stops, so that a flood of them costs no memory.
 BEHIND = 200
 KEPT_FRAMES = 125  # more than is ever ahead of the listener by default: 10 s, 1 MB
-SILENCE = Frame(np.zeros(1920, np.float32))
+SILENCE = Frame(np.zeros(FRAME_SAMPLES, np.float32))
 
 
 @dataclass(frozen=True)

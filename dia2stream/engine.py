@@ -44,7 +44,7 @@ from .context import Context
 from .conversation import QUEUE_FRAMES, Conversation
 from .errors import CommandError, EngineError
 from .options import ModelOptions, SpeechOptions
-from .outbox import FRAME_MS, Frame, Item
+from .outbox import FRAME_MS, FRAME_SAMPLES, Frame, Item
 from .protocol import Command, End, Error, Inject, Listen, Pause, Reset, Resume, Start, error_event
 from .voice_cache import VoiceCache
 from .voices import prefixes, read_voices
@@ -53,7 +53,7 @@ _log = logging.getLogger(__name__)
 
 PUBLISHED_MODEL = "nari-labs/Dia2-2B"
 NOISE_MODEL = "random:tiny"
-_CODEC = 24000, 1920  # samples a second and a frame, from which all audio is made
+_SAMPLE_RATE = FRAME_SAMPLES * 1000 // FRAME_MS
 _WARM_UP_TEXT = "[S1] One two three. [S2] Four five six."
 
 
@@ -86,9 +86,11 @@ class Engine:
         on_step: Callable[[float, int], None] | None = None,
     ) -> None:
         codec = checkpoint.codec
-        if (codec.sample_rate, codec.frame_samples) != _CODEC:
+        if (codec.sample_rate, codec.frame_samples) != (_SAMPLE_RATE, FRAME_SAMPLES):
             has = f"{codec.frame_samples} samples a frame at {codec.sample_rate} Hz"
-            raise EngineError(f"the codec of {checkpoint.name} makes {has}; it must be 1920 at 24000")
+            raise EngineError(
+                f"the codec of {checkpoint.name} makes {has}; it must be {FRAME_SAMPLES} at {_SAMPLE_RATE}"
+            )
         self.checkpoint = checkpoint
         self.speech = speech or SpeechOptions()
         self.voices = voices or {}

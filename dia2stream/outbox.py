@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from .protocol import Done, Event
 
 FRAME_MS = 80
+FRAME_SAMPLES = 1920
 # Answers that nobody reads are dropped from here on: a client that sends nonsense and never listens costs no memory.
 MAX_URGENT = 1000
 
