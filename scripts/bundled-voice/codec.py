@@ -76,13 +76,15 @@ def place(speech: Speech, folder: Path) -> None:
     # The first frame of a piece knows nothing of what was before it.
     found = torch.cat([analysis.latents(piece)[:, 1:].flatten(0, 1) for piece in pieces])
     net.see(found.std(0))
-    net.place_codebooks(F.pad(found, (0, CONFIG["hidden_size"] - KEPT)))
+    net.place_codebooks(widened(found))
     folder.mkdir(parents=True, exist_ok=True)
     analysis.save(folder / ANALYSIS)
     save(net, folder)
-    quantized = net.quantize(F.pad(found[None, :20_000], (0, CONFIG["hidden_size"] - KEPT)))
-    kept = net.acoustic(quantized)[0] - found[:20_000]
-    print(f"{len(found)} frames; the acoustic codes keep {100 * (1 - kept.var() / found.var()):.1f} % of the variance")
+    some = found[:20_000]
+    missed = net.acoustic(net.quantize(widened(some[None])))[0] - some
+    print(
+        f"{len(found)} frames; the acoustic codes keep {100 * (1 - missed.var() / found.var()):.1f} % of the variance"
+    )
 
 
 class Trainer:
@@ -90,6 +92,7 @@ class Trainer:
 
     def __init__(self, net: CodecNet, analysis: Analysis, speech: Speech, half: str, count: int, frames: int) -> None:
         self.net, self.analysis, self.speech, self.half, self.frames = net, analysis, speech, half, frames
+        self.encoder = Encoder(net, analysis)
         device = speech.device
         self.loss = SpectralLoss(device)
         cuda = device.type == "cuda"
@@ -130,8 +133,7 @@ class Trainer:
     def _decoder_loss(self) -> Tensor:
         wanted = resample(self.input)
         with torch.no_grad():
-            latents = F.pad(self.analysis.latents(wanted), (0, CONFIG["hidden_size"] - KEPT))
-            codes = self.net.quantize(latents)
+            codes = self.encoder(wanted)
         with self._autocast():
             made = self.net.decode(self.net.dequantize(codes))
         return self.loss(made.float(), wanted)
@@ -204,7 +206,12 @@ class Encoder:
 
     def __call__(self, sound: Tensor) -> Tensor:
         """[B, n * 1920] -> int64 [B, 8, n]."""
-        return self.net.quantize(F.pad(self.analysis.latents(sound), (0, CONFIG["hidden_size"] - KEPT)))
+        return self.net.quantize(widened(self.analysis.latents(sound)))
+
+
+def widened(latents: Tensor) -> Tensor:
+    """The analysis' components [..., 64] as latents of the network [..., 192]."""
+    return F.pad(latents, (0, CONFIG["hidden_size"] - KEPT))
 
 
 @torch.no_grad()
