@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from dia2.cache import KVCache
 from dia2.config import Dia2Config
+from dia2.fp8 import Matrix, linear
 from dia2.layers import GatedMLP, RMSNorm, Rotary, TextEmbedding, attend, numbered, rotate, under, weight
 
 
@@ -68,7 +69,7 @@ class Backbone(nn.Module):
         """hidden [..., D] -> float32 [..., V], pad and bos included."""
         return F.linear(hidden.float(), self.cb0_head.float())
 
-    def checkpoint_tensors(self) -> dict[str, Tensor]:
+    def checkpoint_tensors(self) -> dict[str, Matrix]:
         """Published name -> the view of our weights that holds it."""
         tensors = under("text_embed", self.text_embed.checkpoint_tensors())
         tensors |= numbered(range(len(self.audio_embeds)), self.audio_embeds, "audio_embeds.{}.weight")
@@ -100,7 +101,7 @@ class Block(nn.Module):
         x += self.mlp(self.post_norm(x))
         return x
 
-    def checkpoint_tensors(self) -> dict[str, Tensor]:
+    def checkpoint_tensors(self) -> dict[str, Matrix]:
         return {
             "pre_norm.weight": self.pre_norm.weight,
             "post_norm.weight": self.post_norm.weight,
@@ -117,19 +118,19 @@ class Attention(nn.Module):
         sizes, eps = config.model.decoder, config.model.normalization_layer_epsilon
         self.split = (sizes.gqa_query_heads, sizes.kv_heads, sizes.kv_heads)
         self.head_dim = sizes.gqa_head_dim
-        self.qkv = weight(sum(self.split) * self.head_dim, sizes.n_embd)
-        self.o_proj = weight(sizes.n_embd, sizes.gqa_query_heads * self.head_dim)
+        self.qkv: Matrix = weight(sum(self.split) * self.head_dim, sizes.n_embd)
+        self.o_proj: Matrix = weight(sizes.n_embd, sizes.gqa_query_heads * self.head_dim)
         self.q_norm = RMSNorm(self.head_dim, eps)
         self.k_norm = RMSNorm(self.head_dim, eps)
 
     def forward(
         self, x: Tensor, number: int, angles: tuple[Tensor, Tensor], index: Tensor, mask: Tensor, cache: KVCache
     ) -> Tensor:
-        q, k, v = F.linear(x, self.qkv).unflatten(-1, (-1, self.head_dim)).split(self.split, dim=-2)
+        q, k, v = linear(x, self.qkv).unflatten(-1, (-1, self.head_dim)).split(self.split, dim=-2)
         keys, values = cache.update(number, index, rotate(self.k_norm(k), angles), v, live=mask.shape[-1])
-        return F.linear(attend(rotate(self.q_norm(q), angles), keys, values, mask), self.o_proj)
+        return linear(attend(rotate(self.q_norm(q), angles), keys, values, mask), self.o_proj)
 
-    def checkpoint_tensors(self) -> dict[str, Tensor]:
+    def checkpoint_tensors(self) -> dict[str, Matrix]:
         q, k, v = self.qkv.split([heads * self.head_dim for heads in self.split])
         return {
             "q_proj.weight": q,

@@ -33,6 +33,7 @@ from dia2.backbone import Backbone
 from dia2.config import Dia2Config
 from dia2.depformer import Depformer
 from dia2.errors import CheckpointError, ConfigError, DeviceError
+from dia2.fp8 import Matrix, shrink
 from dia2.mimi import Mimi
 
 MANIFEST = "dia2_assets.json"
@@ -63,6 +64,7 @@ class Progress(Protocol):
 class Checkpoint:
     """A loaded model. `notes` has one line for every choice made without being asked, with its reason.
 
+    weights: "dtype", or "fp8" when the layers' matrices are kept in 8 bits.
     about: what whoever hears it should be told once, if anything; it is among the notes too.
     """
 
@@ -74,6 +76,7 @@ class Checkpoint:
     codec: Mimi
     device: torch.device
     dtype: torch.dtype
+    weights: str = "dtype"
     notes: list[str] = field(default_factory=list)
     about: str | None = None
 
@@ -83,6 +86,7 @@ def load_checkpoint(
     *,
     device: str = "auto",
     dtype: str = "auto",
+    weights: str = "dtype",
     tokenizer: str | None = None,
     mimi: str | None = None,
     revision: str | None = None,
@@ -92,18 +96,20 @@ def load_checkpoint(
 
     The number behind a random model is its seed. device: "auto", "cpu", "cuda" or "cuda:1".
     dtype: "float32", "bfloat16", or "auto": bfloat16 on CUDA, else float32.
+    weights: "dtype", or "fp8", which keeps the layers' matrices in 8 bits: half the memory, a little error.
     tokenizer, mimi: folders or repo ids to use in place of the checkpoint's own.
     revision: a branch, tag or commit of the model's repo; the repos it refers to are always read at their default.
     """
     name = str(model)
     notes: list[str] = []
     place, kind = _pick_device(device, notes), _pick_dtype(dtype)
+    _check_weights(weights, notes)
     if name.startswith(random_models.SCHEME):
         _refuse_for_random(name, tokenizer=tokenizer, mimi=mimi, revision=revision)
-        return _load_random(name, place, kind or _auto_dtype(place, notes), notes)
+        return _load_random(name, place, kind or _auto_dtype(place, notes), weights, notes)
     source = _open_model(name, revision, progress)
     files = _Files(name, source, _read_manifest(source), tokenizer, mimi, progress)
-    loaded = _load(files, place, kind or _auto_dtype(place, notes), notes)
+    loaded = _load(files, place, kind or _auto_dtype(place, notes), weights, notes)
     if name == BUNDLED:
         loaded.about = _BUNDLED_ABOUT
         loaded.notes.append(_BUNDLED_ABOUT)
@@ -116,6 +122,7 @@ def load_files(
     *,
     device: str = "auto",
     dtype: str = "auto",
+    weights: str = "dtype",
     tokenizer: str | None = None,
     mimi: str | None = None,
     progress: Progress | None = None,
@@ -123,14 +130,15 @@ def load_files(
     """Loads explicit paths; the tokenizer and the codec are looked for from the config's folder."""
     notes: list[str] = []
     place, kind = _pick_device(device, notes), _pick_dtype(dtype)
-    config, weights = Path(config_path), Path(weights_path)
-    for path in (config, weights):
+    _check_weights(weights, notes)
+    config, tensors = Path(config_path), Path(weights_path)
+    for path in (config, tensors):
         if not path.is_file():
             raise CheckpointError(f"no such file: {path}")
     source = Folder(config.parent)
-    manifest = _read_manifest(source) | {"config": config.name, "weights": str(weights.absolute())}
+    manifest = _read_manifest(source) | {"config": config.name, "weights": str(tensors.absolute())}
     files = _Files(str(config.parent), source, manifest, tokenizer, mimi, progress)
-    return _load(files, place, kind or _auto_dtype(place, notes), notes)
+    return _load(files, place, kind or _auto_dtype(place, notes), weights, notes)
 
 
 def load_codec(
@@ -187,6 +195,13 @@ def _pick_dtype(dtype: str) -> torch.dtype | None:
         raise DeviceError(f"dtype must be auto, float32 or bfloat16, not {dtype!r}") from None
 
 
+def _check_weights(weights: str, notes: list[str]) -> None:
+    if weights not in ("dtype", "fp8"):
+        raise DeviceError(f"weights must be dtype or fp8, not {weights!r}")
+    if weights == "fp8":
+        notes.append("weights fp8: the layers' matrices are rounded to 8 bits, with a scale for each output")
+
+
 def _auto_dtype(device: torch.device, notes: list[str]) -> torch.dtype:
     if device.type == "cpu":
         notes.append("dtype float32: auto on the CPU")
@@ -197,13 +212,19 @@ def _auto_dtype(device: torch.device, notes: list[str]) -> torch.dtype:
     return torch.bfloat16 if native else torch.float32
 
 
-def _use_upstream_arithmetic(device: torch.device, dtype: torch.dtype, notes: list[str]) -> None:
-    """float32 on CUDA means what it means in the published code: float32 values, TF32 matrix products.
+def _set_up_cuda(device: torch.device, dtype: torch.dtype, notes: list[str]) -> None:
+    """Two of torch's process-wide switches.
 
-    This is torch's process-wide switch. Its newer per-backend spelling makes everyone who still reads the old one
-    (torch.compile among them) fail, so the old one it is.
+    cuDNN's attention compiles for every new shape, up to a second each: a conversation, which has many lengths, would
+    meet new ones for ever. torch has others.
+
+    float32 on CUDA means what it means in the published code: float32 values, TF32 matrix products. The newer
+    per-backend spelling of that switch makes everyone who still reads the old one (torch.compile among them) fail.
     """
-    if device.type == "cuda" and dtype == torch.float32:
+    if device.type != "cuda":
+        return
+    torch.backends.cuda.enable_cudnn_sdp(False)
+    if dtype == torch.float32:
         torch.set_float32_matmul_precision("high")
         notes.append("TF32 matrix products: float32 on CUDA, as the published code computes it")
 
@@ -599,7 +620,7 @@ def _load_slow_tokenizer(source: Source, vocabulary: int) -> Tokenizer:
 # ---- Building and filling ----
 
 
-def _load(files: _Files, device: torch.device, dtype: torch.dtype, notes: list[str]) -> Checkpoint:
+def _load(files: _Files, device: torch.device, dtype: torch.dtype, weights: str, notes: list[str]) -> Checkpoint:
     """Small files first: a checkpoint that cannot be used is refused before its weights are downloaded."""
     config = Dia2Config.from_file(files.config())
     tokenizer = _load_tokenizer(files.tokenizer_source(config, notes), config.data.text_vocab_size)
@@ -607,18 +628,21 @@ def _load(files: _Files, device: torch.device, dtype: torch.dtype, notes: list[s
     mimi_folder = mimi_source.need("config.json").parent
     mimi_bytes = mimi_source.need("model.safetensors").stat().st_size
     backbone, depformer = _build(config, dtype)
+    if weights == "fp8":
+        shrink(backbone)
+        shrink(depformer)
     with _room_for(files.name, config, (backbone, depformer), dtype, device, mimi_bytes):
-        weights = files.weights()
-        _compare(weights, backbone.checkpoint_tensors() | depformer.checkpoint_tensors())
+        path = files.weights()
+        _compare(path, backbone.checkpoint_tensors() | depformer.checkpoint_tensors())
         backbone.to_empty(device=device)
         depformer.to_empty(device=device)
         targets = backbone.checkpoint_tensors() | depformer.checkpoint_tensors()
-        _fill(weights, targets, device, files.progress)
+        _fill(path, targets, device, files.progress)
         backbone.prepare()
         depformer.prepare()
         codec = _read_codec(mimi_folder, config, device)
-    _use_upstream_arithmetic(device, dtype, notes)
-    return Checkpoint(files.name, config, backbone, depformer, tokenizer, codec, device, dtype, notes)
+    _set_up_cuda(device, dtype, notes)
+    return Checkpoint(files.name, config, backbone, depformer, tokenizer, codec, device, dtype, weights, notes)
 
 
 def _read_codec(folder: Path, config: Dia2Config, device: torch.device) -> Mimi:
@@ -630,7 +654,7 @@ def _read_codec(folder: Path, config: Dia2Config, device: torch.device) -> Mimi:
     return codec
 
 
-def _load_random(name: str, device: torch.device, dtype: torch.dtype, notes: list[str]) -> Checkpoint:
+def _load_random(name: str, device: torch.device, dtype: torch.dtype, weights: str, notes: list[str]) -> Checkpoint:
     model = random_models.named(name)
     config = model.config
     tokenizer = Tokenizer(random_models.tokenizer(), random_models.BOS, config.data.text_vocab_size, name)
@@ -640,11 +664,13 @@ def _load_random(name: str, device: torch.device, dtype: torch.dtype, notes: lis
         for number, module in enumerate(modules):
             module.to_empty(device=device)
             random_models.fill(module, model.seed + number)
+            if weights == "fp8":
+                shrink(module)
             module.prepare()
         codec = Mimi.random(model.mimi, config.data.codebooks, device, model.seed)
-    _use_upstream_arithmetic(device, dtype, notes)
+    _set_up_cuda(device, dtype, notes)
     notes.append(f"{name}: random weights, it only makes noise")
-    return Checkpoint(name, config, backbone, depformer, tokenizer, codec, device, dtype, notes)
+    return Checkpoint(name, config, backbone, depformer, tokenizer, codec, device, dtype, weights, notes)
 
 
 def _refuse_for_random(name: str, **options: str | None) -> None:
@@ -678,7 +704,7 @@ def _opened(path: Path) -> Iterator[Any]:
         raise CheckpointError(f"{path}: cannot be read: {error.strerror or _first_line(error)}") from None
 
 
-def _compare(path: Path, targets: Mapping[str, Tensor]) -> None:
+def _compare(path: Path, targets: Mapping[str, Matrix]) -> None:
     """Every tensor must be there, be expected, and have its shape: one error names all that are not."""
     with _opened(path) as file:
         slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
@@ -705,7 +731,7 @@ def _shortened(names: list[str], most: int = 8) -> str:
     return ", ".join(sorted(names)[:most]) + more
 
 
-def _fill(path: Path, targets: Mapping[str, Tensor], device: torch.device, progress: Progress | None) -> None:
+def _fill(path: Path, targets: Mapping[str, Matrix], device: torch.device, progress: Progress | None) -> None:
     """Copies every tensor of the file into place.
 
     Opening maps the file into memory, and what has been read of a mapping counts as memory used. So the file is
@@ -713,7 +739,7 @@ def _fill(path: Path, targets: Mapping[str, Tensor], device: torch.device, progr
     """
     with _opened(path) as file:
         names = list(file.offset_keys())
-    total = sum(target.numel() for target in targets.values()) * next(iter(targets.values())).element_size()
+    total = sum(target.numel() * target.element_size() for target in targets.values())
     done = 0
     for group in _groups(names, targets):
         with _opened(path) as file:
@@ -726,7 +752,7 @@ def _fill(path: Path, targets: Mapping[str, Tensor], device: torch.device, progr
                         progress("loading the weights", done, total)
 
 
-def _groups(names: Iterable[str], targets: Mapping[str, Tensor]) -> Iterator[list[str]]:
+def _groups(names: Iterable[str], targets: Mapping[str, Matrix]) -> Iterator[list[str]]:
     """Neighbouring tensors that are at most _MAPPED bytes together in float32, or one that is larger alone."""
     group: list[str] = []
     room = _MAPPED
@@ -741,11 +767,11 @@ def _groups(names: Iterable[str], targets: Mapping[str, Tensor]) -> Iterator[lis
         yield group
 
 
-def _pieces(target: Tensor, source: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+def _pieces(target: Matrix, source: Tensor) -> Iterator[tuple[Matrix, Tensor]]:
     """Both cut into the same rows, at most _CHUNK bytes of the source each."""
     row = max(1, source[0].numel() * source.element_size())
     rows = max(1, _CHUNK // row)
-    return zip(torch.split(target, rows), torch.split(source, rows), strict=True)
+    return zip(target.split(rows), source.split(rows), strict=True)
 
 
 # ---- Memory ----
@@ -765,15 +791,15 @@ def _room_for(
     needed = weights + mimi_bytes + _cache_bytes(config, dtype)
     free = _free_bytes(device)
     if free is not None and needed > free:
-        raise _too_large(name, needed, free, device, dtype)
+        raise _too_large(name, needed, free, device, modules)
     try:
         yield
     except torch.OutOfMemoryError:
-        raise _too_large(name, needed, _free_bytes(device), device, dtype) from None
+        raise _too_large(name, needed, _free_bytes(device), device, modules) from None
     except RuntimeError as error:
         if "can't allocate memory" not in str(error):  # how torch says it on the CPU
             raise
-        raise _too_large(name, needed, _free_bytes(device), device, dtype) from None
+        raise _too_large(name, needed, _free_bytes(device), device, modules) from None
 
 
 def _cache_bytes(config: Dia2Config, dtype: torch.dtype) -> int:
@@ -783,12 +809,16 @@ def _cache_bytes(config: Dia2Config, dtype: torch.dtype) -> int:
     return 2 * column * (config.runtime.max_context_steps + 1)
 
 
-def _too_large(name: str, needed: int, free: int | None, device: torch.device, dtype: torch.dtype) -> DeviceError:
-    short = str(dtype).removeprefix("torch.")
+def _too_large(
+    name: str, needed: int, free: int | None, device: torch.device, modules: tuple[torch.nn.Module, ...]
+) -> DeviceError:
+    kinds = {weight.dtype for module in modules for weight in module.parameters()}
+    fp8 = torch.float8_e4m3fn in kinds
+    kind = "fp8" if fp8 else str(kinds.pop()).removeprefix("torch.")
     # A limit on this process, or memory in pieces: there can be enough free and still none to be had.
     there = f"{_size(free)} free" if free is not None and free < needed else "more than it is given"
-    mend = "use --dtype bfloat16 or a smaller model" if dtype == torch.float32 else "use a smaller model"
-    return DeviceError(f"out of memory: {name} needs {_size(needed)} in {short}, {there} on {device}; {mend}")
+    mend = {"float32": "--dtype bfloat16 or ", "bfloat16": "--weights fp8 or "}.get(kind, "") + "a smaller model"
+    return DeviceError(f"out of memory: {name} needs {_size(needed)} in {kind}, {there} on {device}; use {mend}")
 
 
 def _size(count: int) -> str:

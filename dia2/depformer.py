@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dia2.config import Dia2Config
+from dia2.fp8 import Matrix, linear
 from dia2.layers import GatedMLP, RMSNorm, Rotary, TextEmbedding, attend, numbered, rotate, under, weight
 
 
@@ -31,7 +32,7 @@ class Depformer(nn.Module):
             if sizes.text_embedding
             else None
         )
-        self.project_in = weight(len(self.groups), sizes.n_embd, model.decoder.n_embd)
+        self.project_in: Matrix = weight(len(self.groups), sizes.n_embd, model.decoder.n_embd)
         self.layers = nn.ModuleList(Block(config, len(self.groups)) for _ in range(sizes.n_layer))
         self.norm = RMSNorm(sizes.n_embd, model.normalization_layer_epsilon)
         self.heads = weight(self.stages, data.audio_vocab_size, sizes.n_embd)
@@ -62,7 +63,7 @@ class Depformer(nn.Module):
     ) -> Tensor:
         """One stage: hidden [rows, D] and the previous code, int64 [rows] -> float32 logits [rows, codes]."""
         group = self.group_of_stage[stage]
-        x = F.linear(hidden, self.project_in[group]) + self.audio_embeds[stage][previous]
+        x = linear(hidden, self.project_in[group]) + self.audio_embeds[stage][previous]
         if stage == 0 and text is not None:
             x = x + text
         angles = None if self.rotary is None else (self.rotary.cos[stage], self.rotary.sin[stage])
@@ -71,7 +72,7 @@ class Depformer(nn.Module):
             x = layer(x, stage, group, angles, cache[0][number], cache[1][number])
         return F.linear(self.norm(x.squeeze(1)).float(), self.heads[stage, : self.codes].float())
 
-    def checkpoint_tensors(self) -> dict[str, Tensor]:
+    def checkpoint_tensors(self) -> dict[str, Matrix]:
         """Published name -> the view of our weights that holds it."""
         stages = range(self.stages)
         tensors = numbered(stages, self.audio_embeds, "audio_embeds.{}.weight")
@@ -103,7 +104,7 @@ class Block(nn.Module):
         x += self.mlp(self.post_norm(x))
         return x
 
-    def checkpoint_tensors(self, groups: list[int]) -> dict[str, Tensor]:
+    def checkpoint_tensors(self, groups: list[int]) -> dict[str, Matrix]:
         return {
             "pre_norm.weight": self.pre_norm.weight,
             "post_norm.weight": self.post_norm.weight,
@@ -120,24 +121,24 @@ class Attention(nn.Module):
         sizes, eps = config.model.depformer, config.model.normalization_layer_epsilon
         self.head_dim = sizes.gqa_head_dim
         width = sizes.gqa_query_heads * self.head_dim
-        self.in_proj = weight(groups, 3 * width, sizes.n_embd)
-        self.out_proj = weight(groups, sizes.n_embd, width)
+        self.in_proj: Matrix = weight(groups, 3 * width, sizes.n_embd)
+        self.out_proj: Matrix = weight(groups, sizes.n_embd, width)
         self.q_norm = RMSNorm(self.head_dim, eps)
         self.k_norm = RMSNorm(self.head_dim, eps)
 
     def forward(
         self, x: Tensor, stage: int, group: int, angles: tuple[Tensor, Tensor] | None, k: Tensor, v: Tensor
     ) -> Tensor:
-        q, new_k, new_v = F.linear(x, self.in_proj[group]).unflatten(-1, (-1, self.head_dim)).chunk(3, dim=-2)
+        q, new_k, new_v = linear(x, self.in_proj[group]).unflatten(-1, (-1, self.head_dim)).chunk(3, dim=-2)
         q, new_k = self.q_norm(q), self.k_norm(new_k)
         if angles is not None:
             q, new_k = rotate(q, angles), rotate(new_k, angles)
         k[:, :, stage] = new_k.squeeze(1)
         v[:, :, stage] = new_v.squeeze(1)
         out = attend(q, k[:, :, : stage + 1], v[:, :, : stage + 1], None)
-        return F.linear(out, self.out_proj[group])
+        return linear(out, self.out_proj[group])
 
-    def checkpoint_tensors(self, groups: list[int]) -> dict[str, Tensor]:
+    def checkpoint_tensors(self, groups: list[int]) -> dict[str, Matrix]:
         return {
             **numbered(groups, self.in_proj, "in_proj.{}.weight"),
             **numbered(groups, self.out_proj, "out_proj.{}.weight"),

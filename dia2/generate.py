@@ -81,13 +81,22 @@ class Dia2:
         *,
         device: str = "cuda",
         dtype: str = "auto",
+        weights: str = "dtype",
         tokenizer_id: str | None = None,
         mimi_id: str | None = None,
         revision: str | None = None,
     ) -> "Dia2":
         """Loads a hub repo, a local folder, or one of the `random:` models. Raises Dia2Error."""
         return cls(
-            load_checkpoint(repo, device=device, dtype=dtype, tokenizer=tokenizer_id, mimi=mimi_id, revision=revision)
+            load_checkpoint(
+                repo,
+                device=device,
+                dtype=dtype,
+                weights=weights,
+                tokenizer=tokenizer_id,
+                mimi=mimi_id,
+                revision=revision,
+            )
         )
 
     @classmethod
@@ -98,12 +107,21 @@ class Dia2:
         *,
         device: str = "cuda",
         dtype: str = "auto",
+        weights: str = "dtype",
         tokenizer_id: str | None = None,
         mimi_id: str | None = None,
     ) -> "Dia2":
         """Loads the two files; the tokenizer and codec as the manifest or config beside them says. Raises Dia2Error."""
         return cls(
-            load_files(config_path, weights_path, device=device, dtype=dtype, tokenizer=tokenizer_id, mimi=mimi_id)
+            load_files(
+                config_path,
+                weights_path,
+                device=device,
+                dtype=dtype,
+                weights=weights,
+                tokenizer=tokenizer_id,
+                mimi=mimi_id,
+            )
         )
 
     @property

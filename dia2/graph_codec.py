@@ -1,7 +1,9 @@
 """One conversation's codec on a GPU: a frame of codes in, 80 ms of sound out, as one captured graph on its own stream.
 
 The codec works beside the next step of the model: `submit` returns at once, and what it returns becomes sound when it
-is asked. The graph updates the decoder's state in place, so the state can be saved and put back between frames.
+is asked. The graph updates the decoder's state in place, so the state can be saved and put back between frames. What
+was played before is heard again by the same graph, and by a second one that takes many frames at once: whatever a
+conversation goes back to, the GPU meets no shape for the first time.
 """
 
 from collections.abc import Iterator
@@ -12,6 +14,8 @@ from torch import Tensor
 
 from dia2.frame_codec import FrameCodec
 from dia2.mimi import DecoderState, Mimi
+
+_MANY = 16  # frames that are heard at once, about the time of two alone
 
 
 class PinnedSound:
@@ -39,15 +43,9 @@ class GraphCodec(FrameCodec):
         self.device = mimi.device
         # In front of the model's own work: a frame of sound is short, and somebody is waiting for it.
         self.stream = torch.cuda.Stream(self.device, priority=-1)
-        self._codes = torch.zeros(1, mimi.codebooks, 1, dtype=torch.int64, device=self.device)
-        self.stream.wait_stream(torch.cuda.current_stream(self.device))
-        with torch.inference_mode(), torch.cuda.stream(self.stream):
-            for _ in range(3):  # lets the libraries choose their kernels
-                mimi.decode(self._codes, self.state, check=False)
-            self.stream.synchronize()
-            self._graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(self._graph, stream=self.stream):
-                self._out = mimi.decode(self._codes, self.state, check=False)
+        with self._behind():
+            self._frame = _Captured(mimi, self.state, 1)
+            self._frames = _Captured(mimi, self.state, _MANY)
             self.state.reset()
         self.stream.synchronize()
 
@@ -56,11 +54,10 @@ class GraphCodec(FrameCodec):
         """Starts decoding one frame, int64 [codebooks, 1] on the device, once the current stream has made it."""
         self.stream.wait_stream(torch.cuda.current_stream(self.device))
         with torch.cuda.stream(self.stream):
-            self._codes[0].copy_(codes)
             codes.record_stream(self.stream)
-            self._graph.replay()
-            pcm = torch.empty(self._out.shape[1], pin_memory=True)
-            pcm.copy_(self._out[0], non_blocking=True)
+            out = self._frame(codes)
+            pcm = torch.empty(out.shape[1], pin_memory=True)
+            pcm.copy_(out[0], non_blocking=True)
             ready = torch.cuda.Event()
             ready.record()
         return PinnedSound(pcm, ready)
@@ -69,7 +66,12 @@ class GraphCodec(FrameCodec):
         """Moves on by frames that were played before, int64 [codebooks, n]; their sound is not wanted."""
         with self._behind():
             codes.record_stream(self.stream)
-            self._mimi.decode(codes[None], self.state, check=False)
+            count = codes.shape[1]
+            many = count // _MANY * _MANY
+            for start in range(0, many, _MANY):
+                self._frames(codes[:, start : start + _MANY])
+            for start in range(many, count):
+                self._frame(codes[:, start : start + 1])
 
     def save(self, into: DecoderState) -> None:
         """Copies the state after everything submitted."""
@@ -92,3 +94,22 @@ class GraphCodec(FrameCodec):
         self.stream.wait_stream(torch.cuda.current_stream(self.device))
         with torch.inference_mode(), torch.cuda.stream(self.stream):
             yield
+
+
+class _Captured:
+    """The decoding of so many frames as a graph of the current stream, which goes on from `state` and moves it on."""
+
+    def __init__(self, mimi: Mimi, state: DecoderState, frames: int) -> None:
+        self._codes = torch.zeros(1, mimi.codebooks, frames, dtype=torch.int64, device=mimi.device)
+        for _ in range(3):  # lets the libraries choose their kernels
+            mimi.decode(self._codes, state, check=False)
+        torch.cuda.current_stream(mimi.device).synchronize()
+        self.graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(self.graph, stream=torch.cuda.current_stream(mimi.device)):
+            self._out = mimi.decode(self._codes, state, check=False)
+
+    def __call__(self, codes: Tensor) -> Tensor:
+        """Codes int64 [codebooks, frames] -> sound float32 [1, samples], in a buffer that the next call overwrites."""
+        self._codes[0].copy_(codes)
+        self.graph.replay()
+        return self._out

@@ -22,12 +22,12 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from dia2 import kernels
 from dia2.errors import DeviceError
-from dia2.kernels import COLUMN, INDEX, KNOWN, MAIN, MOST_ROWS, SECOND, STEP_FIELDS
+from dia2.fp8 import Fp8Matrix, Matrix, linear
+from dia2.kernels import COLUMN, INDEX, KNOWN, MAIN, MOST_ROWS, MOST_WIDE_ROWS, SECOND, STEP_FIELDS
 from dia2.persistent import PersistentKernels
 from dia2.sampling import ACTION_STREAM, CB0_STREAM, Draws
 from dia2.stepper import Stepper, Text
@@ -65,7 +65,8 @@ class GraphStepper(Stepper):
             self.program: _Program = _Plain(self) if self.kind == "plain ops" else _Fast(self)
             programs: list[_Program] = [self.program]
             self._trouble: Tensor | None = None  # set by kernels that wait for each other, when one has waited in vain
-            if isinstance(self.program, _Fast) and persistent and device.type == "cuda":
+            persistent &= checkpoint.weights == "dtype" and device.type == "cuda"
+            if isinstance(self.program, _Fast) and persistent:
                 try:
                     programs.append(_Persistent(self, self.program))
                 except DeviceError as error:
@@ -267,7 +268,7 @@ class _Fast(_Program):
         backbone, depformer = stepper.backbone, stepper.depformer
         big, small = config.model.decoder, config.model.depformer
         rows = 2 * len(stepper.slots)
-        self.few = rows <= MOST_ROWS
+        self.few, self.wide = rows <= MOST_ROWS, rows <= MOST_WIDE_ROWS
         self.eps = config.model.normalization_layer_epsilon
 
         def buffer(width: int, dtype: torch.dtype | None = None) -> Tensor:
@@ -360,44 +361,57 @@ class _Fast(_Program):
             rows = stepper._rows(stepper.fields[:, None, MAIN : SECOND + 1], codes[:, None], 2)
             self.big.x.copy_(backbone.embed(rows.flatten(0, 1)).squeeze(1))
 
-    # Few rows: one kernel. Many: the norm and the activation are kernels, and the product is the library's.
+    # Few rows: one kernel. More: the norm is a kernel. Many: so is the activation, and the product is the library's.
 
     def _linear(
         self,
         buffers: "_Buffers",
         x: Tensor,
-        weight: Tensor,
+        matrix: Matrix,
         out: Tensor,
         norm: Tensor,
         embedding: kernels.Embedding | None = None,
     ) -> None:
-        """out = norm(x + embedding) @ weight.T."""
+        """out = norm(x + embedding) @ matrix.T."""
         if self.few:
-            kernels.linear(x, weight, out, norm=norm, eps=self.eps, embedding=embedding)
+            kernels.linear(x, matrix, out, norm=norm, eps=self.eps, embedding=embedding)
             return
-        if embedding is not None:
-            x = embedding.total.copy_(x + embedding.table[_twice(embedding.token)])
-        kernels.normed(x, norm, self.eps, buffers.normed)
-        if out.dtype == weight.dtype:
-            torch.mm(buffers.normed, weight.T, out=out)
+        kernels.normed(x, norm, self.eps, buffers.normed, embedding)
+        if self.wide:
+            kernels.wide(buffers.normed, matrix, out)
         else:
-            out.copy_(F.linear(buffers.normed, weight))
+            _library_product(buffers.normed, matrix, out)
 
-    def _add(self, x: Tensor, weight: Tensor, total: Tensor) -> None:
-        """total += x @ weight.T."""
+    def _add(self, x: Tensor, matrix: Matrix, total: Tensor) -> None:
+        """total += x @ matrix.T."""
         if self.few:
-            kernels.linear(x, weight, total, add=True)
+            kernels.linear(x, matrix, total, add=True)
+        elif self.wide:
+            kernels.wide(x, matrix, total, add=True)
+        elif isinstance(matrix, Fp8Matrix):
+            total += linear(x, matrix)
         else:
-            torch.addmm(total, x, weight.T, out=total)
+            torch.addmm(total, x, matrix.T, out=total)
 
     def _mlp(self, buffers: "_Buffers", layer: Any, activations: tuple[str, ...]) -> None:
         if self.few:
             kernels.gated(buffers.x, layer.post_norm.weight, self.eps, layer.mlp.wi, buffers.hidden, activations)
         else:
             kernels.normed(buffers.x, layer.post_norm.weight, self.eps, buffers.normed)
-            torch.mm(buffers.normed, layer.mlp.wi.T, out=buffers.both)
-            kernels.product(buffers.both, buffers.hidden, activations)
+            if self.wide:
+                kernels.wide(buffers.normed, layer.mlp.wi, buffers.hidden, activations=activations)
+            else:
+                _library_product(buffers.normed, layer.mlp.wi, buffers.both)
+                kernels.product(buffers.both, buffers.hidden, activations)
         self._add(buffers.hidden, layer.mlp.wo, buffers.x)
+
+
+def _library_product(x: Tensor, matrix: Matrix, out: Tensor) -> None:
+    """out = x @ matrix.T."""
+    if isinstance(matrix, Fp8Matrix) or out.dtype != matrix.dtype:
+        out.copy_(linear(x, matrix))
+    else:
+        torch.mm(x, matrix.T, out=out)
 
 
 class _Persistent(_Program):

@@ -14,6 +14,9 @@ Three habits, in all of them:
   places where dia2/layers.py does, so that eager and fast agree to rounding of sums.
 - **The same bits every time.** No float atomics: every sum has one order, so a conversation repeats exactly.
 
+Products come in two kinds. For up to four rows the sums are taken in registers, with norm and embedding inside; beyond,
+matrix units do them (`wide`), and the norm is a kernel of its own. Both read 8-bit weights (fp8.py) as they are.
+
 Every wrapper writes into buffers it is given: nothing here allocates, so all of it can be captured in a CUDA graph.
 Knows nothing about models or steps. Importing this module imports triton.
 """
@@ -28,10 +31,15 @@ import triton.language as tl
 from torch import Tensor
 from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
+from dia2.fp8 import Fp8Matrix, Matrix
+
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 
-MOST_ROWS = 8
-"""Up to here products are dot products in registers; beyond, matrix units (cuBLAS) are the better tool."""
+MOST_ROWS = 4
+"""Up to here products are sums in registers."""
+
+MOST_WIDE_ROWS = 32
+"""Up to here matrix units are fed by `wide`; beyond, a library's products are the better tool."""
 
 # Fields of a step's row, one row a slot, int64: what the host tells the device about a step.
 COLUMN, INDEX, KNOWN, MAIN, SECOND, STEP_FIELDS = 0, 1, 2, 3, 4, 5
@@ -50,6 +58,15 @@ def _dependent() -> dict[str, Any]:
     if INTERPRETED or not DEPENDENT or torch.cuda.get_device_capability()[0] < 9:
         return {"PDL": False}
     return {"PDL": True, "launch_pdl": True}
+
+
+def _parts(matrix: Matrix) -> tuple[Tensor, Tensor, bool]:
+    """Values, scales and whether there are any, as kernels take them: 8-bit values as bytes where a GPU has no e4m3."""
+    if not isinstance(matrix, Fp8Matrix):
+        return matrix, matrix, False
+    values = matrix.values.data
+    known = not INTERPRETED and torch.cuda.get_device_capability() >= (8, 9)
+    return values if known else values.view(torch.uint8), matrix.scale.data, True
 
 
 def _power(n: int) -> int:
@@ -77,6 +94,16 @@ def _weights(w, n, k, N, K: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr):
 
 
 @triton.jit
+def _wide(w):
+    """Weights as float32; bytes are e4m3."""
+    if w.dtype == tl.uint8:  # its bits, moved to where float32 has them, with another bias
+        bits = w.to(tl.int32)
+        bits = ((bits & 0x80) << 24) | ((bits & 0x7F) << 20)
+        w = bits.to(tl.float32, bitcast=True) * 1.329227995784916e36  # 2**120
+    return w.to(tl.float32)
+
+
+@triton.jit
 def _rows(x, r, k, R, K: tl.constexpr, stride, ROWS: tl.constexpr, BK: tl.constexpr):
     """All rows, and columns k, of x [R, K]; float32 [ROWS, BK]."""
     return tl.load(x + r[:, None] * stride + k[None, :], mask=(r < R)[:, None] & (k < K)[None, :], other=0.0).to(
@@ -85,17 +112,25 @@ def _rows(x, r, k, R, K: tl.constexpr, stride, ROWS: tl.constexpr, BK: tl.conste
 
 
 @triton.jit
-def _normed(x, norm, k, K: tl.constexpr, eps, like):
-    """RMSNorm of rows x float32 [ROWS, BK], rounded to the dtype that `like` points to."""
+def _normed(x, norm, k, K: tl.constexpr, eps):
+    """RMSNorm of rows x float32 [ROWS, BK], rounded to the model's dtype, which its gains have."""
     gain = tl.load(norm + k, mask=k < K, other=0.0).to(tl.float32)
     scale = tl.rsqrt(tl.sum(x * x, axis=1) / K + eps)
-    return (x * scale[:, None] * gain[None, :]).to(like.dtype.element_ty).to(tl.float32)
+    return (x * scale[:, None] * gain[None, :]).to(norm.dtype.element_ty).to(tl.float32)
 
 
 @triton.jit
 def _products(w, x):
     """w [BN, BK], x float32 [ROWS, BK] -> float32 [ROWS, BN]."""
-    return tl.sum(w[None, :, :].to(tl.float32) * x[:, None, :], axis=2)
+    return tl.sum(_wide(w)[None, :, :] * x[:, None, :], axis=2)
+
+
+@triton.jit
+def _scaled(y, scale, n, N, SCALED: tl.constexpr):
+    """Sums [ROWS, BN] of 8-bit weights, times the scales of their outputs."""
+    if SCALED:
+        y *= tl.load(scale + n, mask=n < N, other=0.0)[None, :]
+    return y
 
 
 @triton.jit
@@ -103,6 +138,7 @@ def _linear_kernel(
     x_ptr,
     norm_ptr,
     w_ptr,
+    scale_ptr,
     out_ptr,
     table_ptr,
     token_ptr,
@@ -119,6 +155,7 @@ def _linear_kernel(
     NORM: tl.constexpr,
     ADD: tl.constexpr,
     EMBED: tl.constexpr,
+    SCALED: tl.constexpr,
     PDL: tl.constexpr,
 ):
     """out [R, N] (+)= norm(x [R, K] + table[token]) @ w [N, K].T, a program for every BN outputs."""
@@ -137,11 +174,12 @@ def _linear_kernel(
         if tl.program_id(0) == 0:
             tl.store(sum_ptr + r[:, None] * K + k[None, :], x, mask=(r < R)[:, None] & (k < K)[None, :])
     if NORM:
-        x = _normed(x, norm_ptr, k, K, eps, w_ptr)
+        x = _normed(x, norm_ptr, k, K, eps)
     y = _products(w, x)
     for start in tl.static_range(BK, K, BK):
         w = _weights(w_ptr, n, start + k, N, K, BN, BK)
         y += _products(w, _rows(x_ptr, r, start + k, R, K, x_stride, ROWS, BK))
+    y = _scaled(y, scale_ptr, n, N, SCALED)
     where = out_ptr + r[:, None] * N + n[None, :]
     mask = (r < R)[:, None] & (n < N)[None, :]
     if ADD:
@@ -165,6 +203,7 @@ def _gated_kernel(
     x_ptr,
     norm_ptr,
     w_ptr,
+    scale_ptr,
     out_ptr,
     R,
     N,
@@ -175,6 +214,7 @@ def _gated_kernel(
     BK: tl.constexpr,
     GATE: tl.constexpr,
     UP: tl.constexpr,
+    SCALED: tl.constexpr,
     PDL: tl.constexpr,
 ):
     """out [R, N] = act0(gate) * act1(up), where gate and up are the halves of norm(x [R, K]) @ w [2 N, K].T."""
@@ -184,10 +224,11 @@ def _gated_kernel(
     w_gate = _weights(w_ptr, n, k, N, K, BN, BK)
     w_up = _weights(w_ptr + N.to(tl.int64) * K, n, k, N, K, BN, BK)
     _ahead(PDL)
-    x = _normed(_rows(x_ptr, r, k, R, K, K, ROWS, BK), norm_ptr, k, K, eps, w_ptr)
+    x = _normed(_rows(x_ptr, r, k, R, K, K, ROWS, BK), norm_ptr, k, K, eps)
     dtype = out_ptr.dtype.element_ty
-    gate = _activate(_products(w_gate, x).to(dtype).to(tl.float32), GATE).to(dtype).to(tl.float32)
-    up = _activate(_products(w_up, x).to(dtype).to(tl.float32), UP).to(dtype).to(tl.float32)
+    gate = _scaled(_products(w_gate, x), scale_ptr, n, N, SCALED).to(dtype).to(tl.float32)
+    up = _scaled(_products(w_up, x), scale_ptr + N, n, N, SCALED).to(dtype).to(tl.float32)
+    gate, up = _activate(gate, GATE).to(dtype).to(tl.float32), _activate(up, UP).to(dtype).to(tl.float32)
     mask = (r < R)[:, None] & (n < N)[None, :]
     tl.store(out_ptr + r[:, None] * N + n[None, :], (gate * up).to(dtype), mask=mask)
 
@@ -261,6 +302,16 @@ def _turned(first, second, gain_ptr, d, cos, sin, eps, HALF: tl.constexpr, ROPE:
     return first, second
 
 
+@triton.jit
+def _cached(k_ptr, v_ptr, start, stop, d, both, HALF: tl.constexpr, BLOCK: tl.constexpr):
+    """Columns start..stop - 1 of a head's cache: both halves of the keys [BLOCK, HALF], and values [BLOCK, 2 HALF]."""
+    t = start + tl.arange(0, BLOCK)[:, None]
+    k_at = k_ptr + t * (2 * HALF) + d[None, :]
+    k1 = tl.load(k_at, mask=t < stop, other=0.0)
+    k2 = tl.load(k_at + HALF, mask=t < stop, other=0.0)
+    return k1, k2, tl.load(v_ptr + t * (2 * HALF) + both[None, :], mask=t < stop, other=0.0)
+
+
 @triton.jit(do_not_specialize=["stage"])
 def _attention_kernel(
     qkv_ptr,
@@ -290,6 +341,9 @@ def _attention_kernel(
 ):
     """One new column of every row: norm, rotation, cache write, attention. Programs: (row x KV head, split).
 
+    With the step's fields (STEPPED), columns and fields were there before this step's first kernel ran: the first
+    columns are loaded before the wait for the kernel ahead.
+
     The columns before the new one are cut into as many splits as are worth it, at most SPLITS; programs beyond that
     exit. The last split also takes the new column, straight from the projection, and writes it to the cache, so that
     no program reads what another one writes. The split that finishes last adds up the others', in their order.
@@ -299,7 +353,8 @@ def _attention_kernel(
     row, kv = pair // KV, pair % KV
     if PDL:
         gdc_launch_dependents()
-        gdc_wait()
+        if not STEPPED:
+            gdc_wait()
     if STEPPED:  # where the column stands: position and cache index of the row's slot
         position = tl.load(step_ptr + (row // 2) * FIELDS)
         index = tl.load(step_ptr + (row // 2) * FIELDS + 1).to(tl.int32)
@@ -312,7 +367,13 @@ def _attention_kernel(
     if split >= splits:
         return
     d = tl.arange(0, HALF)
+    both = tl.arange(0, DIM)
     g = tl.arange(0, GROUP)
+    cached = pair.to(tl.int64) * capacity * DIM
+    start, stop = split * chunk, tl.minimum((split + 1) * chunk, index)
+    k1, k2, v = _cached(k_ptr + cached, v_ptr + cached, start, stop, d, both, HALF, BLOCK)
+    if PDL and STEPPED:
+        gdc_wait()
     width: tl.constexpr = (HEADS + 2 * KV) * DIM
     ours: tl.constexpr = HEADS // KV
     cos = tl.zeros([1, HALF], tl.float32)
@@ -326,40 +387,34 @@ def _attention_kernel(
     q2 = tl.load(q_at + HALF, mask=mine, other=0.0).to(tl.float32)
     q1, q2 = _turned(q1, q2, q_norm_ptr, d, cos, sin, eps, HALF, ROPE)
 
-    cached = pair.to(tl.int64) * capacity * DIM
-    both = tl.arange(0, DIM)
     best = tl.full([GROUP], float("-inf"), tl.float32)
     total = tl.zeros([GROUP], tl.float32)
     mixed = tl.zeros([GROUP, DIM], tl.float32)
-    start = split * chunk
-    while start < tl.minimum((split + 1) * chunk, index):
-        t = start + tl.arange(0, BLOCK)
-        seen = t < index
-        k_at = k_ptr + cached + t[:, None] * DIM + d[None, :]
-        k1 = tl.load(k_at, mask=seen[:, None], other=0.0).to(tl.float32)
-        k2 = tl.load(k_at + HALF, mask=seen[:, None], other=0.0).to(tl.float32)
-        v = tl.load(v_ptr + cached + t[:, None] * DIM + both[None, :], mask=seen[:, None], other=0.0).to(tl.float32)
-        scores = tl.sum(q1[:, None, :] * k1[None, :, :] + q2[:, None, :] * k2[None, :, :], axis=2)
-        scores = tl.where(seen[None, :], scores, float("-inf"))
+    while start < stop:
+        seen = start + tl.arange(0, BLOCK) < stop
+        start += BLOCK
+        next_k1, next_k2, next_v = _cached(k_ptr + cached, v_ptr + cached, start, stop, d, both, HALF, BLOCK)
+        products = q1[:, None, :] * k1.to(tl.float32)[None, :, :] + q2[:, None, :] * k2.to(tl.float32)[None, :, :]
+        scores = tl.where(seen[None, :], tl.sum(products, axis=2), float("-inf"))
         higher = tl.maximum(best, tl.max(scores, axis=1))
         weights = tl.exp(scores - higher[:, None])
         shrink = tl.exp(best - higher)
         total = total * shrink + tl.sum(weights, axis=1)
-        mixed = mixed * shrink[:, None] + tl.sum(weights[:, :, None] * v[None, :, :], axis=1)
+        mixed = mixed * shrink[:, None] + tl.sum(weights[:, :, None] * v.to(tl.float32)[None, :, :], axis=1)
         best = higher
-        start += BLOCK
+        k1, k2, v = next_k1, next_k2, next_v
 
     if split == splits - 1:
         one = tl.arange(0, 1)
         k_at = qkv_ptr + row * width + (HEADS + kv + one)[:, None] * DIM + d[None, :]
-        k1, k2 = tl.load(k_at).to(tl.float32), tl.load(k_at + HALF).to(tl.float32)
-        k1, k2 = _turned(k1, k2, k_norm_ptr, d, cos, sin, eps, HALF, ROPE)
+        new_k1, new_k2 = tl.load(k_at).to(tl.float32), tl.load(k_at + HALF).to(tl.float32)
+        new_k1, new_k2 = _turned(new_k1, new_k2, k_norm_ptr, d, cos, sin, eps, HALF, ROPE)
         v_new = tl.load(qkv_ptr + row * width + (HEADS + KV + kv) * DIM + both)
         into = cached + index.to(tl.int64) * DIM
-        tl.store(k_ptr + into + one[:, None] * DIM + d[None, :], k1.to(k_ptr.dtype.element_ty))
-        tl.store(k_ptr + into + one[:, None] * DIM + HALF + d[None, :], k2.to(k_ptr.dtype.element_ty))
+        tl.store(k_ptr + into + one[:, None] * DIM + d[None, :], new_k1.to(k_ptr.dtype.element_ty))
+        tl.store(k_ptr + into + one[:, None] * DIM + HALF + d[None, :], new_k2.to(k_ptr.dtype.element_ty))
         tl.store(v_ptr + into + both, v_new)
-        score = tl.sum(q1 * k1 + q2 * k2, axis=1)
+        score = tl.sum(q1 * new_k1 + q2 * new_k2, axis=1)
         higher = tl.maximum(best, score)
         weight, shrink = tl.exp(score - higher), tl.exp(best - higher)
         total = total * shrink + weight
@@ -502,14 +557,100 @@ def _draw_kernel(
 
 
 @triton.jit
-def _norm_kernel(x_ptr, norm_ptr, out_ptr, eps, K: tl.constexpr, BK: tl.constexpr, PDL: tl.constexpr):
-    """out = norm(x), a program a row: for products of many rows, which a library takes."""
+def _norm_kernel(
+    x_ptr,
+    norm_ptr,
+    out_ptr,
+    table_ptr,
+    token_ptr,
+    sum_ptr,
+    x_stride,
+    token_stride,
+    eps,
+    K: tl.constexpr,
+    BK: tl.constexpr,
+    EMBED: tl.constexpr,
+    PDL: tl.constexpr,
+):
+    """out = norm(x + table[token]), a program a row: for products of many rows."""
     k = tl.arange(0, BK)
     row = tl.arange(0, 1) + tl.program_id(0)
     _ahead(PDL)
-    x = _rows(x_ptr, row, k, tl.num_programs(0), K, K, 1, BK)
-    y = _normed(x, norm_ptr, k, K, eps, out_ptr)
+    x = _rows(x_ptr, row, k, tl.num_programs(0), K, x_stride, 1, BK)
+    if EMBED:
+        token = tl.load(token_ptr + (row // 2) * token_stride)
+        entry = tl.load(table_ptr + token[:, None] * K + k[None, :], mask=(k < K)[None, :], other=0.0)
+        x = (x + entry.to(tl.float32)).to(sum_ptr.dtype.element_ty).to(tl.float32)
+        tl.store(sum_ptr + row[:, None] * K + k[None, :], x.to(sum_ptr.dtype.element_ty), mask=(k < K)[None, :])
+    y = _normed(x, norm_ptr, k, K, eps)
     tl.store(out_ptr + row[:, None] * K + k[None, :], y.to(out_ptr.dtype.element_ty), mask=(k < K)[None, :])
+
+
+@triton.jit
+def _wide_kernel(
+    x_ptr,
+    w_ptr,
+    scale_ptr,
+    out_ptr,
+    R,
+    N,
+    K: tl.constexpr,
+    ROWS: tl.constexpr,
+    BN: tl.constexpr,
+    BK: tl.constexpr,
+    ADD: tl.constexpr,
+    GATED: tl.constexpr,
+    GATE: tl.constexpr,
+    UP: tl.constexpr,
+    SCALED: tl.constexpr,
+    PDL: tl.constexpr,
+):
+    """out [R, N] (+)= x [R, K] @ w [N, K].T on the matrix units, weights on the left; or, GATED, act0(gate) * act1(up).
+
+    Then w is [2 N, K], and gate and up are the products of its halves.
+    """
+    n = tl.program_id(0) * BN + tl.arange(0, BN)
+    k = tl.arange(0, BK)
+    r = tl.arange(0, ROWS)
+    up_ptr = w_ptr + N.to(tl.int64) * K
+    w = _weights(w_ptr, n, k, N, K, BN, BK)
+    w_up = w
+    if GATED:
+        w_up = _weights(up_ptr, n, k, N, K, BN, BK)
+    _ahead(PDL)
+    x = _columns(x_ptr, r, k, R, K)
+    y = tl.dot(_like(w, x), x, input_precision="ieee")
+    y_up = y
+    if GATED:
+        y_up = tl.dot(_like(w_up, x), x, input_precision="ieee")
+    for start in range(BK, K, BK):
+        x = _columns(x_ptr, r, start + k, R, K)
+        y = tl.dot(_like(_weights(w_ptr, n, start + k, N, K, BN, BK), x), x, y, input_precision="ieee")
+        if GATED:
+            y_up = tl.dot(_like(_weights(up_ptr, n, start + k, N, K, BN, BK), x), x, y_up, input_precision="ieee")
+    y = _scaled(tl.trans(y), scale_ptr, n, N, SCALED)
+    dtype = out_ptr.dtype.element_ty
+    where = out_ptr + r[:, None] * N + n[None, :]
+    mask = (r < R)[:, None] & (n < N)[None, :]
+    if GATED:
+        y_up = _scaled(tl.trans(y_up), scale_ptr + N, n, N, SCALED)
+        y = _activate(y.to(dtype).to(tl.float32), GATE).to(dtype).to(tl.float32)
+        y *= _activate(y_up.to(dtype).to(tl.float32), UP).to(dtype).to(tl.float32)
+    if ADD:
+        y = y.to(dtype).to(tl.float32) + tl.load(where, mask=mask, other=0.0).to(tl.float32)
+    tl.store(where, y.to(dtype), mask=mask)
+
+
+@triton.jit
+def _columns(x, r, k, R, K: tl.constexpr):
+    """Columns k of all rows of x [R, K], as [BK, ROWS]."""
+    return tl.load(x + r[None, :] * K + k[:, None], mask=(r < R)[None, :] & (k < K)[:, None], other=0.0)
+
+
+@triton.jit
+def _like(w, x):
+    """Weights in the dtype of x; 8-bit ones are exact in all."""
+    return _wide(w).to(x.dtype)
 
 
 @triton.jit
@@ -536,6 +677,16 @@ class Tile:
     warps: int = 4
 
 
+@dataclass(frozen=True)
+class WideTile:
+    """How a product on the matrix units is cut: outputs and inputs at once, warps a program, loads in flight."""
+
+    outputs: int = 16
+    inputs: int = 256
+    warps: int = 4
+    stages: int = 4
+
+
 _WIDEST = 2048
 
 TILES: dict[tuple[str, int, int], Tile] = {
@@ -544,6 +695,8 @@ TILES: dict[tuple[str, int, int], Tile] = {
     ("linear", 1024, 1024): Tile(8, 4),
 }
 """(kind, outputs, inputs) of a product -> its tile, where measuring (an H200) found one better than the usual."""
+
+WIDE = WideTile()
 
 
 def _tile(kind: str, outputs: int, inputs: int) -> Tile:
@@ -561,7 +714,7 @@ class Embedding:
 
 def linear(
     x: Tensor,
-    weight: Tensor,
+    matrix: Matrix,
     out: Tensor,
     *,
     norm: Tensor | None = None,
@@ -569,16 +722,18 @@ def linear(
     add: bool = False,
     embedding: Embedding | None = None,
 ) -> None:
-    """out [R, N] = (out +) norm(x [R, K] + embedding) @ weight [N, K].T; x may have a stride."""
-    rows, (outputs, inputs) = x.shape[0], weight.shape
+    """out [R, N] = (out +) norm(x [R, K] + embedding) @ matrix [N, K].T; x may have a stride."""
+    rows, (outputs, inputs) = x.shape[0], matrix.shape
+    values, scale, scaled = _parts(matrix)
     tile = _tile("linear", outputs, inputs)
     whole = norm is not None or embedding is not None  # the norm needs the row in one piece
     width = _power(inputs) if whole else min(_power(inputs), _WIDEST)
     extra = embedding or Embedding(x, out, x)
     _linear_kernel[(triton.cdiv(outputs, tile.outputs),)](
         x,
-        weight if norm is None else norm,
-        weight,
+        x if norm is None else norm,
+        values,
+        scale,
         out,
         extra.table,
         extra.token,
@@ -595,19 +750,22 @@ def linear(
         NORM=norm is not None,
         ADD=add,
         EMBED=embedding is not None,
+        SCALED=scaled,
         num_warps=tile.warps,
         **_dependent(),
     )
 
 
-def gated(x: Tensor, norm: Tensor, eps: float, weight: Tensor, out: Tensor, activations: tuple[str, ...]) -> None:
-    """out [R, N] = act0(gate) * act1(up) of norm(x [R, K]) @ weight [2 N, K].T."""
+def gated(x: Tensor, norm: Tensor, eps: float, matrix: Matrix, out: Tensor, activations: tuple[str, ...]) -> None:
+    """out [R, N] = act0(gate) * act1(up) of norm(x [R, K]) @ matrix [2 N, K].T."""
     (rows, inputs), outputs = x.shape, out.shape[1]
+    values, scale, scaled = _parts(matrix)
     tile = _tile("gated", outputs, inputs)
     _gated_kernel[(triton.cdiv(outputs, tile.outputs),)](
         x,
         norm,
-        weight,
+        values,
+        scale,
         out,
         rows,
         outputs,
@@ -618,15 +776,59 @@ def gated(x: Tensor, norm: Tensor, eps: float, weight: Tensor, out: Tensor, acti
         BK=_power(inputs),
         GATE=_ACTIVATIONS[activations[0]],
         UP=_ACTIVATIONS[activations[1]],
+        SCALED=scaled,
         num_warps=tile.warps,
         **_dependent(),
     )
 
 
-def normed(x: Tensor, norm: Tensor, eps: float, out: Tensor) -> None:
-    """out = norm(x), [rows, K]."""
+def wide(x: Tensor, matrix: Matrix, out: Tensor, add: bool = False, activations: tuple[str, ...] = ()) -> None:
+    """out [R, N] = (out +) x [R, K] @ matrix [N, K].T; with activations, act0(gate) * act1(up) of a matrix [2 N, K]."""
+    (rows, inputs), outputs = x.shape, out.shape[1]
+    values, scale, scaled = _parts(matrix)
+    gate, up = activations or ("linear", "linear")
+    _wide_kernel[(triton.cdiv(outputs, WIDE.outputs),)](
+        x,
+        values,
+        scale,
+        out,
+        rows,
+        outputs,
+        K=inputs,
+        ROWS=max(16, _power(rows)),
+        BN=WIDE.outputs,
+        BK=min(WIDE.inputs, _power(inputs)),
+        ADD=add,
+        GATED=bool(activations),
+        GATE=_ACTIVATIONS[gate],
+        UP=_ACTIVATIONS[up],
+        SCALED=scaled,
+        num_warps=WIDE.warps,
+        num_stages=WIDE.stages,
+        **_dependent(),
+    )
+
+
+def normed(x: Tensor, norm: Tensor, eps: float, out: Tensor, embedding: Embedding | None = None) -> None:
+    """out = norm(x + embedding), [rows, K]; x may have a stride."""
     rows, width = x.shape
-    _norm_kernel[(rows,)](x, norm, out, eps, K=width, BK=_power(width), num_warps=4, **_dependent())
+    extra = embedding or Embedding(x, out, x)
+    _norm_kernel[(rows,)](
+        x,
+        norm,
+        out,
+        extra.table,
+        extra.token,
+        extra.total,
+        x.stride(0),
+        extra.token.stride(0),
+        eps,
+        K=width,
+        BK=_power(width),
+        EMBED=embedding is not None,
+        num_warps=4,
+        **_dependent(),
+    )
 
 
 def product(both: Tensor, out: Tensor, activations: tuple[str, ...]) -> None:

@@ -12,6 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from dia2.fp8 import Matrix, linear
+
 _ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "silu": F.silu,
     "swish": F.silu,
@@ -29,14 +31,14 @@ def weight(*shape: int) -> nn.Parameter:
     return nn.Parameter(torch.empty(*shape), requires_grad=False)
 
 
-def under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def under(prefix: str, tensors: Mapping[str, Matrix]) -> dict[str, Matrix]:
     """The same tensors with `prefix.` in front of their names."""
     return {f"{prefix}.{name}": tensor for name, tensor in tensors.items()}
 
 
-def numbered(names: Iterable[object], table: Tensor, pattern: str) -> dict[str, Tensor]:
+def numbered(names: Iterable[object], table: Matrix, pattern: str) -> dict[str, Matrix]:
     """Splits a packed [n, ...] table into its published tensors, `pattern` formatted with each name."""
-    return {pattern.format(name): part for name, part in zip(names, table, strict=True)}
+    return {pattern.format(name): part for name, part in zip(names, iter(table), strict=True)}
 
 
 class RMSNorm(nn.Module):
@@ -100,15 +102,15 @@ class GatedMLP(nn.Module):
 
     def __init__(self, width: int, hidden: int, activations: tuple[str, ...]) -> None:
         super().__init__()
-        self.wi = weight(2 * hidden, width)
-        self.wo = weight(width, hidden)
+        self.wi: Matrix = weight(2 * hidden, width)
+        self.wo: Matrix = weight(width, hidden)
         self.gate_activation, self.up_activation = (_ACTIVATIONS[name] for name in activations)
 
     def forward(self, x: Tensor) -> Tensor:
-        gate, up = F.linear(x, self.wi).chunk(2, dim=-1)
-        return F.linear(self.gate_activation(gate) * self.up_activation(up), self.wo)
+        gate, up = linear(x, self.wi).chunk(2, dim=-1)
+        return linear(self.gate_activation(gate) * self.up_activation(up), self.wo)
 
-    def checkpoint_tensors(self) -> dict[str, Tensor]:
+    def checkpoint_tensors(self) -> dict[str, Matrix]:
         return {"wi.weight": self.wi, "wo.weight": self.wo}
 
 
@@ -127,7 +129,7 @@ class TextEmbedding(nn.Module):
         spoken = F.linear(self.embedding[second], self.second_proj) * (second != self.pad).unsqueeze(-1)
         return F.linear(self.embedding[main], self.main_proj) + spoken
 
-    def checkpoint_tensors(self) -> dict[str, Tensor]:
+    def checkpoint_tensors(self) -> dict[str, Matrix]:
         return {
             "embedding.weight": self.embedding,
             "main_proj.weight": self.main_proj,

@@ -227,7 +227,8 @@ def backbone_bytes(backbone: Any) -> int:
 def depformer_bytes(depformer: Any) -> int:
     """Bytes of weights that all stages of one column read, each stage its group's projections and its own head."""
     groups, stages, total = len(depformer.groups), depformer.stages, 0
-    for name, weight in depformer.named_parameters():
+    for full_name, weight in depformer.named_parameters():
+        name = full_name.removesuffix(".values").removesuffix(".scale")  # of 8-bit matrices
         if name == "heads":
             total += weight.nbytes
         elif name == "project_in" or name.endswith(("attention.in_proj", "attention.out_proj")):
@@ -312,7 +313,7 @@ _MODEL = ("name", "device", "dtype", "parameters", "stepper", "notes")
 def _model(engine: Engine) -> Report:
     checkpoint = engine.checkpoint
     weights = (*checkpoint.backbone.parameters(), *checkpoint.depformer.parameters())
-    dtype = str(checkpoint.dtype).removeprefix("torch.")
+    dtype = str(checkpoint.dtype).removeprefix("torch.") + (", fp8 weights" if checkpoint.weights == "fp8" else "")
     count = sum(weight.numel() for weight in weights)
     seen = (checkpoint.name, str(checkpoint.device), dtype, count, type(engine.stepper).__name__, checkpoint.notes)
     return dict(zip(_MODEL, seen, strict=True))

@@ -129,6 +129,7 @@ class Engine:
             model.model or default_model(model.device),
             device=model.device,
             dtype=model.dtype,
+            weights=model.weights,
             tokenizer=model.tokenizer,
             mimi=model.mimi,
             revision=model.revision,

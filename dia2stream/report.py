@@ -224,7 +224,7 @@ def _heading(report: Report) -> Iterable[str]:
     what = " ".join(filter(None, (model["name"], model["dtype"])))
     if report["target"] != "engine":
         return [f"{what} at {report['target']}, measured from {machine['cpu']}"]
-    return [f"{what} on {place}, torch {machine['torch']}"]
+    return [f"{what}, torch {machine['torch']}", f"on {place}"]
 
 
 def _table(report: Report) -> Any:

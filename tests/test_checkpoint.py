@@ -293,12 +293,18 @@ def test_an_unknown_dtype_is_refused() -> None:
     assert refusal("random:tiny", DeviceError, dtype="fp8") == "dtype must be auto, float32 or bfloat16, not 'fp8'"
 
 
+def test_unknown_weights_are_refused() -> None:
+    assert refusal("random:tiny", DeviceError, weights="int4") == "weights must be dtype or fp8, not 'int4'"
+
+
 def test_a_model_that_cannot_fit_is_refused_before_anything_is_allocated(folder: Path) -> None:
     edit(folder / "config.json", lambda raw: raw["data"].update(text_vocab_size=10**11))
     needs = rf"out of memory: {folder} needs 25600\.\d GB in float32, \d+\.\d [GM]B free on cpu; "
     assert re.fullmatch(needs + "use --dtype bfloat16 or a smaller model", refusal(folder, DeviceError))
     needs = needs.replace("25600", "12800").replace("float32", "bfloat16")
-    assert re.fullmatch(needs + "use a smaller model", refusal(folder, DeviceError, dtype="bfloat16"))
+    assert re.fullmatch(needs + "use --weights fp8 or a smaller model", refusal(folder, DeviceError, dtype="bfloat16"))
+    needs = needs.replace("bfloat16", "fp8")
+    assert re.fullmatch(needs + "use a smaller model", refusal(folder, DeviceError, dtype="bfloat16", weights="fp8"))
 
 
 @pytest.mark.parametrize("size", [10**18, 10**30])
@@ -317,7 +323,7 @@ def test_running_out_of_memory_half_way_is_one_line_too() -> None:
     said = hub.forked(_load_in_less_memory)
     needs = r"out of memory: random:1b needs \d\.\d GB in bfloat16"
     there = r"(more than it is given|\d+\.\d [GM]B free) on cpu"
-    assert re.fullmatch(f"{needs}, {there}; use a smaller model\n", said)
+    assert re.fullmatch(f"{needs}, {there}; use --weights fp8 or a smaller model\n", said)
 
 
 def _big_checkpoint(folder: Path) -> None:

@@ -13,6 +13,7 @@ pytest.importorskip("triton", reason="triton is not installed")
 
 from dia2 import kernels
 from dia2.checkpoint import load_checkpoint
+from dia2.fp8 import Fp8Matrix
 from dia2.graph_stepper import GraphStepper
 from dia2.layers import RMSNorm, attend, rotate
 from dia2.sampling import Draws, Guidance, SamplingConfig, SlotSettings
@@ -64,6 +65,43 @@ def test_a_product_takes_a_slice_and_an_embedding_and_leaves_their_sum() -> None
     close(out, F.linear(rms(summed, gain), weight))
 
 
+@pytest.mark.parametrize("add", [False, True])
+@pytest.mark.parametrize(("rows", "outputs", "inputs"), [(3, 20, 48), (8, 33, 600), (20, 16, 256), (32, 9, 48)])
+def test_a_wide_product_is_the_product(rows: int, outputs: int, inputs: int, add: bool) -> None:
+    x, weight, out = noise(rows, inputs), noise(outputs, inputs, scale=inputs**-0.5), noise(rows, outputs)
+    expected = F.linear(x, weight) + (out if add else 0)
+    kernels.wide(x, weight, out, add=add)
+    close(out, expected)
+
+
+@pytest.mark.parametrize("rows", [2, 8])
+def test_products_read_8_bit_weights(rows: int) -> None:
+    x, gain, out = noise(rows, 48), noise(48), noise(rows, 20)
+    scales = torch.logspace(-6, 6, 40, base=2, device=DEVICE)[:, None]  # of tiny rows and large ones
+    matrix = Fp8Matrix.of(noise(40, 48, scale=0.2) * scales)
+    both = F.linear(rms(x, gain), matrix.dequantized())
+    for head, expected in ((matrix.split(20)[0], both[:, :20]), (matrix.split(20)[1], both[:, 20:])):
+        kernels.linear(x, head, out, norm=gain, eps=EPS)
+        close(out, expected)
+        kernels.wide(rms(x, gain), head, out)
+        close(out, expected)
+    expected = F.silu(both[:, :20]) * both[:, 20:]
+    kernels.gated(x, gain, EPS, matrix, out, ("silu", "linear"))
+    close(out, expected)
+    kernels.wide(rms(x, gain), matrix, out, activations=("silu", "linear"))
+    close(out, expected)
+
+
+def test_every_8_bit_value_is_read_as_it_is() -> None:
+    bits = torch.arange(256, dtype=torch.uint8, device=DEVICE)
+    bits = bits[bits % 128 != 127]  # those two are not numbers
+    values = bits.view(torch.float8_e4m3fn)[:, None]
+    matrix = Fp8Matrix(values, torch.ones(len(bits), device=DEVICE))
+    out = noise(1, len(bits))
+    kernels.linear(torch.ones(1, 1, device=DEVICE), matrix, out)
+    assert out[0].tolist() == values[:, 0].float().tolist()
+
+
 @pytest.mark.parametrize("activations", [("silu", "linear"), ("gelu", "relu")])
 @pytest.mark.parametrize("rows", [2, 5])
 def test_a_gated_product_activates_its_halves(rows: int, activations: tuple[str, str]) -> None:
@@ -76,12 +114,23 @@ def test_a_gated_product_activates_its_halves(rows: int, activations: tuple[str,
     close(out, expected)
     kernels.product(both, out, activations)
     close(out, expected)
+    kernels.wide(rms(x, gain), weight, out, activations=activations)
+    close(out, expected)
 
 
 def test_a_norm_is_the_norm() -> None:
     x, gain, out = noise(5, 48), noise(48), noise(5, 48)
     kernels.normed(x, gain, EPS, out)
     close(out, rms(x, gain))
+
+
+def test_a_norm_takes_a_slice_and_an_embedding_and_leaves_their_sum() -> None:
+    wide, table, tokens = noise(4, 3 * 48), noise(11, 48), torch.tensor([[0, 7], [0, 10]], device=DEVICE)
+    gain, out, total = noise(48), noise(4, 48), noise(4, 48)
+    summed = wide[:, 48:96] + table[[7, 7, 10, 10]]
+    kernels.normed(wide[:, 48:96], gain, EPS, out, kernels.Embedding(table, tokens[:, 1], total))
+    close(total, summed)
+    close(out, rms(summed, gain))
 
 
 @pytest.mark.parametrize("slots", [1, 3])
@@ -197,9 +246,10 @@ def test_a_draw_is_guidance_filter_and_inverse_cdf(vocabulary: int, ties: bool) 
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("weights", ["dtype", "fp8"])
 @pytest.mark.parametrize("slots", [1, 5])
-def test_a_stepper_of_kernels_says_what_the_eager_one_says(slots: int) -> None:
-    loaded = load_checkpoint("random:tiny", device=str(DEVICE), dtype="float32")
+def test_a_stepper_of_kernels_says_what_the_eager_one_says(slots: int, weights: str) -> None:
+    loaded = load_checkpoint("random:tiny", device=str(DEVICE), dtype="float32", weights=weights)
     steppers = Stepper(loaded, slots), GraphStepper(loaded, slots, plain=False)
     active = list(range(slots))[:: -1 if slots > 1 else 1]
     for stepper in steppers:
