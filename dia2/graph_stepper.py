@@ -11,11 +11,9 @@ The only thing the host waits for is the actions, copied into pinned memory at t
 the depformer does not read the text that an action leads to, so B is launched right behind A, before the actions are
 known: the GPU works on the codes while the host works on the text, and the next step's A can be queued without a gap.
 
-What is captured comes in two kinds. `_Fast` uses the kernels of kernels.py, where they beat plain ops: 16-bit weights.
-`_Plain` captures the layers as they are, with only the draws fused: float32, whose arithmetic upstream is the
-library's TF32, and the depformer with a text embedding, which no published model has. On top of `_Fast` comes
-`_Persistent`: a graph that is little more than one kernel (persistent.py), for few rows on GPUs that can run it, after
-it has shown at warm-up that it computes what the layers compute.
+What is captured comes in two kinds. `_Fast` uses the kernels of kernels.py, where they beat plain ops: 16-bit weights,
+and 8-bit ones. `_Plain` captures the layers as they are, with only the draws fused: float32, whose arithmetic upstream
+is the library's TF32, and the depformer with a text embedding, which no published model has.
 """
 
 from collections.abc import Callable, Sequence
@@ -25,33 +23,28 @@ import torch
 from torch import Tensor
 
 from dia2 import kernels
-from dia2.errors import DeviceError
 from dia2.fp8 import Fp8Matrix, Matrix, linear
-from dia2.kernels import COLUMN, INDEX, KNOWN, MAIN, MOST_ROWS, MOST_WIDE_ROWS, SECOND, STEP_FIELDS
-from dia2.persistent import PersistentKernels
+from dia2.kernels import COLUMN, INDEX, KNOWN, MAIN, MOST_ROWS, SECOND, STEP_FIELDS
 from dia2.sampling import ACTION_STREAM, CB0_STREAM, Draws
 from dia2.stepper import Stepper, Text
 
 if TYPE_CHECKING:
     from dia2.checkpoint import Checkpoint
 
-_SPLITS = 32  # at most, of the columns an attention reads: one conversation's 2 x 8 heads then fill a large GPU
+_SPLITS = 16  # at most, of the columns an attention reads: one conversation's 2 x 8 heads then fill a large GPU
 
 
 class GraphStepper(Stepper):
     """A Stepper whose steps are CUDA graphs; construction compiles, captures and warms up everything.
 
     plain: capture the layers' own ops even where kernels could be used (for comparing them).
-    persistent: use one kernel for a part of a step where that can be done and is faster.
     """
 
-    def __init__(
-        self, checkpoint: "Checkpoint", slots: int = 1, plain: bool | None = None, persistent: bool = True
-    ) -> None:
+    def __init__(self, checkpoint: "Checkpoint", slots: int = 1, plain: bool | None = None) -> None:
         super().__init__(checkpoint, slots)
         config, device = self.config, self.device
         self._host = self._shared(slots, STEP_FIELDS)
-        self._host_actions, self._host_trouble = self._shared(slots), self._shared(1)
+        self._host_actions = self._shared(slots)
         self.fields = torch.zeros_like(self._host, device=device)
         # What was drawn in this step: the codes of every codebook, then the action.
         self.drawn = torch.zeros(slots, config.data.codebooks + 1, dtype=torch.int64, device=device)
@@ -63,15 +56,7 @@ class GraphStepper(Stepper):
         self._host[:] = torch.tensor([0, 0, self.capacity, *self.opening])  # every frame is known: nothing is kept
         with torch.inference_mode():
             self.program: _Program = _Plain(self) if self.kind == "plain ops" else _Fast(self)
-            programs: list[_Program] = [self.program]
-            self._trouble: Tensor | None = None  # set by kernels that wait for each other, when one has waited in vain
-            persistent &= checkpoint.weights == "dtype" and device.type == "cuda"
-            if isinstance(self.program, _Fast) and persistent:
-                try:
-                    programs.append(_Persistent(self, self.program))
-                except DeviceError as error:
-                    self._trouble, self.kind = None, f"kernels ({error})"
-            self._run_column, self._run_codes = self._capture(programs)
+            self._run_column, self._run_codes = self._capture()
 
     @torch.inference_mode()
     def act(self, active: Sequence[int]) -> list[int]:
@@ -88,8 +73,6 @@ class GraphStepper(Stepper):
             self._run_codes()
         if ready is not None:
             ready.synchronize()
-        if self._host_trouble[0]:
-            raise DeviceError("the GPU's kernels waited in vain for each other; start again")
         return [int(self._host_actions[slot]) for slot in active]
 
     @torch.inference_mode()
@@ -120,54 +103,30 @@ class GraphStepper(Stepper):
         self._actions_ready.record()
         return self._actions_ready
 
-    def _capture(self, programs: "list[_Program]") -> tuple[Callable[[], None], Callable[[], None]]:
-        """What runs a column and its codes, by the program that is the faster for each."""
-        parts = [(self._column_of(program), self._codes_of(program)) for program in programs]
+    def _capture(self) -> tuple[Callable[[], None], Callable[[], None]]:
+        """What runs a column and its codes."""
         if self.device.type != "cuda":  # tests, with the kernels interpreted
-            return parts[0]
+            return self._column, self._codes
         self._actions_ready = torch.cuda.Event()
         stream = torch.cuda.Stream(self.device)
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):
             for _ in range(2):  # compiles the kernels, and lets the libraries choose theirs
-                for column, codes in parts:
-                    column()
-                    codes()
+                self._column()
+                self._codes()
         torch.cuda.current_stream().wait_stream(stream)
-        graphs = [(captured(column), captured(codes)) for column, codes in parts]
-        middle = self.capacity // 2
-        self._host[:, COLUMN], self._host[:, INDEX] = middle, middle
-        times = [[_milliseconds(graph) for graph in graphs_of_part] for graphs_of_part in zip(*graphs, strict=True)]
-        chosen = [min(range(len(programs)), key=each.__getitem__) for each in times]
-        if self._trouble is not None and bool(self._trouble[0]):
-            self._trouble.zero_()
-            chosen, self.kind = [0, 0], "kernels (persistent ones waited in vain)"
-        elif len(programs) > 1:
-            shown = [
-                f"{'one kernel' if choice else 'kernels'} for {name} ({each[1]:.2f} ms, else {each[0]:.2f})"
-                for name, choice, each in zip(("the backbone", "the depformer"), chosen, times, strict=True)
-            ]
-            self.kind = ", ".join(shown)
-        self._graphs = graphs[chosen[0]][0], graphs[chosen[1]][1]
+        self._graphs = captured(self._column), captured(self._codes)
         return self._graphs[0].replay, self._graphs[1].replay
 
-    def _column_of(self, program: "_Program") -> Callable[[], None]:
-        def column() -> None:
-            self.fields.copy_(self._host, non_blocking=True)
-            program.column()
-            self._host_actions.copy_(self.drawn[:, -1], non_blocking=True)
-            if self._trouble is not None:
-                self._host_trouble.copy_(self._trouble, non_blocking=True)
+    def _column(self) -> None:
+        self.fields.copy_(self._host, non_blocking=True)
+        self.program.column()
+        self._host_actions.copy_(self.drawn[:, -1], non_blocking=True)
 
-        return column
-
-    def _codes_of(self, program: "_Program") -> Callable[[], None]:
-        def codes() -> None:
-            if self.reads_text:
-                self.next_text.copy_(self._host_text, non_blocking=True)
-            program.codes()
-
-        return codes
+    def _codes(self) -> None:
+        if self.reads_text:
+            self.next_text.copy_(self._host_text, non_blocking=True)
+        self.program.codes()
 
 
 def captured(work: Callable[[], None]) -> torch.cuda.CUDAGraph:
@@ -176,19 +135,6 @@ def captured(work: Callable[[], None]) -> torch.cuda.CUDAGraph:
     with torch.cuda.graph(graph):
         work()
     return graph
-
-
-def _milliseconds(graph: torch.cuda.CUDAGraph, repeats: int = 4) -> float:
-    """How long a replay takes: the shortest of some, the first left out."""
-    times = []
-    for _ in range(repeats):
-        start, stop = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-        start.record()
-        graph.replay()
-        stop.record()
-        stop.synchronize()
-        times.append(float(start.elapsed_time(stop)))
-    return min(times[1:])
 
 
 class _Program:
@@ -268,7 +214,7 @@ class _Fast(_Program):
         backbone, depformer = stepper.backbone, stepper.depformer
         big, small = config.model.decoder, config.model.depformer
         rows = 2 * len(stepper.slots)
-        self.few, self.wide = rows <= MOST_ROWS, rows <= MOST_WIDE_ROWS
+        self.few = rows <= MOST_ROWS
         self.eps = config.model.normalization_layer_epsilon
 
         def buffer(width: int, dtype: torch.dtype | None = None) -> Tensor:
@@ -361,7 +307,7 @@ class _Fast(_Program):
             rows = stepper._rows(stepper.fields[:, None, MAIN : SECOND + 1], codes[:, None], 2)
             self.big.x.copy_(backbone.embed(rows.flatten(0, 1)).squeeze(1))
 
-    # Few rows: one kernel. More: the norm is a kernel. Many: so is the activation, and the product is the library's.
+    # Few rows: one kernel. Many: the norm and the activation are kernels, and the product is the library's.
 
     def _linear(
         self,
@@ -377,17 +323,12 @@ class _Fast(_Program):
             kernels.linear(x, matrix, out, norm=norm, eps=self.eps, embedding=embedding)
             return
         kernels.normed(x, norm, self.eps, buffers.normed, embedding)
-        if self.wide:
-            kernels.wide(buffers.normed, matrix, out)
-        else:
-            _library_product(buffers.normed, matrix, out)
+        _library_product(buffers.normed, matrix, out)
 
     def _add(self, x: Tensor, matrix: Matrix, total: Tensor) -> None:
         """total += x @ matrix.T."""
         if self.few:
             kernels.linear(x, matrix, total, add=True)
-        elif self.wide:
-            kernels.wide(x, matrix, total, add=True)
         elif isinstance(matrix, Fp8Matrix):
             total += linear(x, matrix)
         else:
@@ -398,11 +339,8 @@ class _Fast(_Program):
             kernels.gated(buffers.x, layer.post_norm.weight, self.eps, layer.mlp.wi, buffers.hidden, activations)
         else:
             kernels.normed(buffers.x, layer.post_norm.weight, self.eps, buffers.normed)
-            if self.wide:
-                kernels.wide(buffers.normed, layer.mlp.wi, buffers.hidden, activations=activations)
-            else:
-                _library_product(buffers.normed, layer.mlp.wi, buffers.both)
-                kernels.product(buffers.both, buffers.hidden, activations)
+            _library_product(buffers.normed, layer.mlp.wi, buffers.both)
+            kernels.product(buffers.both, buffers.hidden, activations)
         self._add(buffers.hidden, layer.mlp.wo, buffers.x)
 
 
@@ -412,28 +350,6 @@ def _library_product(x: Tensor, matrix: Matrix, out: Tensor) -> None:
         out.copy_(linear(x, matrix))
     else:
         torch.mm(x, matrix.T, out=out)
-
-
-class _Persistent(_Program):
-    """One kernel each, with the embedding in front; DeviceError where they cannot run, or compute something else."""
-
-    def __init__(self, stepper: GraphStepper, fast: _Fast) -> None:
-        self.stepper, self._fast = stepper, fast
-        self.big, self.logits, self.stage_logits = fast.big, fast.logits, fast.stage_logits
-        self.kernels = PersistentKernels(
-            stepper, stepper.fields, stepper.drawn, self.big.x, fast.heads, self.logits, self.stage_logits
-        )
-        stepper._trouble = self.kernels.trouble
-        stepper.fields.copy_(stepper._host)
-        fast._embed()
-        self.kernels.check()
-
-    def column(self) -> None:
-        self._fast._embed()
-        self.kernels.column()
-
-    def codes(self) -> None:
-        self.kernels.codes()
 
 
 class _Buffers:

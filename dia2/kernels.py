@@ -14,8 +14,8 @@ Three habits, in all of them:
   places where dia2/layers.py does, so that eager and fast agree to rounding of sums.
 - **The same bits every time.** No float atomics: every sum has one order, so a conversation repeats exactly.
 
-Products come in two kinds. For up to four rows the sums are taken in registers, with norm and embedding inside; beyond,
-matrix units do them (`wide`), and the norm is a kernel of its own. Both read 8-bit weights (fp8.py) as they are.
+Products are for up to four rows, their sums taken in registers; they read 8-bit weights (fp8.py) as they are. Beyond,
+matrix units do them, by a library, with norm and activation as kernels of their own.
 
 Every wrapper writes into buffers it is given: nothing here allocates, so all of it can be captured in a CUDA graph.
 Knows nothing about models or steps. Importing this module imports triton.
@@ -36,10 +36,7 @@ from dia2.fp8 import Fp8Matrix, Matrix
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 
 MOST_ROWS = 4
-"""Up to here products are sums in registers."""
-
-MOST_WIDE_ROWS = 32
-"""Up to here matrix units are fed by `wide`; beyond, a library's products are the better tool."""
+"""Up to here products are sums in registers; beyond, matrix units (cuBLAS) are the better tool."""
 
 # Fields of a step's row, one row a slot, int64: what the host tells the device about a step.
 COLUMN, INDEX, KNOWN, MAIN, SECOND, STEP_FIELDS = 0, 1, 2, 3, 4, 5
@@ -94,7 +91,7 @@ def _weights(w, n, k, N, K: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr):
 
 
 @triton.jit
-def _wide(w):
+def _widened(w):
     """Weights as float32; bytes are e4m3."""
     if w.dtype == tl.uint8:  # its bits, moved to where float32 has them, with another bias
         bits = w.to(tl.int32)
@@ -122,7 +119,7 @@ def _normed(x, norm, k, K: tl.constexpr, eps):
 @triton.jit
 def _products(w, x):
     """w [BN, BK], x float32 [ROWS, BK] -> float32 [ROWS, BN]."""
-    return tl.sum(_wide(w)[None, :, :] * x[:, None, :], axis=2)
+    return tl.sum(_widened(w)[None, :, :] * x[:, None, :], axis=2)
 
 
 @triton.jit
@@ -312,6 +309,22 @@ def _cached(k_ptr, v_ptr, start, stop, d, both, HALF: tl.constexpr, BLOCK: tl.co
     return k1, k2, tl.load(v_ptr + t * (2 * HALF) + both[None, :], mask=t < stop, other=0.0)
 
 
+@triton.jit
+def _scores(q, k, LANES: tl.constexpr, GROUP: tl.constexpr):
+    """q float32 [LANES, n], of values of k's dtype, and k [BLOCK, n] -> their products float32 [LANES, BLOCK]."""
+    if LANES > GROUP:
+        return tl.dot(q.to(k.dtype), tl.trans(k), input_precision="ieee")
+    return tl.sum(q[:, None, :] * k.to(tl.float32)[None, :, :], axis=2)
+
+
+@triton.jit
+def _mix(weights, v, LANES: tl.constexpr, GROUP: tl.constexpr):
+    """weights float32 [LANES, BLOCK] of v [BLOCK, n] -> float32 [LANES, n]; the matrix units take them in v's dtype."""
+    if LANES > GROUP:
+        return tl.dot(weights.to(v.dtype), v, input_precision="ieee")
+    return tl.sum(weights[:, :, None] * v.to(tl.float32)[None, :, :], axis=1)
+
+
 @triton.jit(do_not_specialize=["stage"])
 def _attention_kernel(
     qkv_ptr,
@@ -333,6 +346,7 @@ def _attention_kernel(
     KV: tl.constexpr,
     HALF: tl.constexpr,
     GROUP: tl.constexpr,
+    LANES: tl.constexpr,
     BLOCK: tl.constexpr,
     SPLITS: tl.constexpr,
     STEPPED: tl.constexpr,
@@ -340,6 +354,8 @@ def _attention_kernel(
     PDL: tl.constexpr,
 ):
     """One new column of every row: norm, rotation, cache write, attention. Programs: (row x KV head, split).
+
+    A program has the query heads that share a KV head, GROUP at most, in LANES: 16 for the matrix units, or GROUP.
 
     With the step's fields (STEPPED), columns and fields were there before this step's first kernel ran: the first
     columns are loaded before the wait for the kernel ahead.
@@ -368,7 +384,7 @@ def _attention_kernel(
         return
     d = tl.arange(0, HALF)
     both = tl.arange(0, DIM)
-    g = tl.arange(0, GROUP)
+    g = tl.arange(0, LANES)
     cached = pair.to(tl.int64) * capacity * DIM
     start, stop = split * chunk, tl.minimum((split + 1) * chunk, index)
     k1, k2, v = _cached(k_ptr + cached, v_ptr + cached, start, stop, d, both, HALF, BLOCK)
@@ -387,20 +403,19 @@ def _attention_kernel(
     q2 = tl.load(q_at + HALF, mask=mine, other=0.0).to(tl.float32)
     q1, q2 = _turned(q1, q2, q_norm_ptr, d, cos, sin, eps, HALF, ROPE)
 
-    best = tl.full([GROUP], float("-inf"), tl.float32)
-    total = tl.zeros([GROUP], tl.float32)
-    mixed = tl.zeros([GROUP, DIM], tl.float32)
+    best = tl.full([LANES], float("-inf"), tl.float32)
+    total = tl.zeros([LANES], tl.float32)
+    mixed = tl.zeros([LANES, DIM], tl.float32)
     while start < stop:
         seen = start + tl.arange(0, BLOCK) < stop
         start += BLOCK
         next_k1, next_k2, next_v = _cached(k_ptr + cached, v_ptr + cached, start, stop, d, both, HALF, BLOCK)
-        products = q1[:, None, :] * k1.to(tl.float32)[None, :, :] + q2[:, None, :] * k2.to(tl.float32)[None, :, :]
-        scores = tl.where(seen[None, :], tl.sum(products, axis=2), float("-inf"))
+        scores = tl.where(seen[None, :], _scores(q1, k1, LANES, GROUP) + _scores(q2, k2, LANES, GROUP), float("-inf"))
         higher = tl.maximum(best, tl.max(scores, axis=1))
         weights = tl.exp(scores - higher[:, None])
         shrink = tl.exp(best - higher)
         total = total * shrink + tl.sum(weights, axis=1)
-        mixed = mixed * shrink[:, None] + tl.sum(weights[:, :, None] * v.to(tl.float32)[None, :, :], axis=1)
+        mixed = mixed * shrink[:, None] + _mix(weights, v, LANES, GROUP)
         best = higher
         k1, k2, v = next_k1, next_k2, next_v
 
@@ -428,30 +443,32 @@ def _attention_kernel(
         # A part is [GROUP, DIM] sums, then [GROUP] maxima, then [GROUP] totals.
         size: tl.constexpr = GROUP * (DIM + 2)
         part = part_ptr + (pair * SPLITS + split) * size
-        tl.store(part + g[:, None] * DIM + both[None, :], mixed)
-        tl.store(part + GROUP * DIM + g, best)
-        tl.store(part + GROUP * (DIM + 1) + g, total)
+        tl.store(part + g[:, None] * DIM + both[None, :], mixed, mask=(g < GROUP)[:, None])
+        tl.store(part + GROUP * DIM + g, best, mask=g < GROUP)
+        tl.store(part + GROUP * (DIM + 1) + g, total, mask=g < GROUP)
         tl.debug_barrier()  # every thread's part is written before one thread counts it in
         before = tl.atomic_add(count_ptr + pair, 1, sem="acq_rel", scope="gpu")
         if before == splits - 1:
             s = tl.arange(0, SPLITS)
+            h = tl.arange(0, GROUP)
             parts = part_ptr + (pair * SPLITS + s) * size
             have = (s < splits)[:, None]
             best_of = tl.load(
-                parts[:, None] + GROUP * DIM + g[None, :], mask=have, other=float("-inf"), cache_modifier=".cg"
+                parts[:, None] + GROUP * DIM + h[None, :], mask=have, other=float("-inf"), cache_modifier=".cg"
             )
             totals = tl.load(
-                parts[:, None] + GROUP * (DIM + 1) + g[None, :], mask=have, other=0.0, cache_modifier=".cg"
+                parts[:, None] + GROUP * (DIM + 1) + h[None, :], mask=have, other=0.0, cache_modifier=".cg"
             )
             sums = tl.load(
-                parts[:, None, None] + g[None, :, None] * DIM + both[None, None, :],
+                parts[:, None, None] + h[None, :, None] * DIM + both[None, None, :],
                 mask=have[:, :, None],
                 other=0.0,
                 cache_modifier=".cg",
             )
             scale = tl.exp(best_of - tl.max(best_of, axis=0)[None, :])
             summed = tl.sum(sums * scale[:, :, None], axis=0) / tl.sum(totals * scale, axis=0)[:, None]
-            tl.store(out_at, summed.to(out_ptr.dtype.element_ty), mask=mine)
+            into = out_ptr + row * HEADS * DIM + (kv * ours + h)[:, None] * DIM + both[None, :]
+            tl.store(into, summed.to(out_ptr.dtype.element_ty), mask=(h < ours)[:, None])
             tl.store(count_ptr + pair, 0)
 
 
@@ -459,26 +476,27 @@ def _attention_kernel(
 
 
 @triton.jit
-def _ordered(x):
-    """float32 -> int32 keys in the same order (-0.0 just below 0.0)."""
-    bits = x.to(tl.int32, bitcast=True)
-    return tl.where(bits < 0, bits ^ 0x7FFFFFFF, bits)
+def _kth(values, k):
+    """A value with exactly the k largest of `values` at or above it, or the k-th largest itself where ties forbid that.
 
-
-@triton.jit
-def _kth_key(keys, k):
-    """A key with exactly the k largest of `keys` at or above it, or the k-th largest itself where ties forbid that.
-
-    Bisection over the 32 bits of a key; most of the time some 15 halvings tell the k largest from the rest.
+    Each round cuts the range where it lies into four, and counts for all three cuts in one sum.
     """
-    low = tl.min(keys, axis=0).to(tl.int64)  # at least k are at or above it
-    high = tl.max(keys, axis=0).to(tl.int64) + 1  # fewer than k are
-    while high - low > 1:
-        middle = low + ((high - low) >> 1)
-        count = tl.sum((keys >= middle.to(tl.int32)).to(tl.int32), axis=0)
-        low = tl.where(count >= k, middle, low)
-        high = tl.where(count == k, low + 1, tl.where(count >= k, high, middle))
-    return low.to(tl.int32)
+    low = tl.min(tl.where(values > float("-inf"), values, float("inf")), axis=0)  # at least k are at or above it
+    high = tl.max(values, axis=0)  # fewer than k are, or it is the one
+    low = tl.where(tl.sum((values >= high).to(tl.int32), axis=0) >= k, high, low)
+    going = (low < high).to(tl.int32)
+    while going > 0:
+        quarter = (high - low) * 0.25
+        a, b, c = low + quarter, low + 2 * quarter, low + 3 * quarter
+        ones = (values >= a).to(tl.int64) + ((values >= b).to(tl.int64) << 20) + ((values >= c).to(tl.int64) << 40)
+        counts = tl.sum(ones, axis=0)
+        above_a, above_b, above_c = counts & 0xFFFFF, (counts >> 20) & 0xFFFFF, counts >> 40
+        new_low = tl.where(above_c >= k, c, tl.where(above_b >= k, b, tl.where(above_a >= k, a, low)))
+        new_high = tl.where(above_c >= k, high, tl.where(above_b >= k, c, tl.where(above_a >= k, b, a)))
+        found = (above_a == k) | (above_b == k) | (above_c == k)
+        going = ((new_low > low) | (new_high < high)).to(tl.int32) * (1 - found.to(tl.int32))
+        low, high = new_low, new_high
+    return low
 
 
 @triton.jit(do_not_specialize=["stream", "codebook", "delay", "banned", "also_banned"])
@@ -527,8 +545,8 @@ def _draw_kernel(
     logits = all_logits
     if (filter_k > 0) & (filter_k < V):
         other = tl.load(row + logits_stride, mask=inside, other=0.0)
-        keys = _ordered(tl.where(inside, other + scale * (logits - other), float("-inf")))
-        logits = tl.where(keys >= _kth_key(keys, filter_k), logits, float("-inf"))
+        guided = tl.where(inside, other + scale * (logits - other), float("-inf"))
+        logits = tl.where(guided >= _kth(guided, filter_k), logits, float("-inf"))
     allowed = inside & (i != banned) & (i != also_banned)
     logits = tl.where(allowed, logits, float("-inf"))
     # A narrow filter may have kept nothing but what may not be drawn: then all the others are candidates.
@@ -539,8 +557,7 @@ def _draw_kernel(
         scaled = logits / tl.maximum(temperature, 1e-4)
         candidates = tl.sum((logits > float("-inf")).to(tl.int32), axis=0)
         if (top_k > 0) & (top_k < candidates):
-            keys = _ordered(scaled)
-            scaled = tl.where(keys >= _kth_key(keys, top_k), scaled, float("-inf"))
+            scaled = tl.where(scaled >= _kth(scaled, top_k), scaled, float("-inf"))
         weights = tl.exp(scaled - most / tl.maximum(temperature, 1e-4))
         # In fixed point: sums of floats taken in parallel need not rise, and a uniform between two of them that should
         # be equal would draw an impossible token.
@@ -587,73 +604,6 @@ def _norm_kernel(
 
 
 @triton.jit
-def _wide_kernel(
-    x_ptr,
-    w_ptr,
-    scale_ptr,
-    out_ptr,
-    R,
-    N,
-    K: tl.constexpr,
-    ROWS: tl.constexpr,
-    BN: tl.constexpr,
-    BK: tl.constexpr,
-    ADD: tl.constexpr,
-    GATED: tl.constexpr,
-    GATE: tl.constexpr,
-    UP: tl.constexpr,
-    SCALED: tl.constexpr,
-    PDL: tl.constexpr,
-):
-    """out [R, N] (+)= x [R, K] @ w [N, K].T on the matrix units, weights on the left; or, GATED, act0(gate) * act1(up).
-
-    Then w is [2 N, K], and gate and up are the products of its halves.
-    """
-    n = tl.program_id(0) * BN + tl.arange(0, BN)
-    k = tl.arange(0, BK)
-    r = tl.arange(0, ROWS)
-    up_ptr = w_ptr + N.to(tl.int64) * K
-    w = _weights(w_ptr, n, k, N, K, BN, BK)
-    w_up = w
-    if GATED:
-        w_up = _weights(up_ptr, n, k, N, K, BN, BK)
-    _ahead(PDL)
-    x = _columns(x_ptr, r, k, R, K)
-    y = tl.dot(_like(w, x), x, input_precision="ieee")
-    y_up = y
-    if GATED:
-        y_up = tl.dot(_like(w_up, x), x, input_precision="ieee")
-    for start in range(BK, K, BK):
-        x = _columns(x_ptr, r, start + k, R, K)
-        y = tl.dot(_like(_weights(w_ptr, n, start + k, N, K, BN, BK), x), x, y, input_precision="ieee")
-        if GATED:
-            y_up = tl.dot(_like(_weights(up_ptr, n, start + k, N, K, BN, BK), x), x, y_up, input_precision="ieee")
-    y = _scaled(tl.trans(y), scale_ptr, n, N, SCALED)
-    dtype = out_ptr.dtype.element_ty
-    where = out_ptr + r[:, None] * N + n[None, :]
-    mask = (r < R)[:, None] & (n < N)[None, :]
-    if GATED:
-        y_up = _scaled(tl.trans(y_up), scale_ptr + N, n, N, SCALED)
-        y = _activate(y.to(dtype).to(tl.float32), GATE).to(dtype).to(tl.float32)
-        y *= _activate(y_up.to(dtype).to(tl.float32), UP).to(dtype).to(tl.float32)
-    if ADD:
-        y = y.to(dtype).to(tl.float32) + tl.load(where, mask=mask, other=0.0).to(tl.float32)
-    tl.store(where, y.to(dtype), mask=mask)
-
-
-@triton.jit
-def _columns(x, r, k, R, K: tl.constexpr):
-    """Columns k of all rows of x [R, K], as [BK, ROWS]."""
-    return tl.load(x + r[None, :] * K + k[:, None], mask=(r < R)[None, :] & (k < K)[:, None], other=0.0)
-
-
-@triton.jit
-def _like(w, x):
-    """Weights in the dtype of x; 8-bit ones are exact in all."""
-    return _wide(w).to(x.dtype)
-
-
-@triton.jit
 def _product_kernel(both_ptr, out_ptr, N, BN: tl.constexpr, GATE: tl.constexpr, UP: tl.constexpr, PDL: tl.constexpr):
     """out [rows, N] = act0(first half) * act1(second half) of both [rows, 2 N]."""
     n = tl.program_id(1) * BN + tl.arange(0, BN)
@@ -677,26 +627,15 @@ class Tile:
     warps: int = 4
 
 
-@dataclass(frozen=True)
-class WideTile:
-    """How a product on the matrix units is cut: outputs and inputs at once, warps a program, loads in flight."""
-
-    outputs: int = 16
-    inputs: int = 256
-    warps: int = 4
-    stages: int = 4
-
-
 _WIDEST = 2048
 
 TILES: dict[tuple[str, int, int], Tile] = {
     ("linear", 4096, 2048): Tile(8, 4),
-    ("linear", 2048, 2048): Tile(16, 4),
-    ("linear", 1024, 1024): Tile(8, 4),
+    ("gated", 6144, 2048): Tile(2, 4),
+    ("gated", 3072, 1024): Tile(2, 1),
+    ("linear", 2048, 1024): Tile(2, 4),
 }
-"""(kind, outputs, inputs) of a product -> its tile, where measuring (an H200) found one better than the usual."""
-
-WIDE = WideTile()
+"""(kind, outputs, inputs) of a product -> its tile, where whole steps on an H100 were faster than with the usual."""
 
 
 def _tile(kind: str, outputs: int, inputs: int) -> Tile:
@@ -782,33 +721,6 @@ def gated(x: Tensor, norm: Tensor, eps: float, matrix: Matrix, out: Tensor, acti
     )
 
 
-def wide(x: Tensor, matrix: Matrix, out: Tensor, add: bool = False, activations: tuple[str, ...] = ()) -> None:
-    """out [R, N] = (out +) x [R, K] @ matrix [N, K].T; with activations, act0(gate) * act1(up) of a matrix [2 N, K]."""
-    (rows, inputs), outputs = x.shape, out.shape[1]
-    values, scale, scaled = _parts(matrix)
-    gate, up = activations or ("linear", "linear")
-    _wide_kernel[(triton.cdiv(outputs, WIDE.outputs),)](
-        x,
-        values,
-        scale,
-        out,
-        rows,
-        outputs,
-        K=inputs,
-        ROWS=max(16, _power(rows)),
-        BN=WIDE.outputs,
-        BK=min(WIDE.inputs, _power(inputs)),
-        ADD=add,
-        GATED=bool(activations),
-        GATE=_ACTIVATIONS[gate],
-        UP=_ACTIVATIONS[up],
-        SCALED=scaled,
-        num_warps=WIDE.warps,
-        num_stages=WIDE.stages,
-        **_dependent(),
-    )
-
-
 def normed(x: Tensor, norm: Tensor, eps: float, out: Tensor, embedding: Embedding | None = None) -> None:
     """out = norm(x + embedding), [rows, K]; x may have a stride."""
     rows, width = x.shape
@@ -883,12 +795,12 @@ def embed(
 class Attention:
     """Attention of one new column a row over a cache, for rows of one shape; holds the scratch the splits need."""
 
-    BLOCK = 32
-
     def __init__(self, rows: int, heads: int, kv_heads: int, head_dim: int, splits: int, device: torch.device) -> None:
         self.heads, self.kv_heads, self.half, self.splits = heads, kv_heads, head_dim // 2, splits
         self.group = _power(heads // kv_heads)
-        self.block = self.BLOCK
+        # One short block is sums in registers; many are for the matrix units, which have 16 lanes at least.
+        units = splits > 1 and self.half >= 16
+        self.lanes, self.block = (max(16, 2 * self.group), 32) if units else (self.group, 16)
         self.parts = torch.zeros(rows * kv_heads, splits, self.group * (head_dim + 2), device=device)
         self.counts = torch.zeros(rows * kv_heads, dtype=torch.int32, device=device)
 
@@ -928,6 +840,7 @@ class Attention:
             KV=self.kv_heads,
             HALF=self.half,
             GROUP=self.group,
+            LANES=self.lanes,
             BLOCK=self.block,
             SPLITS=self.splits,
             STEPPED=stepped,

@@ -12,15 +12,14 @@ ROOT = Path(__file__).parent.parent
 
 # The modules of dia2 from the bottom up: each may import from lower layers, never from its own or a higher one.
 DIA2_LAYERS = [
-    {"errors"},
-    {"config", "script", "sampling", "grid", "layers", "kernels", "nvrtc", "recording"},
+    {"errors", "fp8"},
+    {"config", "script", "sampling", "grid", "layers", "kernels", "recording"},
     {"text_stream", "cache", "mimi"},
     {"backbone", "depformer", "voice", "frame_codec"},
     {"graph_codec"},
     {"random_models", "timing"},
     {"checkpoint"},
     {"stepper"},
-    {"persistent"},
     {"graph_stepper"},
     {"choose"},
     {"generate"},

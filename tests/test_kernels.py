@@ -65,15 +65,6 @@ def test_a_product_takes_a_slice_and_an_embedding_and_leaves_their_sum() -> None
     close(out, F.linear(rms(summed, gain), weight))
 
 
-@pytest.mark.parametrize("add", [False, True])
-@pytest.mark.parametrize(("rows", "outputs", "inputs"), [(3, 20, 48), (8, 33, 600), (20, 16, 256), (32, 9, 48)])
-def test_a_wide_product_is_the_product(rows: int, outputs: int, inputs: int, add: bool) -> None:
-    x, weight, out = noise(rows, inputs), noise(outputs, inputs, scale=inputs**-0.5), noise(rows, outputs)
-    expected = F.linear(x, weight) + (out if add else 0)
-    kernels.wide(x, weight, out, add=add)
-    close(out, expected)
-
-
 @pytest.mark.parametrize("rows", [2, 8])
 def test_products_read_8_bit_weights(rows: int) -> None:
     x, gain, out = noise(rows, 48), noise(48), noise(rows, 20)
@@ -83,12 +74,8 @@ def test_products_read_8_bit_weights(rows: int) -> None:
     for head, expected in ((matrix.split(20)[0], both[:, :20]), (matrix.split(20)[1], both[:, 20:])):
         kernels.linear(x, head, out, norm=gain, eps=EPS)
         close(out, expected)
-        kernels.wide(rms(x, gain), head, out)
-        close(out, expected)
     expected = F.silu(both[:, :20]) * both[:, 20:]
     kernels.gated(x, gain, EPS, matrix, out, ("silu", "linear"))
-    close(out, expected)
-    kernels.wide(rms(x, gain), matrix, out, activations=("silu", "linear"))
     close(out, expected)
 
 
@@ -113,8 +100,6 @@ def test_a_gated_product_activates_its_halves(rows: int, activations: tuple[str,
     expected = functions[activations[0]](gate) * functions[activations[1]](up)
     close(out, expected)
     kernels.product(both, out, activations)
-    close(out, expected)
-    kernels.wide(rms(x, gain), weight, out, activations=activations)
     close(out, expected)
 
 
@@ -150,9 +135,11 @@ def test_a_column_is_embedded_with_its_text_and_without(slots: int) -> None:
     close(out, torch.stack(expected))
 
 
-@pytest.mark.parametrize(("heads", "kv_heads", "rope"), [(4, 2, True), (3, 3, False), (6, 2, True)])
-def test_attention_is_norm_rotation_cache_and_softmax(heads: int, kv_heads: int, rope: bool) -> None:
-    dim, capacity, indices = 16, 300, [0, 64, 299]
+@pytest.mark.parametrize(
+    ("heads", "kv_heads", "dim", "rope"), [(4, 2, 16, True), (3, 3, 16, False), (6, 2, 32, True), (2, 2, 32, True)]
+)
+def test_attention_is_norm_rotation_cache_and_softmax(heads: int, kv_heads: int, dim: int, rope: bool) -> None:
+    capacity, indices = 600, [0, 64, 599]
     slots = len(indices)
     rows = 2 * slots
     attention = kernels.Attention(rows, heads, kv_heads, dim, 4, DEVICE)
@@ -250,6 +237,7 @@ def test_a_draw_is_guidance_filter_and_inverse_cdf(vocabulary: int, ties: bool) 
 @pytest.mark.parametrize("slots", [1, 5])
 def test_a_stepper_of_kernels_says_what_the_eager_one_says(slots: int, weights: str) -> None:
     loaded = load_checkpoint("random:tiny", device=str(DEVICE), dtype="float32", weights=weights)
+    torch.set_float32_matmul_precision("highest")  # loading chose TF32 for the eager one, and a draw can be close
     steppers = Stepper(loaded, slots), GraphStepper(loaded, slots, plain=False)
     active = list(range(slots))[:: -1 if slots > 1 else 1]
     for stepper in steppers:
