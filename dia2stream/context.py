@@ -278,6 +278,9 @@ class Context:
 
     def _archived(self, start: int, stop: int) -> Tensor:
         """Complete frames start..stop - 1, int64 [C, stop - start]."""
+        first, count = start % ARCHIVE_FRAMES, stop - start
+        if first + count <= ARCHIVE_FRAMES:
+            return self._archive[:, first : first + count].long()
         where = torch.arange(start, stop, device=self._archive.device) % ARCHIVE_FRAMES
         return self._archive[:, where].long()
 
