@@ -1,5 +1,6 @@
 """Weights in 8 bits: how far they are off, what they save, and that a model with them is the same model."""
 
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,10 @@ from dia2.fp8 import Fp8Matrix, linear, shrink
 from dia2.sampling import SlotSettings
 from dia2.stepper import Stepper
 from dia2stream.bench import backbone_bytes, depformer_bytes
+from dia2stream.engine import Engine
+from dia2stream.options import ModelOptions
+from dia2stream.outbox import Frame
+from dia2stream.protocol import Start
 
 
 def tiny(weights: str, dtype: str = "float32") -> Checkpoint:
@@ -123,3 +128,12 @@ def test_logits_stay_close_and_are_not_the_same() -> None:
     exact, rounded = logits(tiny("dtype")), logits(tiny("fp8"))
     error = float((rounded - exact).norm() / exact.norm())
     assert 0.001 < error < 0.1
+
+
+def test_an_engine_speaks_with_them_and_says_so() -> None:
+    with closing(Engine.load(ModelOptions(model="random:tiny", device="cpu", weights="fp8"))) as engine:
+        assert any(note.startswith("weights fp8: ") for note in engine.checkpoint.notes)
+        with engine.conversation() as session:
+            session.submit(Start("[S1] Hello there.", seed=0))
+            session.finish()
+            assert sum(isinstance(item, Frame) for item in session) > 5
