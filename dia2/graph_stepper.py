@@ -335,10 +335,10 @@ class _Fast(_Program):
         kernels.normed(x, norm, self.eps, buffers.normed, embedding)
         _library_product(buffers.normed, matrix, out)
 
-    def _add(self, x: Tensor, matrix: Matrix, total: Tensor) -> None:
-        """total += x @ matrix.T."""
+    def _add(self, x: Tensor, matrix: Matrix, total: Tensor, again: bool = False) -> None:
+        """total += x @ matrix.T; again: the next stage reads the matrix too."""
         if self.few:
-            kernels.linear(x, matrix, total, add=True)
+            kernels.linear(x, matrix, total, add=True, again=again)
         elif isinstance(matrix, Fp8Matrix):
             total += linear(x, matrix)
         else:
@@ -351,7 +351,7 @@ class _Fast(_Program):
             kernels.normed(buffers.x, layer.post_norm.weight, self.eps, buffers.normed)
             _library_product(buffers.normed, layer.mlp.wi, buffers.both)
             kernels.product(buffers.both, buffers.hidden, activations)
-        self._add(buffers.hidden, layer.mlp.wo, buffers.x)
+        self._add(buffers.hidden, layer.mlp.wo, buffers.x, again=buffers is self.small)
 
 
 def _library_product(x: Tensor, matrix: Matrix, out: Tensor) -> None:

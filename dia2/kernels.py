@@ -6,12 +6,14 @@ happens between reads: a kernel for the norm, one for the rotation, one for the 
 So here every matrix product takes in what comes before it (norm, embedding) and what comes after it (activation,
 residual); attention takes in norm, rotation and the cache write; and a draw is one kernel from logits to token.
 
-Three habits, in all of them:
+Four habits, in all of them:
 
 - **Weights first.** A program loads its tile of the weights, which depend on nobody, before it waits for the kernel
   ahead (programmatic dependent launch, on Hopper and later). The memory so keeps reading while activations settle.
 - **Round where the layers round.** Products accumulate in float32; results are rounded to the model's dtype at the
   places where dia2/layers.py does, so that eager and fast agree to rounding of sums.
+- **Weights give way.** Most are read once a step and are larger than any cache, so in L2 they go first (`evict_first`),
+  before activations, gains and tables, and before the few that the next stage reads again.
 - **The same bits every time.** No float atomics: every sum has one order, so a conversation repeats exactly.
 
 Products are for up to four rows, their sums taken in registers; they read 8-bit weights (fp8.py) as they are. Beyond,
@@ -82,12 +84,12 @@ def _ahead(PDL: tl.constexpr):
 
 
 @triton.jit
-def _weights(w, n, k, N, K: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr):
-    """Rows n and columns k of a matrix [N, K], [BN, BK]."""
+def _weights(w, n, k, N, K: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr, GO: tl.constexpr = "evict_first"):
+    """Rows n and columns k of a matrix [N, K], [BN, BK]. GO: what becomes of them in L2."""
     offsets = n[:, None].to(tl.int64) * K + k[None, :]
     if K % BK == 0:
-        return tl.load(w + offsets, mask=(n < N)[:, None], other=0.0)
-    return tl.load(w + offsets, mask=(n < N)[:, None] & (k < K)[None, :], other=0.0)
+        return tl.load(w + offsets, mask=(n < N)[:, None], other=0.0, eviction_policy=GO)
+    return tl.load(w + offsets, mask=(n < N)[:, None] & (k < K)[None, :], other=0.0, eviction_policy=GO)
 
 
 @triton.jit
@@ -153,13 +155,14 @@ def _linear_kernel(
     ADD: tl.constexpr,
     EMBED: tl.constexpr,
     SCALED: tl.constexpr,
+    GO: tl.constexpr,
     PDL: tl.constexpr,
 ):
     """out [R, N] (+)= norm(x [R, K] + table[token]) @ w [N, K].T, a program for every BN outputs."""
     n = tl.program_id(0) * BN + tl.arange(0, BN)
     k = tl.arange(0, BK)
     r = tl.arange(0, ROWS)
-    w = _weights(w_ptr, n, k, N, K, BN, BK)
+    w = _weights(w_ptr, n, k, N, K, BN, BK, GO)
     _ahead(PDL)
     x = _rows(x_ptr, r, k, R, K, x_stride, ROWS, BK)
     if EMBED:  # two rows a slot share its token
@@ -174,7 +177,7 @@ def _linear_kernel(
         x = _normed(x, norm_ptr, k, K, eps)
     y = _products(w, x)
     for start in tl.static_range(BK, K, BK):
-        w = _weights(w_ptr, n, start + k, N, K, BN, BK)
+        w = _weights(w_ptr, n, start + k, N, K, BN, BK, GO)
         y += _products(w, _rows(x_ptr, r, start + k, R, K, x_stride, ROWS, BK))
     y = _scaled(y, scale_ptr, n, N, SCALED)
     where = out_ptr + r[:, None] * N + n[None, :]
@@ -304,9 +307,10 @@ def _cached(k_ptr, v_ptr, start, stop, d, both, HALF: tl.constexpr, BLOCK: tl.co
     """Columns start..stop - 1 of a head's cache: both halves of the keys [BLOCK, HALF], and values [BLOCK, 2 HALF]."""
     t = start + tl.arange(0, BLOCK)[:, None]
     k_at = k_ptr + t * (2 * HALF) + d[None, :]
-    k1 = tl.load(k_at, mask=t < stop, other=0.0)
-    k2 = tl.load(k_at + HALF, mask=t < stop, other=0.0)
-    return k1, k2, tl.load(v_ptr + t * (2 * HALF) + both[None, :], mask=t < stop, other=0.0)
+    k1 = tl.load(k_at, mask=t < stop, other=0.0, eviction_policy="evict_first")
+    k2 = tl.load(k_at + HALF, mask=t < stop, other=0.0, eviction_policy="evict_first")
+    v_at = v_ptr + t * (2 * HALF) + both[None, :]
+    return k1, k2, tl.load(v_at, mask=t < stop, other=0.0, eviction_policy="evict_first")
 
 
 @triton.jit
@@ -659,9 +663,13 @@ def linear(
     norm: Tensor | None = None,
     eps: float = 0.0,
     add: bool = False,
+    again: bool = False,
     embedding: Embedding | None = None,
 ) -> None:
-    """out [R, N] = (out +) norm(x [R, K] + embedding) @ matrix [N, K].T; x may have a stride."""
+    """out [R, N] = (out +) norm(x [R, K] + embedding) @ matrix [N, K].T; x may have a stride.
+
+    again: the matrix is read again soon, and small enough to stay in L2 until then.
+    """
     rows, (outputs, inputs) = x.shape[0], matrix.shape
     values, scale, scaled = _parts(matrix)
     tile = _tile("linear", outputs, inputs)
@@ -690,6 +698,7 @@ def linear(
         ADD=add,
         EMBED=embedding is not None,
         SCALED=scaled,
+        GO="" if again else "evict_first",
         num_warps=tile.warps,
         **_dependent(),
     )
