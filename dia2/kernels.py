@@ -84,12 +84,15 @@ def _ahead(PDL: tl.constexpr):
 
 
 @triton.jit
-def _weights(w, n, k, N, K: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr, GO: tl.constexpr = "evict_first"):
-    """Rows n and columns k of a matrix [N, K], [BN, BK]. GO: what becomes of them in L2."""
+def _weights(w, n, k, N, K: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr, AGAIN: tl.constexpr):
+    """Rows n and columns k of a matrix [N, K], [BN, BK]. AGAIN: they are to stay in L2."""
     offsets = n[:, None].to(tl.int64) * K + k[None, :]
-    if K % BK == 0:
-        return tl.load(w + offsets, mask=(n < N)[:, None], other=0.0, eviction_policy=GO)
-    return tl.load(w + offsets, mask=(n < N)[:, None] & (k < K)[None, :], other=0.0, eviction_policy=GO)
+    mask = (n < N)[:, None]
+    if K % BK != 0:
+        mask = mask & (k < K)[None, :]
+    if AGAIN:
+        return tl.load(w + offsets, mask=mask, other=0.0)
+    return tl.load(w + offsets, mask=mask, other=0.0, eviction_policy="evict_first")
 
 
 @triton.jit
@@ -155,14 +158,14 @@ def _linear_kernel(
     ADD: tl.constexpr,
     EMBED: tl.constexpr,
     SCALED: tl.constexpr,
-    GO: tl.constexpr,
+    AGAIN: tl.constexpr,
     PDL: tl.constexpr,
 ):
     """out [R, N] (+)= norm(x [R, K] + table[token]) @ w [N, K].T, a program for every BN outputs."""
     n = tl.program_id(0) * BN + tl.arange(0, BN)
     k = tl.arange(0, BK)
     r = tl.arange(0, ROWS)
-    w = _weights(w_ptr, n, k, N, K, BN, BK, GO)
+    w = _weights(w_ptr, n, k, N, K, BN, BK, AGAIN)
     _ahead(PDL)
     x = _rows(x_ptr, r, k, R, K, x_stride, ROWS, BK)
     if EMBED:  # two rows a slot share its token
@@ -177,7 +180,7 @@ def _linear_kernel(
         x = _normed(x, norm_ptr, k, K, eps)
     y = _products(w, x)
     for start in tl.static_range(BK, K, BK):
-        w = _weights(w_ptr, n, start + k, N, K, BN, BK, GO)
+        w = _weights(w_ptr, n, start + k, N, K, BN, BK, AGAIN)
         y += _products(w, _rows(x_ptr, r, start + k, R, K, x_stride, ROWS, BK))
     y = _scaled(y, scale_ptr, n, N, SCALED)
     where = out_ptr + r[:, None] * N + n[None, :]
@@ -221,8 +224,8 @@ def _gated_kernel(
     n = tl.program_id(0) * BN + tl.arange(0, BN)
     k = tl.arange(0, BK)
     r = tl.arange(0, ROWS)
-    w_gate = _weights(w_ptr, n, k, N, K, BN, BK)
-    w_up = _weights(w_ptr + N.to(tl.int64) * K, n, k, N, K, BN, BK)
+    w_gate = _weights(w_ptr, n, k, N, K, BN, BK, False)
+    w_up = _weights(w_ptr + N.to(tl.int64) * K, n, k, N, K, BN, BK, False)
     _ahead(PDL)
     x = _normed(_rows(x_ptr, r, k, R, K, K, ROWS, BK), norm_ptr, k, K, eps)
     dtype = out_ptr.dtype.element_ty
@@ -261,8 +264,8 @@ def _embed_kernel(
     n = tl.program_id(0) * BN + tl.arange(0, BN)
     k = tl.arange(0, BK)
     r = tl.arange(0, ROWS)
-    w_main = _weights(main_ptr, n, k, N, K, BN, BK)
-    w_second = _weights(second_ptr, n, k, N, K, BN, BK)
+    w_main = _weights(main_ptr, n, k, N, K, BN, BK, False)
+    w_second = _weights(second_ptr, n, k, N, K, BN, BK, False)
     _ahead(PDL)
     dtype = out_ptr.dtype.element_ty
     step = step_ptr + (r // 2) * FIELDS
@@ -698,7 +701,7 @@ def linear(
         ADD=add,
         EMBED=embedding is not None,
         SCALED=scaled,
-        GO="" if again else "evict_first",
+        AGAIN=again,
         num_warps=tile.warps,
         **_dependent(),
     )
