@@ -38,7 +38,7 @@ def under(prefix: str, tensors: Mapping[str, Matrix]) -> dict[str, Matrix]:
 
 def numbered(names: Iterable[object], table: Matrix, pattern: str) -> dict[str, Matrix]:
     """Splits a packed [n, ...] table into its published tensors, `pattern` formatted with each name."""
-    return {pattern.format(name): part for name, part in zip(names, iter(table), strict=True)}
+    return {pattern.format(name): part for name, part in zip(names, table, strict=True)}
 
 
 class RMSNorm(nn.Module):

@@ -60,7 +60,8 @@ def test_views_are_cut_like_tensors() -> None:
     kept, whole = Fp8Matrix.of(matrix), Fp8Matrix.of(matrix).dequantized()
     assert torch.equal(kept[1].dequantized(), whole[1])
     assert torch.equal(kept.flatten(0, 1).dequantized(), whole.flatten(0, 1))
-    assert [torch.equal(a.dequantized(), b) for a, b in zip(kept[0].split([3, 5]), whole[0].split([3, 5]), strict=True)]
+    parts = zip(kept[0].split([3, 5]), whole[0].split([3, 5]), strict=True)
+    assert all(torch.equal(part.dequantized(), expected) for part, expected in parts)
     assert len(list(kept)) == 3
     kept[2].copy_(matrix[0])
     assert torch.equal(kept.dequantized()[2], whole[0])
@@ -113,7 +114,7 @@ def published_shape(shrunk: bool) -> tuple[nn.Module, nn.Module]:
 
 
 def logits(loaded: Checkpoint) -> Tensor:
-    """Of codebook 0 after some columns, and of the last codebook's stage."""
+    """Of codebook 0 after some columns."""
     stepper = Stepper(loaded)
     stepper.begin(0, SlotSettings(), seed=0)
     stepper.codes.copy_(torch.randint(256, stepper.codes.shape, generator=torch.Generator().manual_seed(0)))
