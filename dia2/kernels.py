@@ -114,6 +114,14 @@ def _rows(x, r, k, R, K: tl.constexpr, stride, ROWS: tl.constexpr, BK: tl.conste
 
 
 @triton.jit
+def _embedded(x, table_ptr, token_ptr, sum_ptr, r, k, R, token_stride, K: tl.constexpr):
+    """x float32 [ROWS, BK] plus their slots' entries of a table, rounded to the sum's dtype; a slot has two rows."""
+    token = tl.load(token_ptr + (r // 2) * token_stride, mask=r < R, other=0)
+    entry = tl.load(table_ptr + token[:, None] * K + k[None, :], mask=(r < R)[:, None] & (k < K)[None, :], other=0.0)
+    return (x + entry.to(tl.float32)).to(sum_ptr.dtype.element_ty).to(tl.float32)
+
+
+@triton.jit
 def _normed(x, norm, k, K: tl.constexpr, eps):
     """RMSNorm of rows x float32 [ROWS, BK], rounded to the model's dtype, which its gains have."""
     gain = tl.load(norm + k, mask=k < K, other=0.0).to(tl.float32)
@@ -168,12 +176,8 @@ def _linear_kernel(
     w = _weights(w_ptr, n, k, N, K, BN, BK, AGAIN)
     _ahead(PDL)
     x = _rows(x_ptr, r, k, R, K, x_stride, ROWS, BK)
-    if EMBED:  # two rows a slot share its token
-        token = tl.load(token_ptr + (r // 2) * token_stride, mask=r < R, other=0)
-        entry = tl.load(
-            table_ptr + token[:, None] * K + k[None, :], mask=(r < R)[:, None] & (k < K)[None, :], other=0.0
-        )
-        x = (x + entry.to(tl.float32)).to(sum_ptr.dtype.element_ty).to(tl.float32)
+    if EMBED:
+        x = _embedded(x, table_ptr, token_ptr, sum_ptr, r, k, R, token_stride, K)
         if tl.program_id(0) == 0:
             tl.store(sum_ptr + r[:, None] * K + k[None, :], x, mask=(r < R)[:, None] & (k < K)[None, :])
     if NORM:
@@ -602,9 +606,7 @@ def _norm_kernel(
     _ahead(PDL)
     x = _rows(x_ptr, row, k, tl.num_programs(0), K, x_stride, 1, BK)
     if EMBED:
-        token = tl.load(token_ptr + (row // 2) * token_stride)
-        entry = tl.load(table_ptr + token[:, None] * K + k[None, :], mask=(k < K)[None, :], other=0.0)
-        x = (x + entry.to(tl.float32)).to(sum_ptr.dtype.element_ty).to(tl.float32)
+        x = _embedded(x, table_ptr, token_ptr, sum_ptr, row, k, tl.num_programs(0), token_stride, K)
         tl.store(sum_ptr + row[:, None] * K + k[None, :], x.to(sum_ptr.dtype.element_ty), mask=(k < K)[None, :])
     y = _normed(x, norm_ptr, k, K, eps)
     tl.store(out_ptr + row[:, None] * K + k[None, :], y.to(out_ptr.dtype.element_ty), mask=(k < K)[None, :])
