@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from dia2.errors import Dia2Error
     from dia2.generate import Dia2, GenerationConfig, GenerationResult, PrefixConfig
-    from dia2.sampling import SamplingConfig
+    from dia2.model.sampling import SamplingConfig
 
 __all__ = ["Dia2", "Dia2Error", "GenerationConfig", "GenerationResult", "PrefixConfig", "SamplingConfig"]
 
@@ -23,7 +23,7 @@ _HOMES = {
     "GenerationConfig": "dia2.generate",
     "GenerationResult": "dia2.generate",
     "PrefixConfig": "dia2.generate",
-    "SamplingConfig": "dia2.sampling",
+    "SamplingConfig": "dia2.model.sampling",
 }
 
 

@@ -18,14 +18,14 @@ import soundfile
 import torch
 from torch import Tensor
 
-from dia2 import grid
-from dia2.checkpoint import Checkpoint, load_checkpoint, load_files
+from dia2.checkpoint.load import Checkpoint, load_checkpoint, load_files
 from dia2.errors import ScriptError
-from dia2.sampling import SamplingConfig, SlotSettings
-from dia2.script import FRAME_RATE, read_script
-from dia2.stepper import Stepper
-from dia2.text_stream import MAX_PADDING, TextMachine, TextState
-from dia2.voice import Prefix, load_prefix
+from dia2.model.delays import complete_frames, delay_frames
+from dia2.model.sampling import SamplingConfig, SlotSettings
+from dia2.steps.stepper import Stepper
+from dia2.text.machine import MAX_PADDING, TextMachine, TextState
+from dia2.text.script import FRAME_RATE, read_script
+from dia2.voice.voice import Prefix, load_prefix
 
 _log = logging.getLogger(__name__)
 
@@ -248,7 +248,7 @@ class _Run:
             report(slot.column)
             (action,) = self.stepper.act([0])
             self.stepper.complete([self.machine.process(self.state, slot.column, action)])
-        frames = grid.complete_frames(slot.column + 1, self.stepper.delays)
+        frames = complete_frames(slot.column + 1, self.stepper.delays)
         spoken = self.stepper.frames(0, 0, frames)
         if self.prefix is None:  # else the first frame is the clip's
             at_once = [k for k, delay in enumerate(self.stepper.delays) if not delay]
@@ -264,7 +264,7 @@ class _Run:
     def _warm_up(self, prefix: Prefix) -> None:
         """Feeds the prefix: its codes are known, and the words start where they do in the clips."""
         slot, frames = self.stepper.slots[0], prefix.frames
-        grid.delay(prefix.codes, self.stepper.delays, self.stepper.codes[0])
+        delay_frames(prefix.codes, self.stepper.delays, self.stepper.codes[0])
         texts, starts = [slot.text], set(prefix.new_word_steps)
         for step in range(frames):
             texts.append(self.machine.process(self.state, step, int(step in starts), forced=True))

@@ -14,7 +14,7 @@ def main() -> None:
         signal.signal(signal.SIGINT, _leave)
     if os.getpid() == 1:  # the first process of a container is not ended by SIGTERM unless it says how
         signal.signal(signal.SIGTERM, _leave)
-    from .cli import app
+    from dia2stream.cli import app
 
     app(prog_name="dia2stream")
 

@@ -25,7 +25,7 @@ from typing import get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from .options import Encoding, SampleRate
+from dia2stream.options import Encoding, SampleRate
 
 Floats = NDArray[np.float32]
 Doubles = NDArray[np.float64]

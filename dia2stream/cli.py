@@ -16,8 +16,8 @@ from typing import Annotated, Any, get_args, get_type_hints
 
 import typer
 
-from . import __version__
-from .options import (
+from dia2stream import __version__
+from dia2stream.options import (
     BenchOptions,
     ClientOptions,
     ModelOptions,
@@ -29,7 +29,7 @@ from .options import (
     SpeechOptions,
     VoiceOptions,
 )
-from .protocol import FIELDS
+from dia2stream.protocol.messages import FIELDS
 
 ENVIRONMENT = "Every flag has an environment variable: --cfg-scale is DIA2STREAM_CFG_SCALE. The flag wins."
 
@@ -114,8 +114,7 @@ def _message(error: Exception) -> str | None:
     dia2 is imported here because it brings torch along; whoever raised one of its errors has paid for that already.
     """
     from dia2.errors import Dia2Error
-
-    from .errors import Dia2StreamError
+    from dia2stream.errors import Dia2StreamError
 
     if isinstance(error, Dia2Error | Dia2StreamError):
         return str(error)
@@ -162,7 +161,7 @@ def pipe(model: ModelOptions, speech: SpeechOptions, stream: PipeOptions) -> Non
     if stream.wav and stream.framed:
         raise typer.BadParameter("--wav and --framed are mutually exclusive")
     _refuse_terminal()
-    from .pipe import run
+    from dia2stream.stdio.pipe import run
 
     run(model, speech, stream)
 
@@ -186,7 +185,7 @@ def say(
     words = _read_stdin() if text == "-" else text
     if not words.strip():
         raise typer.BadParameter("there is nothing to say")
-    from .pipe import say as speak
+    from dia2stream.stdio.pipe import say as speak
 
     speak(words, model, speech, target)
 
@@ -214,7 +213,7 @@ def serve(model: ModelOptions, speech: SpeechOptions, options: ServeOptions) -> 
         raise typer.BadParameter("--token is empty: leave it out, or give a secret")
     if options.ping_seconds <= 0:
         raise typer.BadParameter("--ping-seconds must be more than 0")
-    from .server import run
+    from dia2stream.server.server import run
 
     run(model, speech, options)
 
@@ -232,7 +231,7 @@ def client(
     Prints for each text when its first audio came, as the server says and as it was here, and one
     JSON line with the same last.
     """
-    from .client import run
+    from dia2stream.client import run
 
     run(target, texts or [])
 
@@ -255,7 +254,7 @@ def bench(model: ModelOptions, speech: SpeechOptions, options: BenchOptions) -> 
     """
     if options.url is not None and options.max_frame_ratio is not None:
         raise typer.BadParameter("--max-frame-ratio cannot be had of a server: --url and it are mutually exclusive")
-    from .bench import run
+    from dia2stream.bench.bench import run
 
     run(model, speech, options)
 
@@ -283,7 +282,7 @@ def make(
 
     Silence around the speech is cut off; clips that are clipped or nearly silent are refused.
     """
-    from .studio import make as make_voice
+    from dia2stream.tools.voice_files import make as make_voice
 
     make_voice(name, options, model)
 
@@ -291,7 +290,7 @@ def make(
 @command("  dia2stream voice show alice.voice.safetensors --png alice.png", voices)
 def show(path: Annotated[str, typer.Argument(help="A voice file.")], options: ShowOptions, model: ModelOptions) -> None:
     """Show a voice: its words, how long it is, whose it is. The model is needed for --png only."""
-    from .studio import show as show_voice
+    from dia2stream.tools.voice_files import show as show_voice
 
     show_voice(path, options, model)
 
@@ -306,7 +305,7 @@ def play(
     """Speak a line in a voice, as a WAV file."""
     if target.output == "-":
         _refuse_terminal()
-    from .pipe import say as speak
+    from dia2stream.stdio.pipe import say as speak
 
     speak(target.text, model, replace(speech, voice=(path,)), SayOptions(target.output))
 
@@ -318,9 +317,3 @@ def _read_stdin() -> str:
 def _refuse_terminal() -> None:
     if sys.stdout and sys.stdout.isatty():
         raise typer.BadParameter("stdout is a terminal and cannot play audio; pipe it into a player or a file")
-
-
-if __name__ == "__main__":
-    from .__main__ import main
-
-    main()

@@ -44,10 +44,10 @@ from websockets.asyncio.client import ClientConnection
 from websockets.asyncio.client import connect as open_websocket
 from websockets.exceptions import ConnectionClosed, ConnectionClosedOK, InvalidHandshake, InvalidURI
 
-from .audio import SAMPLE_BYTES, wav_file
-from .errors import CommandError, Dia2StreamError, Disconnected, ErrorCode, UnknownEvent
-from .options import ClientOptions, Encoding
-from .protocol import (
+from dia2stream.audio import SAMPLE_BYTES, wav_file
+from dia2stream.errors import CommandError, Dia2StreamError, Disconnected, ErrorCode, UnknownEvent
+from dia2stream.options import ClientOptions, Encoding
+from dia2stream.protocol.messages import (
     Audio,
     Command,
     Done,

@@ -10,9 +10,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import torch
 
-from dia2.checkpoint import Checkpoint, load_checkpoint
-from dia2.sampling import SlotSettings
-from dia2.stepper import Stepper
+from dia2.checkpoint.load import Checkpoint, load_checkpoint
+from dia2.model.sampling import SlotSettings
+from dia2.steps.stepper import Stepper
 
 RUNS = 20
 

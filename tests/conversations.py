@@ -18,23 +18,23 @@ from models import checkpoint
 from numpy.typing import NDArray
 from torch import Tensor
 
-from dia2.cache import KVCache
-from dia2.checkpoint import Checkpoint, load_checkpoint
-from dia2.config import DataConfig, DecoderConfig, DepformerConfig, Dia2Config, ModelConfig, RuntimeConfig
-from dia2.frame_codec import FrameCodec
-from dia2.grid import aligned, blank, delay
-from dia2.mimi import DecoderState
-from dia2.sampling import SlotSettings
-from dia2.script import Tokenizer
-from dia2.stepper import Slot, Stepper, Text
-from dia2.text_stream import Mark
-from dia2.voice import Prefix, Word, load_prefix, make_prefix
-from dia2stream.context import Context
-from dia2stream.conversation import Conversation
+from dia2.checkpoint.load import Checkpoint, load_checkpoint
+from dia2.codec.frames import FrameCodec
+from dia2.codec.mimi import DecoderState
+from dia2.model.config import DataConfig, DecoderConfig, DepformerConfig, Dia2Config, ModelConfig, RuntimeConfig
+from dia2.model.delays import aligned, blank, delay_frames
+from dia2.model.kv_cache import KVCache
+from dia2.model.sampling import SlotSettings
+from dia2.steps.context import Context
+from dia2.steps.stepper import Slot, Stepper, Text
+from dia2.text.machine import Mark
+from dia2.text.script import Tokenizer
+from dia2.voice.voice import Prefix, Word, load_prefix, make_prefix
+from dia2stream.conversation.conversation import Conversation
+from dia2stream.conversation.outbox import Frame, Item
 from dia2stream.options import SpeechOptions
-from dia2stream.outbox import Frame, Item
-from dia2stream.protocol import Command, Done, End, Event, FirstAudio, Inject, Pause, Paused, Start
-from dia2stream.protocol import Word as Spoken
+from dia2stream.protocol.messages import Command, Done, End, Event, FirstAudio, Inject, Pause, Paused, Start
+from dia2stream.protocol.messages import Word as Spoken
 
 GREEDY = SpeechOptions(text_temperature=0.0, audio_temperature=0.0, cfg_scale=1.0, seed=1)
 SAMPLED = SpeechOptions(cfg_scale=1.0, seed=7)
@@ -229,7 +229,7 @@ def assert_holds_what_was_heard(rig: Rig, blank: Rig) -> None:
     heard, other = rig.context, blank.stepper
     codes = heard._archived(0, heard.frames)
     other.begin(0, rig.stepper.slots[0].settings, seed=0)
-    delay(codes, other.delays, other.codes[0])
+    delay_frames(codes, other.delays, other.codes[0])
     other.prefill(0, [text for text, _ in heard._columns])
     other.slots[0].known = blank.context.frames = heard.frames
     blank.context._codec.hear(codes)

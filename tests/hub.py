@@ -154,7 +154,7 @@ def _run(jobs: Sequence[Mapping[str, Any]], environment: Mapping[str, str], file
 
 
 def _try(job: Mapping[str, Any]) -> dict[str, Any]:
-    from dia2.checkpoint import load_checkpoint
+    from dia2.checkpoint.load import load_checkpoint
     from dia2.errors import Dia2Error
 
     stages: dict[str, list[int]] = {}

@@ -10,11 +10,11 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from dia2 import Dia2
-from dia2.checkpoint import Checkpoint, load_checkpoint
-from dia2.sampling import SamplingConfig, SlotSettings
-from dia2.script import Entry, read_script
-from dia2.stepper import Stepper, Text
-from dia2.text_stream import TextMachine
+from dia2.checkpoint.load import Checkpoint, load_checkpoint
+from dia2.model.sampling import SamplingConfig, SlotSettings
+from dia2.steps.stepper import Stepper, Text
+from dia2.text.machine import TextMachine
+from dia2.text.script import Entry, read_script
 
 GREEDY = SamplingConfig(temperature=0.0, top_k=0)
 

@@ -11,8 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dia2.config import Dia2Config
-from dia2.script import Entry
+from dia2.model.config import Dia2Config
+from dia2.text.script import Entry
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     **dict.fromkeys(("silu", "swish", "swiglu"), lambda x: x * torch.sigmoid(x)),

@@ -20,7 +20,7 @@ from typing import Any
 from piping import PATIENCE
 
 from dia2stream.client import Client, connect
-from dia2stream.protocol import Audio, Done, Event
+from dia2stream.protocol.messages import Audio, Done, Event
 
 SHORT = "[S1] One two three four."
 LONG = "[S1] " + "One two three four five six seven eight nine ten. " * 20
@@ -29,7 +29,7 @@ LONG = "[S1] " + "One two three four five six seven eight nine ten. " * 20
 # A server whose model never is there, however quickly it loads.
 NEVER_LOADED = """
 import threading
-from dia2stream.server import Server
+from dia2stream.server.server import Server
 load = Server._load_engine
 Server._load_engine = lambda self: (load(self), threading.Event().wait())
 """

@@ -20,17 +20,17 @@ import torch
 from piping import PATIENCE
 from websockets.asyncio.server import serve
 
-from dia2 import random_models
-from dia2.backbone import Backbone
-from dia2.depformer import Depformer
-from dia2.script import ScriptReader
-from dia2.text_stream import TextMachine
-from dia2stream import report
-from dia2stream.bench import backbone_bytes, depformer_bytes, run
-from dia2stream.caller import PIECES, pieces
+from dia2.checkpoint import random_models
+from dia2.model.backbone import Backbone
+from dia2.model.depformer import Depformer
+from dia2.text.machine import TextMachine
+from dia2.text.script import ScriptReader
+from dia2stream.bench import report
+from dia2stream.bench.bench import backbone_bytes, depformer_bytes, run
+from dia2stream.bench.calls import PIECES, pieces
+from dia2stream.bench.report import FIGURES, LEAD_INS, SCHEMA, compare, distribution, gates
 from dia2stream.errors import CommandError, Dia2StreamError
 from dia2stream.options import BenchOptions, ModelOptions, SpeechOptions
-from dia2stream.report import FIGURES, LEAD_INS, SCHEMA, compare, distribution, gates
 
 ROOT = Path(__file__).parent.parent
 SERVED = ["cold_start", "inject_after_silence", "inject_after_barge_in", "pieces", "inject_during_speech", "pause"]

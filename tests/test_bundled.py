@@ -16,12 +16,12 @@ from piping import Pipe
 from safetensors.torch import load_file, save_file
 
 from dia2 import Dia2, checkpoint
-from dia2.checkpoint import has_bundled, load_checkpoint, load_codec
+from dia2.checkpoint.load import has_bundled, load_checkpoint, load_codec
 from dia2.errors import CheckpointError
-from dia2stream import engine
-from dia2stream.engine import Engine, default_model
+from dia2stream.engine import engine
+from dia2stream.engine.engine import Engine, default_model
 from dia2stream.options import ModelOptions
-from dia2stream.protocol import Inject, Pause, Start
+from dia2stream.protocol.messages import Inject, Pause, Start
 
 ROOT = Path(__file__).parent.parent
 STEPS, DELAYS = 750, [8, *[10] * 7]
@@ -88,7 +88,7 @@ def test_what_it_is_is_among_the_notes_and_of_no_other_model(stand_in: Path) -> 
 
 
 def test_pipe_tells_what_it_is_once_as_an_event_behind_ready(stand_in: Path) -> None:
-    before = f"import dia2.checkpoint, pathlib; dia2.checkpoint._BUNDLED_FOLDER = pathlib.Path({str(stand_in)!r})"
+    before = f"import dia2.checkpoint.load as load, pathlib; load._BUNDLED_FOLDER = pathlib.Path({str(stand_in)!r})"
     with Pipe("--model", "bundled", before=before) as pipe:
         pipe.send("start", text="[S1] One.", seed=0)
         pipe.end_input()

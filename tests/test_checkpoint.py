@@ -16,9 +16,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from dia2 import random_models
-from dia2.cache import KVCache
-from dia2.checkpoint import (
+from dia2.checkpoint import random_models
+from dia2.checkpoint.load import (
     Checkpoint,
     Folder,
     Tokenizer,
@@ -28,8 +27,9 @@ from dia2.checkpoint import (
     load_codec,
     load_files,
 )
-from dia2.config import DecoderConfig, DepformerConfig
 from dia2.errors import CheckpointError, ConfigError, DeviceError
+from dia2.model.config import DecoderConfig, DepformerConfig
+from dia2.model.kv_cache import KVCache
 
 GOLDENS = Path(__file__).parent / "goldens"
 TAG = "transformer.text_embed.embedding.weight"

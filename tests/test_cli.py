@@ -18,17 +18,17 @@ from dia2stream import __version__
 from dia2stream.cli import app
 from dia2stream.errors import Dia2StreamError
 from dia2stream.options import ModelOptions, PipeOptions, SayOptions, ServeOptions, SpeechOptions
-from dia2stream.protocol import COMMANDS, Start
+from dia2stream.protocol.messages import COMMANDS, Start
 
 PIPE_GROUPS = (ModelOptions, SpeechOptions, PipeOptions)
-HEAVY = {"torch", "transformers", "numpy", "dia2", "dia2stream.engine", "dia2stream.pipe"}
+HEAVY = {"torch", "transformers", "numpy", "dia2", "dia2stream.engine.engine", "dia2stream.stdio.pipe"}
 
 
 class Pipe(types.ModuleType):
     """Stands in for dia2stream.pipe: records what it was asked for, or fails as told."""
 
     def __init__(self) -> None:
-        super().__init__("dia2stream.pipe")
+        super().__init__("dia2stream.stdio.pipe")
         self.asked = None
         self.failure = None
 
@@ -45,7 +45,7 @@ def pipe(monkeypatch):
     for name in [name for name in os.environ if name.startswith("DIA2STREAM_")]:
         monkeypatch.delenv(name)
     fake = Pipe()
-    monkeypatch.setitem(sys.modules, "dia2stream.pipe", fake)
+    monkeypatch.setitem(sys.modules, "dia2stream.stdio.pipe", fake)
     return fake
 
 
@@ -146,7 +146,7 @@ def test_each_flag_of_pipe_can_be_set_by_its_variable(cli, pipe, monkeypatch, fi
 
 
 def test_each_flag_of_serve_can_be_set_by_its_variable(cli, pipe, monkeypatch):
-    monkeypatch.setitem(sys.modules, "dia2stream.server", pipe)
+    monkeypatch.setitem(sys.modules, "dia2stream.server.server", pipe)
     usual = {int: 2048, float: 2.0, str: "a", str | None: "a"}
     kinds = {field.name: get_args(field.type)[0] for field in fields(ServeOptions)}
     values = {name: usual[kind] if kind in usual else get_args(kind)[-1] for name, kind in kinds.items()}
@@ -211,7 +211,7 @@ def test_a_fault_of_ours_keeps_its_traceback(pipe):
         app(["pipe"])
 
 
-@pytest.mark.parametrize("module", ["typer", "dia2stream.pipe"])
+@pytest.mark.parametrize("module", ["typer", "dia2stream.stdio.pipe"])
 def test_ctrl_c_exits_130_at_once_while_importing_and_while_threads_work(module):
     before = f"""
 import os, signal, threading, time

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dia2.config import ACTIVATIONS, Dia2Config
 from dia2.errors import ConfigError, Dia2Error
+from dia2.model.config import ACTIVATIONS, Dia2Config
 
 GOLDENS = Path(__file__).parent / "goldens"
 PUBLISHED_LIKE: dict[str, Any] = json.loads((GOLDENS / "published-like/checkpoint/config.json").read_text())

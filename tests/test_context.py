@@ -22,10 +22,10 @@ from conversations import (
     voice,
 )
 
-from dia2.stepper import Text
-from dia2stream.context import ARCHIVE_FRAMES
+from dia2.steps.context import ARCHIVE_FRAMES
+from dia2.steps.stepper import Text
 from dia2stream.options import SpeechOptions
-from dia2stream.protocol import Inject, Pause, Reset, Start
+from dia2stream.protocol.messages import Inject, Pause, Reset, Start
 
 TALE = "[S1] Once upon a time there was a clock. [S2] It had no hands, and nobody knew what it was for."
 LONG = " ".join(f"word{number} and so on" for number in range(300))

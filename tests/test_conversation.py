@@ -37,14 +37,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from models import cases, checkpoint, expected
 
-from dia2.script import Entry, ScriptReader, read_script
-from dia2.stepper import Stepper
-from dia2.text_stream import MAX_PADDING
-from dia2stream.conversation import MAX_QUEUED_WORDS
+from dia2.steps.stepper import Stepper
+from dia2.text.machine import MAX_PADDING
+from dia2.text.script import Entry, ScriptReader, read_script
+from dia2stream.conversation.conversation import MAX_QUEUED_WORDS
+from dia2stream.conversation.outbox import Cut, Frame, Outbox
 from dia2stream.errors import CommandError
 from dia2stream.options import SpeechOptions
-from dia2stream.outbox import Cut, Frame, Outbox
-from dia2stream.protocol import (
+from dia2stream.protocol.messages import (
     MAX_TEXT_CHARS,
     Command,
     Done,

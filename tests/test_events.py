@@ -9,10 +9,10 @@ import warnings
 import pytest
 
 from dia2.errors import Dia2Error
-from dia2stream import pipe
-from dia2stream.events import Events
 from dia2stream.options import ModelOptions, SpeechOptions
-from dia2stream.protocol import ResetDone, Word
+from dia2stream.protocol.messages import ResetDone, Word
+from dia2stream.stdio import pipe
+from dia2stream.stdio.events import Events
 
 
 @pytest.fixture(autouse=True)

@@ -7,16 +7,16 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from dia2 import random_models
-from dia2.checkpoint import Checkpoint, _build, load_checkpoint
-from dia2.fp8 import Fp8Matrix, linear, shrink
-from dia2.sampling import SlotSettings
-from dia2.stepper import Stepper
-from dia2stream.bench import backbone_bytes, depformer_bytes
-from dia2stream.engine import Engine
+from dia2.checkpoint import random_models
+from dia2.checkpoint.load import Checkpoint, _build, load_checkpoint
+from dia2.model.fp8 import Fp8Matrix, linear, shrink
+from dia2.model.sampling import SlotSettings
+from dia2.steps.stepper import Stepper
+from dia2stream.bench.bench import backbone_bytes, depformer_bytes
+from dia2stream.conversation.outbox import Frame
+from dia2stream.engine.engine import Engine
 from dia2stream.options import ModelOptions
-from dia2stream.outbox import Frame
-from dia2stream.protocol import Start
+from dia2stream.protocol.messages import Start
 
 
 def tiny(weights: str, dtype: str = "float32") -> Checkpoint:

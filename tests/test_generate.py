@@ -15,10 +15,10 @@ from conftest import GOLDENS
 from models import GREEDY, cases, checkpoint, dia, expected
 
 from dia2 import Dia2, GenerationConfig, PrefixConfig, SamplingConfig
-from dia2.config import Dia2Config
 from dia2.errors import ScriptError
 from dia2.generate import override
-from dia2.text_stream import MAX_PADDING
+from dia2.model.config import Dia2Config
+from dia2.text.machine import MAX_PADDING
 
 FRAME = 1920
 HELLO = "[S1] Hello there, how can I help you today?"

@@ -14,7 +14,7 @@ import torch
 from hub import Hub, etag, folder
 from safetensors.torch import load_file, save
 
-from dia2.checkpoint import load_checkpoint
+from dia2.checkpoint.load import load_checkpoint
 
 GOLDENS = Path(__file__).parent / "goldens"
 CHECKPOINT = GOLDENS / "published-like" / "checkpoint"

@@ -11,13 +11,13 @@ if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"  # read when triton is imported
 pytest.importorskip("triton", reason="triton is not installed")
 
-from dia2 import kernels
-from dia2.checkpoint import load_checkpoint
-from dia2.fp8 import Fp8Matrix
-from dia2.graph_stepper import GraphStepper
-from dia2.layers import RMSNorm, attend, rotate
-from dia2.sampling import Draws, Guidance, SamplingConfig, SlotSettings
-from dia2.stepper import Stepper
+from dia2.checkpoint.load import load_checkpoint
+from dia2.cuda.kernels import products as kernels
+from dia2.cuda.stepper import GraphStepper
+from dia2.model.fp8 import Fp8Matrix
+from dia2.model.layers import RMSNorm, attend, rotate
+from dia2.model.sampling import Draws, Guidance, SamplingConfig, SlotSettings
+from dia2.steps.stepper import Stepper
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 EPS = 1e-6

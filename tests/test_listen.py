@@ -17,21 +17,21 @@ from hypothesis import strategies as st
 from models import checkpoint
 from torch import Tensor
 
-from dia2.checkpoint import load_checkpoint
-from dia2.frame_codec import FrameCodec
-from dia2.recording import Recording, read_recording
-from dia2.stepper import Stepper
-from dia2.text_stream import TextMachine
-from dia2.timing import spread
-from dia2.voice import Word, make_prefix, read_words
-from dia2stream.context import Context
-from dia2stream.engine import Engine
+from dia2.checkpoint.load import load_checkpoint
+from dia2.codec.frames import FrameCodec
+from dia2.steps.context import Context
+from dia2.steps.stepper import Stepper
+from dia2.text.machine import TextMachine
+from dia2.voice.recording import Recording, read_recording
+from dia2.voice.voice import Word, make_prefix, read_words
+from dia2.voice.word_times import spread
+from dia2stream.conversation.caller import HOLD_FRAMES, Caller, read_piece
+from dia2stream.conversation.outbox import Cut, Frame
+from dia2stream.engine.engine import Engine
 from dia2stream.errors import CommandError
-from dia2stream.listening import HOLD_FRAMES, Caller, read_piece
 from dia2stream.options import ModelOptions
-from dia2stream.outbox import Cut, Frame
-from dia2stream.protocol import Done, End, Error, Inject, Listen, Pause, Resume, Start, Started, parse_command
-from dia2stream.protocol import Word as Spoken
+from dia2stream.protocol.messages import Done, End, Error, Inject, Listen, Pause, Resume, Start, Started, parse_command
+from dia2stream.protocol.messages import Word as Spoken
 
 FRAME = 1920
 LEAD_IN = 6  # of the toy

@@ -22,8 +22,8 @@ from torch import Tensor
 from transformers import MimiConfig as ReferenceConfig
 from transformers import MimiModel
 
+from dia2.codec.mimi import PUBLISHED, DecoderState, Mimi, MimiConfig, MimiDecoder
 from dia2.errors import CheckpointError, ConfigError
-from dia2.mimi import PUBLISHED, DecoderState, Mimi, MimiConfig, MimiDecoder
 
 TOLERANCE = 1e-4
 GOLDENS = Path(__file__).parent / "goldens"

@@ -7,7 +7,7 @@ import torch
 from models import checkpoint, expected
 from torch import Tensor
 
-from dia2.cache import KVCache
+from dia2.model.kv_cache import KVCache
 
 CPU = torch.device("cpu")
 

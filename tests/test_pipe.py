@@ -19,11 +19,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from piping import Event, Pipe, a_second
 
-from dia2stream import pipe as module
-from dia2stream.conversation import MAX_QUEUED_WORDS
-from dia2stream.engine import Engine
+from dia2stream.conversation.conversation import MAX_QUEUED_WORDS
+from dia2stream.engine.engine import Engine
 from dia2stream.options import ModelOptions
-from dia2stream.protocol import MAX_COMMAND_BYTES, Inject, Start
+from dia2stream.protocol.messages import MAX_COMMAND_BYTES, Inject, Start
+from dia2stream.stdio import pipe as module
 
 TEXT = "[S1] Hello there, how are you? [S2] Fine."
 LONG = "[S1] " + "This goes on and on, and on. " * 5
@@ -443,7 +443,7 @@ def test_signals_end_it_at_once_and_without_a_word(number, code):
 def test_a_failing_model_is_an_internal_error_with_the_traceback_in_the_log_and_nothing_but_json_on_stderr():
     failing = """
 import sys
-from dia2.stepper import Stepper
+from dia2.steps.stepper import Stepper
 act, slots_of_calls = Stepper.act, []
 def fail(self, slots):
     slots_of_calls.append(slots)

@@ -16,9 +16,9 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from dia2 import Dia2, GenerationConfig
-from dia2.config import Dia2Config
-from dia2.script import read_script
-from dia2.voice import load_prefix
+from dia2.model.config import Dia2Config
+from dia2.text.script import read_script
+from dia2.voice.voice import load_prefix
 
 FOLDER = GOLDENS / "published-like" / "checkpoint"  # whose tokenizer and codec serve for all
 SCRIPTS = ["Hello", '[S1] Wait <break time="0.8s"/> it is 4:30 now. [S2] Yes', ["[S1] Hi there.", "[S2] I could not."]]

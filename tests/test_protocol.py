@@ -12,9 +12,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dia2stream import errors, protocol
+from dia2stream import errors
 from dia2stream.errors import CLOSE_CODES, CommandError, Dia2StreamError, ErrorCode, ProtocolError, UnknownEvent
-from dia2stream.protocol import (
+from dia2stream.protocol import messages as protocol
+from dia2stream.protocol.messages import (
     COMMANDS,
     EVENTS,
     FIELDS,

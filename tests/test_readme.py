@@ -12,26 +12,27 @@ from piping import PATIENCE
 from serving import Serve
 
 from dia2stream.cli import app
-from dia2stream.protocol import COMMANDS, EVENTS, parse_command
+from dia2stream.protocol.messages import COMMANDS, EVENTS, parse_command
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
 def tree() -> set[str]:
-    """The files named under "What is where"."""
-    named, folder = set(), ""
+    """The folders of packages named under "What is where"."""
+    named, above = set(), ""
     for line in README.split("## What is where")[1].split("\n## ")[0].splitlines():
         if match := re.match(r" {4}(\S+/) ", line):
-            folder = match[1]
-        elif match := re.match(r" {6}(\S+\.py) ", line):
-            named.add(folder + match[1])
+            above = match[1]
+        elif match := re.match(r" {6}(\S+/) ", line):
+            named.add(above + match[1])
     return named
 
 
-def test_every_module_is_in_the_tree_and_nothing_else_is():
-    there = {f"{package}/{path.name}" for package in ("dia2", "dia2stream") for path in (ROOT / package).glob("*.py")}
-    assert tree() == {name for name in there if not name.endswith("/__init__.py")}
+def test_every_room_is_in_the_tree_and_nothing_else_is():
+    packages = [ROOT / "dia2", ROOT / "dia2stream"]
+    rooms = {f"{p.name}/{r.name}/" for p in packages for r in p.iterdir() if r.is_dir() and r.name != "__pycache__"}
+    assert tree() & {room for room in tree() if room.startswith("dia2")} == rooms
 
 
 def test_the_python_examples_run(tmp_path, monkeypatch, capsys):

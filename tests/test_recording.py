@@ -10,7 +10,7 @@ import soundfile
 from conftest import CLIPS
 
 from dia2.errors import ScriptError
-from dia2.recording import Recording, read_recording, trim
+from dia2.voice.recording import Recording, read_recording, trim
 
 RATE = 24000
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from models import GREEDY, cases, expected
 from torch import Tensor
 
-from dia2.sampling import Draws, Guidance, SamplingConfig, SlotSettings, uniform_table
+from dia2.model.sampling import Draws, Guidance, SamplingConfig, SlotSettings, uniform_table
 
 CPU = torch.device("cpu")
 EVERY = slice(None)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from models import cases, checkpoint, entry
 
 from dia2.errors import ScriptError
-from dia2.script import MAX_BREAK_SECONDS, Entry, ScriptReader, read_script
+from dia2.text.script import MAX_BREAK_SECONDS, Entry, ScriptReader, read_script
 
 PIECES = [
     *('<break time="1.5s"/>', '<break time="0.04s"/>', '<break time=".4s" >', '<break\u2003time="2s"\n/>'),

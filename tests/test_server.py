@@ -23,7 +23,7 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from dia2stream.client import connect
 from dia2stream.errors import CommandError, Disconnected
-from dia2stream.protocol import (
+from dia2stream.protocol.messages import (
     Audio,
     Done,
     Error,
@@ -155,8 +155,8 @@ async def test_a_url_that_asks_for_what_there_is_not_is_told_and_closed(server, 
 async def test_start_names_a_voice_and_what_is_none_is_told_with_those_that_are(tmp_path):
     import torch
 
-    from dia2.voice import Clip, Voice
-    from dia2.voice import Word as Said
+    from dia2.voice.voice import Clip, Voice
+    from dia2.voice.voice import Word as Said
 
     codes = torch.randint(100, (8, 20), generator=torch.Generator().manual_seed(0)).short()
     Voice("ann", (Clip(codes, (Said("Hi.", 0.1, 0.4),)),) * 2).save(tmp_path / "ann.voice.safetensors")
@@ -833,9 +833,9 @@ async def test_a_seat_that_is_still_being_freed_is_nobodys():
     """A client waits for it: who asks for that client's conversation, or stops the server, finds nobody there yet."""
     from types import SimpleNamespace
 
-    from dia2stream.metrics import Metrics
     from dia2stream.options import ServeOptions
-    from dia2stream.server import Seats
+    from dia2stream.server.metrics import Metrics
+    from dia2stream.server.server import Seats
 
     free = asyncio.Event()
     seats = Seats(ServeOptions(), Metrics())
@@ -857,7 +857,7 @@ def test_a_stuck_engine_turns_readyz_to_503_and_is_logged_with_its_stack_until_i
     from websockets.http11 import Request
 
     from dia2stream.options import ModelOptions, ServeOptions, SpeechOptions
-    from dia2stream.server import STUCK_SECONDS, Server
+    from dia2stream.server.server import STUCK_SECONDS, Server
 
     def readyz():
         answer = server._web.answer(None, Request("/readyz", Headers()))
@@ -886,8 +886,8 @@ def test_a_stuck_engine_turns_readyz_to_503_and_is_logged_with_its_stack_until_i
 
 
 def test_what_was_sent_is_kept_for_a_while_and_past_a_cut_as_silence():
-    from dia2stream.call import KEPT_FRAMES, SILENCE, Sent
-    from dia2stream.outbox import Frame
+    from dia2stream.conversation.outbox import Frame
+    from dia2stream.server.conversations import KEPT_FRAMES, SILENCE, Sent
 
     sent = Sent()
     items = [Frame(pcm=None), Word("a", "one", "S1", 80), Frame(pcm=None), Frame(pcm=None)]

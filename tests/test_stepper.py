@@ -8,8 +8,8 @@ import torch
 from models import GREEDY, Talk, checkpoint, step
 from torch import Tensor
 
-from dia2.sampling import SamplingConfig, SlotSettings, uniform_table
-from dia2.stepper import Stepper
+from dia2.model.sampling import SamplingConfig, SlotSettings, uniform_table
+from dia2.steps.stepper import Stepper
 
 HELLO = "[S1] Hello there, how can I help you today?"
 THANKS = '[S2] Thank you very much! <break time="0.4s"/> [S1] Sure.'

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from piping import PATIENCE
 
-from dia2stream.streams import position_in_file, read_some, when_reader_leaves, write_all
+from dia2stream.stdio.descriptors import position_in_file, read_some, when_reader_leaves, write_all
 
 ROOT = Path(__file__).parent.parent
 
@@ -89,7 +89,7 @@ def test_only_a_file_that_is_not_appended_to_has_a_position(tmp_path, ends):
 
 TAKE = """
 import os
-from dia2stream.streams import take_stdout
+from dia2stream.stdio.descriptors import take_stdout
 samples = take_stdout()
 print("stray", flush=True)
 os.system("echo from a child")
@@ -118,6 +118,8 @@ def test_stdout_carries_samples_only_whatever_is_closed(closed, out, err):
 
 
 def test_a_closed_stdout_is_none():
-    code = "from dia2stream.streams import take_stdout; import sys; sys.exit(7 if take_stdout() is None else 0)"
+    code = (
+        "from dia2stream.stdio.descriptors import take_stdout; import sys; sys.exit(7 if take_stdout() is None else 0)"
+    )
     done = subprocess.run(["bash", "-c", 'exec "$0" -c "$1" >&-', sys.executable, code], cwd=ROOT, timeout=PATIENCE)
     assert done.returncode == 7

@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from models import cases, checkpoint, entry
 
-from dia2.script import Entry
-from dia2.text_stream import MAX_PADDING, TextMachine, TextState
+from dia2.text.machine import MAX_PADDING, TextMachine, TextState
+from dia2.text.script import Entry
 
 NEW_WORD, PAD = 2, 3
 

@@ -13,9 +13,9 @@ from conftest import CLIPS
 from whisper import save_whisper
 
 from dia2.errors import ScriptError
-from dia2.recording import Recording, read_recording
-from dia2.timing import align, transcribe
-from dia2.voice import plan_words, read_words
+from dia2.voice.recording import Recording, read_recording
+from dia2.voice.voice import plan_words, read_words
+from dia2.voice.word_times import align, transcribe
 
 TEXT = "[S1] She bought three apples and a loaf of bread."
 

@@ -11,7 +11,7 @@ import torch
 from models import cases, checkpoint, entry, expected
 
 from dia2.errors import ScriptError
-from dia2.voice import Word, check_words, load_clip, load_prefix, load_words, make_prefix, plan_words
+from dia2.voice.voice import Word, check_words, load_clip, load_prefix, load_words, make_prefix, plan_words
 
 
 class Characters:

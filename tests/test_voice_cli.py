@@ -17,9 +17,9 @@ from conftest import CLIPS
 from piping import ENVIRONMENT, PATIENCE, dia2stream
 from whisper import save_whisper
 
-from dia2.voice import Voice
+from dia2.voice.voice import Voice
 from dia2stream.cli import app
-from dia2stream.engine import Engine
+from dia2stream.engine.engine import Engine
 from dia2stream.options import ModelOptions, SpeechOptions
 
 TEXT = "She bought three apples and a loaf of bread."

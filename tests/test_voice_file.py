@@ -11,8 +11,8 @@ import torch
 from models import cases, checkpoint
 
 from dia2.errors import ScriptError
-from dia2.voice import Clip, Voice, Word, load_prefix, load_words, make_clip
-from dia2stream.voices import prefixes, read_voices
+from dia2.voice.voice import Clip, Voice, Word, load_prefix, load_words, make_clip
+from dia2stream.engine.voices import prefixes, read_voices
 
 WORDS = (Word("Hi,", 0.1, 0.3), Word("“you”", 0.35, 0.8))
 
@@ -53,7 +53,7 @@ def test_the_prefix_of_a_voice_file_is_that_of_its_clips(goldens: Path, tmp_path
 
 
 def read_pcm(path: Path, rate: int) -> Any:
-    from dia2.voice import load_clip
+    from dia2.voice.voice import load_clip
 
     return load_clip(path, rate)
 

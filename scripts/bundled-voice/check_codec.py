@@ -7,7 +7,7 @@ import torch
 from codec_net import FRAME, CodecNet, new_weights, save
 from transformers import MimiModel
 
-from dia2.mimi import Mimi
+from dia2.codec.mimi import Mimi
 
 
 def main() -> None:

@@ -12,7 +12,7 @@ import torch
 from texts import texts
 
 from dia2.generate import Dia2, GenerationConfig
-from dia2.sampling import SamplingConfig
+from dia2.model.sampling import SamplingConfig
 
 SHORTEST, LONGEST = 0.12, 1.0  # seconds a word, and LONGEST more for the whole
 QUIET = 0.01  # root mean square

@@ -11,10 +11,10 @@ import torch
 from compose import NO_ACTION, Call, Composer, Ids, Mix, Utterance, Word
 from safetensors.torch import load_file
 
-from dia2 import grid
-from dia2.config import Dia2Config
-from dia2.script import Entry
-from dia2.text_stream import Mark, TextMachine, Tokens
+from dia2.model.config import Dia2Config
+from dia2.model.delays import blank, delay_frames
+from dia2.text.machine import Mark, TextMachine, Tokens
+from dia2.text.script import Entry
 
 GOLDENS = Path(__file__).resolve().parents[2] / "tests" / "goldens" / "published-like"
 
@@ -76,9 +76,9 @@ def check_compose(sequences: int) -> None:
         columns, actions = composer.columns(call)
         some = check_text(call, columns, actions, ids)
         labels, free = labels + some[0], free + some[1]
-        blank = grid.blank(1, len(columns), ids.delays, ids.audio_bos, torch.device("cpu"))
-        grid.delay(torch.from_numpy(call.frames.astype(np.int64))[None], ids.delays, blank)
-        assert np.array_equal(blank[0].T.numpy(), columns[:, 2:])
+        laid = blank(1, len(columns), ids.delays, ids.audio_bos, torch.device("cpu"))
+        delay_frames(torch.from_numpy(call.frames.astype(np.int64))[None], ids.delays, laid)
+        assert np.array_equal(laid[0].T.numpy(), columns[:, 2:])
     print(f"{sequences} sequences are the machine's; {labels} of {free} free actions are learnt")
     began = time.perf_counter()
     composed = 0

@@ -51,7 +51,7 @@ def codec(given: argparse.Namespace, texts: list[str]) -> Iterator[tuple[np.ndar
 def model(given: argparse.Namespace, texts: list[str]) -> Iterator[tuple[np.ndarray, int]]:
     """Our model, a sentence a generation."""
     from dia2.generate import Dia2, GenerationConfig
-    from dia2.sampling import SamplingConfig
+    from dia2.model.sampling import SamplingConfig
 
     dia = Dia2.from_repo(given.what, device="cpu")
     for n, text in enumerate(texts):

@@ -14,10 +14,10 @@ import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from dia2 import random_models
-from dia2.backbone import Backbone
-from dia2.config import DataConfig, DecoderConfig, DepformerConfig, Dia2Config, ModelConfig, RuntimeConfig
-from dia2.depformer import Depformer
+from dia2.checkpoint import random_models
+from dia2.model.backbone import Backbone
+from dia2.model.config import DataConfig, DecoderConfig, DepformerConfig, Dia2Config, ModelConfig, RuntimeConfig
+from dia2.model.depformer import Depformer
 
 CODEBOOKS, CODES = 8, 512
 GROUPS = 3  # of depformer weights, spread over the stages

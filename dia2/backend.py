@@ -1,0 +1,46 @@
+"""Which stepper and codec a machine gets: captured graphs where they run, eager elsewhere, with the reason why."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+from typing import TYPE_CHECKING
+
+import torch
+
+from dia2.codec.frames import FrameCodec
+from dia2.codec.mimi import Mimi
+from dia2.steps.stepper import Stepper
+
+if TYPE_CHECKING:
+    from dia2.checkpoint.load import Checkpoint
+
+
+def make_stepper(checkpoint: Checkpoint, slots: int = 1) -> tuple[Stepper, str]:
+    """The fastest stepper this machine can run, ready to step, and one line that says which and why."""
+    why_not = _obstacle(checkpoint)
+    if why_not is not None:
+        return Stepper(checkpoint, slots), f"steps run eagerly: {why_not}"
+    from dia2.cuda.stepper import GraphStepper  # imports triton
+
+    stepper = GraphStepper(checkpoint, slots)
+    return stepper, f"steps are CUDA graphs of {stepper.kind}"
+
+
+def make_codec(codec: Mimi) -> FrameCodec:
+    """One conversation's codec: a captured graph on CUDA, else plain calls."""
+    if codec.device.type != "cuda":
+        return FrameCodec(codec)
+    from dia2.cuda.codec import GraphCodec
+
+    return GraphCodec(codec)
+
+
+def _obstacle(checkpoint: Checkpoint) -> str | None:
+    if checkpoint.device.type != "cuda":
+        return f"the device is {checkpoint.device}, CUDA graphs need a CUDA one"
+    major, minor = torch.cuda.get_device_capability(checkpoint.device)
+    if major < 8:
+        return f"the GPU's compute capability is {major}.{minor}, the kernels need 8.0"
+    if find_spec("triton") is None:
+        return "triton is not installed"
+    return None

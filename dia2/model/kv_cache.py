@@ -1,0 +1,68 @@
+"""The backbone's static key/value cache, which rewinds for nothing.
+
+A column is written at its index, and a query at index i reads columns 0..i: whatever lies after is never read. So
+going back is stepping on from an earlier index, and forgetting is stepping on from 0: nothing is cleared, nothing is
+allocated. (Index and rotary position are the same but after a published voice prefix, whose last column is run twice:
+model.md section 9.)
+"""
+
+import torch
+from torch import Tensor
+
+from dia2.model.config import Dia2Config
+
+
+class KVCache:
+    """Keys and values, each [layers, slots, branches, kv_heads, capacity, head_dim]."""
+
+    def __init__(self, k: Tensor, v: Tensor) -> None:
+        self.k, self.v = k, v
+        # The backbone works on rows = slots x branches: [layers, rows, kv_heads, capacity, head_dim], the same memory.
+        rows = (k.shape[0], k.shape[1] * k.shape[2], *k.shape[3:])
+        self._k_rows, self._v_rows = k.view(rows), v.view(rows)
+
+    @classmethod
+    def allocate(
+        cls, config: Dia2Config, slots: int, branches: int, capacity: int, device: torch.device, dtype: torch.dtype
+    ) -> "KVCache":
+        """An empty cache of `capacity` columns for `slots` conversations."""
+        sizes = config.model.decoder
+        shape = (sizes.n_layer, slots, branches, sizes.kv_heads, capacity, sizes.gqa_head_dim)
+        # Zeros, not empty: columns not yet written are masked, but a NaN in them would survive 0 x NaN.
+        return cls(torch.zeros(shape, device=device, dtype=dtype), torch.zeros(shape, device=device, dtype=dtype))
+
+    def view(self, slots: slice, branches: int) -> "KVCache":
+        """Some slots, and their first `branches` branches (one, or all), over the same memory."""
+        return KVCache(self.k[:, slots, :branches], self.v[:, slots, :branches])
+
+    def update(self, layer: int, index: Tensor, k: Tensor, v: Tensor, live: int) -> tuple[Tensor, Tensor]:
+        """Writes a layer's k and v [rows, n, kv_heads, head_dim] at columns index [rows, n].
+
+        Returns its first `live` columns, [rows, kv_heads, live, head_dim] each.
+        """
+        keys, values = self._k_rows[layer], self._v_rows[layer]
+        where = index[:, None, :, None].expand(-1, k.shape[2], -1, k.shape[3])
+        keys.scatter_(2, where, k.transpose(1, 2))
+        values.scatter_(2, where, v.transpose(1, 2))
+        return keys[:, :, :live], values[:, :, :live]
+
+    def copied(self, slot: int, branches: int, columns: int) -> "KVCache":
+        """A copy of the first columns of one slot's first branches."""
+        part = _part(slot, branches, columns)
+        return KVCache(self.k[part].clone(), self.v[part].clone())
+
+    def paste(self, slot: int, copy: "KVCache") -> None:
+        """Writes what `copied` took, of any slot, into a slot."""
+        _, _, branches, _, columns, _ = copy.k.shape
+        part = _part(slot, branches, columns)
+        self.k[part], self.v[part] = copy.k, copy.v
+
+    @property
+    def bytes(self) -> int:
+        """Device memory it takes."""
+        return 2 * self.k.numel() * self.k.element_size()
+
+
+def _part(slot: int, branches: int, columns: int) -> tuple[slice, ...]:
+    """Where one slot's first columns are."""
+    return slice(None), slice(slot, slot + 1), slice(branches), slice(None), slice(columns)

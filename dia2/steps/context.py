@@ -1,0 +1,311 @@
+"""What the model remembers of one conversation, and the ways back.
+
+Steps are numbered from the conversation's first column on and never restart; the model's own columns do, each time the
+context fills up and is rebuilt (`rollover`). `base` is the step that the model's column 0 stands for.
+
+Frame f is the sound of the text at step f. A conversation's frames are known up to `frames`; the last column that was
+run is ahead of that by the longest delay. Going back is `rewind(step, known)`: frames before `known` are kept as they
+are, the model goes on at `step`, and the columns from there on are written anew. Within the model's context that costs
+nothing; further back, and at a rollover, the context is rebuilt from the voice prefix and the columns of the last
+seconds in one batched pass.
+
+Knows nothing about words, clients or clocks.
+"""
+
+from collections import deque
+from collections.abc import Iterator, Sequence
+from itertools import islice
+
+import torch
+from torch import Tensor
+
+from dia2.codec.frames import FrameCodec, Sound
+from dia2.model.delays import delay_frames
+from dia2.model.sampling import SlotSettings
+from dia2.steps.stepper import Stepper, Text
+from dia2.steps.voice_cache import Kept, RunVoice, VoiceCache
+from dia2.text.machine import Mark, TextMachine, TextState
+from dia2.voice.voice import Prefix
+
+ARCHIVE_FRAMES = 7500  # ten minutes: how far back a rewind can go
+
+# The codec's state is saved every so many frames, so that going back decodes few of them again.
+_SAVE_EVERY = 12
+_SAVED_STATES = 8
+# A codec that starts afresh, further back than any saved state, has to hear this much before it sounds the same.
+_CODEC_WARM_UP = 250
+
+
+class Context:
+    """One slot of a stepper, its text machine, and the codec's state, moving together.
+
+    history_frames: how much of the conversation a rebuilt context holds, 30 s by default. voices: those that have been
+    run, in whichever slot; without it, a slot knows only its last one.
+    """
+
+    def __init__(
+        self,
+        stepper: Stepper,
+        slot: int,
+        codec: FrameCodec,
+        history_frames: int,
+        voices: VoiceCache | None = None,
+    ) -> None:
+        self.stepper, self.slot = stepper, slot
+        self._voices = VoiceCache(0) if voices is None else voices
+        self.machine = TextMachine.of(stepper.config.data)
+        self.limit = stepper.config.runtime.max_context_steps
+        self.lead_in = max(1, *stepper.delays)  # a step completes one frame, and without delays the first is there
+        # Less than a few lead-ins would be no context at all.
+        self._history_wanted = max(history_frames, 4 * self.lead_in)
+        self._codec = codec
+        self._saved = [(-1, codec.new_state()) for _ in range(_SAVED_STATES)]
+        # Complete frames by frame number % ARCHIVE_FRAMES, on the model's device, as small as codes allow.
+        shape = (len(stepper.delays), ARCHIVE_FRAMES)
+        self._archive = torch.zeros(shape, dtype=torch.int16, device=stepper.device)
+        self._columns: deque[tuple[Text, Mark]] = deque(maxlen=ARCHIVE_FRAMES)
+        self.state: TextState = self.machine.start()
+        self.seed = self.base = self.frames = self.first_frame = 0
+        self._voice: RunVoice | None = None
+        self._unplayed: list[range] = []  # frames that were not played: the codec knows nothing of them
+        self.rollovers = 0
+
+    def begin(self, settings: SlotSettings, seed: int, prefix: Prefix | None, initial_padding: int) -> None:
+        """A new conversation. With a voice, its first frames are the prefix's; none of them is ever played.
+
+        A voice that is the last conversation's too is there already; another one that was run before is copied.
+        """
+        self.stepper.begin(self.slot, settings, seed)
+        self.seed, self.base, self.frames = seed, 0, 0
+        self._columns.clear()
+        self._unplayed.clear()
+        self._saved = [(-1, state) for _, state in self._saved]
+        if prefix is None:
+            self._voice = None
+            self._codec.reset()
+        else:
+            self._start_voice(prefix, settings.guided)
+        self.state = self.machine.start(initial_padding)
+        self.first_frame = self.frames
+        self.stepper.slots[self.slot].known = self.frames
+
+    def distrust(self) -> None:
+        """Something failed on the device: what the caches hold is not to be built upon."""
+        self._voice = None
+        self._voices.clear()
+
+    @property
+    def step(self) -> int:
+        """The next step."""
+        return self.base + self.stepper.slots[self.slot].column
+
+    @property
+    def room(self) -> int:
+        """Steps until the context is full."""
+        return self.limit - self.stepper.slots[self.slot].column
+
+    def advance(self, action: int) -> Text:
+        """Processes the action of this step. Returns the text of the next column."""
+        self._columns.append((self.stepper.slots[self.slot].text, self.state.mark()))
+        return self.machine.process(self.state, self.step, action)
+
+    def next_frame(self) -> int | None:
+        """After a step: the number of the frame that it completed, if it did. `decode` it next."""
+        frame = self.step - self.lead_in
+        if frame < self.frames:
+            return None
+        column = frame - self.base
+        codes = self.stepper.frames(self.slot, column, column + 1)
+        self._archive[:, frame % ARCHIVE_FRAMES] = codes[:, 0]
+        self.frames = frame + 1
+        return frame
+
+    def decode(self, frame: int) -> Sound:
+        """The sound of a frame; frames are decoded in order."""
+        if frame % _SAVE_EVERY == 0:
+            oldest, state = min(self._saved, key=lambda saved: saved[0])
+            self._saved.remove((oldest, state))
+            self._codec.save(state)
+            self._saved.append((frame, state))
+        return self._codec.submit(self._archived(frame, frame + 1))
+
+    def oldest_step(self) -> int:
+        """The earliest step that `rewind` can go back to."""
+        return self.step - len(self._columns)
+
+    def mark_at(self, step: int) -> Mark:
+        """Where the text machine stood before a step that was run."""
+        return self._columns[step - self.oldest_step()][1]
+
+    def rewind(self, step: int, known: int) -> None:
+        """Goes on at `step`, with its text; frames before `known` stay. The machine's state is the caller's to set."""
+        if step < self.step:
+            text = self._columns[step - self.oldest_step()][0]
+            for _ in range(self.step - step):
+                self._columns.pop()
+            if known < self.frames:
+                self._rewind_codec(known)
+                self.frames = known
+            if step - self.base < self._prefix_frames + 1 and self.base > 0:
+                self._rebuild(step, text, None)
+            else:
+                slot = self.stepper.slots[self.slot]
+                slot.column, slot.text = step - self.base, text
+        self.stepper.slots[self.slot].known = known - self.base
+
+    def extend(self, texts: Sequence[Text], marks: Sequence[Mark], codes: Tensor) -> None:
+        """Goes on, in one pass, with frames that somebody else made; they are not played. Only from `frames` on.
+
+        texts: of the column after each. marks: of the text machine before each. codes: int64 [C, n].
+        """
+        slot, begun, count = self.stepper.slots[self.slot], self.frames, codes.shape[1]
+        columns = [slot.text, *texts]
+        self._archive[:, torch.arange(begun, begun + count) % ARCHIVE_FRAMES] = codes.to(self._archive)
+        delay_frames(codes.to(self.stepper.device), self.stepper.delays, self.stepper.codes[self.slot], slot.column)
+        self.stepper.prefill(self.slot, columns[:-1])
+        self._columns.extend(zip(columns, marks, strict=False))
+        self._unplayed.append(range(begun, begun + count))
+        self.frames = begun + count
+        slot.text, slot.known = columns[-1], self.frames - self.base
+
+    def rollover(self) -> None:
+        """Rebuilds the context from the prefix and the last seconds; nothing is lost but what lies before them."""
+        slot = self.stepper.slots[self.slot]
+        # Codes of columns whose frames are not complete yet are in no archive.
+        first = max(0, slot.column + 1 - self.lead_in)
+        ahead = self.stepper.codes[self.slot, :, first : slot.column + 1].clone()
+        known = slot.known + self.base
+        self._rebuild(self.step, slot.text, ahead)
+        self.stepper.slots[self.slot].known = known - self.base
+        self.rollovers += 1
+
+    @property
+    def _prefix_frames(self) -> int:
+        return self._voice.prefix.frames if self._voice else 0
+
+    def _start_voice(self, prefix: Prefix, guided: bool) -> None:
+        """Stands where the clips end, as if the model had spoken them; what they said is not part of the text."""
+        frames = prefix.frames
+        if self._voice is None or self._voice.prefix is not prefix or self._voice.guided != guided:
+            self._voice = None  # should this fail, its columns are not there
+            kept = self._voices.find(prefix, guided)
+            self._voice = kept.voice if kept else self._run_voice(prefix, guided)
+            if kept:
+                self.stepper.cache.paste(self.slot, kept.columns)
+        voice, slot = self._voice, self.stepper.slots[self.slot]
+        delay_frames(prefix.codes, self.stepper.delays, self.stepper.codes[self.slot])
+        slot.column, slot.text = frames, voice.texts[-1]
+        self._archive[:, torch.arange(frames) % ARCHIVE_FRAMES] = prefix.codes.to(self._archive)
+        self._columns.extend((text, mark) for text, mark in zip(voice.texts, voice.marks, strict=False))
+        self._codec.restore(voice.codec_state)
+        self.frames = frames
+
+    def _run_voice(self, prefix: Prefix, guided: bool) -> RunVoice:
+        """Runs the clips' columns and hears their sound: words are taken where they are, codes are known."""
+        state, starts = self.machine.start(), set(prefix.new_word_steps)
+        state.append(prefix.entries)
+        texts, marks = [self.stepper.opening], []
+        for step in range(prefix.frames):
+            marks.append(state.mark())
+            texts.append(self.machine.process(state, step, int(step in starts), forced=True))
+        delay_frames(prefix.codes, self.stepper.delays, self.stepper.codes[self.slot])
+        self.stepper.prefill(self.slot, texts[:-1])
+        # A codec that comes in cold where the clip ends would click.
+        self._codec.reset()
+        self._codec.hear(prefix.codes.to(self.stepper.device))
+        heard = self._codec.new_state()
+        self._codec.save(heard)
+        voice = RunVoice(prefix, guided, texts, marks, heard)
+        self._keep(voice)
+        return voice
+
+    def _keep(self, voice: RunVoice) -> None:
+        """Keeps the voice that has just been run in this slot, where there is room."""
+        if self._voices.most_bytes:
+            try:
+                columns = self.stepper.cache.copied(self.slot, 2 if voice.guided else 1, voice.prefix.frames)
+                self._voices.keep(Kept(voice, columns))
+            except torch.OutOfMemoryError:
+                self._voices.clear()
+
+    def _rebuild(self, step: int, text: Text, ahead: Tensor | None) -> None:
+        """Fills the model's context with the prefix and the steps before `step`, and stands at `step`.
+
+        ahead: the codes of the last columns up to `step`, [C, at most lead_in], if not all their frames are complete.
+        """
+        prefix, start = self._prefix_frames, self._history_start(step)
+        self.base = start - prefix
+        self.stepper.rebase(self.slot, self.seed, self.base)
+        codes, length = self.stepper.codes[self.slot], prefix + step - start
+        delay_frames(self._archived(start, min(step, self.frames)), self.stepper.delays, codes, start=prefix)
+        if self._voice:
+            delay_frames(self._voice.prefix.codes, self.stepper.delays, codes)
+        if ahead is not None:
+            codes[:, length + 1 - ahead.shape[1] : length + 1] = ahead
+        *opening, first = self._voice.texts if self._voice else [self.stepper.opening]
+        if self._paste_voice():
+            opening = []
+        # The first column of the history has no word before it to finish: it opens like a conversation.
+        history = [column[0] for column in islice(self._columns, start - self.step_of_oldest(step), None)]
+        self.stepper.prefill(self.slot, [*opening, *([first] if history else []), *history[1:]])
+        self.stepper.slots[self.slot].text = text
+
+    def _paste_voice(self) -> bool:
+        """Copies the voice's columns into the slot, which then stands behind them, if they are kept."""
+        kept = self._voices.find(self._voice.prefix, self._voice.guided) if self._voice else None
+        if kept is None:
+            return False
+        self.stepper.cache.paste(self.slot, kept.columns)
+        self.stepper.slots[self.slot].column = self._prefix_frames
+        return True
+
+    def step_of_oldest(self, step: int) -> int:
+        """The step of the oldest column kept, when the newest is that of `step` - 1."""
+        return step - len(self._columns)
+
+    def _history_start(self, step: int) -> int:
+        """The first step of the history that a context rebuilt at `step` holds: at a word, if one is near."""
+        # In a context of a few lead-ins: as far back as the last frame that is complete.
+        most = max(self.lead_in, min(self._history_wanted, (self.limit - self._prefix_frames) // 2))
+        oldest = self.step_of_oldest(step)
+        earliest = max(step - most, self.first_frame, oldest)
+        columns = list(self._columns)
+        for start in range(earliest, min(step - most // 2, self.frames)):
+            if not columns[start - oldest][1].pending and not columns[start - oldest][1].lookahead:
+                return start
+        return earliest
+
+    def _archived(self, start: int, stop: int) -> Tensor:
+        """Complete frames start..stop - 1, int64 [C, stop - start]."""
+        first, count = start % ARCHIVE_FRAMES, stop - start
+        if first + count <= ARCHIVE_FRAMES:
+            return self._archive[:, first : first + count].long()
+        where = torch.arange(start, stop, device=self._archive.device) % ARCHIVE_FRAMES
+        return self._archive[:, where].long()
+
+    def _played(self, start: int, stop: int) -> Iterator[tuple[int, int]]:
+        """The frames start..stop - 1 that were played, as stretches."""
+        for gap in self._unplayed:
+            if start < gap.start < stop:
+                yield start, gap.start
+            if gap.start < stop:
+                start = max(start, gap.stop)
+        if start < stop:
+            yield start, stop
+
+    def _rewind_codec(self, frame: int) -> None:
+        """Puts the codec where it was before `frame`."""
+        self._unplayed = [gap for gap in self._unplayed if gap.start < frame]
+        states = [(f, s) for f, s in self._saved if 0 <= f <= frame]
+        if self._voice:
+            states.append((self.first_frame, self._voice.codec_state))
+        saved, state = max(states, key=lambda item: item[0], default=(0, None))
+        if state is None or frame - saved > _CODEC_WARM_UP:
+            self._codec.reset()
+            unplayed = sum(len(gap) for gap in self._unplayed)
+            saved = max(0, frame - _CODEC_WARM_UP - unplayed, self.frames - ARCHIVE_FRAMES)
+        else:
+            self._codec.restore(state)
+        for start, stop in self._played(saved, frame):
+            self._codec.hear(self._archived(start, stop))
+        self._saved = [(f if f < frame else -1, s) for f, s in self._saved]

@@ -1,0 +1,185 @@
+"""The text stream machine: from actions to the text tokens of the next column.
+
+Every step the model says either "hold" (pad) or "start the next word" (new_word). The machine keeps the words, obeys
+where it may and overrules where it must (a word's tokens come out one a step, a break lasts its frames, a hold never
+outlasts `max_padding`), and returns the two text tokens of the next column: the main stream says the word that starts
+now, the second stream shows the word `ahead` of it.
+
+Pure Python. Everything in a state but its queue is small and immutable: `mark` a step to come back to it.
+"""
+
+from collections import deque
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import NamedTuple
+
+from dia2.model.config import DataConfig
+from dia2.text.script import Entry
+
+MAX_PADDING = 6
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """Tokens still to come. What is left after one shares its memory: a mark at every step of a long word is small."""
+
+    row: tuple[int, ...] = ()
+    at: int = 0
+
+    def __bool__(self) -> bool:
+        return self.at < len(self.row)
+
+    def pop(self, default: int) -> tuple[int, "Tokens"]:
+        """The next one and the rest; the default where there is none."""
+        if not self:
+            return default, self
+        return self.row[self.at], Tokens(self.row, self.at + 1) if self.at + 1 < len(self.row) else Tokens()
+
+    def then(self, more: tuple[int, ...]) -> "Tokens":
+        """These, and more behind them."""
+        return Tokens(self.row[self.at :] + more)
+
+
+class Mark(NamedTuple):
+    """Where the machine stood before a step, the queue left out."""
+
+    padding_budget: int
+    forced_padding: int
+    pending: Tokens
+    lookahead: Tokens
+    end_step: int | None
+
+
+@dataclass
+class TextState:
+    """Where the machine stands.
+
+    queue: entries not taken yet. taken: (step, entry) of those that were, oldest first; its reader may clear it.
+    pending: tokens of the current word still to come. lookahead: tokens the second stream still has to show.
+    end_step: the step at which a word was wanted and there was none.
+    """
+
+    queue: deque[Entry] = field(default_factory=deque)
+    padding_budget: int = 0
+    forced_padding: int = 0
+    pending: Tokens = Tokens()
+    lookahead: Tokens = Tokens()
+    end_step: int | None = None
+    taken: list[tuple[int, Entry]] = field(default_factory=list)
+
+    def append(self, entries: Iterable[Entry]) -> None:
+        """Queues more text; a stream that had ended goes on."""
+        self.queue.extend(entries)
+        self.end_step = None
+
+    def mark(self) -> Mark:
+        """This point in time."""
+        return Mark(self.padding_budget, self.forced_padding, self.pending, self.lookahead, self.end_step)
+
+    def restore(self, mark: Mark) -> None:
+        """Back to a marked point; the queue stays as it is."""
+        self.padding_budget, self.forced_padding, self.pending, self.lookahead, self.end_step = mark
+
+    @property
+    def transcript(self) -> list[tuple[str, int]]:
+        """(word, step) of every word in `taken`."""
+        return [(entry.text, step) for step, entry in self.taken if entry.tokens]
+
+
+@dataclass(frozen=True)
+class TextMachine:
+    """The rules: ids of the special tokens, and how far ahead the second stream looks (0: there is none)."""
+
+    new_word: int
+    pad: int
+    ahead: int
+    max_padding: int = MAX_PADDING
+
+    @classmethod
+    def of(cls, data: DataConfig) -> "TextMachine":
+        """The machine of a checkpoint."""
+        return cls(data.text_new_word_token_id, data.text_pad_token_id, data.second_stream_ahead)
+
+    def start(self, initial_padding: int = 0) -> TextState:
+        """A new stream whose first word may come after `initial_padding` steps."""
+        return TextState(padding_budget=initial_padding, forced_padding=initial_padding)
+
+    def may_step(self, state: TextState, closed: bool) -> bool:
+        """Whether the next step is the same whatever text follows.
+
+        It is when the step cannot take an entry, when the text is closed, or when `enough` is queued.
+        """
+        return closed or bool(state.pending) or state.forced_padding > 0 or self.enough(state.queue)
+
+    def enough(self, queue: Iterable[Entry]) -> bool:
+        """Whether the first entry may be taken: it is there, and so is the word that the second stream would show."""
+        entries = iter(queue)
+        first = next(entries, None)
+        if first is None:
+            return False
+        return not first.tokens or not self.ahead or self._upcoming(entries) is not None
+
+    def process(self, state: TextState, step: int, action: int, forced: bool = False) -> tuple[int, int]:
+        """Advances `state` by one step, action 1 to begin a word and 0 to hold, which may be overruled unless `forced`.
+
+        Returns the main and second token of column step + 1.
+        """
+        token = self._constrain(state, self._sanitise(action), forced)
+        if token == self.new_word:
+            token = self._take(state, step)
+        output = token
+        if token == self.pad:
+            state.padding_budget = max(0, state.padding_budget - 1)
+            state.forced_padding = max(0, state.forced_padding - 1)
+            output = self._next_pending(state)
+        if not self.ahead:
+            return output, output
+        if output == self.new_word:
+            return self._next_pending(state), self.new_word
+        second, state.lookahead = state.lookahead.pop(self.pad)
+        return output, second
+
+    def _sanitise(self, action: int) -> int:
+        if action in (0, 1):  # also where the text id of one of them is the other number
+            return self.new_word if action else self.pad
+        return self.new_word if action == self.new_word else self.pad
+
+    def _constrain(self, state: TextState, token: int, forced: bool) -> int:
+        if state.pending:
+            return self.pad
+        if forced:
+            return token
+        if state.forced_padding > 0:
+            return self.pad
+        return self.new_word if state.padding_budget <= 0 else token
+
+    def _take(self, state: TextState, step: int) -> int:
+        """new_word was chosen: takes the next entry. Returns what the choice became."""
+        if not state.queue:
+            return self._end(state, step)
+        entry = state.queue.popleft()
+        state.taken.append((step, entry))
+        state.forced_padding = entry.padding
+        if not entry.tokens:
+            return self.pad
+        state.pending = Tokens(entry.tokens)
+        if self.ahead:
+            state.lookahead = state.lookahead.then(self._upcoming(state.queue) or ())
+        state.padding_budget = self.max_padding
+        return self.new_word
+
+    def _end(self, state: TextState, step: int) -> int:
+        first = state.end_step is None
+        if first:
+            state.end_step = step
+        return self.new_word if first and self.ahead else self.pad
+
+    def _upcoming(self, entries: Iterable[Entry]) -> tuple[int, ...] | None:
+        """Tokens of the `ahead`-th word among `entries`; None when there are fewer."""
+        words = (entry.tokens for entry in entries if entry.tokens)
+        return next(islice(words, self.ahead - 1, None), None)
+
+    def _next_pending(self, state: TextState) -> int:
+        token, state.pending = state.pending.pop(self.pad)
+        return token

@@ -1,0 +1,177 @@
+"""What a caller says, in pieces, on its way into the context: sound -> codes, words -> the columns that they stand in.
+
+The columns are those of a voice prefix that holds the same clip, however it is cut:
+
+- The sound is encoded with ten seconds of what came before it, so that the cut is not heard. Only whole frames are
+  encoded; the rest waits for the next piece.
+- A word stands in the second text stream while the words before it are said. So the column that takes a word waits
+  until the next `ahead` words are known, or the utterance is complete, or `HOLD_FRAMES` are waiting.
+- The last whole frame waits too: the next piece's first word may be taken in it.
+
+Knows nothing of the model: `Context.extend` runs the columns.
+"""
+
+from collections import deque
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple, Protocol
+
+import numpy as np
+import soxr
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from dia2.steps.stepper import Text
+from dia2.text.machine import Mark, TextMachine
+from dia2.text.script import Tokenizer
+from dia2.voice.recording import Recording
+from dia2.voice.voice import Word, plan_words
+from dia2.voice.word_times import spread
+from dia2stream.errors import CommandError
+from dia2stream.protocol.messages import Listen, shown
+
+MAX_WORDS_A_SECOND = 15
+
+# A column that waits for words is not waited for any longer when it is so many frames ago.
+HOLD_FRAMES = 125
+# What is encoded anew in front of each piece: as far back as the codec's attention looks.
+_HEARS_BACK = 125
+
+
+class Ear(Protocol):
+    """What listening needs of a codec."""
+
+    sample_rate: int
+    frame_samples: int
+
+    def encode(self, pcm: Tensor) -> Tensor:
+        """float32 [samples] -> int64 [C, frames]."""
+
+
+class Piece(NamedTuple):
+    """What one command brings: float32 samples, and the words in them."""
+
+    pcm: NDArray[np.float32]
+    words: list[Word]
+
+
+class Columns(NamedTuple):
+    """Columns that can be run. texts: of the column after each. marks: of the text machine before each."""
+
+    texts: list[Text]
+    marks: list[Mark]
+    codes: Tensor  # of their frames, int64 [C, n]
+
+    def cut(self, size: int) -> Iterator["Columns"]:
+        """The same in parts of at most `size`."""
+        for start in range(0, len(self.texts), size):
+            part = slice(start, start + size)
+            yield Columns(self.texts[part], self.marks[part], self.codes[:, part])
+
+
+def read_piece(command: Listen) -> Piece:
+    """The sound and the words of a command. Raises CommandError for words that do not fit into the sound."""
+    pcm = (np.frombuffer(command.pcm, "<i2") / np.float32(32768)).astype(np.float32)
+    sound = Recording("audio", pcm, command.sample_rate)
+    field = "text" if command.words is None else "words"
+    words = spread(sound, command.text) if command.words is None else [Word(*word) for word in command.words]
+    most = MAX_WORDS_A_SECOND * sound.seconds + 2 if len(pcm) else 0
+    late = max(words, key=lambda word: word.start, default=Word("", 0, 0))
+    if len(words) > most:
+        problem = f"{len(words)} words do not fit into {sound.seconds:.2f} s of audio"
+    elif late.start > sound.seconds:
+        problem = f"{shown(late.text)} starts at {late.start:g} s, the audio is {sound.seconds:.2f} s long"
+    else:
+        return Piece(pcm, words)
+    raise CommandError("bad_field", f"{field}: {problem}", field=field)
+
+
+class Caller:
+    """One utterance of a caller while it comes. rate: of the sound that it is given."""
+
+    def __init__(self, ear: Ear, tokenizer: Tokenizer, machine: TextMachine, speaker: int, rate: int) -> None:
+        self.speaker, self.rate, self.closed = speaker, rate, False
+        self._ear, self._tokenizer, self._machine = ear, tokenizer, machine
+        self._resampler = soxr.ResampleStream(rate, ear.sample_rate, 1) if rate != ear.sample_rate else None
+        self._samples = 0  # given so far, at `rate`
+        self._pcm = np.zeros(0, np.float32)  # at the codec's rate, from frame `_first` on
+        self._first = 0
+        self._encoded = self._ran = 0  # frames
+        self._codes: deque[Tensor] = deque()  # not run yet
+        self._words: list[Word] = []
+        self._state = machine.start()
+        self._steps: deque[int] = deque()  # at which the entries in the state's queue are taken
+
+    @property
+    def seconds(self) -> float:
+        """How much was given."""
+        return self._samples / self.rate
+
+    @property
+    def waiting(self) -> int:
+        """Frames that were given and not run."""
+        return round(self.seconds * self._ear.sample_rate / self._ear.frame_samples) - self._ran
+
+    def hear(self, piece: Piece) -> None:
+        """Takes a piece at `rate`; the times of its words count from its own start."""
+        begun = self.seconds
+        self._samples += len(piece.pcm)
+        self._take_words([Word(word.text, word.start + begun, word.end + begun) for word in piece.words])
+        self._encode(piece.pcm)
+
+    def close(self) -> None:
+        """The utterance is complete."""
+        if not self.closed:
+            self.closed = True
+            self._encode(np.zeros(0, np.float32))
+
+    def columns(self) -> Columns:
+        """What can be run now; it is not given again."""
+        texts: list[Text] = []
+        marks: list[Mark] = []
+        ready = self._encoded - self._ran - (not self.closed)
+        while len(texts) < ready:
+            takes = bool(self._steps) and self._steps[0] <= self._ran + len(texts)
+            late = ready - len(texts) > HOLD_FRAMES
+            if takes and not (self.closed or late or self._machine.enough(self._state.queue)):
+                break
+            if takes:
+                self._steps.popleft()
+            marks.append(self._state.mark())
+            texts.append(self._machine.process(self._state, self._ran + len(texts), int(takes), forced=True))
+        self._state.taken.clear()
+        self._ran += len(texts)
+        return Columns(texts, marks, self._take_codes(len(texts)))
+
+    def _take_words(self, words: Sequence[Word]) -> None:
+        planned = len(self._words)
+        self._words += words
+        if words:
+            # Words that were planned before stay where they are.
+            entries, steps = plan_words(self._words, self.speaker, self._tokenizer)
+            self._state.queue.extend(entries[planned:])
+            self._steps.extend(steps[planned:])
+
+    def _encode(self, pcm: NDArray[np.float32]) -> None:
+        """Encodes the frames that are whole now; all of them, filled up with silence, once the utterance is closed."""
+        if self._resampler is not None:
+            pcm = self._resampler.resample_chunk(pcm, last=self.closed)
+        size = self._ear.frame_samples
+        self._pcm = np.concatenate([self._pcm, pcm])
+        if self.closed:
+            self._pcm = np.concatenate([self._pcm, np.zeros(-len(self._pcm) % size, np.float32)])
+        known = self._encoded - self._first
+        whole = len(self._pcm) // size
+        if whole > known:
+            codes = self._ear.encode(torch.from_numpy(self._pcm[: whole * size]))
+            self._codes.append(codes[:, known:whole])
+            self._encoded = self._first + whole
+        past = max(0, whole - _HEARS_BACK)
+        self._pcm, self._first = self._pcm[past * size :], self._first + past
+
+    def _take_codes(self, count: int) -> Tensor:
+        if not count:
+            return torch.zeros(0, 0, dtype=torch.int64)
+        codes = torch.cat(list(self._codes), dim=1)
+        self._codes = deque([codes[:, count:]])
+        return codes[:, :count]

@@ -1,0 +1,195 @@
+"""What waits to leave a conversation, in order, and how far the listener may be ahead of it.
+
+Two queues. `urgent` has the answers to commands and always goes first. `stream` has the audio and the events that
+belong to a place in it (a word before its first frame, `done` after the last). Only what has been taken counts as sent;
+all the rest can still be held back (a pause) or taken back (an interruption).
+
+Times are the caller's: seconds on any clock that only goes forward. One thread fills it and another takes from it, so
+every operation is atomic.
+"""
+
+import threading
+from collections import deque
+from dataclasses import dataclass
+from itertools import takewhile
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dia2stream.protocol.messages import Done, Event
+
+FRAME_MS = 80
+FRAME_SAMPLES = 1920
+# Answers that nobody reads are dropped from here on: a client that sends nonsense and never listens costs no memory.
+MAX_URGENT = 1000
+
+
+@dataclass(frozen=True)
+class Frame:
+    """80 ms of sound, float32 [1920] in -1..1."""
+
+    pcm: NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class FirstFrame:
+    """Stands before the frame that an utterance starts with: becomes `first_audio` when it is taken."""
+
+    id: str
+    arrived: float
+
+
+@dataclass(frozen=True)
+class Cut:
+    """What was sent before this is not going on: whoever encodes the stream starts afresh."""
+
+
+Item = Event | Frame | FirstFrame | Cut
+
+
+class Pace:
+    """An estimate of how far the listener is: it plays what it has, in real time, from when it has something."""
+
+    def __init__(self, max_lead_ms: float | None) -> None:
+        self._max_lead_ms = max_lead_ms
+        self.restart(0.0)
+
+    def restart(self, played_ms: float) -> None:
+        """The listener is at `played_ms` and has nothing to play."""
+        self._played_ms = played_ms
+        self._since: float | None = None
+
+    def played_ms(self, sent_ms: float, now: float) -> float:
+        """Where the listener is now, having been sent `sent_ms`."""
+        if self._since is not None:
+            self._played_ms = min(sent_ms, self._played_ms + (now - self._since) * 1000)
+        self._since = now
+        return self._played_ms
+
+    def lead_ms(self, sent_ms: float, now: float) -> float:
+        """How far sending is ahead. Only looks, from wherever."""
+        playing = 0.0 if self._since is None else (now - self._since) * 1000
+        return max(0.0, sent_ms - self._played_ms - playing)
+
+    def wait(self, sent_ms: float, now: float) -> float:
+        """Seconds until the next frame may be sent; 0: now."""
+        if self._max_lead_ms is None:
+            return 0.0
+        ahead = sent_ms + FRAME_MS - self.played_ms(sent_ms, now) - self._max_lead_ms
+        return max(0.0, ahead / 1000)
+
+
+class Outbox:
+    """The two queues of one conversation. `capacity` is in frames."""
+
+    def __init__(self, capacity: int, max_lead_ms: float | None) -> None:
+        if capacity < 1 or (max_lead_ms is not None and max_lead_ms < FRAME_MS):
+            raise ValueError(f"{capacity} frames and a lead of {max_lead_ms} ms: at least 1 and {FRAME_MS} are needed")
+        self.capacity = capacity
+        self.dropped = 0  # answers that found no room
+        self.waiting = 0  # frames in the stream
+        self.sent = 0  # frames taken from it
+        self._held = False
+        self._pace = Pace(max_lead_ms)
+        self._urgent: deque[Event] = deque()
+        self._stream: deque[Item] = deque()
+        self._lock = threading.Lock()
+
+    @property
+    def full(self) -> bool:
+        """Whether generation has to wait for the listener."""
+        return self.waiting >= self.capacity
+
+    @property
+    def answers(self) -> int:
+        """How many answers to commands wait to be read."""
+        return len(self._urgent)
+
+    @property
+    def events(self) -> int:
+        """How many events wait among the frames."""
+        return max(0, len(self._stream) - self.waiting)
+
+    @property
+    def empty(self) -> bool:
+        """Whether nothing waits at all."""
+        return not self._urgent and not self._stream
+
+    @property
+    def ready(self) -> bool:
+        """Whether `take` has something, now or when the pace lets it."""
+        with self._lock:
+            return bool(self._urgent) or bool(self._stream and not self._held)
+
+    @property
+    def clock_ms(self) -> int:
+        """Where the next frame that is put will stand on the audio clock."""
+        with self._lock:  # a frame that leaves in between would be counted twice, or not at all
+            return (self.sent + self.waiting) * FRAME_MS
+
+    def lead_ms(self, now: float) -> float:
+        """How much of what was sent the listener has not played yet."""
+        return self._pace.lead_ms(self.sent * FRAME_MS, now)
+
+    def restart(self) -> None:
+        """A new conversation: its audio clock is at 0 and nothing waits but answers."""
+        with self._lock:
+            self._stream.clear()
+            self._held, self.waiting, self.sent = False, 0, 0
+            self._pace.restart(0.0)
+
+    def answer(self, event: Event) -> None:
+        """Queues an event that has no place in the stream."""
+        with self._lock:
+            if len(self._urgent) < MAX_URGENT:
+                self._urgent.append(event)
+            else:
+                self.dropped += 1
+
+    def put(self, *items: Item) -> None:
+        """Queues frames and the events that have their place among them."""
+        with self._lock:
+            self._stream.extend(items)
+            self.waiting += sum(isinstance(item, Frame) for item in items)
+
+    def take(self, now: float, answers_only: bool = False) -> Item | float | None:
+        """The next item; seconds to wait where the pace asks for it; None when nothing may leave.
+
+        answers_only: leave the stream alone, as one who cannot send audio just now does.
+        """
+        with self._lock:
+            if self._urgent:
+                return self._urgent.popleft()
+            if self._held or answers_only or not self._stream:
+                return None
+            if isinstance(self._stream[0], Frame | FirstFrame):  # a latency is told when its frame can leave
+                wait = self._pace.wait(self.sent * FRAME_MS, now)
+                if wait > 0:
+                    return wait
+            item = self._stream.popleft()
+            if isinstance(item, Frame):
+                self.sent += 1
+                self.waiting -= 1
+            return item
+
+    def hold(self, now: float) -> None:
+        """A pause: nothing of the stream leaves until `release`."""
+        with self._lock:
+            self._pace.restart(self._pace.played_ms(self.sent * FRAME_MS, now))
+            self._held = True
+
+    def release(self) -> None:
+        """Goes on exactly where it was held."""
+        with self._lock:
+            self._held = False
+
+    def cut(self) -> None:
+        """The rest is not going to be heard: forgets it, and goes on after what was sent."""
+        with self._lock:
+            # A `done` with no frame before it is for what was sent to its last sample.
+            due = takewhile(lambda item: not isinstance(item, Frame), self._stream)
+            ended = [item for item in due if isinstance(item, Done)]
+            self._stream.clear()
+            self._stream.extend([*ended, Cut()])
+            self._held, self.waiting = False, 0
+            self._pace.restart(self.sent * FRAME_MS)

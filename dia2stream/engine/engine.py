@@ -1,0 +1,556 @@
+"""The one warm engine: loads once, owns the thread that steps the model, lends conversations.
+
+    engine = Engine.load(ModelOptions(model="random:tiny"))
+    async with engine.conversation() as conversation:
+        await conversation.start("[S1] Hello there. [S2] Hello!")
+        conversation.finish()  # no more text: the loop ends when all of it has been spoken
+        async for item in conversation:
+            if isinstance(item, Frame):
+                play(item.pcm)  # float32 [1920] at 24 kHz
+            else:
+                print(item)  # an event of protocol.py
+
+Everything that touches the model happens on the engine's thread: it carries out commands between steps, so a pause acts
+within a frame, and then makes one step for every conversation that can use one. What is ready waits in each
+conversation's outbox, which is bounded: a reader that is slow holds generation back, and only its own.
+
+If the model fails, the conversations in that step end with an `internal` error; the engine finds out whether the device
+still answers, and if it does not, it says so to everyone who asks for a conversation.
+"""
+
+import asyncio
+import base64
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
+from enum import Enum
+from itertools import chain
+from types import TracebackType
+from typing import Any
+
+import torch
+
+from dia2.backend import make_codec, make_stepper
+from dia2.checkpoint.load import BUNDLED, Checkpoint, Progress, has_bundled, load_checkpoint
+from dia2.errors import Dia2Error as Dia2Error  # what `load` raises, for those who may not touch dia2
+from dia2.steps.context import Context
+from dia2.steps.stepper import Stepper
+from dia2.steps.voice_cache import VoiceCache
+from dia2.voice.voice import Prefix
+from dia2stream.conversation.conversation import QUEUE_FRAMES, Conversation
+from dia2stream.conversation.outbox import FRAME_MS, FRAME_SAMPLES, Frame, Item
+from dia2stream.engine.voices import prefixes, read_voices
+from dia2stream.errors import CommandError, EngineError
+from dia2stream.options import ModelOptions, SpeechOptions
+from dia2stream.protocol.messages import Command, End, Error, Inject, Listen, Pause, Reset, Resume, Start, error_event
+
+_log = logging.getLogger(__name__)
+
+PUBLISHED_MODEL = "nari-labs/Dia2-2B"
+NOISE_MODEL = "random:tiny"
+_SAMPLE_RATE = FRAME_SAMPLES * 1000 // FRAME_MS
+_WARM_UP_TEXT = "[S1] One two three. [S2] Four five six."
+
+
+@dataclass
+class Stats:
+    """What the engine has done so far. last_progress: when it last finished a step or had nothing to do."""
+
+    steps: int = 0
+    frames: int = 0
+    failures: int = 0
+    last_progress: float = 0.0
+
+
+class Engine:
+    """A loaded model and its thread.
+
+    slots: how many conversations it can hold at once. voices: prefixes by name. history_seconds: what a long
+    conversation remembers of itself. on_step: called after every step with its seconds and how many frames it made.
+    """
+
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        *,
+        slots: int = 1,
+        speech: SpeechOptions | None = None,
+        voices: dict[str, Prefix] | None = None,
+        history_seconds: float = 30.0,
+        voice_cache_mb: int = 1000,
+        on_step: Callable[[float, int], None] | None = None,
+    ) -> None:
+        codec = checkpoint.codec
+        if (codec.sample_rate, codec.frame_samples) != (_SAMPLE_RATE, FRAME_SAMPLES):
+            has = f"{codec.frame_samples} samples a frame at {codec.sample_rate} Hz"
+            raise EngineError(
+                f"the codec of {checkpoint.name} makes {has}; it must be {FRAME_SAMPLES} at {_SAMPLE_RATE}"
+            )
+        self.checkpoint = checkpoint
+        self.speech = speech or SpeechOptions()
+        self.voices = voices or {}
+        for name, voice in self.voices.items():
+            if voice.frames > checkpoint.config.runtime.max_context_steps // 2:
+                raise EngineError(f"voice {name} takes {voice.frames} steps, over half of the model's context")
+        self.stats = Stats(last_progress=time.monotonic())
+        self.broken: str | None = None  # why no conversation can be had any more
+        self.stepper, reason = make_stepper(checkpoint, slots)
+        checkpoint.notes.append(reason)
+        self.kept_voices = VoiceCache(voice_cache_mb * 1_000_000)
+        history = round(history_seconds * 1000 / FRAME_MS)
+        codecs = [make_codec(checkpoint.codec) for _ in range(slots)]
+        self._contexts = [Context(self.stepper, n, c, history, self.kept_voices) for n, c in enumerate(codecs)]
+        self._on_step = on_step
+        self._free = set(range(slots))
+        self._sessions: dict[int, Session] = {}  # by slot
+        self._inbox: deque[tuple[Session, Order, float]] = deque()
+        self._lock = threading.Lock()  # of _free and _sessions
+        self._wake = threading.Event()
+        self._resting = self._closing = False
+        self._thread = threading.Thread(target=self._run, name="dia2-engine", daemon=True)
+        self._thread.start()
+
+    @classmethod
+    def load(cls, model: ModelOptions | None = None, *, progress: Progress | None = None, **options: Any) -> "Engine":
+        """Loads and warms up. `options` are the constructor's; voices may also be files, those of `speech`.
+
+        Raises Dia2Error when the model cannot be had, or a voice.
+        """
+        model = model or ModelOptions()
+        files = read_voices(options["speech"].voice) if options.get("speech") else {}  # before anything takes long
+        options.setdefault("history_seconds", model.history_seconds)
+        options.setdefault("voice_cache_mb", model.voice_cache_mb)
+        checkpoint = load_checkpoint(
+            model.model or default_model(model.device),
+            device=model.device,
+            dtype=model.dtype,
+            weights=model.weights,
+            tokenizer=model.tokenizer,
+            mimi=model.mimi,
+            revision=model.revision,
+            progress=progress,
+        )
+        if model.listen:
+            checkpoint.codec.encode(torch.zeros(checkpoint.codec.frame_samples))
+        if files:
+            options["voices"] = options.get("voices", {}) | prefixes(files, checkpoint)
+        engine = cls(checkpoint, **options)
+        for note in checkpoint.notes:
+            _log.info("%s", note)
+        engine.warm_up()
+        return engine
+
+    def warm_up(self) -> None:
+        """Speaks one short utterance to nobody, so that the first caller meets nothing for the first time."""
+        with ExitStack() as seats:
+            sessions = [seats.enter_context(self.conversation()) for _ in range(self.free)]
+            for voice in reversed(self.voices):  # the default one last
+                sessions[0].submit(Start("", voice=voice, seed=0))
+            for session in sessions:
+                session.submit(Start(_WARM_UP_TEXT, seed=0))
+                session.finish()
+            for item in chain.from_iterable(sessions):
+                if isinstance(item, Error):
+                    raise EngineError(f"the model does not run here: {self.broken or item.message}")
+
+    def conversation(self, *, max_lead_ms: float | None = None, queue_frames: int = QUEUE_FRAMES) -> "Session":
+        """A seat. Raises CommandError `busy` when all are taken, EngineError when the device no longer answers.
+
+        max_lead_ms: how far sending may be ahead of the listener. queue_frames: how far generation is ahead of sending.
+        """
+        with self._lock:
+            if self.broken or self._closing:
+                raise EngineError(self.broken or "the engine is closed")
+            if not self._free:
+                raise CommandError("busy", f"every seat is taken: this engine holds {len(self._sessions)} at a time")
+            slot = min(self._free)  # the one that is most likely to have the voice already
+            session = self._sessions[slot] = Session(self, self._new_conversation(slot, max_lead_ms, queue_frames))
+            self._free.remove(slot)
+        return session
+
+    def close(self) -> None:
+        """Ends every conversation and the thread; returns when the model is at rest."""
+        with self._lock:
+            self._closing = True
+        self._wake.set()
+        if threading.current_thread() is not self._thread:
+            self._thread.join()
+
+    @property
+    def free(self) -> int:
+        """How many more conversations there is room for."""
+        return len(self._free)
+
+    @property
+    def rollovers(self) -> int:
+        """How often a context was full and rebuilt."""
+        return sum(context.rollovers for context in self._contexts)
+
+    @property
+    def has_work(self) -> bool:
+        """Whether there is something to do right now, or to find out whether there is."""
+        return bool(self._inbox) or self._wake.is_set() or not self._resting
+
+    def _new_conversation(self, slot: int, max_lead_ms: float | None, queue_frames: int) -> Conversation:
+        return Conversation(
+            self._contexts[slot],
+            self.checkpoint.tokenizer,
+            defaults=self.speech,
+            voices=self.voices,
+            max_lead_ms=max_lead_ms,
+            queue_frames=queue_frames,
+            ear=self.checkpoint.codec,
+        )
+
+    # ---- Called by sessions, from any thread ----
+
+    def submit(self, session: "Session", order: "Order") -> None:
+        """Hands an order to the engine's thread."""
+        self._inbox.append((session, order, time.monotonic()))
+        self._wake.set()
+
+    def wake(self) -> None:
+        """There is room in an outbox again."""
+        self._wake.set()
+
+    # ---- The engine's thread ----
+
+    def _run(self) -> None:
+        if self.checkpoint.device.type == "cuda":
+            torch.cuda.set_device(self.checkpoint.device)  # each thread has its own current device
+        try:
+            while not self._closing:
+                worked = self._carry_out_orders()
+                worked |= self._step()
+                if not worked:
+                    self._rest()
+                self.stats.last_progress = time.monotonic()
+        finally:
+            with self._lock:
+                self._closing = True
+            for session in list(self._sessions.values()):
+                self._release(session)
+
+    def _rest(self) -> None:
+        """Waits until somebody wants something."""
+        self._resting = True
+        self._wake.wait()
+        self._resting = False
+        self._wake.clear()
+
+    def _carry_out_orders(self) -> bool:
+        count = len(self._inbox)
+        for _ in range(count):
+            session, order, arrived = self._inbox.popleft()
+            if order is CLOSE:
+                self._release(session)
+            elif not session.ended:
+                self._carry_out(session, order, arrived)
+            session.carried_out()
+        return count > 0
+
+    def _carry_out(self, session: "Session", order: "Order", arrived: float) -> None:
+        conversation = session.conversation
+        try:
+            if isinstance(order, CommandError):
+                conversation.outbox.answer(error_event(order))
+            elif order is FINISH:
+                conversation.close_text()
+                session.finishing = True
+            elif isinstance(order, Command):
+                conversation.handle(order, arrived)
+        except CommandError as error:
+            conversation.outbox.answer(error_event(error))
+        except Exception:
+            self._failed([session], f"command {type(order).__name__}")
+
+    def _step(self) -> bool:
+        """One step of every conversation that can use one."""
+        active = [s for _, s in sorted(self._sessions.items()) if not s.ended and s.conversation.can_step()]
+        if not active:
+            return False
+        conversations = [session.conversation for session in active]
+        started, frames = time.monotonic(), sum(c.context.frames for c in conversations)
+        try:
+            step(self.stepper, conversations)
+            for conversation in conversations:
+                if not conversation.can_step():
+                    conversation.deliver()
+        except Exception:
+            self._failed(active, "a step")
+            return True
+        for session in active:
+            session.notify()
+        made = sum(c.context.frames for c in conversations) - frames
+        self.stats.steps += 1
+        self.stats.frames += made
+        self._tell(time.monotonic() - started, made)
+        return True
+
+    def _tell(self, seconds: float, frames: int) -> None:
+        if self._on_step is not None:
+            try:
+                self._on_step(seconds, frames)
+            except Exception:
+                _log.exception("on_step failed")
+
+    def _release(self, session: "Session") -> None:
+        slot = session.conversation.slot
+        with self._lock:
+            if self._sessions.get(slot) is session:
+                del self._sessions[slot]
+                self._free.add(slot)
+        session.release()
+
+    def _failed(self, sessions: list["Session"], doing: str) -> None:
+        _log.exception("%s failed", doing)
+        self.stats.failures += 1
+        try:
+            if self.checkpoint.device.type == "cuda":
+                torch.cuda.synchronize(self.checkpoint.device)
+        except Exception as error:
+            self.broken = f"the device no longer answers: {str(error).splitlines()[0]}"
+            _log.error("%s", self.broken)
+        for session in sessions:
+            session.conversation.context.distrust()
+            session.conversation.outbox.restart()
+            session.conversation.outbox.answer(
+                Error("internal", "the model failed; the conversation is over, the log says why")
+            )
+            session.stop()
+
+
+def step(stepper: Stepper, conversations: list[Conversation]) -> None:
+    """One step of conversations that all `can_step`."""
+    for conversation in conversations:
+        conversation.prepare()
+    actions = stepper.act([conversation.slot for conversation in conversations])
+    stepper.complete([c.advance(action) for c, action in zip(conversations, actions, strict=True)])
+    for conversation in conversations:
+        conversation.emit()
+
+
+def default_model(device: str) -> str:
+    """The published model where there is a GPU to run it, else one that needs no download: the bundled one.
+
+    A build without it is left with a model that only makes noise.
+    """
+    if device != "cpu" and torch.cuda.is_available():
+        return PUBLISHED_MODEL
+    return BUNDLED if has_bundled() else NOISE_MODEL
+
+
+class Request(Enum):
+    """What a session asks of the engine besides commands."""
+
+    FINISH = "close the text; the loop ends when all is spoken"
+    CLOSE = "give the seat back"
+
+
+FINISH, CLOSE = Request.FINISH, Request.CLOSE
+# A command, one that was refused before it got here, or the end of the session.
+Order = Command | CommandError | Request
+
+
+class Session:
+    """A lent conversation: commands go in from any thread, items come out of one loop, plain or async.
+
+    Commands never wait and never raise for what a client may get wrong: the answer, or the error, is an event.
+    """
+
+    def __init__(self, engine: Engine, conversation: Conversation) -> None:
+        self.engine, self.conversation = engine, conversation
+        self.ended = False  # nothing more will be made
+        self.finishing = False  # the loop ends when all is spoken
+        self._closed = False  # nothing more comes out
+        self._released = threading.Event()
+        self._outstanding = 0  # orders on their way
+        self._count_lock = threading.Lock()
+        self._ready = threading.Event()
+        self._listeners: list[Callable[[], None]] = [self._ready.set]
+
+    # ---- Commands ----
+
+    def submit(self, command: Command) -> None:
+        """Sends any command of the protocol."""
+        self._order(command)
+
+    def refuse(self, error: CommandError) -> None:
+        """Answers, in its place among the others, a command that could not be read."""
+        self._order(error)
+
+    def _order(self, order: Order) -> None:
+        with self._count_lock:
+            self._outstanding += 1
+        self.engine.submit(self, order)
+
+    async def start(self, text: str, **fields: Any) -> None:
+        """Begins a new conversation; `fields` are those of the `start` command."""
+        self.submit(Start(text, **fields))
+
+    async def inject(self, text: str, **fields: Any) -> None:
+        """Adds text, at any moment."""
+        self.submit(Inject(text, **fields))
+
+    async def end(self) -> None:
+        """Closes text that was opened with final=False."""
+        self.submit(End())
+
+    async def listen(self, pcm: bytes, text: str = "", **fields: Any) -> None:
+        """What the caller said, mono PCM16, for the reply to answer; `fields` are those of the `listen` command."""
+        self.submit(Listen(base64.b64encode(pcm).decode(), text, **fields))
+
+    async def pause(self, played_ms: float | None = None) -> None:
+        """Stops now; played_ms is what the listener has heard."""
+        self.submit(Pause(played_ms))
+
+    async def resume(self) -> None:
+        """Goes on exactly where it stopped."""
+        self.submit(Resume())
+
+    async def reset(self) -> None:
+        """Forgets the conversation; the seat stays."""
+        self.submit(Reset())
+
+    def finish(self) -> None:
+        """No more commands: open text is complete, and the loop ends when everything asked for has been delivered."""
+        self._order(FINISH)
+
+    def close(self) -> None:
+        """Gives the seat back, at the end of the step that is going on. Nothing more comes out, and a loop ends."""
+        self._closed = self.ended = True
+        self._order(CLOSE)
+
+    # ---- Items ----
+
+    def take(self, answers_only: bool = False) -> Item | float | None:
+        """The next item, without waiting; seconds until the next may leave; None when there is none yet."""
+        if self._closed:
+            return None
+        item = self.conversation.take(time.monotonic(), answers_only)
+        if isinstance(item, Frame):
+            self.engine.wake()
+        return item
+
+    def next(self, answers_only: Callable[[], bool] = lambda: False) -> Item | None:
+        """The next item, blocking; None when `finished`. answers_only: asked anew each time `notify` was called."""
+        while True:
+            self._ready.clear()
+            item = self.take(answers_only())
+            if item is None and self.finished:
+                return None
+            if item is not None and not isinstance(item, float):
+                return item
+            self._ready.wait(item)
+
+    @property
+    def behind(self) -> int:
+        """Commands on their way, and answers that nobody has taken."""
+        return self._outstanding + self.conversation.outbox.answers
+
+    @property
+    def queued_words(self) -> int:
+        """Words that wait to be spoken."""
+        return self.conversation.queued
+
+    @property
+    def finished(self) -> bool:
+        """Whether the loop has nothing left to deliver."""
+        conversation = self.conversation
+        over = self.ended or (self.finishing and (conversation.paused or conversation.idle))
+        # In this order: once it is over, nothing is added to the outbox.
+        return self._closed or (over and not conversation.outbox.ready)
+
+    @property
+    def released(self) -> bool:
+        """Whether the seat is free again."""
+        return self._released.is_set()
+
+    def __iter__(self) -> Iterator[Item]:
+        """Items as they come, blocking; ends when `finished`."""
+        while (item := self.next()) is not None:
+            yield item
+
+    async def __aiter__(self) -> AsyncIterator[Item]:
+        """Items as they come; ends when `finished`. One loop at a time."""
+        with self._listening() as ready:
+            while True:
+                ready.clear()
+                item = self.take()
+                if item is None or isinstance(item, float):
+                    if item is None and self.finished:
+                        return
+                    with suppress(asyncio.TimeoutError):
+                        await asyncio.wait_for(ready.wait(), item)
+                else:
+                    yield item
+
+    def stop(self) -> None:
+        """Nothing more will be made. The loop delivers what is there and ends."""
+        self.ended = True
+        self.notify()
+
+    def release(self) -> None:
+        """The seat is free again."""
+        self._released.set()
+        self.stop()
+
+    def notify(self) -> None:
+        """There may be something to take, or nothing any more."""
+        for listener in tuple(self._listeners):
+            listener()
+
+    def carried_out(self) -> None:
+        """The engine is done with a command of this session."""
+        with self._count_lock:
+            self._outstanding = max(0, self._outstanding - 1)
+        self.notify()
+
+    def __enter__(self) -> "Session":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.close()
+        self._released.wait()
+
+    async def __aenter__(self) -> "Session":
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None
+    ) -> None:
+        await self.aclose()
+
+    async def aclose(self) -> None:
+        """Gives the seat back, and waits until it is free."""
+        with self._listening() as ready:
+            self.close()
+            while not self.released:
+                await ready.wait()
+                ready.clear()
+
+    @contextmanager
+    def _listening(self) -> Iterator[asyncio.Event]:
+        """An event of this loop that `notify` sets."""
+        loop, ready = asyncio.get_running_loop(), asyncio.Event()
+
+        def listener() -> None:
+            _call_soon(loop, ready.set)
+
+        self._listeners.append(listener)
+        try:
+            yield ready
+        finally:
+            self._listeners.remove(listener)
+
+
+def _call_soon(loop: asyncio.AbstractEventLoop, call: Callable[[], None]) -> None:
+    try:
+        loop.call_soon_threadsafe(call)
+    except RuntimeError:
+        if not loop.is_closed():
+            raise

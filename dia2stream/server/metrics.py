@@ -1,0 +1,80 @@
+"""What Prometheus is told. Every name starts with dia2stream_; process_ has memory, file descriptors and CPU time.
+
+Counters and histograms are fed where things happen. Gauges are looked up when somebody asks, from `observe`.
+"""
+
+from collections import deque
+from collections.abc import Callable, Iterable
+
+from prometheus_client import CollectorRegistry, Counter, Histogram, ProcessCollector, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from dia2stream.conversation.outbox import FRAME_MS
+
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+_LATENCIES = (0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.5, 0.75, 1, 2, 5, 10)
+_FRAME_TIMES = (0.001, 0.002, 0.003, 0.004, 0.006, 0.01, 0.015, 0.02, 0.03, 0.04, 0.06, 0.08, 0.12, 0.2, 0.5, 1)
+
+# One gauge or counter that is looked up: name, what it is, its value.
+Reading = tuple[str, str, float]
+
+
+class Metrics:
+    """The figures of one server, in a registry of their own."""
+
+    def __init__(self) -> None:
+        self.registry = registry = CollectorRegistry()
+        ProcessCollector(registry=registry)
+        self.conversations = Counter(
+            "dia2stream_conversations", "Conversations begun by a start command", registry=registry
+        )
+        self.clients = Counter("dia2stream_clients", "Clients that got a seat", registry=registry)
+        self.returned = Counter("dia2stream_returns", "Clients that came back to a conversation", registry=registry)
+        self.busy = Counter("dia2stream_busy", "Clients refused because no seat was free", registry=registry)
+        self.errors = Counter("dia2stream_errors", "Errors told to clients", ["code"], registry=registry)
+        self.first_audio = Histogram(
+            "dia2stream_first_audio_seconds",
+            "From a command's arrival to its first audio",
+            buckets=_LATENCIES,
+            registry=registry,
+        )
+        self.frame_time = Histogram(
+            "dia2stream_frame_seconds",
+            f"Work on one frame, {FRAME_MS} ms of audio",
+            buckets=_FRAME_TIMES,
+            registry=registry,
+        )
+        self._recent: deque[tuple[float, int]] = deque(maxlen=200)  # steps: seconds, frames
+
+    def step(self, seconds: float, frames: int) -> None:
+        """A step of the engine; called on its thread."""
+        self._recent.append((seconds, frames))
+        for _ in range(frames):
+            self.frame_time.observe(seconds / frames)
+
+    @property
+    def real_time_factor(self) -> float:
+        """Seconds of work for a second of audio over the last steps, lead-ins included; 0 before the first frame."""
+        recent = list(self._recent)
+        audio = sum(frames for _, frames in recent) * FRAME_MS / 1000
+        return sum(seconds for seconds, _ in recent) / audio if audio else 0.0
+
+    def observe(self, gauges: Callable[[], Iterable[Reading]], counters: Callable[[], Iterable[Reading]]) -> None:
+        """Has these looked up at every scrape."""
+        self.registry.register(_Lookup(gauges, counters))
+
+    def text(self) -> bytes:
+        """What GET /metrics answers."""
+        return generate_latest(self.registry)
+
+
+class _Lookup(Collector):
+    def __init__(self, gauges: Callable[[], Iterable[Reading]], counters: Callable[[], Iterable[Reading]]) -> None:
+        self._gauges, self._counters = gauges, counters
+
+    def collect(self) -> Iterable[Metric]:
+        for name, about, value in self._gauges():
+            yield GaugeMetricFamily(f"dia2stream_{name}", about, value=value)
+        for name, about, value in self._counters():
+            yield CounterMetricFamily(f"dia2stream_{name}", about, value=value)

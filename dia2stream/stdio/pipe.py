@@ -1,0 +1,276 @@
+"""`pipe`: JSON lines in, raw samples out, events on the side. `say`: one text into one file.
+
+Three threads, because three things may be stuck: reading stdin, writing stdout (a player that is busy), and neither of
+them may keep an answer to a command waiting. The reader only parses and submits; the `Player` only writes; the main
+thread moves items from the session to the player and to the events. Nothing of the model runs here: that is the
+engine's thread.
+
+    stdin -> reader -> engine -> outbox -> main -> player -> stdout
+                                             \\-> events
+
+The reader waits while the engine or the reader of events is behind, so a flood of lines costs no memory.
+"""
+
+import codecs
+import logging
+import os
+import re
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+
+from dia2stream import __version__
+from dia2stream.conversation.outbox import FRAME_MS, Cut, Frame
+from dia2stream.engine.engine import Dia2Error, Engine, Session
+from dia2stream.errors import CommandError, Dia2StreamError
+from dia2stream.options import ModelOptions, PipeOptions, SayOptions, SpeechOptions
+from dia2stream.protocol.messages import (
+    MAX_COMMAND_BYTES,
+    Error,
+    Event,
+    Inject,
+    Paused,
+    Ready,
+    ResetDone,
+    Start,
+    Started,
+    parse_command,
+)
+from dia2stream.stdio.descriptors import position_in_file, read_some, take_stdout, when_reader_leaves
+from dia2stream.stdio.events import Events
+from dia2stream.stdio.writer import Player
+from dia2stream.terminal import load_progress, note
+
+_log = logging.getLogger(__name__)
+
+# Commands on their way, or answers not read, at which reading stops.
+_BEHIND = 200
+# Plain text is read no faster than it is spoken: in pieces, while fewer words than this wait.
+_TEXT_AHEAD = 200
+_PIECE = re.compile(r"[^\n]{1,1000}\n?|\n")
+# How long the frame on its way to stdout may keep `paused` waiting, so that no audio follows that event.
+_SETTLE_SECONDS = 0.05
+
+
+def run(model: ModelOptions, speech: SpeechOptions, stream: PipeOptions) -> None:
+    """Speaks stdin until it ends. Raises Dia2Error when the model cannot be had, SystemExit(1) when it failed."""
+    stdout = _stdout()
+    events = Events(stream.events)
+    with ExitStack() as stack:
+        engine = _load_for_pipe(model, speech, events)
+        stack.callback(engine.close)
+        session = stack.enter_context(engine.conversation(max_lead_ms=stream.max_lead_ms))
+        player = _player(stdout, stream, session, lambda why: events.failed(f"stdout: {why}"))
+        events.write(_ready(engine, stream))
+        if events.only_json and engine.checkpoint.about is not None:
+            events.log("info", engine.checkpoint.about)  # elsewhere it is among the notes
+        read = (lambda: _speak(session, _chunks(0))) if stream.text else (lambda: _obey(session, _lines(_chunks(0))))
+        reader = Reader(session, read)
+        done = _deliver(session, player, events.write)
+        if reader.problem is not None:
+            events.failed(reader.problem)
+    if not done or reader.problem is not None:
+        raise SystemExit(1)
+
+
+def say(text: str, model: ModelOptions, speech: SpeechOptions, target: SayOptions) -> None:
+    """Speaks one text into a WAV file; the same errors as `run`."""
+    with ExitStack() as stack:
+        name, out = _output(target.output, stack)
+        engine = _load(model, speech)
+        stack.callback(engine.close)
+        session = stack.enter_context(engine.conversation())
+        if position_in_file(out) is not None:
+            os.ftruncate(out, 0)
+        player = _player(out, PipeOptions(wav=True), session, lambda why: note(f"{name}: {why}"))
+        problems: list[str] = []
+        started = time.monotonic()
+        words = " ".join(text.split()).encode("utf-8", "replace")
+        reader = Reader(session, lambda: _speak(session, iter([words])))
+        _deliver(session, player, lambda event: problems.append(event.message) if isinstance(event, Error) else None)
+        took = time.monotonic() - started
+    problems += [reader.problem] if reader.problem is not None else []
+    for problem in problems:
+        note(problem)
+    if problems:
+        raise SystemExit(1)
+    note(f"{name}: {player.seconds:.1f} s of audio in {took:.1f} s by {engine.checkpoint.name}")
+
+
+def _load(model: ModelOptions, speech: SpeechOptions, quiet: bool = False) -> Engine:
+    with load_progress() as progress:
+        engine = Engine.load(model, progress=progress, speech=speech)
+    if not quiet:
+        for line in engine.checkpoint.notes:
+            note(line)
+    return engine
+
+
+def _load_for_pipe(model: ModelOptions, speech: SpeechOptions, events: Events) -> Engine:
+    try:
+        return _load(model, speech, quiet=events.only_json)
+    except (Dia2Error, Dia2StreamError) as error:
+        if not events.only_json:
+            raise
+        events.failed(str(error))
+        raise SystemExit(1) from None
+
+
+def _output(target: str, stack: ExitStack) -> tuple[str, int]:
+    """The name and descriptor of what `say` writes; a file that it made goes away again if nothing comes of it."""
+    if target == "-":
+        return "stdout", _stdout()
+    is_new = not os.path.exists(target)
+    out = os.open(target, os.O_WRONLY | os.O_CREAT, 0o666)
+
+    def close() -> None:
+        if is_new and os.fstat(out).st_size == 0:
+            os.unlink(target)
+        os.close(out)
+
+    stack.callback(close)
+    return target, out
+
+
+def _stdout() -> int:
+    """stdout for samples only; ends the program, at once and quietly, when there is nobody left to speak to."""
+    stdout = take_stdout()
+    if stdout is None:
+        raise SystemExit(0)
+    when_reader_leaves(stdout, _leave)
+    return stdout
+
+
+def _leave(code: int = 0) -> None:
+    os._exit(code)
+
+
+def _player(fd: int, stream: PipeOptions, session: Session, tell: Callable[[str], None]) -> Player:
+    def failed(why: str) -> None:
+        tell(why)
+        _leave(1)
+
+    return Player(fd, stream, on_free=session.notify, on_gone=_leave, on_failure=failed)
+
+
+def _ready(engine: Engine, stream: PipeOptions) -> Ready:
+    return Ready(
+        version=__version__,
+        model=engine.checkpoint.name,
+        device=str(engine.checkpoint.device),
+        sample_rate=stream.sample_rate,
+        encoding=stream.encoding,
+        frame_ms=FRAME_MS,
+        voices=tuple(engine.voices),
+    )
+
+
+# ---- Out ----
+
+
+def _deliver(session: Session, player: Player, write_event: Callable[[Event], None]) -> bool:
+    """Moves items until the session is finished. Returns whether all went well."""
+    while True:
+        # While the player is stuck, answers to commands still get through.
+        item = session.next(answers_only=lambda: player.busy)
+        if item is None:
+            player.wait()
+            return True
+        if isinstance(item, Frame):
+            player.play(item)
+            continue
+        if isinstance(item, Cut | Started | ResetDone):
+            player.restart()
+        if isinstance(item, Paused):
+            player.wait(_SETTLE_SECONDS)
+        if isinstance(item, Event):
+            write_event(item)
+        if isinstance(item, Error) and item.code == "internal":
+            return False
+
+
+# ---- In ----
+
+
+class Reader:
+    """Reads on a thread of its own, and finishes the session at the end, however that comes."""
+
+    def __init__(self, session: Session, read: Callable[[], None]) -> None:
+        self.problem: str | None = None
+        self._session, self._read = session, read
+        threading.Thread(target=self._run, name="reader", daemon=True).start()
+
+    def _run(self) -> None:
+        try:
+            self._read()
+        except OSError as error:
+            self.problem = f"stdin: {error.strerror}"
+        except Exception:
+            _log.exception("reading failed")
+            self.problem = "reading failed, the log says why"
+        finally:
+            self._session.finish()
+
+
+def _chunks(fd: int) -> Iterator[bytes]:
+    """What comes, as it comes."""
+    return iter(lambda: read_some(fd), b"")
+
+
+def _lines(chunks: Iterator[bytes], limit: int = MAX_COMMAND_BYTES) -> Iterator[bytes | None]:
+    """Lines; None for one that is longer than any command, of which no more than that is ever held."""
+    begun, too_long = bytearray(), False
+    for chunk in chunks:
+        *ends, rest = chunk.split(b"\n")
+        for end in ends:
+            yield None if too_long or len(begun) + len(end) > limit else bytes(begun + end)
+            begun, too_long = bytearray(), False
+        if too_long or len(begun) + len(rest) > limit:
+            begun, too_long = bytearray(), True
+        else:
+            begun += rest
+    if begun or too_long:
+        yield None if too_long else bytes(begun)
+
+
+def _obey(session: Session, lines: Iterator[bytes | None]) -> None:
+    """Submits the commands; a line that is none becomes an error event in its place."""
+    for line in lines:
+        if line is not None and not line.strip():
+            continue
+        _wait_while(lambda: session.behind > _BEHIND)
+        try:
+            if line is None:
+                raise CommandError("too_long", f"a line is over {MAX_COMMAND_BYTES} bytes long, which is the limit")
+            session.submit(parse_command(line))
+        except CommandError as error:
+            session.refuse(error)
+
+
+def _speak(session: Session, chunks: Iterator[bytes]) -> None:
+    """Plain text, spoken as it comes, also in the middle of a line. Each line is an utterance of one conversation."""
+    begun = is_open = False
+    for text in _decoded(chunks):
+        for piece in _PIECE.findall(text):
+            line_ends = piece.endswith("\n")
+            if not is_open and not piece.strip():
+                continue
+            _wait_while(lambda: session.behind > 0 or session.queued_words > _TEXT_AHEAD)
+            if not begun:
+                session.submit(Start("", final=False))
+            session.submit(Inject(piece, final=line_ends))
+            begun, is_open = True, not line_ends
+
+
+def _decoded(chunks: Iterator[bytes]) -> Iterator[str]:
+    """UTF-8 as text, with a replacement character for what is none, the first half of a character at the end too."""
+    decoder = codecs.getincrementaldecoder("utf-8-sig")("replace")  # Windows begins a file with a mark
+    for chunk in chunks:
+        yield decoder.decode(chunk)
+    yield decoder.decode(b"", final=True)
+
+
+def _wait_while(condition: Callable[[], bool]) -> None:
+    while condition():
+        time.sleep(0.005)
