@@ -29,7 +29,7 @@ from dia2stream.options import (
     SpeechOptions,
     VoiceOptions,
 )
-from dia2stream.protocol.messages import FIELDS
+from dia2stream.protocol.fields import FIELDS
 
 ENVIRONMENT = "Every flag has an environment variable: --cfg-scale is DIA2STREAM_CFG_SCALE. The flag wins."
 
@@ -231,7 +231,7 @@ def client(
     Prints for each text when its first audio came, as the server says and as it was here, and one
     JSON line with the same last.
     """
-    from dia2stream.client import run
+    from dia2stream.tools.try_server import run
 
     run(target, texts or [])
 

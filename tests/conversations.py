@@ -20,7 +20,7 @@ from torch import Tensor
 
 from dia2.checkpoint.load import Checkpoint, load_checkpoint
 from dia2.codec.frames import FrameCodec
-from dia2.codec.mimi import DecoderState
+from dia2.codec.state import DecoderState
 from dia2.model.config import DataConfig, DecoderConfig, DepformerConfig, Dia2Config, ModelConfig, RuntimeConfig
 from dia2.model.delays import aligned, blank, delay_frames
 from dia2.model.kv_cache import KVCache
@@ -31,7 +31,7 @@ from dia2.text.machine import Mark
 from dia2.text.script import Tokenizer
 from dia2.voice.voice import Prefix, Word, load_prefix, make_prefix
 from dia2stream.conversation.conversation import Conversation
-from dia2stream.conversation.outbox import Frame, Item
+from dia2stream.items import Frame, Item
 from dia2stream.options import SpeechOptions
 from dia2stream.protocol.messages import Command, Done, End, Event, FirstAudio, Inject, Pause, Paused, Start
 from dia2stream.protocol.messages import Word as Spoken

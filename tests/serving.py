@@ -20,7 +20,8 @@ from typing import Any
 from piping import PATIENCE
 
 from dia2stream.client import Client, connect
-from dia2stream.protocol.messages import Audio, Done, Event
+from dia2stream.protocol.audio_message import Audio
+from dia2stream.protocol.messages import Done, Event
 
 SHORT = "[S1] One two three four."
 LONG = "[S1] " + "One two three four five six seven eight nine ten. " * 20

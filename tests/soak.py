@@ -28,7 +28,8 @@ from websockets.exceptions import ConnectionClosed
 
 from dia2stream.client import Client, connect
 from dia2stream.errors import CommandError, Disconnected
-from dia2stream.protocol.messages import Audio, Done, Error, Event, Paused, ResetDone, Started, Word
+from dia2stream.protocol.audio_message import Audio
+from dia2stream.protocol.messages import Done, Error, Event, Paused, ResetDone, Started, Word
 
 WORDS = ["one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"]
 

@@ -26,8 +26,9 @@ from dia2.model.depformer import Depformer
 from dia2.text.machine import TextMachine
 from dia2.text.script import ScriptReader
 from dia2stream.bench import report
-from dia2stream.bench.bench import backbone_bytes, depformer_bytes, run
+from dia2stream.bench.bench import run
 from dia2stream.bench.calls import PIECES, pieces
+from dia2stream.bench.parts import backbone_bytes, depformer_bytes
 from dia2stream.bench.report import FIGURES, LEAD_INS, SCHEMA, compare, distribution, gates
 from dia2stream.errors import CommandError, Dia2StreamError
 from dia2stream.options import BenchOptions, ModelOptions, SpeechOptions

@@ -17,16 +17,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from dia2.checkpoint import random_models
-from dia2.checkpoint.load import (
-    Checkpoint,
-    Folder,
-    Tokenizer,
-    _build,
-    _load_tokenizer,
-    load_checkpoint,
-    load_codec,
-    load_files,
-)
+from dia2.checkpoint.load import Checkpoint, _build, load_checkpoint, load_codec, load_files
+from dia2.checkpoint.sources import Folder
+from dia2.checkpoint.tokenizer import Tokenizer, load_tokenizer
 from dia2.errors import CheckpointError, ConfigError, DeviceError
 from dia2.model.config import DecoderConfig, DepformerConfig
 from dia2.model.kv_cache import KVCache
@@ -430,7 +423,7 @@ def published_tokenizer(folder: Path, place: str) -> None:
 
 
 def read_tokenizer(folder: Path, vocabulary: int = 1024) -> Tokenizer:
-    return _load_tokenizer(Folder(folder), vocabulary)
+    return load_tokenizer(Folder(folder), vocabulary)
 
 
 def assert_equals_transformers(folder: Path) -> None:

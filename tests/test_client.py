@@ -15,7 +15,8 @@ from websockets.asyncio.server import serve
 
 from dia2stream.client import connect
 from dia2stream.errors import CommandError, Disconnected, ProtocolError
-from dia2stream.protocol.messages import Audio, Done, Error, Ready, ResetDone, Started, dump_event
+from dia2stream.protocol.audio_message import Audio
+from dia2stream.protocol.messages import Done, Error, Ready, ResetDone, Started, dump_event
 
 
 @pytest.fixture(scope="module")

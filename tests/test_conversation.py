@@ -41,11 +41,12 @@ from dia2.steps.stepper import Stepper
 from dia2.text.machine import MAX_PADDING
 from dia2.text.script import Entry, ScriptReader, read_script
 from dia2stream.conversation.conversation import MAX_QUEUED_WORDS
-from dia2stream.conversation.outbox import Cut, Frame, Outbox
+from dia2stream.conversation.outbox import Outbox
 from dia2stream.errors import CommandError
+from dia2stream.items import Cut, Frame
 from dia2stream.options import SpeechOptions
+from dia2stream.protocol.fields import MAX_TEXT_CHARS
 from dia2stream.protocol.messages import (
-    MAX_TEXT_CHARS,
     Command,
     Done,
     End,

@@ -18,7 +18,8 @@ from serving import LONG, SHORT, Serve, hear, killed, on_loop
 from dia2stream.client import connect
 from dia2stream.errors import CommandError
 from dia2stream.options import ServeOptions
-from dia2stream.protocol.messages import Audio, Paused
+from dia2stream.protocol.audio_message import Audio
+from dia2stream.protocol.messages import Paused
 
 SCRIPTS = Path(__file__).parent.parent / "scripts"
 

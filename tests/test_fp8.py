@@ -12,9 +12,9 @@ from dia2.checkpoint.load import Checkpoint, _build, load_checkpoint
 from dia2.model.fp8 import Fp8Matrix, linear, shrink
 from dia2.model.sampling import SlotSettings
 from dia2.steps.stepper import Stepper
-from dia2stream.bench.bench import backbone_bytes, depformer_bytes
-from dia2stream.conversation.outbox import Frame
+from dia2stream.bench.parts import backbone_bytes, depformer_bytes
 from dia2stream.engine.engine import Engine
+from dia2stream.items import Frame
 from dia2stream.options import ModelOptions
 from dia2stream.protocol.messages import Start
 

@@ -55,6 +55,7 @@ WITHOUT_TORCH = [
     "dia2stream.client",
     "dia2stream.engine",
     "dia2stream.errors",
+    "dia2stream.items",
     "dia2stream.options",
     "dia2stream.protocol.messages",
     "dia2stream.server.conversations",

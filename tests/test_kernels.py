@@ -13,6 +13,8 @@ pytest.importorskip("triton", reason="triton is not installed")
 
 from dia2.checkpoint.load import load_checkpoint
 from dia2.cuda.kernels import products as kernels
+from dia2.cuda.kernels.attention import Attention
+from dia2.cuda.kernels.draws import Sampler
 from dia2.cuda.stepper import GraphStepper
 from dia2.model.fp8 import Fp8Matrix
 from dia2.model.layers import RMSNorm, attend, rotate
@@ -142,7 +144,7 @@ def test_attention_is_norm_rotation_cache_and_softmax(heads: int, kv_heads: int,
     capacity, indices = 600, [0, 64, 599]
     slots = len(indices)
     rows = 2 * slots
-    attention = kernels.Attention(rows, heads, kv_heads, dim, 4, DEVICE)
+    attention = Attention(rows, heads, kv_heads, dim, 4, DEVICE)
     keys, values = noise(rows, kv_heads, capacity, dim), noise(rows, kv_heads, capacity, dim)
     norms = RMSNorm(dim, EPS), RMSNorm(dim, EPS)
     for norm in norms:
@@ -172,7 +174,7 @@ def test_attention_is_norm_rotation_cache_and_softmax(heads: int, kv_heads: int,
 
 def test_attention_at_one_index_for_all_rows() -> None:
     dim, heads, stages, rows = 16, 2, 7, 4
-    attention = kernels.Attention(rows, heads, heads, dim, 1, DEVICE)
+    attention = Attention(rows, heads, heads, dim, 1, DEVICE)
     keys, values = torch.zeros(2, rows, heads, stages, dim, device=DEVICE)
     gain = torch.ones(dim, device=DEVICE)
     for stage in range(stages):
@@ -204,7 +206,7 @@ def test_a_draw_is_guidance_filter_and_inverse_cdf(vocabulary: int, ties: bool) 
         draws.set(slot, settings.audio)
     uniforms = torch.rand(slots, capacity, streams, device=DEVICE)
     uniforms[0, 0, 2], uniforms[1, 1, 2] = 0.0, 1 - 2.0**-24
-    sampler = kernels.Sampler(guidance.scale, guidance.filter_k, draws.temperature, draws.top_k, uniforms)
+    sampler = Sampler(guidance.scale, guidance.filter_k, draws.temperature, draws.top_k, uniforms)
     every = slice(0, slots)
     for column in range(5):
         known = torch.tensor([0, 2, column, column + 1, 100, 3], device=DEVICE)

@@ -26,9 +26,9 @@ from dia2.voice.recording import Recording, read_recording
 from dia2.voice.voice import Word, make_prefix, read_words
 from dia2.voice.word_times import spread
 from dia2stream.conversation.caller import HOLD_FRAMES, Caller, read_piece
-from dia2stream.conversation.outbox import Cut, Frame
 from dia2stream.engine.engine import Engine
 from dia2stream.errors import CommandError
+from dia2stream.items import Cut, Frame
 from dia2stream.options import ModelOptions
 from dia2stream.protocol.messages import Done, End, Error, Inject, Listen, Pause, Resume, Start, Started, parse_command
 from dia2stream.protocol.messages import Word as Spoken

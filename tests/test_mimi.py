@@ -22,7 +22,10 @@ from torch import Tensor
 from transformers import MimiConfig as ReferenceConfig
 from transformers import MimiModel
 
-from dia2.codec.mimi import PUBLISHED, DecoderState, Mimi, MimiConfig, MimiDecoder
+from dia2.codec.config import PUBLISHED, MimiConfig
+from dia2.codec.decoder import MimiDecoder
+from dia2.codec.mimi import Mimi
+from dia2.codec.state import DecoderState
 from dia2.errors import CheckpointError, ConfigError
 
 TOLERANCE = 1e-4

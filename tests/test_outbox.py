@@ -8,7 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dia2stream.conversation.outbox import FRAME_MS, MAX_URGENT, Cut, FirstFrame, Frame, Item, Outbox, Pace
+from dia2stream.conversation.outbox import MAX_URGENT, Outbox
+from dia2stream.conversation.pace import Pace
+from dia2stream.items import FRAME_MS, Cut, FirstFrame, Frame, Item
 from dia2stream.protocol.messages import Done, Paused, Resumed, Word
 
 PAUSED, WORD = Paused(0, "", ""), Word("a", "hello", "S1", 0)

@@ -10,7 +10,7 @@ import pytest
 import soundfile
 
 from dia2stream.audio import ENCODINGS, SAMPLE_BYTES, SAMPLE_RATES, UNKNOWN_SIZE
-from dia2stream.conversation.outbox import Frame
+from dia2stream.items import Frame
 from dia2stream.options import PipeOptions
 from dia2stream.stdio.writer import Player
 

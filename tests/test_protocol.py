@@ -12,17 +12,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dia2stream import errors
+from dia2stream import errors, protocol
 from dia2stream.errors import CLOSE_CODES, CommandError, Dia2StreamError, ErrorCode, ProtocolError, UnknownEvent
-from dia2stream.protocol import messages as protocol
+from dia2stream.protocol.audio_message import Audio, pack_audio, unpack_audio
+from dia2stream.protocol.fields import FIELDS, MAX_SEED, MAX_TEXT_CHARS, shown
 from dia2stream.protocol.messages import (
     COMMANDS,
     EVENTS,
-    FIELDS,
     MAX_COMMAND_BYTES,
-    MAX_SEED,
-    MAX_TEXT_CHARS,
-    Audio,
     Done,
     End,
     Error,
@@ -42,11 +39,8 @@ from dia2stream.protocol.messages import (
     dump_command,
     dump_event,
     error_event,
-    pack_audio,
     parse_command,
     parse_event,
-    shown,
-    unpack_audio,
 )
 
 WORDS = "words must be a list of [word, start, end], in seconds from 0 to 60"

@@ -23,18 +23,8 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from dia2stream.client import connect
 from dia2stream.errors import CommandError, Disconnected
-from dia2stream.protocol.messages import (
-    Audio,
-    Done,
-    Error,
-    FirstAudio,
-    Paused,
-    ResetDone,
-    Resumed,
-    Started,
-    Word,
-    parse_event,
-)
+from dia2stream.protocol.audio_message import Audio
+from dia2stream.protocol.messages import Done, Error, FirstAudio, Paused, ResetDone, Resumed, Started, Word, parse_event
 
 
 @pytest.fixture(scope="module")
@@ -835,7 +825,7 @@ async def test_a_seat_that_is_still_being_freed_is_nobodys():
 
     from dia2stream.options import ServeOptions
     from dia2stream.server.metrics import Metrics
-    from dia2stream.server.server import Seats
+    from dia2stream.server.slots import Seats
 
     free = asyncio.Event()
     seats = Seats(ServeOptions(), Metrics())
@@ -857,7 +847,8 @@ def test_a_stuck_engine_turns_readyz_to_503_and_is_logged_with_its_stack_until_i
     from websockets.http11 import Request
 
     from dia2stream.options import ModelOptions, ServeOptions, SpeechOptions
-    from dia2stream.server.server import STUCK_SECONDS, Server
+    from dia2stream.server.server import Server
+    from dia2stream.server.watch import STUCK_SECONDS
 
     def readyz():
         answer = server._web.answer(None, Request("/readyz", Headers()))
@@ -886,8 +877,8 @@ def test_a_stuck_engine_turns_readyz_to_503_and_is_logged_with_its_stack_until_i
 
 
 def test_what_was_sent_is_kept_for_a_while_and_past_a_cut_as_silence():
-    from dia2stream.conversation.outbox import Frame
-    from dia2stream.server.conversations import KEPT_FRAMES, SILENCE, Sent
+    from dia2stream.items import Frame
+    from dia2stream.server.resend import KEPT_FRAMES, SILENCE, Sent
 
     sent = Sent()
     items = [Frame(pcm=None), Word("a", "one", "S1", 80), Frame(pcm=None), Frame(pcm=None)]

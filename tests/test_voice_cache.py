@@ -10,14 +10,14 @@ from conversations import Rig
 
 from dia2.checkpoint.load import Checkpoint, load_checkpoint
 from dia2.codec.frames import FrameCodec
-from dia2.codec.mimi import DecoderState
+from dia2.codec.state import DecoderState
 from dia2.model.kv_cache import KVCache
 from dia2.steps.context import Context
 from dia2.steps.stepper import Stepper
 from dia2.steps.voice_cache import Kept, RunVoice, VoiceCache
 from dia2.voice.voice import Clip, Prefix, Voice, Word
-from dia2stream.conversation.outbox import Frame
 from dia2stream.engine.engine import Engine
+from dia2stream.items import Frame
 from dia2stream.options import SpeechOptions
 from dia2stream.protocol.messages import Start
 from dia2stream.protocol.messages import Word as Spoken

@@ -18,7 +18,7 @@ from tokenizers.models import BPE
 from tokenizers.trainers import BpeTrainer
 from torch import Tensor
 
-from dia2.codec.mimi import PUBLISHED, MimiConfig
+from dia2.codec.config import PUBLISHED, MimiConfig
 from dia2.errors import CheckpointError
 from dia2.model.backbone import Backbone
 from dia2.model.config import DataConfig, DecoderConfig, DepformerConfig, Dia2Config, ModelConfig, RuntimeConfig

@@ -10,7 +10,8 @@ from typing import Protocol
 
 from torch import Tensor
 
-from dia2.codec.mimi import DecoderState, Mimi
+from dia2.codec.mimi import Mimi
+from dia2.codec.state import DecoderState
 
 
 class Sound(Protocol):

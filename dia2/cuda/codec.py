@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from dia2.codec.frames import FrameCodec
-from dia2.codec.mimi import DecoderState, Mimi
+from dia2.codec.mimi import Mimi
+from dia2.codec.state import DecoderState
 
 _MANY = 16  # frames that are heard at once, about the time of two alone
 

@@ -9,7 +9,7 @@ Knows nothing of what the prefixes say.
 from collections import OrderedDict
 from dataclasses import dataclass
 
-from dia2.codec.mimi import DecoderState
+from dia2.codec.state import DecoderState
 from dia2.model.kv_cache import KVCache
 from dia2.steps.stepper import Text
 from dia2.text.machine import Mark

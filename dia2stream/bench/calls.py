@@ -24,12 +24,12 @@ from itertools import pairwise
 from typing import Any, Protocol
 
 from dia2stream.client import connect
-from dia2stream.conversation.outbox import FRAME_MS, Cut, Frame
-from dia2stream.engine.engine import Session
+from dia2stream.engine.session import Session
 from dia2stream.errors import Dia2StreamError, EngineError
+from dia2stream.items import FRAME_MS, Cut, Frame
 from dia2stream.options import SpeechOptions
+from dia2stream.protocol.fields import MAX_SEED
 from dia2stream.protocol.messages import (
-    MAX_SEED,
     Command,
     Done,
     End,

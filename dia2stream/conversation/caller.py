@@ -28,7 +28,8 @@ from dia2.voice.recording import Recording
 from dia2.voice.voice import Word, plan_words
 from dia2.voice.word_times import spread
 from dia2stream.errors import CommandError
-from dia2stream.protocol.messages import Listen, shown
+from dia2stream.protocol.fields import shown
+from dia2stream.protocol.messages import Listen
 
 MAX_WORDS_A_SECOND = 15
 

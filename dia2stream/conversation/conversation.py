@@ -42,12 +42,12 @@ from dia2.text.machine import MAX_PADDING, Mark, Tokens
 from dia2.text.script import Entry, ScriptReader, Tokenizer
 from dia2.voice.voice import Prefix
 from dia2stream.conversation.caller import Caller, Columns, Ear, read_piece
-from dia2stream.conversation.outbox import FRAME_MS, FirstFrame, Frame, Item, Outbox
+from dia2stream.conversation.outbox import Outbox
 from dia2stream.errors import CommandError
+from dia2stream.items import FRAME_MS, FirstFrame, Frame, Item
 from dia2stream.options import SpeechOptions
+from dia2stream.protocol.fields import MAX_SEED, MAX_TEXT_CHARS, shown
 from dia2stream.protocol.messages import (
-    MAX_SEED,
-    MAX_TEXT_CHARS,
     Command,
     Done,
     End,
@@ -63,7 +63,6 @@ from dia2stream.protocol.messages import (
     Start,
     Started,
     Word,
-    shown,
 )
 
 MAX_QUEUED_WORDS = 2000

@@ -4,7 +4,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from dia2stream.engine.engine import Engine, Session
+    from dia2stream.engine.engine import Engine
+    from dia2stream.engine.session import Session
 
 __all__ = ["Engine", "Session"]
 

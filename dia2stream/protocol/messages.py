@@ -20,331 +20,16 @@ of conversations: whether a command fits the moment (no_session, not_paused, ...
 """
 
 import base64
-import binascii
-import json
-import re
-import struct
-from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import MISSING, dataclass, fields
 from types import MappingProxyType
-from typing import Any, NoReturn, Protocol, TypeAlias
+from typing import Any, TypeAlias
 
-from dia2stream.errors import CommandError, ErrorCode, ProtocolError, UnknownEvent
+from dia2stream.errors import CommandError, ProtocolError, UnknownEvent
+from dia2stream.protocol.fields import FIELDS, HALF, MAX_ID_CHARS, Refused, settle, shown
+from dia2stream.protocol.strict_json import line, load
 
-__all__ = [
-    "COMMANDS",
-    "EVENTS",
-    "FIELDS",
-    "MAX_COMMAND_BYTES",
-    "MAX_ID_CHARS",
-    "MAX_SEED",
-    "MAX_TEXT_CHARS",
-    "Audio",
-    "Command",
-    "Done",
-    "End",
-    "Error",
-    "Event",
-    "FirstAudio",
-    "Inject",
-    "Listen",
-    "Pause",
-    "Paused",
-    "Ready",
-    "Reset",
-    "ResetDone",
-    "Resume",
-    "Resumed",
-    "Start",
-    "Started",
-    "Word",
-    "dump_command",
-    "dump_event",
-    "error_event",
-    "pack_audio",
-    "parse_command",
-    "parse_event",
-    "shown",
-    "unpack_audio",
-]
-
-MAX_TEXT_CHARS = 20_000  # Unicode characters of `text` in one command
 MAX_COMMAND_BYTES = 256 * 1024  # a full text of 12-byte escapes ("\ud83d\ude00") is 240,000 bytes and still fits
-MAX_ID_CHARS = 128
-MAX_SEED = 2**32 - 1  # exact in every language's JSON numbers, also where they are doubles
-
-
-# --- what a field may hold ---
-
-
-class _Refused(Exception):
-    """A value or line that is not acceptable; the caller adds which command or event it was in."""
-
-    def __init__(self, reason: str, code: ErrorCode = "bad_field") -> None:
-        super().__init__(reason)
-        self.code = code
-        self.field: str | None = None
-
-
-class Rule(Protocol):
-    """One field's type and range; str() says them, for error messages."""
-
-    def accept(self, value: object) -> object:
-        """The value in its final form; raises _Refused."""
-        ...
-
-
-@dataclass(frozen=True)
-class Text:
-    """Any string."""
-
-    def __str__(self) -> str:
-        return "a string"
-
-    def accept(self, value: object) -> str:
-        if not isinstance(value, str):
-            _refuse(self, value)
-        return value
-
-
-@dataclass(frozen=True)
-class Name:
-    """A short string that is echoed or looked up: any characters, but whole ones."""
-
-    limit: int
-
-    def __str__(self) -> str:
-        return f"a string of up to {self.limit} characters"
-
-    def accept(self, value: object) -> str:
-        if not isinstance(value, str):
-            _refuse(self, value)
-        if len(value) > self.limit:
-            raise _Refused(f"must be {self}, not {len(value)}: {shown(value)}")
-        _refuse_half_characters(value)
-        return value
-
-
-@dataclass(frozen=True)
-class Speech:
-    """Text to speak. Control characters have no sound and become spaces, so they end a word as whitespace does."""
-
-    limit: int
-
-    def __str__(self) -> str:
-        return f"a string of up to {self.limit} characters"
-
-    def accept(self, value: object) -> str:
-        if not isinstance(value, str):
-            _refuse(self, value)
-        if len(value) > self.limit:
-            reason = f"is {len(value)} characters long; the limit is {self.limit} a command, send the rest with inject"
-            raise _Refused(reason, "too_long")
-        _refuse_half_characters(value)
-        return _CONTROL.sub(" ", value)
-
-
-@dataclass(frozen=True)
-class Flag:
-    """true or false."""
-
-    def __str__(self) -> str:
-        return "true or false"
-
-    def accept(self, value: object) -> bool:
-        if not isinstance(value, bool):
-            _refuse(self, value)
-        return value
-
-
-@dataclass(frozen=True)
-class Whole:
-    """An integer from low to high. 3.0 is none: an integer that went through a float may have lost digits."""
-
-    low: int
-    high: int | None = None
-
-    def __str__(self) -> str:
-        return "a whole number " + _range(self.low, self.high)
-
-    def accept(self, value: object) -> int:
-        if isinstance(value, bool) or not isinstance(value, int) or not _between(value, self.low, self.high):
-            _refuse(self, value)
-        return value
-
-
-@dataclass(frozen=True)
-class Number:
-    """A finite number from low to high; with `digits`, rounded to that many decimals."""
-
-    low: int
-    high: int | None = None
-    digits: int | None = None
-
-    def __str__(self) -> str:
-        return "a number " + _range(self.low, self.high)
-
-    def accept(self, value: object) -> int | float:
-        if isinstance(value, bool) or not isinstance(value, int | float) or not _between(value, self.low, self.high):
-            _refuse(self, value)
-        if self.digits is None:
-            return value
-        return round(value, self.digits) if self.digits else round(value)
-
-
-@dataclass(frozen=True)
-class Names:
-    """A list of strings, kept as a tuple."""
-
-    def __str__(self) -> str:
-        return "a list of strings"
-
-    def accept(self, value: object) -> tuple[str, ...]:
-        if not isinstance(value, list | tuple) or not all(isinstance(name, str) for name in value):
-            _refuse(self, value)
-        return tuple(value)
-
-
-@dataclass(frozen=True)
-class Choice:
-    """One of a few strings."""
-
-    values: tuple[str, ...]
-
-    def __str__(self) -> str:
-        return " or ".join(self.values)
-
-    def accept(self, value: object) -> str:
-        if not isinstance(value, str) or value not in self.values:
-            _refuse(self, value)
-        return value
-
-
-@dataclass(frozen=True)
-class Samples:
-    """Mono PCM16, little-endian, as base64. In Python bytes will do, and become it."""
-
-    def __str__(self) -> str:
-        return "base64 of 16-bit little-endian samples"
-
-    def accept(self, value: object) -> str:
-        if isinstance(value, bytes | bytearray | memoryview):
-            value = base64.b64encode(value).decode()
-        if not isinstance(value, str):
-            _refuse(self, value)
-        try:
-            data = base64.b64decode(value, validate=True)
-        except (binascii.Error, ValueError):
-            _refuse(self, value)
-        if len(data) % 2:
-            raise _Refused(f"must be {self}, not {len(data)} bytes, an odd number")
-        return value
-
-
-@dataclass(frozen=True)
-class Times:
-    """Words with their start and end in seconds, kept as tuples."""
-
-    most: int
-
-    def __str__(self) -> str:
-        return f"a list of [word, start, end], in seconds from 0 to {self.most}"
-
-    def accept(self, value: object) -> tuple[tuple[str, float, float], ...]:
-        if not isinstance(value, list | tuple):
-            _refuse(self, value)
-        return tuple(self._word(item, number) for number, item in enumerate(value, start=1))
-
-    def _word(self, item: object, number: int) -> tuple[str, float, float]:
-        if isinstance(item, list | tuple) and len(item) == 3:
-            word, start, end = item
-            numbers = all(isinstance(t, int | float) and not isinstance(t, bool) for t in (start, end))
-            if isinstance(word, str) and word.strip() and numbers and 0 <= start <= end <= self.most:
-                _refuse_half_characters(word)
-                return _CONTROL.sub(" ", word).strip(), float(start), float(end)
-        raise _Refused(f"must be {self}; item {number} is not one")
-
-
-_LARGEST = 1.7976931348623157e308  # an integer above it cannot become a float
-_CONTROL = re.compile(r"[\x00-\x08\x0e-\x1b\x7f-\x84\x86-\x9f]")  # category Cc but for what str.split() splits at
-_HALF = re.compile(r"[\ud800-\udfff]")
-
-
-def _between(value: int | float, low: int, high: int | None) -> bool:
-    return low <= value <= (_LARGEST if high is None else high)
-
-
-def _range(low: int, high: int | None) -> str:
-    return f"of {low} or more" if high is None else f"from {low} to {high}"
-
-
-def _refuse(rule: Rule, value: object) -> NoReturn:
-    raise _Refused(f"must be {rule}, not {shown(value)}")
-
-
-def _refuse_half_characters(value: str) -> None:
-    if half := _HALF.search(value):
-        raise _Refused(
-            f"holds half a character, the lone surrogate U+{ord(half[0]):04X} at index {half.start()}; "
-            "both halves of a pair must come in one command"
-        )
-
-
-# One row a field. A name means the same in every command and event that has it. Times are milliseconds of audio.
-FIELDS: Mapping[str, Rule] = MappingProxyType(
-    {
-        "text": Speech(MAX_TEXT_CHARS),
-        "id": Name(MAX_ID_CHARS),
-        "final": Flag(),
-        "voice": Name(MAX_ID_CHARS),
-        "seed": Whole(0, MAX_SEED),
-        "cfg_scale": Number(0, 20),
-        "cfg_filter_k": Whole(0, 2048),
-        "text_temperature": Number(0, 2),
-        "text_top_k": Whole(1, 2048),
-        "audio_temperature": Number(0, 2),
-        "audio_top_k": Whole(1, 2048),
-        "initial_padding": Whole(0, 100),
-        "played_ms": Number(0),
-        "audio": Samples(),
-        "words": Times(60),
-        "speaker": Choice(("S1", "S2")),
-        "sample_rate": Whole(8000, 48000),
-        # events only
-        "version": Text(),
-        "model": Text(),
-        "device": Text(),
-        "encoding": Text(),
-        "frame_ms": Whole(1),
-        "voices": Names(),
-        "conversation": Text(),
-        "latency_ms": Number(0, digits=1),
-        "word": Text(),
-        "start_ms": Number(0, digits=0),
-        "audio_ms": Number(0, digits=0),
-        "heard_ms": Number(0, digits=0),
-        "spoken": Text(),
-        "pending": Text(),
-        "code": Text(),
-        "message": Text(),
-        "cmd": Text(),
-        "field": Text(),
-    }
-)
-
-
-def _settle(message: Any) -> None:
-    """Put every field through its rule; one that is None by default may stay None."""
-    for field in fields(message):
-        value = getattr(message, field.name)
-        if value is None and field.default is None:
-            continue
-        try:
-            object.__setattr__(message, field.name, FIELDS[field.name].accept(value))
-        except _Refused as refused:
-            refused.field = field.name
-            raise
 
 
 class _Command:
@@ -353,8 +38,8 @@ class _Command:
     def __post_init__(self) -> None:
         """Raises CommandError for a field out of its range."""
         try:
-            _settle(self)
-        except _Refused as refused:
+            settle(self)
+        except Refused as refused:
             id = _echo(getattr(self, "id", None))
             message = f"{refused.field} {refused}"
             raise CommandError(refused.code, message, _NAMES[type(self)], id, refused.field) from None
@@ -366,8 +51,8 @@ class _Event:
     def __post_init__(self) -> None:
         """Raises ProtocolError for a field that is not of its type."""
         try:
-            _settle(self)
-        except _Refused as refused:
+            settle(self)
+        except Refused as refused:
             raise ProtocolError(f"{_NAMES[type(self)]} event: {refused.field} {refused}") from None
 
 
@@ -459,7 +144,6 @@ class Listen(_Command):
 
 
 Command: TypeAlias = Start | Inject | End | Pause | Resume | Reset | Listen
-
 COMMANDS: Mapping[str, type[Command]] = MappingProxyType(
     {"start": Start, "inject": Inject, "end": End, "pause": Pause, "resume": Resume, "reset": Reset, "listen": Listen}
 )
@@ -477,8 +161,8 @@ def parse_command(line: str | bytes) -> Command:
     """
     try:
         _check_size(line)
-        message = _load(line)
-    except _Refused as refused:
+        message = load(line)
+    except Refused as refused:
         raise CommandError(refused.code, str(refused)) from None
     if not isinstance(message, dict):
         raise CommandError("bad_command", f"a command is an object like {_EXAMPLE}, not {shown(message)}")
@@ -496,7 +180,7 @@ def dump_command(command: Command) -> str:
     """The command as one line of JSON without its newline; fields at their defaults are left out."""
     given = {field.name: getattr(command, field.name) for field in fields(command)}
     changed = {field.name: given[field.name] for field in fields(command) if given[field.name] != field.default}
-    return _line({"cmd": _NAMES[type(command)], **changed})
+    return line({"cmd": _NAMES[type(command)], **changed})
 
 
 _EXAMPLE = '{"cmd": "start", "text": "Hello."}'
@@ -505,7 +189,7 @@ _EXAMPLE = '{"cmd": "start", "text": "Hello."}'
 def _check_size(line: str | bytes) -> None:
     size = len(line.encode(errors="surrogatepass")) if isinstance(line, str) else len(line)
     if size > MAX_COMMAND_BYTES:
-        raise _Refused(f"the command is {size} bytes long; the limit is {MAX_COMMAND_BYTES}", "too_long")
+        raise Refused(f"the command is {size} bytes long; the limit is {MAX_COMMAND_BYTES}", "too_long")
 
 
 def _check_names(cmd: str, id: str | None, message: dict[str, Any], given: dict[str, Any]) -> None:
@@ -602,7 +286,6 @@ class Error(_Event):
 
 
 Event: TypeAlias = Ready | Started | FirstAudio | Word | Done | Paused | Resumed | ResetDone | Error
-
 EVENTS: Mapping[str, type[Event]] = MappingProxyType(
     {
         "ready": Ready,
@@ -616,7 +299,6 @@ EVENTS: Mapping[str, type[Event]] = MappingProxyType(
         "error": Error,
     }
 )
-
 _NAMES: dict[type[Any], str] = {cls: name for table in (COMMANDS, EVENTS) for name, cls in table.items()}
 
 
@@ -628,7 +310,7 @@ def error_event(error: CommandError) -> Error:
 def dump_event(event: Event) -> str:
     """The event as one line of JSON without its newline, "event" first; fields that are None are left out."""
     values = {field.name: getattr(event, field.name) for field in fields(event)}
-    return _line({"event": _NAMES[type(event)], **{name: value for name, value in values.items() if value is not None}})
+    return line({"event": _NAMES[type(event)], **{name: value for name, value in values.items() if value is not None}})
 
 
 def parse_event(line: str | bytes) -> Event:
@@ -637,8 +319,8 @@ def parse_event(line: str | bytes) -> Event:
     Fields this version does not know are passed over; those it knows must be there and be of their type.
     """
     try:
-        message = _load(line)
-    except _Refused as refused:
+        message = load(line)
+    except Refused as refused:
         raise ProtocolError(str(refused)) from None
     name = message.get("event") if isinstance(message, dict) else None
     if not isinstance(name, str):
@@ -654,109 +336,11 @@ def parse_event(line: str | bytes) -> Event:
     return event
 
 
-# --- audio ---
-
-
-@dataclass(frozen=True, slots=True)
-class Audio:
-    """One binary message. data: `samples` mono samples, two bytes each (pcm16, little-endian) or one (mulaw, alaw)."""
-
-    samples: int
-    data: bytes
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.samples < 2**32:
-            raise ProtocolError(f"an audio message holds 0 to {2**32 - 1} samples, not {shown(self.samples)}")
-        if len(self.data) not in (self.samples, 2 * self.samples):
-            sizes = f"{2 * self.samples} bytes (pcm16) or {self.samples} (mulaw, alaw)"
-            raise ProtocolError(f"{self.samples} samples are {sizes}, not {len(self.data)}")
-
-
-_COUNT = struct.Struct("<I")
-
-
-def pack_audio(count: int, data: bytes) -> bytes:
-    """The message for `count` samples: their number in 4 bytes, little-endian unsigned, then the samples."""
-    audio = Audio(count, data)
-    return _COUNT.pack(audio.samples) + audio.data
-
-
-def unpack_audio(message: bytes) -> Audio:
-    """What pack_audio packed; raises ProtocolError when the count does not fit the bytes."""
-    if len(message) < _COUNT.size:
-        raise ProtocolError(f"an audio message starts with {_COUNT.size} bytes of count, not {len(message)}")
-    return Audio(_COUNT.unpack_from(message)[0], message[_COUNT.size :])
-
-
-# --- JSON, stricter than the json module on the way in, safe as a line on the way out ---
-
-_MAX_DIGITS = 400  # more than any double has; int() takes quadratic time, and on newer Pythons refuses 4,300
-# What json.dumps leaves as it is, though it breaks lines somewhere, upsets a terminal or cannot be encoded.
-_UNSAFE = re.compile(r"[\x7f-\x9f\u2028\u2029\ud800-\udfff]")
-
-
-def shown(value: object, limit: int = 40) -> str:
-    """A value from outside as error messages show it: shortened, printable, on one line."""
-    if isinstance(value, str):
-        return repr(value) if len(value) <= limit else repr(value[:limit]) + "..."
-    if isinstance(value, int) and not isinstance(value, bool) and value.bit_length() > 128:
-        return f"a number of about {round(value.bit_length() * 0.30103)} digits"
-    if value is None or isinstance(value, bool | int | float):
-        return json.dumps(value)
-    if isinstance(value, dict | list):
-        return "an object" if isinstance(value, dict) else "a list"
-    return f"a Python {type(value).__name__}"
-
-
 def _echo(value: object) -> str | None:
     """The value if it is a string fit to be sent back."""
-    fit = isinstance(value, str) and len(value) <= MAX_ID_CHARS and not _HALF.search(value)
+    fit = isinstance(value, str) and len(value) <= MAX_ID_CHARS and not HALF.search(value)
     return str(value) if fit else None
 
 
 def _listed(names: Iterable[str]) -> str:
     return ", ".join(names)
-
-
-def _line(message: dict[str, Any]) -> str:
-    text = json.dumps(message, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
-    return _UNSAFE.sub(lambda match: f"\\u{ord(match[0]):04x}", text)
-
-
-def _load(line: str | bytes) -> Any:
-    """Strict JSON; raises _Refused (bad_json) and nothing else."""
-    try:
-        text = line.encode().decode() if isinstance(line, str) else line.decode()
-    except (UnicodeEncodeError, UnicodeDecodeError) as error:
-        raise _Refused(f"not valid UTF-8: {error.reason} at {error.start}", "bad_json") from None
-    text = text.removeprefix("\ufeff")  # a byte order mark, as Windows shells send ahead of the first line
-    if not text.strip():
-        raise _Refused("the line is empty; expected a JSON object", "bad_json")
-    try:
-        return _DECODER.decode(text)
-    except json.JSONDecodeError as error:
-        problem = error.msg[:1].lower() + error.msg[1:].removesuffix(" at")
-        raise _Refused(f"not valid JSON: {problem} at character {error.pos}", "bad_json") from None
-    except RecursionError:
-        raise _Refused("not usable JSON: nested too deeply", "bad_json") from None
-
-
-def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    result = dict(pairs)
-    if len(result) < len(pairs):
-        twice, _ = Counter(key for key, _ in pairs).most_common(1)[0]
-        raise _Refused(f"not usable JSON: key {shown(twice)} is given more than once", "bad_json")
-    return result
-
-
-def _whole(digits: str) -> int:
-    if len(digits) > _MAX_DIGITS:
-        raise _Refused(f"not usable JSON: a number of {len(digits)} digits; the limit is {_MAX_DIGITS}", "bad_json")
-    return int(digits)
-
-
-def _constant(name: str) -> NoReturn:
-    raise _Refused(f"not valid JSON: {name}; numbers must be finite", "bad_json")
-
-
-_DECODER = json.JSONDecoder(object_pairs_hook=_object, parse_int=_whole, parse_constant=_constant)

@@ -16,19 +16,18 @@ the engine, one sends what the engine makes. Only bytes move here; what they mea
 import asyncio
 import contextlib
 import time
-from collections import deque
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, cast
 
-import numpy as np
 from websockets.asyncio.server import ServerConnection
 from websockets.exceptions import ConnectionClosed
 from websockets.protocol import State
 
 from dia2stream.audio import Encoder
-from dia2stream.conversation.outbox import FRAME_MS, FRAME_SAMPLES, Cut, Frame, Item
 from dia2stream.errors import CLOSE_CODES, CommandError
+from dia2stream.items import Cut, Frame, Item
+from dia2stream.protocol.audio_message import pack_audio
 from dia2stream.protocol.messages import (
     Done,
     Error,
@@ -44,18 +43,17 @@ from dia2stream.protocol.messages import (
     Started,
     Word,
     dump_event,
-    pack_audio,
     parse_command,
 )
 from dia2stream.server.metrics import Metrics
+from dia2stream.server.resend import Sent
 
-if TYPE_CHECKING:  # the engine brings torch along, and the port is to open before that
-    from dia2stream.engine.engine import Engine, Session
+if TYPE_CHECKING:
+    from dia2stream.engine.engine import Engine
+    from dia2stream.engine.session import Session
 
 # Commands on their way and answers not sent at which reading stops, so that a flood of them costs no memory.
 BEHIND = 200
-KEPT_FRAMES = 125  # more than is ever ahead of the listener by default: 10 s, 1 MB
-SILENCE = Frame(np.zeros(FRAME_SAMPLES, np.float32))
 
 
 @dataclass(frozen=True)
@@ -239,35 +237,6 @@ class Call:
             case Error():
                 self._metrics.errors.labels(item.code).inc()
                 self._held = self._held and item.cmd != "pause"
-
-
-class Sent:
-    """The last seconds of what was sent, for a client that comes back and did not get all of it."""
-
-    def __init__(self) -> None:
-        self._frames = 0  # on the conversation's audio clock
-        self._items: deque[tuple[int, Item]] = deque()  # with the frames that were sent before
-
-    def add(self, item: Item) -> None:
-        """A frame, or an event that has its place among them."""
-        self._items.append((self._frames, item))
-        self._frames += isinstance(item, Frame)
-        while self._items[0][0] < self._frames - KEPT_FRAMES:
-            self._items.popleft()
-
-    def cut(self) -> None:
-        """What was sent is not going on; the clock is. To who has not got all of it the rest is silence."""
-        self._items = deque((frames, SILENCE) for frames, item in self._items if isinstance(item, Frame))
-
-    @property
-    def kept_from_ms(self) -> int:
-        """From where on the audio clock all of it is there."""
-        return max(0, self._frames - KEPT_FRAMES) * FRAME_MS
-
-    def since(self, received_ms: float) -> list[Item]:
-        """What follows what the client has. An event just ahead of the first missing frame may be told twice."""
-        received = round(received_ms / FRAME_MS)
-        return [item for frames, item in self._items if frames >= received]
 
 
 class _Frames:

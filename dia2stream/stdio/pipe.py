@@ -21,9 +21,10 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 
 from dia2stream import __version__
-from dia2stream.conversation.outbox import FRAME_MS, Cut, Frame
-from dia2stream.engine.engine import Dia2Error, Engine, Session
+from dia2stream.engine.engine import Dia2Error, Engine
+from dia2stream.engine.session import Session
 from dia2stream.errors import CommandError, Dia2StreamError
+from dia2stream.items import FRAME_MS, Cut, Frame
 from dia2stream.options import ModelOptions, PipeOptions, SayOptions, SpeechOptions
 from dia2stream.protocol.messages import (
     MAX_COMMAND_BYTES,

@@ -10,9 +10,9 @@ import threading
 from collections.abc import Callable
 
 from dia2stream.audio import Encoder, wav_header
-from dia2stream.conversation.outbox import FRAME_MS, Frame
+from dia2stream.items import FRAME_MS, Frame
 from dia2stream.options import PipeOptions
-from dia2stream.protocol.messages import pack_audio
+from dia2stream.protocol.audio_message import pack_audio
 from dia2stream.stdio.descriptors import position_in_file, write_all
 
 

@@ -25,7 +25,7 @@ from dia2.voice.word_times import align, transcribe
 from dia2stream import __version__
 from dia2stream.engine.engine import default_model
 from dia2stream.options import ModelOptions, ShowOptions, VoiceOptions
-from dia2stream.protocol.messages import MAX_ID_CHARS
+from dia2stream.protocol.fields import MAX_ID_CHARS
 from dia2stream.terminal import load_progress, note
 
 # ---- voice make ----

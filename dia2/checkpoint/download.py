@@ -1,0 +1,144 @@
+"""Files of a hub repo -> files on this disk, with a bar for each and one line for each way to fail."""
+
+import errno
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Protocol
+
+from dia2.errors import CheckpointError
+
+
+class Progress(Protocol):
+    """Told how far a slow stage is: bytes done of bytes in total (0 when not known)."""
+
+    def __call__(self, stage: str, done: int, total: int) -> None: ...
+
+
+# ---- Downloading ----
+
+
+def download(repo: str, file: str, revision: str | None, progress: Progress | None, required: bool) -> Path | None:
+    """One file of a repo, from the cache or the hub; None when the repo has no such file.
+
+    Without the hub, a file that is not required and not in the cache counts as one that the repo does not have, if the
+    cache knows the repo at all.
+    """
+    from huggingface_hub import hf_hub_download, try_to_load_from_cache
+    from huggingface_hub.errors import LocalEntryNotFoundError, RemoteEntryNotFoundError
+
+    cached = try_to_load_from_cache(repo, file, revision=revision)
+    if cached is not None and not isinstance(cached, str) and _is_commit(revision):
+        return None  # the cache remembers that this commit has no such file
+    try:
+        bar: Any = _bar(progress, f"downloading {file}")
+        return Path(hf_hub_download(repo, file, revision=revision, tqdm_class=bar))
+    except RemoteEntryNotFoundError:
+        return None
+    except LocalEntryNotFoundError as error:
+        if not required and _is_cached(repo):
+            return None
+        raise _explain_download(error, repo, file, revision) from error
+    except Exception as error:  # the one place where whatever the network stack raises becomes a line for the user
+        raise _explain_download(error, repo, file, revision) from error
+
+
+def _is_commit(revision: str | None) -> bool:
+    return revision is not None and re.fullmatch(r"[0-9a-f]{40}", revision) is not None
+
+
+def _cache() -> Path:
+    from huggingface_hub import constants
+
+    return Path(constants.HF_HUB_CACHE)
+
+
+def _is_cached(repo: str) -> bool:
+    """Whether the cache has anything of the repo."""
+    return Path(_cache(), f"models--{repo.replace('/', '--')}", "snapshots").is_dir()
+
+
+def _free_disk(path: Path) -> int:
+    there = next(place for place in (path.absolute(), *path.absolute().parents) if place.exists())
+    return shutil.disk_usage(there).free
+
+
+def _bar(progress: Progress | None, stage: str) -> type:
+    """What huggingface_hub takes for a tqdm class; it draws nothing and tells `progress`."""
+
+    class Bar:
+        def __init__(self, total: int | None = None, initial: int = 0, **_: object) -> None:
+            self.total, self.n = total, initial
+            if (total or 0) - initial > _free_disk(_cache()):  # rather now than after most of it
+                raise OSError(errno.ENOSPC, f"it takes {size(total or 0)}")
+
+        def update(self, n: float | None = 1) -> None:
+            self.n += int(n or 0)
+            if progress is not None:
+                progress(stage, self.n, self.total or 0)
+
+        def ignore(self, *_: object, **__: object) -> None:
+            """Everything else a bar can do."""
+
+        # Having `update_transfer` makes the hub's fast downloader report to one bar, not to two.
+        update_transfer = set_transfer_postfix_str = set_postfix_str = set_description = refresh = close = ignore
+
+        def __enter__(self) -> "Bar":
+            return self
+
+        def __exit__(self, *_: object) -> None:
+            """Nothing was drawn."""
+
+    return Bar
+
+
+def _explain_download(error: Exception, repo: str, file: str, revision: str | None) -> CheckpointError:
+    """The one line a failed download deserves."""
+    from huggingface_hub import constants, errors
+
+    chain = list(_causes(error))
+    full = next((e for e in chain if isinstance(e, OSError) and e.errno in _NO_SPACE), None)
+    if full is not None:
+        why = f"{full.strerror}, {size(_free_disk(_cache()))} free"
+        return CheckpointError(
+            f"disk full: no room for {repo}/{file} in {_cache()} ({why}); free some, or set HF_HOME elsewhere"
+        )
+    denied = f"{repo} may not be read{{}}: set HF_TOKEN to a token that may read it"
+    if isinstance(error, errors.GatedRepoError):
+        return CheckpointError(denied.format(" (it is gated)") + ", once its terms are accepted on its page")
+    if isinstance(error, errors.RepositoryNotFoundError):
+        return CheckpointError(f"no such repo or folder: {repo}; if it is a private repo, set HF_TOKEN to its token")
+    if isinstance(error, errors.RevisionNotFoundError):
+        return CheckpointError(f"{repo} has no revision {revision!r}")
+    statuses = [e.response.status_code for e in chain if isinstance(e, errors.HfHubHTTPError)]
+    if 401 in statuses or 403 in statuses:
+        return CheckpointError(denied.format(f" (the hub answered {statuses[0]})"))
+    if not isinstance(error, errors.LocalEntryNotFoundError):
+        return CheckpointError(f"{repo}/{file} cannot be downloaded: {first_line(chain[-1])}")
+    missing = (f"{repo}/{file}" if _is_cached(repo) else repo) + (f" at revision {revision}" if revision else "")
+    if constants.is_offline_mode():
+        return CheckpointError(f"offline (HF_HUB_OFFLINE is set) and {missing} is not in {_cache()}; run once online")
+    if statuses:
+        return CheckpointError(f"{missing} is not in {_cache()}, and the hub answers {statuses[0]}; try again later")
+    return CheckpointError(f"{missing} is not in {_cache()}, and the hub cannot be reached: {first_line(chain[-1])}")
+
+
+_NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    """The error and what caused it, outermost first."""
+    current: BaseException | None = error
+    while current is not None:
+        yield current
+        current = current.__cause__ or current.__context__
+
+
+def first_line(error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__
+
+
+def size(count: int) -> str:
+    return f"{count / 1e9:.1f} GB" if count >= 1e8 else f"{count / 1e6:.1f} MB"

@@ -1,0 +1,176 @@
+"""Where a model's files are: a folder, a hub repo, and what its manifest says."""
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from dia2.checkpoint.download import Progress, download
+from dia2.errors import CheckpointError
+from dia2.model.config import Dia2Config
+
+MANIFEST = "dia2_assets.json"
+DEFAULT_MIMI = "kyutai/mimi"
+_MANIFEST_DEFAULTS = {"config": "config.json", "weights": "model.safetensors", "tokenizer": None, "mimi": None}
+
+
+# ---- Where files come from ----
+
+
+class Source(Protocol):
+    """A place with named files."""
+
+    name: str
+
+    def find(self, file: str) -> Path | None:
+        """A local path to the file, None when the place has no such file."""
+
+    def need(self, file: str) -> Path:
+        """A local path to the file; CheckpointError when there is none."""
+
+    def inside(self, reference: str) -> "Source | None":
+        """The place a relative reference in a manifest or config means, None when it means none in here."""
+
+
+class Folder:
+    """A local folder."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.name = str(path)
+
+    def find(self, file: str) -> Path | None:
+        path = self.path / file
+        return path if path.is_file() else None
+
+    def need(self, file: str) -> Path:
+        path = self.find(file)
+        if path is None:
+            raise _no_file(self.name, file)
+        return path
+
+    def inside(self, reference: str) -> "Source | None":
+        path = self.path / reference
+        return Folder(path) if path.is_dir() else None
+
+
+class Repo:
+    """A repo on the hub, or a folder in it. The first file fetched pins the commit that all others come from."""
+
+    def __init__(self, repo: str, revision: str | None, progress: Progress | None, folder: str = "") -> None:
+        self.repo, self.revision, self.progress, self.folder = repo, revision, progress, folder
+        self.name = f"{repo}/{folder}".rstrip("/")
+
+    def find(self, file: str) -> Path | None:
+        return self._get(file, required=False)
+
+    def need(self, file: str) -> Path:
+        path = self._get(file, required=True)
+        if path is None:
+            raise _no_file(self.name, file)
+        return path
+
+    def _get(self, file: str, required: bool) -> Path | None:
+        name = f"{self.folder}{file}"
+        path = download(self.repo, name, self.revision, self.progress, required)
+        if path is not None:
+            # .../snapshots/<commit>/<name>. What the cache has of a commit is never asked for again.
+            self.revision = path.parents[name.count("/")].name
+        return path
+
+    def inside(self, reference: str) -> "Source | None":
+        if reference in (".", "./"):
+            return self
+        if reference.startswith("./") or "/" not in reference:
+            folder = Repo(self.repo, self.revision, self.progress, f"{self.folder}{reference.removeprefix('./')}/")
+            if folder.find("config.json") or folder.find("tokenizer.json"):
+                return folder
+        return None
+
+
+def _no_file(place: str, file: str) -> CheckpointError:
+    what = "not a Dia2 checkpoint: " if file == "config.json" else ""
+    return CheckpointError(f"{what}no {file} in {place}")
+
+
+def open_source(reference: str, revision: str | None = None, progress: Progress | None = None) -> Source:
+    """The folder at that path if there is one, else the hub repo of that name."""
+    path = Path(reference).expanduser()
+    if reference and path.is_dir():
+        if revision is not None:
+            raise CheckpointError(
+                f"revision {revision!r} cannot be used with {reference}: it is a folder, not a hub repo"
+            )
+        return Folder(path)
+    if path.is_file():
+        raise CheckpointError(f"{reference} is a file, not a checkpoint folder")
+    name = r"[A-Za-z0-9_](?:[\w.-]*\w)?"
+    if not re.fullmatch(rf"{name}(?:/{name})?", reference, re.ASCII) or ".." in reference or "--" in reference:
+        raise CheckpointError(f"no such folder: {reference} (and not a hub repo id, which looks like owner/name)")
+    return Repo(reference, revision, progress)
+
+
+def read_manifest(source: Source) -> dict[str, str | None]:
+    """dia2_assets.json with its defaults filled in; it need not exist."""
+    path = source.find(MANIFEST)
+    raw = {} if path is None else read_json(path)
+    given = {key: raw[key] for key in _MANIFEST_DEFAULTS if raw.get(key) is not None}
+    for key, value in given.items():
+        if not (isinstance(value, str) and value):
+            raise CheckpointError(f"{source.name}/{MANIFEST}: {key} must be a file, folder or repo id, not {value!r}")
+    return _MANIFEST_DEFAULTS | given
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    try:
+        raw = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise CheckpointError(f"{path}: cannot be read as JSON: {error}") from None
+    if not isinstance(raw, dict):
+        raise CheckpointError(f"{path} must hold a JSON object, not {type(raw).__name__}")
+    return raw
+
+
+@dataclass(frozen=True)
+class Files:
+    """Where everything of one checkpoint is, or is to be looked for. `tokenizer` and `mimi` are the caller's."""
+
+    name: str
+    source: Source
+    manifest: Mapping[str, str | None]
+    tokenizer: str | None
+    mimi: str | None
+    progress: Progress | None
+
+    def config(self) -> Path:
+        return self.source.need(str(self.manifest["config"]))
+
+    def weights(self) -> Path:
+        return self.source.need(str(self.manifest["weights"]))
+
+    def tokenizer_source(self, config: Dia2Config, notes: list[str]) -> Source:
+        if self.tokenizer is not None:
+            return open_source(self.tokenizer, progress=self.progress)
+        reference = self.manifest["tokenizer"] or config.assets.tokenizer or config.data.tokenizer_path
+        if reference is None:
+            return self.source
+        found = self.source.inside(reference)
+        if found is None and isinstance(self.source, Folder) and self.source.find("tokenizer.json"):
+            # A repo that was downloaded into a folder names itself; what lies beside the weights is what it means.
+            notes.append(f"tokenizer from {self.name}: it has its own, so {reference} is not fetched")
+            return self.source
+        return found or self._elsewhere(reference)
+
+    def mimi_source(self, config: Dia2Config) -> Source:
+        if self.mimi is not None:
+            return open_source(self.mimi, progress=self.progress)
+        reference = self.manifest["mimi"] or config.assets.mimi or DEFAULT_MIMI
+        return self.source.inside(reference) or self._elsewhere(reference)
+
+    def _elsewhere(self, reference: str) -> Source:
+        """What a manifest or config names outside the checkpoint: a repo, the checkpoint's own at its own revision."""
+        if isinstance(self.source, Repo) and reference == self.source.repo:
+            return self.source
+        return open_source(reference, progress=self.progress)

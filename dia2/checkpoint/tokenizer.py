@@ -1,0 +1,103 @@
+"""A checkpoint's tokenizer, read without the classes of transformers where that can be."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from tokenizers import AddedToken
+from tokenizers import Tokenizer as TokenizerBackend
+
+from dia2.checkpoint.download import first_line
+from dia2.checkpoint.sources import Source, read_json
+from dia2.errors import CheckpointError
+
+SPEAKER_TAGS = ("[S1]", "[S2]")
+_TOKENIZER_FILES = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
+_SLOW_TOKENIZER_FILES = ("vocab.json", "merges.txt")  # what a tokenizer without tokenizer.json is made from
+
+
+# ---- The tokenizer ----
+
+
+class Tokenizer:
+    """Text -> ids, without special tokens around them.
+
+    bos: what column 0 reads as its main token; 1 when the tokenizer has none, or has 0.
+    speakers: ids of [S1] and [S2].
+    """
+
+    def __init__(self, backend: TokenizerBackend, bos: int | None, vocabulary: int, name: str) -> None:
+        backend.no_truncation()
+        backend.no_padding()
+        self._backend = backend
+        self.bos = bos or 1
+        self.speakers = self._speakers(name)
+        largest = max(backend.get_vocab(with_added_tokens=True).values(), default=0)
+        if largest >= vocabulary:
+            raise CheckpointError(f"tokenizer {name} has ids up to {largest}, the model only {vocabulary} text ids")
+
+    def _speakers(self, name: str) -> tuple[int, int]:
+        first, second = (self._backend.token_to_id(tag) for tag in SPEAKER_TAGS)
+        if first is None or second is None:
+            missing = [tag for tag, token in zip(SPEAKER_TAGS, (first, second), strict=True) if token is None]
+            raise CheckpointError(f"tokenizer {name} has no {' and no '.join(missing)}: not a Dia2 tokenizer")
+        return first, second
+
+    def encode(self, text: str) -> list[int]:
+        ids: list[int] = self._backend.encode(text, add_special_tokens=False).ids
+        return ids
+
+
+def load_tokenizer(source: Source, vocabulary: int) -> Tokenizer:
+    """From tokenizer.json; from vocab.json and merges.txt, through transformers, when there is none.
+
+    tokenizer.json is all that a fast tokenizer is, so it is read with the `tokenizers` library: the same ids (a test
+    compares) without the seconds that importing transformers takes.
+    """
+    path = source.find("tokenizer.json")
+    side = {name: found for name in _TOKENIZER_FILES if (found := source.find(name)) is not None}
+    if path is None:
+        return _load_slow_tokenizer(source, vocabulary)
+    try:
+        backend = TokenizerBackend.from_file(str(path))
+    except Exception as error:  # the library raises bare Exception
+        raise CheckpointError(f"{path}: not a tokenizer: {first_line(error)}") from None
+    settings = {name: read_json(found) for name, found in side.items()}
+    config = settings.get("tokenizer_config.json", {})
+    try:
+        _add_tokens(backend, config.get("added_tokens_decoder", {}), settings.get("added_tokens.json", {}))
+    except (AttributeError, TypeError, ValueError) as error:
+        raise CheckpointError(f"tokenizer {source.name}: its added tokens are damaged: {first_line(error)}") from None
+    bos = _token_text(config.get("bos_token") or settings.get("special_tokens_map.json", {}).get("bos_token"))
+    return Tokenizer(backend, backend.token_to_id(bos) if bos else None, vocabulary, source.name)
+
+
+def _token_text(token: object) -> str | None:
+    """A special token is written as a string, or as an object with its content."""
+    text = token.get("content") if isinstance(token, Mapping) else token
+    return text if isinstance(text, str) else None
+
+
+def _add_tokens(backend: TokenizerBackend, by_id: Mapping[str, Any], by_text: Mapping[str, int]) -> None:
+    """Adds, in the order of their ids, the tokens that only the older files beside tokenizer.json know."""
+    tokens = {int(number): (token, True) for number, token in by_id.items()}
+    tokens |= {number: ({"content": text}, False) for text, number in by_text.items() if number not in tokens}
+    for _, (token, special) in sorted(tokens.items()):
+        text = _token_text(token)
+        if text is not None and backend.token_to_id(text) is None:
+            flags = {k: bool(token.get(k, False)) for k in ("single_word", "lstrip", "rstrip", "normalized")}
+            added = AddedToken(text, special=bool(token.get("special", special)), **flags)
+            backend.add_tokens([added])
+
+
+def _load_slow_tokenizer(source: Source, vocabulary: int) -> Tokenizer:
+    if any(source.find(name) is None for name in _SLOW_TOKENIZER_FILES):
+        source.need("tokenizer.json")  # raises, and knows why
+    folder = source.need("vocab.json").parent
+    from transformers import AutoTokenizer
+
+    try:
+        loaded = AutoTokenizer.from_pretrained(folder, use_fast=True, trust_remote_code=False)
+        backend, bos = loaded.backend_tokenizer, loaded.bos_token_id
+    except Exception as error:  # whatever transformers meets in the files
+        raise CheckpointError(f"tokenizer {source.name} cannot be loaded: {first_line(error)}") from None
+    return Tokenizer(backend, bos, vocabulary, source.name)

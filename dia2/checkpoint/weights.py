@@ -1,0 +1,99 @@
+"""A safetensors file -> the tensors of a model that is built already, strictly."""
+
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from dia2.checkpoint.download import Progress, first_line
+from dia2.errors import CheckpointError
+from dia2.model.fp8 import Matrix
+
+_FILE_DTYPES = ("F32", "F16", "BF16")
+_CHUNK = 64 << 20  # bytes of weights on their way to another device at once
+_MAPPED = 256 << 20  # bytes of a weights file mapped at once
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    try:
+        with safe_open(path, framework="pt", device="cpu") as file:
+            yield file
+    except SafetensorError as error:
+        raise CheckpointError(f"{path}: not a safetensors file, or cut short: {first_line(error)}") from None
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be read: {error.strerror or first_line(error)}") from None
+
+
+def compare(path: Path, targets: Mapping[str, Matrix]) -> None:
+    """Every tensor must be there, be expected, and have its shape: one error names all that are not."""
+    with _opened(path) as file:
+        slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
+        shapes = {name: tuple(part.get_shape()) for name, part in slices.items()}
+        dtypes = {name: part.get_dtype() for name, part in slices.items()}
+    both = [name for name in targets if name in shapes]
+    problems = {
+        "missing": [name for name in targets if name not in shapes],
+        "unexpected": [name for name in shapes if name not in targets],
+        "misshapen": [
+            f"{name} {list(shapes[name])} for {list(targets[name].shape)}"
+            for name in both
+            if shapes[name] != tuple(targets[name].shape)
+        ],
+        "of another dtype than float": [f"{name} {dtypes[name]}" for name in both if dtypes[name] not in _FILE_DTYPES],
+    }
+    said = [f"{len(names)} {problem}: {_shortened(names)}" for problem, names in problems.items() if names]
+    if said:
+        raise CheckpointError(f"{path} does not fit its config: {'; '.join(said)}")
+
+
+def _shortened(names: list[str], most: int = 8) -> str:
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(sorted(names)[:most]) + more
+
+
+def fill(path: Path, targets: Mapping[str, Matrix], device: torch.device, progress: Progress | None) -> None:
+    """Copies every tensor of the file into place.
+
+    Opening maps the file into memory, and what has been read of a mapping counts as memory used. So the file is
+    opened anew for every few tensors, and the rest of it stays on the disk.
+    """
+    with _opened(path) as file:
+        names = list(file.offset_keys())
+    total = sum(target.numel() * target.element_size() for target in targets.values())
+    done = 0
+    for group in _groups(names, targets):
+        with _opened(path) as file:
+            for name in group:
+                for into, piece in _pieces(targets[name], file.get_tensor(name)):
+                    # Casting happens on the device, where it is free; on the CPU, while copying.
+                    into.copy_(piece.to(device))
+                    done += into.numel() * into.element_size()
+                    if progress is not None:
+                        progress("loading the weights", done, total)
+
+
+def _groups(names: Iterable[str], targets: Mapping[str, Matrix]) -> Iterator[list[str]]:
+    """Neighbouring tensors that are at most _MAPPED bytes together in float32, or one that is larger alone."""
+    group: list[str] = []
+    room = _MAPPED
+    for name in names:
+        size = targets[name].numel() * 4
+        if group and size > room:
+            yield group
+            group, room = [], _MAPPED
+        group.append(name)
+        room -= size
+    if group:
+        yield group
+
+
+def _pieces(target: Matrix, source: Tensor) -> Iterator[tuple[Matrix, Tensor]]:
+    """Both cut into the same rows, at most _CHUNK bytes of the source each."""
+    row = max(1, source[0].numel() * source.element_size())
+    rows = max(1, _CHUNK // row)
+    return zip(target.split(rows), source.split(rows), strict=True)

@@ -1,0 +1,163 @@
+"""The codec's config.json <-> a frozen dataclass, strict."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Any, Final
+
+from dia2.errors import ConfigError
+
+STRIDE: Final = 2  # latent frames per codec frame: 12.5 Hz of codes, 25 Hz in the transformer
+# Options of the format of which one value is implemented, the one of every published codec; absent means that value.
+_FIXED: Final[Mapping[str, Any]] = {
+    "attention_bias": False,
+    "audio_channels": 1,
+    "hidden_act": "gelu",
+    "pad_mode": "constant",
+    "rope_scaling": None,
+    "trim_right_ratio": 1.0,
+    "use_causal_conv": True,
+    "use_conv_shortcut": False,
+}
+
+
+@dataclass(frozen=True)
+class MimiConfig:
+    """The sizes of a codec, under the names of its config.json; the defaults are those of kyutai/mimi.
+
+    Raises ConfigError for values that do not fit together or are not implemented.
+    """
+
+    sampling_rate: int = 24_000
+    hidden_size: int = 512
+    num_filters: int = 64
+    num_residual_layers: int = 1
+    upsampling_ratios: tuple[int, ...] = (8, 6, 5, 4)
+    kernel_size: int = 7
+    last_kernel_size: int = 3
+    residual_kernel_size: int = 3
+    dilation_growth_rate: int = 2
+    compress: int = 2
+    codebook_size: int = 2048
+    codebook_dim: int = 256
+    num_quantizers: int = 32
+    num_semantic_quantizers: int = 1
+    upsample_groups: int = 512
+    num_hidden_layers: int = 8
+    intermediate_size: int = 2048
+    num_attention_heads: int = 8
+    num_key_value_heads: int = 8
+    head_dim: int = 64
+    sliding_window: int = 250
+    norm_eps: float = 1e-5
+    rope_theta: float = 10_000.0
+    layer_scale_initial_scale: float = 0.01
+
+    @classmethod
+    def from_dict(cls, raw: Mapping[str, Any]) -> MimiConfig:
+        """Read a parsed config.json. Every field is required there; keys that decoding does not need are ignored.
+
+        Raises ConfigError, naming the key, for a missing or malformed one and for an option that is not implemented.
+        """
+        if raw.get("model_type") != "mimi":
+            raise ConfigError(f"mimi config: model_type is {raw.get('model_type')!r}, expected 'mimi'")
+        for key, value in _FIXED.items():
+            if raw.get(key, value) != value:
+                raise ConfigError(f"mimi config: {key} is {raw[key]!r}, only {value!r} is implemented")
+        filled = {**raw, **_rope(raw), **_derived(raw)}
+        missing = [field.name for field in fields(cls) if field.name not in filled]
+        if missing:
+            raise ConfigError(f"mimi config: missing {', '.join(missing)}")
+        config = cls(**{field.name: _typed(field.name, filled[field.name], str(field.type)) for field in fields(cls)})
+        config._check_echoes(raw)
+        return config
+
+    def __post_init__(self) -> None:
+        for name, value in asdict(self).items():
+            numbers = value if isinstance(value, tuple) else (value,)
+            if not numbers or not all(number > 0 for number in numbers):
+                raise ConfigError(f"mimi config: {name} is {value!r}, it must be positive")
+        for wrong, message in self._conflicts():
+            if wrong:
+                raise ConfigError(f"mimi config: {message}")
+
+    def _conflicts(self) -> Iterator[tuple[bool, str]]:
+        heads, groups = self.num_attention_heads, self.num_key_value_heads
+        yield bool(heads % groups), f"num_attention_heads {heads} is not a multiple of num_key_value_heads {groups}"
+        yield bool(self.head_dim % 2), f"head_dim is {self.head_dim}, it must be even"
+        yield (
+            bool(self.hidden_size % self.upsample_groups),
+            f"hidden_size {self.hidden_size} is not a multiple of upsample_groups {self.upsample_groups}",
+        )
+        yield (
+            self.num_semantic_quantizers >= self.num_quantizers,
+            f"num_semantic_quantizers is {self.num_semantic_quantizers}, it must be below num_quantizers "
+            f"{self.num_quantizers}",
+        )
+        yield (
+            bool(self.sampling_rate % math.prod(self.upsampling_ratios)),
+            f"sampling_rate {self.sampling_rate} is not a multiple of the upsampling_ratios' product",
+        )
+        yield self.num_filters < self.compress, f"compress {self.compress} leaves none of {self.num_filters} filters"
+
+    def _check_echoes(self, raw: Mapping[str, Any]) -> None:
+        """Keys that repeat what other keys already say: refuse a file in which they disagree."""
+        for key, value in (
+            ("frame_rate", self.frame_rate),
+            ("_frame_rate", self.frame_rate),
+            ("vector_quantization_hidden_dimension", self.codebook_dim),
+        ):
+            if raw.get(key) not in (None, value):
+                raise ConfigError(f"mimi config: {key} is {raw[key]!r}, only {value!r} is implemented here")
+
+    @property
+    def sample_rate(self) -> int:
+        """Samples per second."""
+        return self.sampling_rate
+
+    @property
+    def frame_samples(self) -> int:
+        """Samples per frame of codes (1920)."""
+        return STRIDE * math.prod(self.upsampling_ratios)
+
+    @property
+    def frame_rate(self) -> float:
+        """Frames of codes per second (12.5)."""
+        return self.sampling_rate / self.frame_samples
+
+
+def _rope(raw: Mapping[str, Any]) -> dict[str, Any]:
+    """rope_theta, from the top level (published) or from rope_parameters (as transformers 5 writes it)."""
+    rope = raw.get("rope_parameters") or {}
+    if not isinstance(rope, Mapping):
+        raise ConfigError(f"mimi config: rope_parameters is {rope!r}, expected an object")
+    for key, value in (("rope_type", "default"), ("partial_rotary_factor", 1.0)):
+        if rope.get(key, value) != value:
+            raise ConfigError(f"mimi config: rope_parameters.{key} is {rope[key]!r}, only {value!r} is implemented")
+    return {"rope_theta": rope["rope_theta"]} if "rope_theta" in rope else {}
+
+
+def _derived(raw: Mapping[str, Any]) -> dict[str, Any]:
+    """Sizes that may be null in the file because others give them."""
+    hidden, heads = raw.get("hidden_size"), raw.get("num_attention_heads")
+    derived: dict[str, Any] = {"num_key_value_heads": heads, "codebook_dim": hidden}
+    if isinstance(hidden, int) and isinstance(heads, int) and heads > 0:
+        derived["head_dim"] = hidden // heads
+    return {key: size for key, size in derived.items() if size is not None and raw.get(key) is None}
+
+
+def _typed(name: str, value: Any, annotation: str) -> Any:
+    """`value` as a field of that annotation takes it, or a ConfigError that names the key."""
+    if annotation.startswith("tuple"):
+        if not isinstance(value, list | tuple):
+            raise ConfigError(f"mimi config: {name} is {value!r}, expected a list of integers")
+        return tuple(_typed(name, item, "int") for item in value)
+    if type(value) is not int and not (annotation == "float" and isinstance(value, float)):
+        raise ConfigError(f"mimi config: {name} is {value!r}, expected {annotation}")
+    return value
+
+
+# The shape of kyutai/mimi.
+PUBLISHED: Final = MimiConfig()

@@ -1,0 +1,424 @@
+"""The codec's decoder: codes -> samples, a frame or many at a time, over a state that is passed in."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Final, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from dia2.codec.config import STRIDE, MimiConfig
+from dia2.codec.state import DecoderState
+
+# Longer sequences are cut into passes of at most this many frames, so that memory does not grow with length.
+FRAMES_PER_PASS: Final = 25
+_USAGE_FLOOR: Final = 1e-5  # codebook entries that training never used must not divide by zero
+
+
+@contextmanager
+def exact_float32() -> Iterator[None]:
+    """No TF32 on CUDA, whatever the rest of the process wants: the sound would then depend on how it is cut, by more
+    than a step of PCM16, and one code in a hundred on the device. A captured graph keeps what held at its capture.
+    """
+    precision = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("highest")
+    try:
+        with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+            yield
+    finally:
+        torch.set_float32_matmul_precision(precision)
+
+
+class MimiDecoder(nn.Module):
+    """The network, for the first `codebooks` codebooks. Built on the meta device, without memory; then, in order:
+    `to_empty(device=...)`, a copy into each of `checkpoint_tensors()` (or `randomize`), `prepare()`.
+
+    Raises ValueError when the codec does not have that many codebooks.
+    """
+
+    ring: Tensor  # int64 [capacity], the indices of an attention ring
+    frequencies: Tensor  # float64 [head_dim / 2], radians per position
+
+    def __init__(self, config: MimiConfig, codebooks: int) -> None:
+        super().__init__()
+        if not 1 <= codebooks <= config.num_quantizers:
+            raise ValueError(f"codebooks is {codebooks}, the codec has 1..{config.num_quantizers}")
+        self.config = config
+        self.codebooks = codebooks
+        with torch.device("meta"):
+            self.codes = _Codebooks("quantizer", config, codebooks)
+            self.upsample = _Upsample("upsample.conv", config)
+            layers = (f"decoder_transformer.layers.{i}" for i in range(config.num_hidden_layers))
+            self.layers = nn.ModuleList(_Layer(name, config) for name in layers)
+            self.first, self.stages, self.last = _seanet(config)
+
+    def checkpoint_tensors(self) -> dict[str, Tensor]:
+        """Published tensor name -> the tensor, or view of one, to copy it into (float32, of the file's shape)."""
+        return {f"{part.name}.{name}": tensor for part in self._parts() for name, tensor in part.published().items()}
+
+    def carries(self) -> dict[str, tuple[int, ...]]:
+        """What one conversation remembers: name of a part -> the shape of its memory (float32)."""
+        return {part.name: part.carry for part in self._parts() if part.carry}
+
+    @torch.no_grad()
+    def randomize(self, generator: torch.Generator) -> None:
+        """Fill the checkpoint's tensors with noise that keeps its level from layer to layer."""
+        for part in self._parts():
+            for name, tensor in part.published().items():
+                if name.endswith(("bias", "norm.weight", "cluster_usage", "scale")):
+                    constant = {"bias": 0.0, "scale": self.config.layer_scale_initial_scale}
+                    tensor.fill_(constant.get(name.rpartition(".")[2], 1.0))
+                else:
+                    limit = math.sqrt(3 / part.fan_in(tensor))
+                    tensor.uniform_(-limit, limit, generator=generator)
+
+    @torch.no_grad()
+    def prepare(self) -> None:
+        """After loading: derive what decoding reads, drop what it does not. checkpoint_tensors() is over after this."""
+        with exact_float32():
+            for part in self._parts():
+                part.prepare()
+        device, width = self.last.weight.device, self.config.head_dim
+        exponents = torch.arange(0, width, 2, dtype=torch.float64, device=device) / width
+        self.register_buffer("frequencies", self.config.rope_theta**-exponents)
+        self.register_buffer("ring", torch.arange(_ring_capacity(self.config), device=device))
+
+    def forward(self, codes: Tensor, state: DecoderState) -> Tensor:
+        """Codes [slots, codebooks, n], n in 1..FRAMES_PER_PASS -> [slots, n * frame_samples]; moves `state` on."""
+        carry = state.carry
+        x: Tensor = self.upsample(self.codes(codes), carry)  # [slots, 2n, hidden]
+        view = self._look(state, x.shape[1])
+        for layer in self.layers:
+            x = layer(x, carry, view)
+        x = self.first(x, carry)
+        for stage in self.stages:
+            x = stage(x, carry)
+        x = self.last(F.elu_(x), carry)  # [slots, samples, 1]
+        return x.squeeze(2)
+
+    def _parts(self) -> list[_Part]:
+        return [module for module in self.modules() if isinstance(module, _Part)]
+
+    def _look(self, state: DecoderState, steps: int) -> _View:
+        """Where the next `steps` positions go and what they see, for every slot; moves the positions on."""
+        capacity, order = self.ring.shape[0], self.ring[:steps]
+        now = state.position[:, None] + order  # [slots, steps]
+        angles = now[:, :, None, None] * self.frequencies  # float64: exact enough after years
+        # How many positions ago each entry of the ring was, or will be, written, seen from the last of these steps.
+        age = (now[:, -1:] - self.ring) % capacity  # [slots, capacity]
+        written = age < state.filled[:, None] + steps
+        distance = age[:, None] - (steps - 1 - order)[:, None]  # [slots, steps, capacity], from query back to key
+        visible = (distance >= 0) & (distance < self.config.sliding_window) & written[:, None]
+        mask = torch.zeros(visible.shape, device=visible.device).masked_fill_(~visible, -math.inf)
+        state.position += steps
+        state.filled.add_(steps).clamp_(max=capacity)
+        return _View(
+            rotation=torch.polar(torch.ones_like(angles), angles).to(torch.complex64),
+            slots=torch.arange(now.shape[0], device=now.device)[:, None],
+            where=now % capacity,
+            mask=mask[:, None],
+        )
+
+
+def _ring_capacity(config: MimiConfig) -> int:
+    """A pass writes all its keys before it looks: its first query must still find its whole window."""
+    needed = config.sliding_window - 1 + STRIDE * FRAMES_PER_PASS
+    return -(-needed // 8) * 8  # attention kernels like masks in multiples of 8
+
+
+def _seanet(config: MimiConfig) -> tuple[_Conv, nn.ModuleList, _Conv]:
+    """The convolutional half. Its layers are numbered as in the file, where every ELU counts as one."""
+    width = config.num_filters << len(config.upsampling_ratios)
+    first = _Conv("decoder.layers.0.conv", config.hidden_size, width, config.kernel_size)
+    stages, index = nn.ModuleList(), 1
+    for ratio in config.upsampling_ratios:
+        stages.append(_Stage(config, index, width, ratio))
+        width //= 2
+        index += 2 + config.num_residual_layers
+    return first, stages, _Conv(f"decoder.layers.{index + 1}.conv", width, 1, config.last_kernel_size)
+
+
+class _View(NamedTuple):
+    """What attention needs to know about the steps of one pass; the same for all layers."""
+
+    rotation: Tensor  # complex64 [slots, steps, 1, head_dim / 2]
+    slots: Tensor  # int64 [slots, 1]; with `where`, the ring entries to write
+    where: Tensor  # int64 [slots, steps]
+    mask: Tensor  # float32 [slots, 1, steps, capacity], 0 or -inf
+
+
+class _Part(nn.Module):
+    """A piece of the decoder that owns tensors of the file, named `name` + ".", and may remember `carry` floats."""
+
+    def __init__(self, name: str, carry: tuple[int, ...] = ()) -> None:
+        super().__init__()
+        self.name = name
+        self.carry = carry
+
+    def published(self) -> dict[str, Tensor]:
+        """The file's name, after the prefix -> the tensor that it is copied into."""
+        raise NotImplementedError
+
+    def fan_in(self, weight: Tensor) -> int:
+        """How many products of a published weight are summed up in one output."""
+        return weight[0].numel()
+
+    def prepare(self) -> None:
+        """Derive what forward reads from what was loaded."""
+
+
+def _empty(*shape: int) -> nn.Parameter:
+    return nn.Parameter(torch.empty(shape), requires_grad=False)
+
+
+def _linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """x [slots, steps, in] @ weight [out, in]^T + bias [out] -> a new tensor [slots, steps, out]."""
+    if x.device.type == "cpu" and x.shape[0] * x.shape[1] <= STRIDE:
+        # One frame on a CPU is bound by reading the weights, and this order of factors reads them at full speed.
+        product = torch.mm(weight, x.flatten(0, 1).T).T.contiguous()
+        return (product if bias is None else product.add_(bias)).view(*x.shape[:2], -1)
+    return F.linear(x, weight, bias)
+
+
+class _Codebooks(_Part):
+    """Codes -> latents. A split residual quantizer: each codebook has a table of vectors; those of the first ones
+    (semantic) are summed and projected by one matrix, those of the others (acoustic) by another, and both are added.
+
+    All linear, so `prepare` projects the tables instead, and decoding is one gather and one sum.
+    """
+
+    table: Tensor  # [codebooks * codebook_size + 1, hidden]; the last row is zero, for ids that are none
+    start: Tensor  # int64 [codebooks, 1], where each codebook's rows begin
+
+    def __init__(self, name: str, config: MimiConfig, codebooks: int) -> None:
+        super().__init__(name)
+        self.codebooks, self.size = codebooks, config.codebook_size
+        self.semantic, self.hidden = config.num_semantic_quantizers, config.hidden_size
+        self.embed_sum = _empty(codebooks, config.codebook_size, config.codebook_dim)
+        self.cluster_usage = _empty(codebooks, config.codebook_size)
+        # One projection per kind of codebook that is used; codebooks as wide as the latents need none.
+        kinds = 0 if config.codebook_dim == config.hidden_size else 1 + (codebooks > self.semantic)
+        self.output_proj = nn.ParameterList(_empty(config.hidden_size, config.codebook_dim, 1) for _ in range(kinds))
+
+    def published(self) -> dict[str, Tensor]:
+        semantic, acoustic = "semantic_residual_vector_quantizer", "acoustic_residual_vector_quantizer"
+        tensors: dict[str, Tensor] = {
+            f"{kind}.output_proj.weight": weight
+            for kind, weight in zip((semantic, acoustic), self.output_proj, strict=False)
+        }
+        for k in range(self.codebooks):
+            kind, layer = (semantic, k) if k < self.semantic else (acoustic, k - self.semantic)
+            codebook = f"{kind}.layers.{layer}.codebook"
+            tensors[f"{codebook}.embed_sum"] = self.embed_sum[k]
+            tensors[f"{codebook}.cluster_usage"] = self.cluster_usage[k]
+        return tensors
+
+    def prepare(self) -> None:
+        table = self.embed_sum.new_zeros(self.codebooks * self.size + 1, self.hidden)
+        for k, rows in enumerate(table[:-1].split(self.size)):
+            vectors = self.embed_sum[k] / self.cluster_usage[k].clamp(min=_USAGE_FLOOR)[:, None]
+            if self.output_proj:
+                vectors = vectors @ self.output_proj[int(k >= self.semantic)].squeeze(2).T
+            rows.copy_(vectors)
+        del self.embed_sum, self.cluster_usage, self.output_proj
+        self.register_buffer("table", table)
+        self.register_buffer("start", torch.arange(self.codebooks, device=table.device)[:, None] * self.size)
+
+    def forward(self, codes: Tensor) -> Tensor:
+        """[slots, codebooks, n] -> [slots, n, hidden]."""
+        valid = (codes >= 0) & (codes < self.size)
+        rows = torch.where(valid, codes + self.start, self.table.shape[0] - 1)
+        return F.embedding(rows, self.table).sum(1)
+
+
+class _Layer(_Part):
+    """A transformer layer: attention over the window, then an MLP; both normed before and scaled after."""
+
+    def __init__(self, name: str, config: MimiConfig) -> None:
+        self.heads, self.groups, self.width = config.num_attention_heads, config.num_key_value_heads, config.head_dim
+        super().__init__(name, carry=(_ring_capacity(config), 2 * self.groups, self.width))
+        hidden = config.hidden_size
+        self.attention_norm = nn.LayerNorm(hidden, config.norm_eps).requires_grad_(False)
+        self.qkv = _empty((self.heads + 2 * self.groups) * self.width, hidden)
+        self.out = _empty(hidden, self.heads * self.width)
+        self.attention_scale = _empty(hidden)
+        self.mlp_norm = nn.LayerNorm(hidden, config.norm_eps).requires_grad_(False)
+        self.up = _empty(config.intermediate_size, hidden)
+        self.down = _empty(hidden, config.intermediate_size)
+        self.mlp_scale = _empty(hidden)
+
+    def published(self) -> dict[str, Tensor]:
+        q, k, v = torch.split(self.qkv, [heads * self.width for heads in (self.heads, self.groups, self.groups)])
+        return {
+            "input_layernorm.weight": self.attention_norm.weight,
+            "input_layernorm.bias": self.attention_norm.bias,
+            "self_attn.q_proj.weight": q,
+            "self_attn.k_proj.weight": k,
+            "self_attn.v_proj.weight": v,
+            "self_attn.o_proj.weight": self.out,
+            "self_attn_layer_scale.scale": self.attention_scale,
+            "post_attention_layernorm.weight": self.mlp_norm.weight,
+            "post_attention_layernorm.bias": self.mlp_norm.bias,
+            "mlp.fc1.weight": self.up,
+            "mlp.fc2.weight": self.down,
+            "mlp_layer_scale.scale": self.mlp_scale,
+        }
+
+    def prepare(self) -> None:
+        # RoPE turns the pairs (i, i + head_dim / 2) of each head of q and k. Put the two next to each other, so that
+        # a pair is a complex number; attention only takes products of q and k, and does not see the order.
+        turned = self.qkv[: (self.heads + self.groups) * self.width]
+        turned.copy_(turned.view(-1, 2, self.width // 2, turned.shape[1]).transpose(1, 2).reshape(turned.shape))
+        self.qkv[: self.heads * self.width] /= math.sqrt(self.width)
+        self.out.mul_(self.attention_scale[:, None])
+        self.down.mul_(self.mlp_scale[:, None])
+        del self.attention_scale, self.mlp_scale
+
+    def forward(self, x: Tensor, carry: dict[str, Tensor], view: _View) -> Tensor:
+        """[slots, steps, hidden] -> the same shape."""
+        x = _linear(self._attend(self.attention_norm(x), carry[self.name], view), self.out).add_(x)
+        return _linear(F.gelu(_linear(self.mlp_norm(x), self.up)), self.down).add_(x)
+
+    def _attend(self, x: Tensor, ring: Tensor, view: _View) -> Tensor:
+        # x: [slots, steps, hidden]; ring: [slots, capacity, key heads and value heads, head_dim]
+        slots, steps, _ = x.shape
+        pairs = _linear(x, self.qkv).view(slots, steps, -1, self.width // 2, 2)
+        turned, value = torch.split(pairs, [self.heads + self.groups, self.groups], dim=2)
+        turned = torch.view_as_real(torch.view_as_complex(turned) * view.rotation)
+        query, key = torch.split(turned.flatten(3), [self.heads, self.groups], dim=2)
+        ring[view.slots, view.where] = torch.cat([key, value.flatten(3)], dim=2)
+        keys, values = ring.transpose(1, 2).chunk(2, dim=1)  # [slots, key heads, capacity, head_dim]
+        # The query heads that share a key head count as more steps. Written out: with so few queries, a fused
+        # attention kernel, which walks along the keys, takes three times as long.
+        query = query.transpose(1, 2).reshape(slots, self.groups, -1, self.width)
+        scores = (query @ keys.transpose(2, 3)).view(slots, self.heads, steps, -1).add_(view.mask)
+        mixed = torch.softmax(scores, dim=3).view(slots, self.groups, -1, scores.shape[3]) @ values
+        return mixed.view(slots, self.heads, steps, self.width).transpose(1, 2).flatten(2)
+
+
+class _Stage(nn.Module):
+    """One step up in rate: ELU, a transposed convolution that halves the width, residual blocks."""
+
+    def __init__(self, config: MimiConfig, index: int, width: int, ratio: int) -> None:
+        super().__init__()
+        self.up = _TransposedConv(f"decoder.layers.{index + 1}.conv", width, width // 2, ratio)
+        self.blocks = nn.ModuleList(
+            _Residual(f"decoder.layers.{index + 2 + i}", config, width // 2, config.dilation_growth_rate**i)
+            for i in range(config.num_residual_layers)
+        )
+
+    def forward(self, x: Tensor, carry: dict[str, Tensor]) -> Tensor:
+        """[slots, steps, width] -> [slots, steps * ratio, width / 2]."""
+        x = self.up(F.elu_(x), carry)
+        for block in self.blocks:
+            x = block(x, carry)
+        return x
+
+
+class _Residual(nn.Module):
+    """A block that adds to its input: ELU, convolution to fewer channels, ELU, pointwise convolution back."""
+
+    def __init__(self, name: str, config: MimiConfig, width: int, dilation: int) -> None:
+        super().__init__()
+        inner = width // config.compress
+        self.squeeze = _Conv(f"{name}.block.1.conv", width, inner, config.residual_kernel_size, dilation)
+        self.expand = _Conv(f"{name}.block.3.conv", inner, width, 1)
+
+    def forward(self, x: Tensor, carry: dict[str, Tensor]) -> Tensor:
+        """[slots, steps, width] -> the same shape."""
+        change: Tensor = self.expand(F.elu_(self.squeeze(F.elu(x), carry)), carry)
+        return change.add_(x)
+
+
+class _Conv(_Part):
+    """A causal convolution: a matrix product over windows of the input, behind the last inputs of the piece before."""
+
+    def __init__(self, name: str, inputs: int, outputs: int, kernel: int, dilation: int = 1) -> None:
+        self.context = (kernel - 1) * dilation
+        super().__init__(name, carry=(self.context, inputs) if self.context else ())
+        self.kernel, self.dilation = kernel, dilation
+        self.weight = _empty(outputs, kernel * inputs)
+        self.bias = _empty(outputs)
+
+    def published(self) -> dict[str, Tensor]:
+        weight = self.weight.view(self.weight.shape[0], self.kernel, -1).transpose(1, 2)  # [out, in, kernel]
+        return {"weight": weight, "bias": self.bias}
+
+    def forward(self, x: Tensor, carry: dict[str, Tensor]) -> Tensor:
+        """[slots, steps, inputs] -> [slots, steps, outputs]."""
+        if self.context:
+            steps, past = x.shape[1], carry[self.name]
+            x = torch.cat([past, x], dim=1)
+            past.copy_(x[:, steps:])
+            x = torch.cat([x[:, i * self.dilation :][:, :steps] for i in range(self.kernel)], dim=2)
+        return _linear(x, self.weight, self.bias)
+
+
+class _OverlapAdd(_Part):
+    """A transposed convolution of kernel 2 * stride: the second half of what an input spreads waits for the next."""
+
+    def __init__(self, name: str, outputs: int, stride: int) -> None:
+        super().__init__(name, carry=(1, stride * outputs))
+        self.outputs = outputs
+
+    def spread(self, x: Tensor) -> Tensor:
+        """[slots, steps, inputs] -> [slots, steps, 2 * stride * outputs], in order of time."""
+        raise NotImplementedError
+
+    def forward(self, x: Tensor, carry: dict[str, Tensor]) -> Tensor:
+        """[slots, steps, inputs] -> [slots, steps * stride, outputs]."""
+        now, later = self.spread(x).chunk(2, dim=2)
+        waiting = carry[self.name]
+        sound = now + torch.cat([waiting, later[:, :-1]], dim=1)
+        waiting.copy_(later[:, -1:])
+        return sound.view(x.shape[0], -1, self.outputs)
+
+
+class _TransposedConv(_OverlapAdd):
+    """A dense one: a matrix product gives everything that an input spreads."""
+
+    def __init__(self, name: str, inputs: int, outputs: int, stride: int) -> None:
+        super().__init__(name, outputs, stride)
+        self.stride = stride
+        self.weight = _empty(2 * stride * outputs, inputs)
+        self.bias = _empty(outputs)
+
+    def published(self) -> dict[str, Tensor]:
+        weight = self.weight.view(-1, self.outputs, self.weight.shape[1]).permute(2, 1, 0)  # [in, out, kernel]
+        return {"weight": weight, "bias": self.bias}
+
+    def fan_in(self, weight: Tensor) -> int:
+        return 2 * weight.shape[0]
+
+    def prepare(self) -> None:
+        # Every output sample gets two contributions and one bias: it comes with the first of them.
+        once = self.bias.repeat(self.stride)
+        self.bias = nn.Parameter(torch.cat([once, torch.zeros_like(once)]), requires_grad=False)
+
+    def spread(self, x: Tensor) -> Tensor:
+        return _linear(x, self.weight, self.bias)
+
+
+class _Upsample(_OverlapAdd):
+    """From frames to latent frames: the same in groups of channels (in the published codec each for itself)."""
+
+    def __init__(self, name: str, config: MimiConfig) -> None:
+        super().__init__(name, config.hidden_size, STRIDE)
+        self.groups = config.upsample_groups
+        self.weight = _empty(2 * STRIDE, config.hidden_size, config.hidden_size // self.groups)  # [tap, in, out]
+
+    def published(self) -> dict[str, Tensor]:
+        return {"weight": self.weight.permute(1, 2, 0)}
+
+    def fan_in(self, weight: Tensor) -> int:
+        return 2 * weight.shape[1]
+
+    def spread(self, x: Tensor) -> Tensor:
+        width = self.weight.shape[2]  # channels in a group
+        taps = self.weight.view(-1, self.groups, width, width)  # [tap, group, in, out]
+        inputs = x.view(*x.shape[:2], 1, self.groups, width, 1)
+        return (inputs * taps).sum(4).flatten(2)

@@ -1,0 +1,164 @@
+"""The kernel that draws: guidance, filter, top k, and the inverse CDF of one uniform."""
+
+from dataclasses import dataclass
+
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from dia2.cuda.kernels.launch import STEP_FIELDS, ahead, dependent, power
+
+# ---- Draws ----
+
+
+@triton.jit
+def _kth(values, k):
+    """A value with exactly the k largest of `values` at or above it, or the k-th largest itself where ties forbid that.
+
+    Each round cuts the range where it lies into four, and counts for all three cuts in one sum.
+    """
+    low = tl.min(tl.where(values > float("-inf"), values, float("inf")), axis=0)  # at least k are at or above it
+    high = tl.max(values, axis=0)  # fewer than k are, or it is the one
+    low = tl.where(tl.sum((values >= high).to(tl.int32), axis=0) >= k, high, low)
+    going = (low < high).to(tl.int32)
+    while going > 0:
+        quarter = (high - low) * 0.25
+        a, b, c = low + quarter, low + 2 * quarter, low + 3 * quarter
+        ones = (values >= a).to(tl.int64) + ((values >= b).to(tl.int64) << 20) + ((values >= c).to(tl.int64) << 40)
+        counts = tl.sum(ones, axis=0)
+        above_a, above_b, above_c = counts & 0xFFFFF, (counts >> 20) & 0xFFFFF, counts >> 40
+        new_low = tl.where(above_c >= k, c, tl.where(above_b >= k, b, tl.where(above_a >= k, a, low)))
+        new_high = tl.where(above_c >= k, high, tl.where(above_b >= k, c, tl.where(above_a >= k, b, a)))
+        found = (above_a == k) | (above_b == k) | (above_c == k)
+        going = ((new_low > low) | (new_high < high)).to(tl.int32) * (1 - found.to(tl.int32))
+        low, high = new_low, new_high
+    return low
+
+
+@triton.jit(do_not_specialize=["stream", "codebook", "delay", "banned", "also_banned"])
+def _draw_kernel(
+    logits_ptr,
+    scale_ptr,
+    filter_ptr,
+    temperature_ptr,
+    top_k_ptr,
+    uniforms_ptr,
+    step_ptr,
+    token_ptr,
+    codes_ptr,
+    V,
+    banned,
+    also_banned,
+    stream,
+    codebook,
+    delay,
+    logits_stride,
+    token_stride,
+    capacity,
+    streams,
+    codebooks,
+    FIELDS: tl.constexpr,
+    BLOCK: tl.constexpr,
+    WRITE: tl.constexpr,
+    PDL: tl.constexpr,
+):
+    """One draw a slot: guidance, filter, temperature, top k, inverse CDF in the vocabulary's order.
+
+    The token goes to token[slot]; with WRITE also to the codes of the next column, unless its frame is known.
+    """
+    slot = tl.program_id(0)
+    i = tl.arange(0, BLOCK)
+    inside = i < V
+    ahead(PDL)
+    scale = tl.load(scale_ptr + slot)
+    filter_k = tl.load(filter_ptr + slot).to(tl.int32)
+    temperature = tl.load(temperature_ptr + slot)
+    top_k = tl.load(top_k_ptr + slot).to(tl.int32)
+    column = tl.load(step_ptr + slot * FIELDS)
+    uniform = tl.load(uniforms_ptr + (slot.to(tl.int64) * capacity + column) * streams + stream)
+    row = logits_ptr + 2 * slot * logits_stride + i
+    all_logits = tl.load(row, mask=inside, other=0.0)
+    logits = all_logits
+    if (filter_k > 0) & (filter_k < V):
+        other = tl.load(row + logits_stride, mask=inside, other=0.0)
+        guided = tl.where(inside, other + scale * (logits - other), float("-inf"))
+        logits = tl.where(guided >= _kth(guided, filter_k), logits, float("-inf"))
+    allowed = inside & (i != banned) & (i != also_banned)
+    logits = tl.where(allowed, logits, float("-inf"))
+    # A narrow filter may have kept nothing but what may not be drawn: then all the others are candidates.
+    kept = tl.max(logits, axis=0) > float("-inf")
+    logits = tl.where(kept, logits, tl.where(allowed, all_logits, float("-inf")))
+    most = tl.max(logits, axis=0)
+    if temperature > 0:
+        scaled = logits / tl.maximum(temperature, 1e-4)
+        candidates = tl.sum((logits > float("-inf")).to(tl.int32), axis=0)
+        if (top_k > 0) & (top_k < candidates):
+            scaled = tl.where(scaled >= _kth(scaled, top_k), scaled, float("-inf"))
+        weights = tl.exp(scaled - most / tl.maximum(temperature, 1e-4))
+        # In fixed point: sums of floats taken in parallel need not rise, and a uniform between two of them that should
+        # be equal would draw an impossible token.
+        cdf = tl.cumsum((weights * 4294967296.0).to(tl.int64), axis=0)
+        drawn = (uniform.to(tl.float64) * tl.max(cdf, axis=0).to(tl.float64)).to(tl.int64)
+        token = tl.sum((cdf <= drawn).to(tl.int32), axis=0)
+    else:
+        token = tl.min(tl.where(logits == most, i, BLOCK), axis=0)
+    tl.store(token_ptr + slot * token_stride, token.to(tl.int64))
+    if WRITE:
+        new = column + 1 - delay >= tl.load(step_ptr + slot * FIELDS + 2)
+        into = codes_ptr + (slot.to(tl.int64) * codebooks + codebook) * capacity + column + 1
+        tl.store(into, token.to(tl.int64), mask=new)
+
+
+@dataclass(frozen=True)
+class Sampler:
+    """The settings of a kind of draw, one a slot, and the uniforms [slots, capacity, streams] all draws share."""
+
+    scale: Tensor
+    filter_k: Tensor
+    temperature: Tensor
+    top_k: Tensor
+    uniforms: Tensor
+
+    def __call__(
+        self,
+        logits: Tensor,
+        fields: Tensor,
+        stream: int,
+        token: Tensor,
+        *,
+        banned: tuple[int, int] = (-1, -1),
+        codes: Tensor | None = None,
+        codebook: int = 0,
+        delay: int = 0,
+    ) -> None:
+        """logits float32 [2 slots, V], rows of any stride -> token int64 [slots], of any stride.
+
+        With codes [slots, C, capacity], the token is also that codebook's of the slot's next column, unless known.
+        """
+        into = token if codes is None else codes
+        _draw_kernel[(token.shape[0],)](
+            logits,
+            self.scale,
+            self.filter_k,
+            self.temperature,
+            self.top_k,
+            self.uniforms,
+            fields,
+            token,
+            into,
+            logits.shape[1],
+            *banned,
+            stream,
+            codebook,
+            delay,
+            logits.stride(0),
+            token.stride(0),
+            self.uniforms.shape[1],
+            self.uniforms.shape[2],
+            into.shape[1] if codes is not None else 0,
+            FIELDS=STEP_FIELDS,
+            BLOCK=power(logits.shape[1]),
+            WRITE=codes is not None,
+            num_warps=4,
+            **dependent(),
+        )

@@ -1,0 +1,35 @@
+"""What all kernels share: how they are launched, and the layout of a step's numbers."""
+
+import os
+from typing import Any
+
+import torch
+import triton
+import triton.language as tl
+from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
+
+INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
+# Fields of a step's row, one row a slot, int64: what the host tells the device about a step.
+COLUMN, INDEX, KNOWN, MAIN, SECOND, STEP_FIELDS = 0, 1, 2, 3, 4, 5
+# ---- Launching ----
+
+DEPENDENT = True
+
+
+def dependent() -> dict[str, Any]:
+    """Launch options for programmatic dependent launch (`PDL` in the kernels)."""
+    if INTERPRETED or not DEPENDENT or torch.cuda.get_device_capability()[0] < 9:
+        return {"PDL": False}
+    return {"PDL": True, "launch_pdl": True}
+
+
+def power(n: int) -> int:
+    return 1 << max(0, n - 1).bit_length()
+
+
+@triton.jit
+def ahead(PDL: tl.constexpr):
+    """Lets the next kernel start, then waits for the one ahead: what it wrote may be read from here on."""
+    if PDL:
+        gdc_launch_dependents()
+        gdc_wait()

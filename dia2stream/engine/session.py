@@ -1,0 +1,229 @@
+"""A lent conversation, seen from outside the engine's thread."""
+
+import asyncio
+import base64
+import threading
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import contextmanager, suppress
+from enum import Enum
+from types import TracebackType
+from typing import Any
+
+from dia2stream.conversation.conversation import Conversation
+from dia2stream.engine.engine import Engine
+from dia2stream.errors import CommandError
+from dia2stream.items import Frame, Item
+from dia2stream.protocol.messages import Command, End, Inject, Listen, Pause, Reset, Resume, Start
+
+
+class Request(Enum):
+    """What a session asks of the engine besides commands."""
+
+    FINISH = "close the text; the loop ends when all is spoken"
+    CLOSE = "give the seat back"
+
+
+FINISH, CLOSE = Request.FINISH, Request.CLOSE
+# A command, one that was refused before it got here, or the end of the session.
+Order = Command | CommandError | Request
+
+
+class Session:
+    """A lent conversation: commands go in from any thread, items come out of one loop, plain or async.
+
+    Commands never wait and never raise for what a client may get wrong: the answer, or the error, is an event.
+    """
+
+    def __init__(self, engine: Engine, conversation: Conversation) -> None:
+        self.engine, self.conversation = engine, conversation
+        self.ended = False  # nothing more will be made
+        self.finishing = False  # the loop ends when all is spoken
+        self._closed = False  # nothing more comes out
+        self._released = threading.Event()
+        self._outstanding = 0  # orders on their way
+        self._count_lock = threading.Lock()
+        self._ready = threading.Event()
+        self._listeners: list[Callable[[], None]] = [self._ready.set]
+
+    # ---- Commands ----
+
+    def submit(self, command: Command) -> None:
+        """Sends any command of the protocol."""
+        self._order(command)
+
+    def refuse(self, error: CommandError) -> None:
+        """Answers, in its place among the others, a command that could not be read."""
+        self._order(error)
+
+    def _order(self, order: Order) -> None:
+        with self._count_lock:
+            self._outstanding += 1
+        self.engine.submit(self, order)
+
+    async def start(self, text: str, **fields: Any) -> None:
+        """Begins a new conversation; `fields` are those of the `start` command."""
+        self.submit(Start(text, **fields))
+
+    async def inject(self, text: str, **fields: Any) -> None:
+        """Adds text, at any moment."""
+        self.submit(Inject(text, **fields))
+
+    async def end(self) -> None:
+        """Closes text that was opened with final=False."""
+        self.submit(End())
+
+    async def listen(self, pcm: bytes, text: str = "", **fields: Any) -> None:
+        """What the caller said, mono PCM16, for the reply to answer; `fields` are those of the `listen` command."""
+        self.submit(Listen(base64.b64encode(pcm).decode(), text, **fields))
+
+    async def pause(self, played_ms: float | None = None) -> None:
+        """Stops now; played_ms is what the listener has heard."""
+        self.submit(Pause(played_ms))
+
+    async def resume(self) -> None:
+        """Goes on exactly where it stopped."""
+        self.submit(Resume())
+
+    async def reset(self) -> None:
+        """Forgets the conversation; the seat stays."""
+        self.submit(Reset())
+
+    def finish(self) -> None:
+        """No more commands: open text is complete, and the loop ends when everything asked for has been delivered."""
+        self._order(FINISH)
+
+    def close(self) -> None:
+        """Gives the seat back, at the end of the step that is going on. Nothing more comes out, and a loop ends."""
+        self._closed = self.ended = True
+        self._order(CLOSE)
+
+    # ---- Items ----
+
+    def take(self, answers_only: bool = False) -> Item | float | None:
+        """The next item, without waiting; seconds until the next may leave; None when there is none yet."""
+        if self._closed:
+            return None
+        item = self.conversation.take(time.monotonic(), answers_only)
+        if isinstance(item, Frame):
+            self.engine.wake()
+        return item
+
+    def next(self, answers_only: Callable[[], bool] = lambda: False) -> Item | None:
+        """The next item, blocking; None when `finished`. answers_only: asked anew each time `notify` was called."""
+        while True:
+            self._ready.clear()
+            item = self.take(answers_only())
+            if item is None and self.finished:
+                return None
+            if item is not None and not isinstance(item, float):
+                return item
+            self._ready.wait(item)
+
+    @property
+    def behind(self) -> int:
+        """Commands on their way, and answers that nobody has taken."""
+        return self._outstanding + self.conversation.outbox.answers
+
+    @property
+    def queued_words(self) -> int:
+        """Words that wait to be spoken."""
+        return self.conversation.queued
+
+    @property
+    def finished(self) -> bool:
+        """Whether the loop has nothing left to deliver."""
+        conversation = self.conversation
+        over = self.ended or (self.finishing and (conversation.paused or conversation.idle))
+        # In this order: once it is over, nothing is added to the outbox.
+        return self._closed or (over and not conversation.outbox.ready)
+
+    @property
+    def released(self) -> bool:
+        """Whether the seat is free again."""
+        return self._released.is_set()
+
+    def __iter__(self) -> Iterator[Item]:
+        """Items as they come, blocking; ends when `finished`."""
+        while (item := self.next()) is not None:
+            yield item
+
+    async def __aiter__(self) -> AsyncIterator[Item]:
+        """Items as they come; ends when `finished`. One loop at a time."""
+        with self._listening() as ready:
+            while True:
+                ready.clear()
+                item = self.take()
+                if item is None or isinstance(item, float):
+                    if item is None and self.finished:
+                        return
+                    with suppress(asyncio.TimeoutError):
+                        await asyncio.wait_for(ready.wait(), item)
+                else:
+                    yield item
+
+    def stop(self) -> None:
+        """Nothing more will be made. The loop delivers what is there and ends."""
+        self.ended = True
+        self.notify()
+
+    def release(self) -> None:
+        """The seat is free again."""
+        self._released.set()
+        self.stop()
+
+    def notify(self) -> None:
+        """There may be something to take, or nothing any more."""
+        for listener in tuple(self._listeners):
+            listener()
+
+    def carried_out(self) -> None:
+        """The engine is done with a command of this session."""
+        with self._count_lock:
+            self._outstanding = max(0, self._outstanding - 1)
+        self.notify()
+
+    def __enter__(self) -> "Session":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.close()
+        self._released.wait()
+
+    async def __aenter__(self) -> "Session":
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None
+    ) -> None:
+        await self.aclose()
+
+    async def aclose(self) -> None:
+        """Gives the seat back, and waits until it is free."""
+        with self._listening() as ready:
+            self.close()
+            while not self.released:
+                await ready.wait()
+                ready.clear()
+
+    @contextmanager
+    def _listening(self) -> Iterator[asyncio.Event]:
+        """An event of this loop that `notify` sets."""
+        loop, ready = asyncio.get_running_loop(), asyncio.Event()
+
+        def listener() -> None:
+            _call_soon(loop, ready.set)
+
+        self._listeners.append(listener)
+        try:
+            yield ready
+        finally:
+            self._listeners.remove(listener)
+
+
+def _call_soon(loop: asyncio.AbstractEventLoop, call: Callable[[], None]) -> None:
+    try:
+        loop.call_soon_threadsafe(call)
+    except RuntimeError:
+        if not loop.is_closed():
+            raise

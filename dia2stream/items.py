@@ -1,0 +1,34 @@
+"""What leaves a conversation: events, frames of sound, and marks between them."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dia2stream.protocol.messages import Event
+
+FRAME_MS = 80
+FRAME_SAMPLES = 1920
+
+
+@dataclass(frozen=True)
+class Frame:
+    """80 ms of sound, float32 [1920] in -1..1."""
+
+    pcm: NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class FirstFrame:
+    """Stands before the frame that an utterance starts with: becomes `first_audio` when it is taken."""
+
+    id: str
+    arrived: float
+
+
+@dataclass(frozen=True)
+class Cut:
+    """What was sent before this is not going on: whoever encodes the stream starts afresh."""
+
+
+Item = Event | Frame | FirstFrame | Cut

@@ -1,0 +1,301 @@
+"""What a field of a command or event may hold, and the line that says so when it does not."""
+
+import base64
+import binascii
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from types import MappingProxyType
+from typing import Any, NoReturn, Protocol
+
+from dia2stream.errors import ErrorCode
+
+MAX_TEXT_CHARS = 20_000  # Unicode characters of `text` in one command
+MAX_ID_CHARS = 128
+MAX_SEED = 2**32 - 1  # exact in every language's JSON numbers, also where they are doubles
+
+
+# --- what a field may hold ---
+
+
+class Refused(Exception):
+    """A value or line that is not acceptable; the caller adds which command or event it was in."""
+
+    def __init__(self, reason: str, code: ErrorCode = "bad_field") -> None:
+        super().__init__(reason)
+        self.code = code
+        self.field: str | None = None
+
+
+class Rule(Protocol):
+    """One field's type and range; str() says them, for error messages."""
+
+    def accept(self, value: object) -> object:
+        """The value in its final form; raises Refused."""
+        ...
+
+
+@dataclass(frozen=True)
+class Text:
+    """Any string."""
+
+    def __str__(self) -> str:
+        return "a string"
+
+    def accept(self, value: object) -> str:
+        if not isinstance(value, str):
+            _refuse(self, value)
+        return value
+
+
+@dataclass(frozen=True)
+class Name:
+    """A short string that is echoed or looked up: any characters, but whole ones."""
+
+    limit: int
+
+    def __str__(self) -> str:
+        return f"a string of up to {self.limit} characters"
+
+    def accept(self, value: object) -> str:
+        if not isinstance(value, str):
+            _refuse(self, value)
+        if len(value) > self.limit:
+            raise Refused(f"must be {self}, not {len(value)}: {shown(value)}")
+        _refuse_half_characters(value)
+        return value
+
+
+@dataclass(frozen=True)
+class Speech:
+    """Text to speak. Control characters have no sound and become spaces, so they end a word as whitespace does."""
+
+    limit: int
+
+    def __str__(self) -> str:
+        return f"a string of up to {self.limit} characters"
+
+    def accept(self, value: object) -> str:
+        if not isinstance(value, str):
+            _refuse(self, value)
+        if len(value) > self.limit:
+            reason = f"is {len(value)} characters long; the limit is {self.limit} a command, send the rest with inject"
+            raise Refused(reason, "too_long")
+        _refuse_half_characters(value)
+        return _CONTROL.sub(" ", value)
+
+
+@dataclass(frozen=True)
+class Flag:
+    """true or false."""
+
+    def __str__(self) -> str:
+        return "true or false"
+
+    def accept(self, value: object) -> bool:
+        if not isinstance(value, bool):
+            _refuse(self, value)
+        return value
+
+
+@dataclass(frozen=True)
+class Whole:
+    """An integer from low to high. 3.0 is none: an integer that went through a float may have lost digits."""
+
+    low: int
+    high: int | None = None
+
+    def __str__(self) -> str:
+        return "a whole number " + _range(self.low, self.high)
+
+    def accept(self, value: object) -> int:
+        if isinstance(value, bool) or not isinstance(value, int) or not _between(value, self.low, self.high):
+            _refuse(self, value)
+        return value
+
+
+@dataclass(frozen=True)
+class Number:
+    """A finite number from low to high; with `digits`, rounded to that many decimals."""
+
+    low: int
+    high: int | None = None
+    digits: int | None = None
+
+    def __str__(self) -> str:
+        return "a number " + _range(self.low, self.high)
+
+    def accept(self, value: object) -> int | float:
+        if isinstance(value, bool) or not isinstance(value, int | float) or not _between(value, self.low, self.high):
+            _refuse(self, value)
+        if self.digits is None:
+            return value
+        return round(value, self.digits) if self.digits else round(value)
+
+
+@dataclass(frozen=True)
+class Names:
+    """A list of strings, kept as a tuple."""
+
+    def __str__(self) -> str:
+        return "a list of strings"
+
+    def accept(self, value: object) -> tuple[str, ...]:
+        if not isinstance(value, list | tuple) or not all(isinstance(name, str) for name in value):
+            _refuse(self, value)
+        return tuple(value)
+
+
+@dataclass(frozen=True)
+class Choice:
+    """One of a few strings."""
+
+    values: tuple[str, ...]
+
+    def __str__(self) -> str:
+        return " or ".join(self.values)
+
+    def accept(self, value: object) -> str:
+        if not isinstance(value, str) or value not in self.values:
+            _refuse(self, value)
+        return value
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Mono PCM16, little-endian, as base64. In Python bytes will do, and become it."""
+
+    def __str__(self) -> str:
+        return "base64 of 16-bit little-endian samples"
+
+    def accept(self, value: object) -> str:
+        if isinstance(value, bytes | bytearray | memoryview):
+            value = base64.b64encode(value).decode()
+        if not isinstance(value, str):
+            _refuse(self, value)
+        try:
+            data = base64.b64decode(value, validate=True)
+        except (binascii.Error, ValueError):
+            _refuse(self, value)
+        if len(data) % 2:
+            raise Refused(f"must be {self}, not {len(data)} bytes, an odd number")
+        return value
+
+
+@dataclass(frozen=True)
+class Times:
+    """Words with their start and end in seconds, kept as tuples."""
+
+    most: int
+
+    def __str__(self) -> str:
+        return f"a list of [word, start, end], in seconds from 0 to {self.most}"
+
+    def accept(self, value: object) -> tuple[tuple[str, float, float], ...]:
+        if not isinstance(value, list | tuple):
+            _refuse(self, value)
+        return tuple(self._word(item, number) for number, item in enumerate(value, start=1))
+
+    def _word(self, item: object, number: int) -> tuple[str, float, float]:
+        if isinstance(item, list | tuple) and len(item) == 3:
+            word, start, end = item
+            numbers = all(isinstance(t, int | float) and not isinstance(t, bool) for t in (start, end))
+            if isinstance(word, str) and word.strip() and numbers and 0 <= start <= end <= self.most:
+                _refuse_half_characters(word)
+                return _CONTROL.sub(" ", word).strip(), float(start), float(end)
+        raise Refused(f"must be {self}; item {number} is not one")
+
+
+_LARGEST = 1.7976931348623157e308  # an integer above it cannot become a float
+_CONTROL = re.compile(r"[\x00-\x08\x0e-\x1b\x7f-\x84\x86-\x9f]")  # category Cc but for what str.split() splits at
+HALF = re.compile(r"[\ud800-\udfff]")
+
+
+def _between(value: int | float, low: int, high: int | None) -> bool:
+    return low <= value <= (_LARGEST if high is None else high)
+
+
+def _range(low: int, high: int | None) -> str:
+    return f"of {low} or more" if high is None else f"from {low} to {high}"
+
+
+def _refuse(rule: Rule, value: object) -> NoReturn:
+    raise Refused(f"must be {rule}, not {shown(value)}")
+
+
+def _refuse_half_characters(value: str) -> None:
+    if half := HALF.search(value):
+        raise Refused(
+            f"holds half a character, the lone surrogate U+{ord(half[0]):04X} at index {half.start()}; "
+            "both halves of a pair must come in one command"
+        )
+
+
+# One row a field. A name means the same in every command and event that has it. Times are milliseconds of audio.
+FIELDS: Mapping[str, Rule] = MappingProxyType(
+    {
+        "text": Speech(MAX_TEXT_CHARS),
+        "id": Name(MAX_ID_CHARS),
+        "final": Flag(),
+        "voice": Name(MAX_ID_CHARS),
+        "seed": Whole(0, MAX_SEED),
+        "cfg_scale": Number(0, 20),
+        "cfg_filter_k": Whole(0, 2048),
+        "text_temperature": Number(0, 2),
+        "text_top_k": Whole(1, 2048),
+        "audio_temperature": Number(0, 2),
+        "audio_top_k": Whole(1, 2048),
+        "initial_padding": Whole(0, 100),
+        "played_ms": Number(0),
+        "audio": Samples(),
+        "words": Times(60),
+        "speaker": Choice(("S1", "S2")),
+        "sample_rate": Whole(8000, 48000),
+        # events only
+        "version": Text(),
+        "model": Text(),
+        "device": Text(),
+        "encoding": Text(),
+        "frame_ms": Whole(1),
+        "voices": Names(),
+        "conversation": Text(),
+        "latency_ms": Number(0, digits=1),
+        "word": Text(),
+        "start_ms": Number(0, digits=0),
+        "audio_ms": Number(0, digits=0),
+        "heard_ms": Number(0, digits=0),
+        "spoken": Text(),
+        "pending": Text(),
+        "code": Text(),
+        "message": Text(),
+        "cmd": Text(),
+        "field": Text(),
+    }
+)
+
+
+def settle(message: Any) -> None:
+    """Put every field through its rule; one that is None by default may stay None."""
+    for field in fields(message):
+        value = getattr(message, field.name)
+        if value is None and field.default is None:
+            continue
+        try:
+            object.__setattr__(message, field.name, FIELDS[field.name].accept(value))
+        except Refused as refused:
+            refused.field = field.name
+            raise
+
+
+def shown(value: object, limit: int = 40) -> str:
+    """A value from outside as error messages show it: shortened, printable, on one line."""
+    if isinstance(value, str):
+        return repr(value) if len(value) <= limit else repr(value[:limit]) + "..."
+    if isinstance(value, int) and not isinstance(value, bool) and value.bit_length() > 128:
+        return f"a number of about {round(value.bit_length() * 0.30103)} digits"
+    if value is None or isinstance(value, bool | int | float):
+        return json.dumps(value)
+    if isinstance(value, dict | list):
+        return "an object" if isinstance(value, dict) else "a list"
+    return f"a Python {type(value).__name__}"
