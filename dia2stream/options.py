@@ -18,7 +18,7 @@ LogFormat = Literal["text", "json"]
 
 
 @dataclass(frozen=True)
-class Flag:
+class CliFlag:
     """What a command line adds to a field: its help, a name for the value, a short flag, the range."""
 
     help: str
@@ -34,30 +34,33 @@ class ModelOptions:
 
     model: Annotated[
         str | None,
-        Flag(
+        CliFlag(
             "A hub repo id, a checkpoint folder, bundled, which is small and comes along, or random:tiny, random:1b, "
             "random:2b, which make noise. Default: nari-labs/Dia2-2B on CUDA, else bundled, else random:tiny.",
             "MODEL",
         ),
     ] = None
-    device: Annotated[Device, Flag("auto takes CUDA where there is a GPU.")] = "auto"
-    dtype: Annotated[Dtype, Flag("auto is bfloat16 on CUDA, else float32.")] = "auto"
+    device: Annotated[Device, CliFlag("auto takes CUDA where there is a GPU.")] = "auto"
+    dtype: Annotated[Dtype, CliFlag("auto is bfloat16 on CUDA, else float32.")] = "auto"
     weights: Annotated[
         Weights,
-        Flag("fp8 keeps the layers' matrices in 8 bits: half the memory, a little error. Default: as --dtype says."),
+        CliFlag("fp8 keeps the layers' matrices in 8 bits: half the memory, a little error. Default: as --dtype says."),
     ] = "dtype"
-    tokenizer: Annotated[str | None, Flag("Repo id or folder of another tokenizer than the model's.", "MODEL")] = None
-    mimi: Annotated[str | None, Flag("Repo id or folder of another Mimi codec than the model's.", "MODEL")] = None
-    revision: Annotated[str | None, Flag("Branch, tag or commit of the model's repo.", "NAME")] = None
+    tokenizer: Annotated[str | None, CliFlag("Repo id or folder of another tokenizer than the model's.", "MODEL")] = (
+        None
+    )
+    mimi: Annotated[str | None, CliFlag("Repo id or folder of another Mimi codec than the model's.", "MODEL")] = None
+    revision: Annotated[str | None, CliFlag("Branch, tag or commit of the model's repo.", "NAME")] = None
     history_seconds: Annotated[
         float,
-        Flag("How much of itself a conversation that outlives the model's context remembers.", "S", low=2, high=60),
+        CliFlag("How much of itself a conversation that outlives the model's context remembers.", "S", low=2, high=60),
     ] = 30.0
     voice_cache_mb: Annotated[
-        int, Flag("Device memory for voices that have been run: starting in one again is then a copy.", "MB", low=0)
+        int, CliFlag("Device memory for voices that have been run: starting in one again is then a copy.", "MB", low=0)
     ] = 1000
     listen: Annotated[
-        bool, Flag("Load what listen commands need now. Else the first one waits for it, some seconds, and all speech.")
+        bool,
+        CliFlag("Load what listen commands need now. Else the first one waits for it, some seconds, and all speech."),
     ] = False
 
 
@@ -67,41 +70,41 @@ class SpeechOptions:
 
     voice: Annotated[
         tuple[str, ...],
-        Flag(
+        CliFlag(
             "A voice made by dia2stream voice make, under its own name or as NAME=PATH; again for another one. "
             "The first is the default. Without any, each conversation has a random voice.",
             "PATH",
         ),
     ] = ()
     seed: Annotated[
-        int | None, Flag("The same seed and text give the same audio. Default: a new one each time.", "N")
+        int | None, CliFlag("The same seed and text give the same audio. Default: a new one each time.", "N")
     ] = None
     cfg_scale: Annotated[
-        float, Flag("How closely speech is held to the text; 1 is off and takes half the work.", "X")
+        float, CliFlag("How closely speech is held to the text; 1 is off and takes half the work.", "X")
     ] = 3.0
-    cfg_filter_k: Annotated[int, Flag("How many candidates guidance leaves; 0 is all.", "N")] = 50
+    cfg_filter_k: Annotated[int, CliFlag("How many candidates guidance leaves; 0 is all.", "N")] = 50
     text_temperature: Annotated[
-        float, Flag("Variety of pace, of when words begin; 0 is always the likeliest.", "X")
+        float, CliFlag("Variety of pace, of when words begin; 0 is always the likeliest.", "X")
     ] = 0.7
-    text_top_k: Annotated[int, Flag("Draw the pace from this many of the likeliest.", "N")] = 50
-    audio_temperature: Annotated[float, Flag("Variety of sound; 0 is always the likeliest.", "X")] = 0.8
-    audio_top_k: Annotated[int, Flag("Draw the sound from this many of the likeliest.", "N")] = 80
-    initial_padding: Annotated[int, Flag("Frames of 80 ms before the first word.", "N")] = 0
+    text_top_k: Annotated[int, CliFlag("Draw the pace from this many of the likeliest.", "N")] = 50
+    audio_temperature: Annotated[float, CliFlag("Variety of sound; 0 is always the likeliest.", "X")] = 0.8
+    audio_top_k: Annotated[int, CliFlag("Draw the sound from this many of the likeliest.", "N")] = 80
+    initial_padding: Annotated[int, CliFlag("Frames of 80 ms before the first word.", "N")] = 0
 
 
 @dataclass(frozen=True)
 class PipeOptions:
     """What `pipe` reads and writes."""
 
-    wav: Annotated[bool, Flag("Begin with a WAV header; in a file it has the true length.")] = False
-    framed: Annotated[bool, Flag("Put a count of samples, 4 bytes little-endian, before each chunk.")] = False
-    encoding: Annotated[Encoding, Flag("16-bit little-endian, or 8-bit G.711.")] = "pcm16"
-    sample_rate: Annotated[SampleRate, Flag("Samples a second; telephones take 8000.")] = 24000
-    events: Annotated[str | None, Flag("Where events go: a file, or none. Default: stderr.", "PATH|none")] = None
-    text: Annotated[bool, Flag("Read plain text, not JSON: each line is spoken.")] = False
+    wav: Annotated[bool, CliFlag("Begin with a WAV header; in a file it has the true length.")] = False
+    framed: Annotated[bool, CliFlag("Put a count of samples, 4 bytes little-endian, before each chunk.")] = False
+    encoding: Annotated[Encoding, CliFlag("16-bit little-endian, or 8-bit G.711.")] = "pcm16"
+    sample_rate: Annotated[SampleRate, CliFlag("Samples a second; telephones take 8000.")] = 24000
+    events: Annotated[str | None, CliFlag("Where events go: a file, or none. Default: stderr.", "PATH|none")] = None
+    text: Annotated[bool, CliFlag("Read plain text, not JSON: each line is spoken.")] = False
     max_lead_ms: Annotated[
         int | None,
-        Flag("Stay at most this far ahead of playback. Default: as fast as stdout is read.", "MS", low=80),
+        CliFlag("Stay at most this far ahead of playback. Default: as fast as stdout is read.", "MS", low=80),
     ] = None
 
 
@@ -109,103 +112,112 @@ class PipeOptions:
 class SayOptions:
     """What `say` writes."""
 
-    output: Annotated[str, Flag("The WAV file to write; - is stdout.", "PATH", short="-o")]
+    output: Annotated[str, CliFlag("The WAV file to write; - is stdout.", "PATH", short="-o")]
 
 
 @dataclass(frozen=True)
 class BenchOptions:
     """What `bench` measures, what it holds the figures to, and where it puts them."""
 
-    runs: Annotated[int, Flag("Calls that are measured.", "N", low=1)] = 20
-    warmup: Annotated[int, Flag("Calls before them that are not counted.", "N", low=0)] = 3
+    runs: Annotated[int, CliFlag("Calls that are measured.", "N", low=1)] = 20
+    warmup: Annotated[int, CliFlag("Calls before them that are not counted.", "N", low=0)] = 3
     json: Annotated[
-        str | None, Flag("Write everything as one line of JSON; - is stdout, and the table goes to stderr.", "FILE|-")
+        str | None,
+        CliFlag("Write everything as one line of JSON; - is stdout, and the table goes to stderr.", "FILE|-"),
     ] = None
-    compare: Annotated[str | None, Flag("Show the change from an older JSON file.", "FILE")] = None
-    plot: Annotated[str | None, Flag("Draw every run of every latency; needs dia2stream[plot].", "FILE.png")] = None
-    max_cold_ms: Annotated[float | None, Flag("Fail if a cold start takes longer, at p95.", "MS", low=0)] = None
+    compare: Annotated[str | None, CliFlag("Show the change from an older JSON file.", "FILE")] = None
+    plot: Annotated[str | None, CliFlag("Draw every run of every latency; needs dia2stream[plot].", "FILE.png")] = None
+    max_cold_ms: Annotated[float | None, CliFlag("Fail if a cold start takes longer, at p95.", "MS", low=0)] = None
     max_inject_ms: Annotated[
-        float | None, Flag("Fail if an inject after silence or a barge-in takes longer, at p95.", "MS", low=0)
+        float | None, CliFlag("Fail if an inject after silence or a barge-in takes longer, at p95.", "MS", low=0)
     ] = None
     max_frame_ratio: Annotated[
-        float | None, Flag("Fail if a whole frame's median is over so many times its floor.", "X", low=0)
+        float | None, CliFlag("Fail if a whole frame's median is over so many times its floor.", "X", low=0)
     ] = None
     url: Annotated[
-        str | None, Flag("Measure a running server, through its WebSocket; the model is then the server's.", "URL")
+        str | None, CliFlag("Measure a running server, through its WebSocket; the model is then the server's.", "URL")
     ] = None
-    token: Annotated[str | None, Flag("The server's secret.", "TEXT")] = None
+    token: Annotated[str | None, CliFlag("The server's secret.", "TEXT")] = None
 
 
 @dataclass(frozen=True)
 class ServeOptions:
     """Where `serve` listens, to whom, and how patient it is."""
 
-    host: Annotated[str, Flag("The address to listen on; 127.0.0.1 is this machine only.", "ADDRESS")] = "0.0.0.0"
-    port: Annotated[int, Flag("The port of WebSocket and HTTP; 0 is any that is free.", "N", low=0, high=65535)] = 8765
-    token: Annotated[str | None, Flag("A secret that clients must give.", "TEXT")] = None
+    host: Annotated[str, CliFlag("The address to listen on; 127.0.0.1 is this machine only.", "ADDRESS")] = "0.0.0.0"
+    port: Annotated[int, CliFlag("The port of WebSocket and HTTP; 0 is any that is free.", "N", low=0, high=65535)] = (
+        8765
+    )
+    token: Annotated[str | None, CliFlag("A secret that clients must give.", "TEXT")] = None
     allow_origin: Annotated[
         str | None,
-        Flag(
+        CliFlag(
             "Other sites whose pages may connect, as https://a.example, separated by commas; * is all. "
             "Pages of this server always may.",
             "ORIGINS",
         ),
     ] = None
-    encoding: Annotated[Encoding, Flag("16-bit little-endian, or 8-bit G.711, where a client does not choose.")] = (
+    encoding: Annotated[Encoding, CliFlag("16-bit little-endian, or 8-bit G.711, where a client does not choose.")] = (
         "pcm16"
     )
-    sample_rate: Annotated[SampleRate, Flag("Samples a second, where a client does not choose.")] = 24000
-    max_message_bytes: Annotated[int, Flag("A longer message closes the connection.", "N", low=1024)] = 2**20
-    max_lead_ms: Annotated[int, Flag("How far sending may be ahead of playback.", "MS", low=80)] = 3000
+    sample_rate: Annotated[SampleRate, CliFlag("Samples a second, where a client does not choose.")] = 24000
+    max_message_bytes: Annotated[int, CliFlag("A longer message closes the connection.", "N", low=1024)] = 2**20
+    max_lead_ms: Annotated[int, CliFlag("How far sending may be ahead of playback.", "MS", low=80)] = 3000
     linger: Annotated[
-        float, Flag("Seconds that a conversation waits for its client after the connection is gone.", "S", low=0)
+        float, CliFlag("Seconds that a conversation waits for its client after the connection is gone.", "S", low=0)
     ] = 30.0
     ping_seconds: Annotated[
-        float, Flag("Ping a client that was silent for this long; drop it after as long again.", "S")
+        float, CliFlag("Ping a client that was silent for this long; drop it after as long again.", "S")
     ] = 15.0
-    drain_seconds: Annotated[float, Flag("Seconds to finish speaking after SIGTERM.", "S", low=0)] = 5.0
-    tls_cert: Annotated[str | None, Flag("Certificate chain, PEM: serve wss:// and https://.", "PATH")] = None
-    tls_key: Annotated[str | None, Flag("Its private key, PEM, if the certificate's file has none.", "PATH")] = None
-    log_level: Annotated[LogLevel, Flag("The least that is logged, on stderr.")] = "info"
-    log_format: Annotated[LogFormat, Flag("Lines for people, or one JSON object a line.")] = "text"
+    drain_seconds: Annotated[float, CliFlag("Seconds to finish speaking after SIGTERM.", "S", low=0)] = 5.0
+    tls_cert: Annotated[str | None, CliFlag("Certificate chain, PEM: serve wss:// and https://.", "PATH")] = None
+    tls_key: Annotated[str | None, CliFlag("Its private key, PEM, if the certificate's file has none.", "PATH")] = None
+    log_level: Annotated[LogLevel, CliFlag("The least that is logged, on stderr.")] = "info"
+    log_format: Annotated[LogFormat, CliFlag("Lines for people, or one JSON object a line.")] = "text"
 
 
 @dataclass(frozen=True)
 class ClientOptions:
     """What the test client connects to, and what it does with the sound."""
 
-    url: Annotated[str, Flag("The server.", "URL")] = "ws://127.0.0.1:8765"
-    token: Annotated[str | None, Flag("The server's secret.", "TEXT")] = None
-    encoding: Annotated[Encoding | None, Flag("Ask for this encoding. Default: the server's.")] = None
-    sample_rate: Annotated[SampleRate | None, Flag("Ask for this many samples a second. Default: the server's.")] = None
+    url: Annotated[str, CliFlag("The server.", "URL")] = "ws://127.0.0.1:8765"
+    token: Annotated[str | None, CliFlag("The server's secret.", "TEXT")] = None
+    encoding: Annotated[Encoding | None, CliFlag("Ask for this encoding. Default: the server's.")] = None
+    sample_rate: Annotated[SampleRate | None, CliFlag("Ask for this many samples a second. Default: the server's.")] = (
+        None
+    )
     output: Annotated[
-        str | None, Flag("Write each utterance into this folder as a WAV file.", "FOLDER", short="-o")
+        str | None, CliFlag("Write each utterance into this folder as a WAV file.", "FOLDER", short="-o")
     ] = None
-    play: Annotated[bool, Flag("Play the sound with ffplay as it comes.")] = False
-    timeout: Annotated[float, Flag("Give up when the server is silent for this long.", "S")] = 30.0
+    play: Annotated[bool, CliFlag("Play the sound with ffplay as it comes.")] = False
+    timeout: Annotated[float, CliFlag("Give up when the server is silent for this long.", "S")] = 30.0
 
 
 @dataclass(frozen=True)
 class VoiceOptions:
     """What `voice make` makes a voice of."""
 
-    output: Annotated[str, Flag("The file to write, NAME.voice.safetensors.", "PATH", short="-o")]
-    speaker_1: Annotated[str, Flag("A clip of one person: wav, flac, ogg or mp3, best of 3 to 10 seconds.", "CLIP")]
+    output: Annotated[str, CliFlag("The file to write, NAME.voice.safetensors.", "PATH", short="-o")]
+    speaker_1: Annotated[str, CliFlag("A clip of one person: wav, flac, ogg or mp3, best of 3 to 10 seconds.", "CLIP")]
     speaker_2: Annotated[
         str | None,
-        Flag("The other speaker's clip; none for no other. Default: the first, which holds the voice.", "CLIP|none"),
+        CliFlag("The other speaker's clip; none for no other. Default: the first, which holds the voice.", "CLIP|none"),
     ] = None
-    words_1: Annotated[str | None, Flag("The clip's words: [[text, start, end], ...] in seconds.", "FILE.json")] = None
-    words_2: Annotated[str | None, Flag("The second clip's words.", "FILE.json")] = None
+    words_1: Annotated[str | None, CliFlag("The clip's words: [[text, start, end], ...] in seconds.", "FILE.json")] = (
+        None
+    )
+    words_2: Annotated[str | None, CliFlag("The second clip's words.", "FILE.json")] = None
     text_1: Annotated[
-        str | None, Flag("What the clip says, every word: aligned to it, with dia2stream[align].", "TEXT")
+        str | None, CliFlag("What the clip says, every word: aligned to it, with dia2stream[align].", "TEXT")
     ] = None
-    text_2: Annotated[str | None, Flag("What the second clip says.", "TEXT")] = None
+    text_2: Annotated[str | None, CliFlag("What the second clip says.", "TEXT")] = None
     transcriber: Annotated[
         str | None,
-        Flag("Hear the words with a Whisper model, as openai/whisper-large-v3-turbo, or one in a folder.", "MODEL"),
+        CliFlag("Hear the words with a Whisper model, as openai/whisper-large-v3-turbo, or one in a folder.", "MODEL"),
     ] = None
-    licence: Annotated[str, Flag("Whose voice it is and what they agreed to; kept in the file and shown.", "TEXT")] = ""
+    licence: Annotated[
+        str, CliFlag("Whose voice it is and what they agreed to; kept in the file and shown.", "TEXT")
+    ] = ""
 
 
 @dataclass(frozen=True)
@@ -213,7 +225,7 @@ class ShowOptions:
     """What `voice show` draws."""
 
     png: Annotated[
-        str | None, Flag("Draw what the model hears, with the words; needs dia2stream[plot].", "FILE.png")
+        str | None, CliFlag("Draw what the model hears, with the words; needs dia2stream[plot].", "FILE.png")
     ] = None
 
 
@@ -221,5 +233,7 @@ class ShowOptions:
 class PlayOptions:
     """What `voice play` says, and where to."""
 
-    text: Annotated[str, Flag("What to say.", "TEXT")] = "[S1] Hello, this is how I sound. [S2] And this is how I do."
-    output: Annotated[str, Flag("The WAV file to write; - is stdout.", "PATH", short="-o")] = "-"
+    text: Annotated[str, CliFlag("What to say.", "TEXT")] = (
+        "[S1] Hello, this is how I sound. [S2] And this is how I do."
+    )
+    output: Annotated[str, CliFlag("The WAV file to write; - is stdout.", "PATH", short="-o")] = "-"

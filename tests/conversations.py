@@ -26,15 +26,15 @@ from dia2.model.delays import aligned, blank, delay_frames
 from dia2.model.kv_cache import KVCache
 from dia2.model.sampling import SlotSettings
 from dia2.steps.context import Context
-from dia2.steps.stepper import Slot, Stepper, Text
+from dia2.steps.stepper import Slot, Stepper, TextColumn
 from dia2.text.machine import Mark
-from dia2.text.script import Tokenizer
-from dia2.voice.voice import Prefix, Word, load_prefix, make_prefix
+from dia2.text.script import TextTokenizer
+from dia2.voice.voice import ClipWord, Prefix, load_prefix, make_prefix
 from dia2stream.conversation.conversation import Conversation
 from dia2stream.items import Frame, Item
 from dia2stream.options import SpeechOptions
 from dia2stream.protocol.messages import Command, Done, End, Event, FirstAudio, Inject, Pause, Paused, Start
-from dia2stream.protocol.messages import Word as Spoken
+from dia2stream.protocol.messages import WordEvent as Spoken
 
 GREEDY = SpeechOptions(text_temperature=0.0, audio_temperature=0.0, cfg_scale=1.0, seed=1)
 SAMPLED = SpeechOptions(cfg_scale=1.0, seed=7)
@@ -45,7 +45,7 @@ class Rig:
     """A conversation and its driver, in one thread: makes steps, takes what leaves, and keeps all of it in order."""
 
     def __init__(
-        self, context: Context, tokenizer: Tokenizer, defaults: SpeechOptions = SAMPLED, **options: Any
+        self, context: Context, tokenizer: TextTokenizer, defaults: SpeechOptions = SAMPLED, **options: Any
     ) -> None:
         self.stepper, self.context = context.stepper, context
         self.conversation = Conversation(context, tokenizer, defaults=defaults, **options)
@@ -182,9 +182,9 @@ class Memory:
     frames: int
     column: int
     known: int
-    text: Text
+    text: TextColumn
     mark: Mark
-    columns: list[tuple[Text, Mark]]
+    columns: list[tuple[TextColumn, Mark]]
     codes: Tensor  # [C, columns and the lead-in behind them], as far as their frames are known
     codec: Any
     cache: Any  # keys and values of the columns, or what a toy has for them
@@ -391,7 +391,7 @@ class ToyStepper:
         self.codes[slot].fill_(64)
         self._first[slot] = (seed, first_step)
 
-    def prefill(self, slot: int, texts: Sequence[Text]) -> None:
+    def prefill(self, slot: int, texts: Sequence[TextColumn]) -> None:
         for text in texts:
             self.slots[slot].text = text
             self._see(slot)
@@ -402,7 +402,7 @@ class ToyStepper:
         self._active = list(active)
         return [int(self._drawn(slot, self._see(slot), 0) % 3 == 0) for slot in active]
 
-    def complete(self, texts: Sequence[Text]) -> None:
+    def complete(self, texts: Sequence[TextColumn]) -> None:
         for slot, text in zip(self._active, texts, strict=True):
             state = self.slots[slot]
             column, state.text = state.column + 1, text
@@ -500,7 +500,7 @@ def toy_voice(frames: int = 14, seed: int = 0) -> Prefix:
     clips = []
     for speaker in (1, 2):
         codes = [[_mix(seed, speaker, k, f) % 64 for f in range(frames)] for k in range(2 + _DIGITS)]
-        words = [Word(f"clip{speaker}", 0.1, 0.4), Word("word", 0.5, 0.9)]
+        words = [ClipWord(f"clip{speaker}", 0.1, 0.4), ClipWord("word", 0.5, 0.9)]
         clips.append((torch.tensor(codes), words))
     return make_prefix(clips, ToyTokenizer())
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from dia2 import Dia2
 from dia2.checkpoint.load import Checkpoint, load_checkpoint
 from dia2.model.sampling import SamplingConfig, SlotSettings
-from dia2.steps.stepper import Stepper, Text
+from dia2.steps.stepper import Stepper, TextColumn
 from dia2.text.machine import TextMachine
 from dia2.text.script import Entry, read_script
 
@@ -62,7 +62,7 @@ class Talk:
         self.texts = [stepper.opening]  # of every column so far
         stepper.begin(slot, settings, seed)
 
-    def say(self, action: int) -> Text:
+    def say(self, action: int) -> TextColumn:
         """The text of the next column."""
         column = self.stepper.slots[self.slot].column
         self.texts[column + 1 :] = [self.machine.process(self.state, column, action)]

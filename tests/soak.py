@@ -29,7 +29,7 @@ from websockets.exceptions import ConnectionClosed
 from dia2stream.client import Client, connect
 from dia2stream.errors import CommandError, Disconnected
 from dia2stream.protocol.audio_message import Audio
-from dia2stream.protocol.messages import Done, Error, Event, Paused, ResetDone, Started, Word
+from dia2stream.protocol.messages import Done, Error, Event, Paused, ResetDone, Started, WordEvent
 
 WORDS = ["one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"]
 
@@ -172,7 +172,7 @@ class Caller:
         if isinstance(item, Audio):
             assert not self.paused, "audio in a pause"
             self.clock += 80
-        elif isinstance(item, Word):
+        elif isinstance(item, WordEvent):
             if (item.id, item.start_ms) in self.told:  # again, after a drop
                 return
             self.told.add((item.id, item.start_ms))

@@ -19,7 +19,7 @@ from torch import Tensor
 from dia2.checkpoint import random_models
 from dia2.checkpoint.load import Checkpoint, _build, load_checkpoint, load_codec, load_files
 from dia2.checkpoint.sources import Folder
-from dia2.checkpoint.tokenizer import Tokenizer, load_tokenizer
+from dia2.checkpoint.tokenizer import LoadedTokenizer, load_tokenizer
 from dia2.errors import CheckpointError, ConfigError, DeviceError
 from dia2.model.config import DecoderConfig, DepformerConfig
 from dia2.model.kv_cache import KVCache
@@ -422,7 +422,7 @@ def published_tokenizer(folder: Path, place: str) -> None:
     (folder / "merges.txt").write_text("".join(f"{left} {right}\n" for left, right in raw["model"]["merges"]))
 
 
-def read_tokenizer(folder: Path, vocabulary: int = 1024) -> Tokenizer:
+def read_tokenizer(folder: Path, vocabulary: int = 1024) -> LoadedTokenizer:
     return load_tokenizer(Folder(folder), vocabulary)
 
 

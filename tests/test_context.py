@@ -23,7 +23,7 @@ from conversations import (
 )
 
 from dia2.steps.context import ARCHIVE_FRAMES
-from dia2.steps.stepper import Text
+from dia2.steps.stepper import TextColumn
 from dia2stream.options import SpeechOptions
 from dia2stream.protocol.messages import Inject, Pause, Reset, Start
 
@@ -228,7 +228,7 @@ class Faulty(ToyStepper):
 
     fails = False
 
-    def prefill(self, slot: int, texts: Sequence[Text]) -> None:
+    def prefill(self, slot: int, texts: Sequence[TextColumn]) -> None:
         super().prefill(slot, texts[:5] if self.fails else texts)
         if self.fails:
             raise RuntimeError("half way")

@@ -61,7 +61,7 @@ from dia2stream.protocol.messages import (
     Resumed,
     Start,
     Started,
-    Word,
+    WordEvent,
 )
 
 HELLO = "[S1] Hello there my friend. [S2] How are you? [S1] One two three four five six seven."
@@ -96,7 +96,7 @@ def test_a_cold_start_says_what_the_goldens_say(goldens: Path) -> None:
         rig = golden(goldens, defaults).say(case["script"])
         tokens = expected(goldens)[case["id"] + ".audio_tokens"]
         assert torch.equal(rig.context._archived(0, rig.context.frames), tokens.long())
-        assert [[word.word, word.start_ms / 1000] for word in rig.of(Word)] == case["timestamps"]
+        assert [[word.word, word.start_ms / 1000] for word in rig.of(WordEvent)] == case["timestamps"]
         waveform = expected(goldens).get(case["id"] + ".waveform")
         if waveform is not None:
             np.testing.assert_allclose(rig.audio, waveform.numpy(), atol=1e-4)
@@ -267,7 +267,7 @@ def test_open_text_waits_for_the_words_that_are_shown_ahead_and_no_longer() -> N
 def test_pieces_without_an_id_belong_to_the_open_utterance() -> None:
     rig = toy().do(Start("One", id="a", final=False), Inject(" two", final=False), Inject(" three")).run()
     rig.do(Inject("Four.", final=False), Inject(" Five.", id="2", final=False), End()).run()
-    assert [(word.word, word.id) for word in rig.of(Word)] == [
+    assert [(word.word, word.id) for word in rig.of(WordEvent)] == [
         ("One", "a"),
         ("two", "a"),
         ("three", "a"),
@@ -311,10 +311,10 @@ def test_text_that_comes_in_the_silent_tail_goes_on_from_where_words_ran_out() -
         assert frame_numbers(rig) == list(range(len(rig.frames)))
         assert [frame.tobytes() for frame in rig.frames[:made]] == [frame.tobytes() for frame in whole.frames[:made]]
         assert rig.words == ["One", "two", "three.", "Four", "five."]
-        at = rig.of(Word)[3].start_ms // 80
+        at = rig.of(WordEvent)[3].start_ms // 80
         assert at == ended if made <= ended else made <= at <= made + MAX_PADDING
         assert [(done.id, done.audio_ms) for done in rig.of(Done)] == [
-            ("1", rig.of(Word)[3].start_ms),
+            ("1", rig.of(WordEvent)[3].start_ms),
             ("2", len(rig.frames) * 80),
         ]
         tails.add(made)
@@ -338,16 +338,16 @@ def test_text_that_comes_after_done_is_a_new_turn_right_behind_the_last_frame() 
     sent = len(rig.frames)
     rig.do(Inject("Four.", id="b")).run()
     assert frame_numbers(rig) == list(range(len(rig.frames)))
-    assert rig.of(Word)[-1] == Word("b", "Four.", "S1", sent * 80)
+    assert rig.of(WordEvent)[-1] == WordEvent("b", "Four.", "S1", sent * 80)
     first = [type(item) for item in rig.items if not isinstance(item, Frame)]
-    assert first == [Started, FirstAudio, Word, Word, Word, Done, FirstAudio, Word, Done]
+    assert first == [Started, FirstAudio, WordEvent, WordEvent, WordEvent, Done, FirstAudio, WordEvent, Done]
 
 
 def test_text_may_come_before_started_was_taken() -> None:
     rig = toy().do(Start("One."), Inject("Two."), Inject("Three.", id="c"))
     rig.run()
     assert isinstance(rig.items[0], Started)
-    assert [(word.word, word.id) for word in rig.of(Word)] == [("One.", "1"), ("Two.", "2"), ("Three.", "c")]
+    assert [(word.word, word.id) for word in rig.of(WordEvent)] == [("One.", "1"), ("Two.", "2"), ("Three.", "c")]
 
 
 @pytest.mark.parametrize("steps", [0, 1, 5, 50])
@@ -358,7 +358,7 @@ def test_text_may_come_ten_times_in_a_row(steps: int) -> None:
     rig.run()
     assert rig.words == ["Zero.", *[f"number{number}." for number in range(1, 11)]]
     assert [done.id for done in rig.of(Done)] == [str(number) for number in range(1, 12)]
-    assert {word.speaker for word in rig.of(Word)} == {"S2"}
+    assert {word.speaker for word in rig.of(WordEvent)} == {"S2"}
     assert frame_numbers(rig) == list(range(len(rig.frames)))
 
 
@@ -368,7 +368,7 @@ def test_text_without_a_word_is_done_at_once_or_in_its_turn(text: str) -> None:
     assert [type(item) for item in rig.items] == [Started, Done]
     rig.do(Inject("One two.", id="b"), Inject(text, id="c"), Inject("Three.", id="d"), Inject(text, id="e")).run()
     assert [done.id for done in rig.of(Done)] == ["a", "b", "c", "d", "e"]
-    assert rig.of(Done)[1].audio_ms == rig.of(Done)[2].audio_ms == rig.of(Word)[2].start_ms
+    assert rig.of(Done)[1].audio_ms == rig.of(Done)[2].audio_ms == rig.of(WordEvent)[2].start_ms
 
 
 def test_an_utterance_of_nothing_but_a_break_is_silence_and_then_done() -> None:
@@ -385,7 +385,7 @@ def test_words_tell_the_time_at_which_they_start_on_the_clock_and_come_right_bef
     rig.do(Inject("One more.")).run()
     sent = 0
     for item in rig.items:
-        if isinstance(item, Word):
+        if isinstance(item, WordEvent):
             assert item.start_ms == sent * 80
         elif isinstance(item, Done):
             assert item.audio_ms == sent * 80
@@ -395,7 +395,7 @@ def test_words_tell_the_time_at_which_they_start_on_the_clock_and_come_right_bef
 
 def test_words_tell_their_speaker() -> None:
     rig = toy().say("Hello [S2] there, [S1] [S2] you [S1] all.")
-    assert [(word.word, word.speaker) for word in rig.of(Word)] == [
+    assert [(word.word, word.speaker) for word in rig.of(WordEvent)] == [
         ("Hello", "S1"),
         ("there,", "S2"),
         ("you", "S2"),
@@ -422,7 +422,7 @@ def test_latency_is_told_once_an_utterance_from_the_arrival_of_its_text() -> Non
 
 def test_initial_padding_is_silence_before_the_first_word() -> None:
     rig = toy().say("Hello.", initial_padding=7)
-    assert rig.of(Word)[0].start_ms == 7 * 80
+    assert rig.of(WordEvent)[0].start_ms == 7 * 80
     assert [type(item) for item in rig.items[:3]] == [Started, FirstAudio, Frame]
 
 
@@ -549,7 +549,7 @@ def test_resume_needs_a_pause() -> None:
 def test_paused_tells_what_was_heard_and_half_a_word_is_a_word_heard() -> None:
     text = "One two three four five six."
     whole = toy().say(text)
-    words = [(word.word, word.start_ms) for word in whole.of(Word)]
+    words = [(word.word, word.start_ms) for word in whole.of(WordEvent)]
     ends = [start for _, start in words[1:]] + [80 * (whole.context.state.end_step or 0)]
     rig = toy().do(Start(text))
     for sent in (3, 17, len(whole.frames)):
@@ -605,7 +605,7 @@ def test_text_while_it_is_paused_is_said_from_where_the_listener_was(played: int
     rig = toy().do(Start(HELLO, id="a")).run_until_sent(30).do(Pause(played), Inject("Well then.", id="b")).run()
     heard = 30 if played is None else min(30, played // 80)
     assert_goes_on_from(rig, 30, heard)
-    assert [word.word for word in rig.of(Word) if word.id == "b"] == ["Well", "then."]
+    assert [word.word for word in rig.of(WordEvent) if word.id == "b"] == ["Well", "then."]
     assert [done.id for done in rig.of(Done)] == ["b"]
     assert sum(isinstance(item, Cut) for item in rig.items) == 1
     assert rig.of(FirstAudio)[-1].id == "b"
@@ -643,13 +643,13 @@ def test_the_same_interruption_gives_the_same_audio_whatever_was_made_ahead(gold
     near, far = (golden(goldens, queue_frames=queue).do(Start(HELLO)) for queue in (1, 25))
     for rig in (near, far):
         rig.run_until_sent(8).do(Pause(6 * 80), Inject("[S2] Oh.")).run()
-    assert near.of(Word) == far.of(Word)
+    assert near.of(WordEvent) == far.of(WordEvent)
     assert_sound_alike(near.frames, far.frames)
 
 
 def test_after_an_interruption_text_without_a_tag_is_said_by_the_speaker_who_was_heard() -> None:
     text = '[S1] One two three. [S2] Four <break time="2s"/> five. [S1] Six.'
-    starts = {word.word: word.start_ms for word in toy().say(text).of(Word)}
+    starts = {word.word: word.start_ms for word in toy().say(text).of(WordEvent)}
     for played, speaker in [
         (0, "S1"),
         (starts["three."], "S1"),
@@ -657,9 +657,9 @@ def test_after_an_interruption_text_without_a_tag_is_said_by_the_speaker_who_was
         (starts["five."] - 80, "S2"),
     ]:
         rig = toy().do(Start(text)).run().do(Pause(played), Inject("Well.")).run()
-        assert rig.of(Word)[-1].speaker == speaker
+        assert rig.of(WordEvent)[-1].speaker == speaker
     tagged = toy().do(Start(text)).run().do(Pause(starts["Four"] + 80), Inject("[S1] Well.")).run()
-    assert tagged.of(Word)[-1].speaker == "S1"
+    assert tagged.of(WordEvent)[-1].speaker == "S1"
 
 
 def test_only_the_first_word_of_a_conversation_gets_its_lines_speaker() -> None:
@@ -677,7 +677,7 @@ def test_only_the_first_word_of_a_conversation_gets_its_lines_speaker() -> None:
 def test_the_rest_of_a_break_is_not_waited_for() -> None:
     rig = toy().do(Start('One. <break time="20s"/> Two.')).run_until_sent(60)
     rig.do(Pause(), Inject("Three.")).run()
-    assert rig.of(Word)[-1] == Word("2", "Three.", "S1", 60 * 80)
+    assert rig.of(WordEvent)[-1] == WordEvent("2", "Three.", "S1", 60 * 80)
 
 
 def test_an_interruption_by_open_text_waits_for_enough_of_it() -> None:
@@ -731,7 +731,7 @@ def test_a_voice_is_heard_in_nothing_but_what_follows_it(goldens: Path) -> None:
     rig = golden(goldens, GREEDY, voices={"clips": voice(goldens)}).say("[S1] Hello there.")
     clips = voice(goldens).frames
     assert rig.words == ["Hello", "there."]
-    assert rig.of(Word)[0].start_ms == 0
+    assert rig.of(WordEvent)[0].start_ms == 0
     assert rig.context.frames == clips + len(rig.frames)
     # It goes on from the clips' sound, without a click.
     whole = checkpoint(goldens).codec.decode(rig.context._archived(0, rig.context.frames)[None])[0]
@@ -778,7 +778,7 @@ def test_a_monologue_of_many_contexts_is_said_once_from_end_to_end(limit: int, h
     assert rig.words == LONG.split()
     first = rig.context.first_frame
     assert frame_numbers(rig) == list(range(first, first + len(rig.frames)))
-    starts = [word.start_ms for word in rig.of(Word)]
+    starts = [word.start_ms for word in rig.of(WordEvent)]
     assert starts == sorted(set(starts))
     assert rig.of(Done) == [Done("1", len(rig.frames) * 80)]
 
@@ -919,7 +919,7 @@ def test_two_conversations_in_one_stepper_each_sound_as_alone(goldens: Path, rhy
             rig.take()
     for rig, text, chosen in zip(pair, texts, options, strict=True):
         alone = golden(goldens, chosen).say(text)
-        assert rig.of(Word) == alone.of(Word)
+        assert rig.of(WordEvent) == alone.of(WordEvent)
         assert torch.equal(
             rig.context._archived(0, rig.context.frames), alone.context._archived(0, alone.context.frames)
         )
@@ -1151,7 +1151,7 @@ class Listener:
                 self.listens -= number > self.follows
                 self.numbers.append(number)
                 self.follows = number + 1
-            elif isinstance(item, Word):
+            elif isinstance(item, WordEvent):
                 assert (item.id, item.word) == self.asked.pop(0)
                 assert item.start_ms == 80 * len(self.numbers)
                 assert item.id in self.announced

@@ -20,7 +20,7 @@ from piping import PATIENCE, a_second
 
 import dia2stream.engine.engine
 from dia2.steps.context import Context
-from dia2.steps.stepper import Text
+from dia2.steps.stepper import TextColumn
 from dia2stream.engine.engine import Engine
 from dia2stream.engine.session import Session
 from dia2stream.errors import CommandError, EngineError
@@ -41,7 +41,7 @@ from dia2stream.protocol.messages import (
     Resumed,
     Start,
     Started,
-    Word,
+    WordEvent,
 )
 
 HELLO = "[S1] Hello there my friend. [S2] How are you? [S1] One two three four five six seven eight nine ten."
@@ -66,11 +66,11 @@ class GatedStepper(ToyStepper):
         self._fail("act")
         return super().act(active)
 
-    def complete(self, texts: Sequence[Text]) -> None:
+    def complete(self, texts: Sequence[TextColumn]) -> None:
         super().complete(texts)
         self._fail("complete")
 
-    def prefill(self, slot: int, texts: Sequence[Text]) -> None:
+    def prefill(self, slot: int, texts: Sequence[TextColumn]) -> None:
         super().prefill(slot, texts)
         self._fail("prefill")
 
@@ -224,9 +224,9 @@ def test_a_codec_whose_sound_would_be_played_at_another_speed_is_refused() -> No
 def test_a_loop_gets_everything_in_order_and_ends(engine: ToyEngine) -> None:
     with engine.conversation() as session:
         items = spoken(session, Start(HELLO, seed=5, id="a"), Inject("Bye.", id="b"))
-    words = [item.word for item in items if isinstance(item, Word)]
+    words = [item.word for item in items if isinstance(item, WordEvent)]
     assert words == [*HELLO.replace("[S1] ", "").replace("[S2] ", "").split(), "Bye."]
-    assert kinds(items)[:3] == [Started, FirstAudio, Word]
+    assert kinds(items)[:3] == [Started, FirstAudio, WordEvent]
     assert isinstance(items[-1], Done)
     assert items[-1].audio_ms == 80 * sum(isinstance(item, Frame) for item in items)
     assert audio(items) == alone(Start(HELLO, seed=5, id="a"), Inject("Bye.", id="b"))
@@ -271,7 +271,7 @@ def test_every_command_has_its_method() -> None:
 def test_finish_closes_open_text_and_ends_when_it_was_spoken(engine: ToyEngine) -> None:
     with engine.conversation() as session:
         items = spoken(session, Start("One two thr", final=False))
-    assert [item.word for item in items if isinstance(item, Word)] == ["One", "two", "thr"]
+    assert [item.word for item in items if isinstance(item, WordEvent)] == ["One", "two", "thr"]
     assert isinstance(items[-1], Done)
 
 
@@ -339,7 +339,7 @@ def test_commands_are_carried_out_while_the_reader_is_stuck(engine: ToyEngine) -
         assert kinds([item for item in iter(session.take, None) if not isinstance(item, float)]) == [Started, Paused]
         session.submit(Inject("Bye."))
         session.finish()
-        assert [item.word for item in session if isinstance(item, Word)] == ["Bye."]
+        assert [item.word for item in session if isinstance(item, WordEvent)] == ["Bye."]
 
 
 def test_answers_can_be_had_without_the_audio(engine: ToyEngine) -> None:
@@ -702,7 +702,7 @@ def test_the_real_model_warms_up_every_seat_and_speaks_as_alone() -> None:
         engine.close()
     for items, text in ((one, "[S2] Good day to you."), (two, "[S1] Hello there.")):
         rig = golden(GOLDENS / "every-option", SpeechOptions(seed=3)).say(text)
-        assert [e for e in items if isinstance(e, Word)] == rig.of(Word)
+        assert [e for e in items if isinstance(e, WordEvent)] == rig.of(WordEvent)
         np.testing.assert_allclose(np.concatenate([f.pcm for f in items if isinstance(f, Frame)]), rig.audio, atol=1e-5)
 
 

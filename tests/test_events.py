@@ -10,7 +10,7 @@ import pytest
 
 from dia2.errors import Dia2Error
 from dia2stream.options import ModelOptions, SpeechOptions
-from dia2stream.protocol.messages import ResetDone, Word
+from dia2stream.protocol.messages import ResetDone, WordEvent
 from dia2stream.stdio import pipe
 from dia2stream.stdio.events import Events
 
@@ -59,7 +59,7 @@ def test_whatever_is_printed_warned_logged_or_raised_is_json_where_a_program_rea
 
 def test_events_are_utf8_whatever_the_locale(capfd, monkeypatch):
     monkeypatch.setenv("LC_ALL", "C")
-    Events(None).write(Word("1", "été\u2028", "S1", 0))
+    Events(None).write(WordEvent("1", "été\u2028", "S1", 0))
     assert capfd.readouterr().err == '{"event":"word","id":"1","word":"été\\u2028","speaker":"S1","start_ms":0}\n'
 
 

@@ -23,7 +23,7 @@ from dia2.steps.context import Context
 from dia2.steps.stepper import Stepper
 from dia2.text.machine import TextMachine
 from dia2.voice.recording import Recording, read_recording
-from dia2.voice.voice import Word, make_prefix, read_words
+from dia2.voice.voice import ClipWord, make_prefix, read_words
 from dia2.voice.word_times import spread
 from dia2stream.conversation.caller import HOLD_FRAMES, Caller, read_piece
 from dia2stream.engine.engine import Engine
@@ -31,7 +31,7 @@ from dia2stream.errors import CommandError
 from dia2stream.items import Cut, Frame
 from dia2stream.options import ModelOptions
 from dia2stream.protocol.messages import Done, End, Error, Inject, Listen, Pause, Resume, Start, Started, parse_command
-from dia2stream.protocol.messages import Word as Spoken
+from dia2stream.protocol.messages import WordEvent as Spoken
 
 FRAME = 1920
 LEAD_IN = 6  # of the toy
@@ -96,7 +96,7 @@ def answer(rig: Rig, text: str = "Yes, I can hear you very well.") -> list[Any]:
 def test_what_was_heard_stands_in_the_columns_of_a_prefix_that_holds_the_same(ahead: int, speaker: int) -> None:
     rig = talk(ahead=ahead).do(Start(""), said(speaker=f"S{speaker}"))
     codes = ToyEar().encode(torch.frombuffer(bytearray(said().pcm), dtype=torch.int16) / 32768)
-    clips = [(codes, [Word(*word) for word in WORDS])]
+    clips = [(codes, [ClipWord(*word) for word in WORDS])]
     if speaker == 2:
         clips.insert(0, (codes[:, :0], []))
     prefix = make_prefix(clips, ToyTokenizer())
@@ -125,7 +125,7 @@ def test_real_caches_equal_those_of_a_prefix(goldens: Path) -> None:
     whole = Listen(cast(str, pcm.tobytes()), words=cast(Any, words))
     sample = torch.from_numpy(pcm.astype(np.float32) / 32768)
     codes = loaded.codec.encode(torch.nn.functional.pad(sample, (0, -len(sample) % FRAME)))
-    prefix = make_prefix([(codes[:, :0], []), (codes, [Word(*word) for word in words])], loaded.tokenizer)
+    prefix = make_prefix([(codes[:, :0], []), (codes, [ClipWord(*word) for word in words])], loaded.tokenizer)
 
     def cache(*listens: Listen, **options: Any) -> Tensor:
         context = Context(Stepper(loaded), 0, FrameCodec(loaded.codec), 375)

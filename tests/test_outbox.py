@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from dia2stream.conversation.outbox import MAX_URGENT, Outbox
 from dia2stream.conversation.pace import Pace
 from dia2stream.items import FRAME_MS, Cut, FirstFrame, Frame, Item
-from dia2stream.protocol.messages import Done, Paused, Resumed, Word
+from dia2stream.protocol.messages import Done, Paused, Resumed, WordEvent
 
-PAUSED, WORD = Paused(0, "", ""), Word("a", "hello", "S1", 0)
+PAUSED, WORD = Paused(0, "", ""), WordEvent("a", "hello", "S1", 0)
 
 
 def frame(number: float = 0.0) -> Frame:
@@ -69,7 +69,7 @@ def test_nothing_but_answers_leaves_while_it_is_held() -> None:
     assert outbox.ready
     assert taken(outbox) == [PAUSED]
     outbox.release()
-    assert [type(item) for item in taken(outbox)] == [Word, Frame]
+    assert [type(item) for item in taken(outbox)] == [WordEvent, Frame]
 
 
 def test_one_who_cannot_send_audio_gets_the_answers_alone() -> None:
@@ -159,7 +159,7 @@ def test_the_latency_of_a_first_frame_is_told_when_the_frame_can_leave() -> None
     outbox = filled(*[frame()] * 5, Done("a", 400), FirstFrame("b", 0.0), WORD, frame(), max_lead_ms=400)
     assert taken(outbox, now=0.0)[-1] == Done("a", 400)
     assert outbox.take(0.0) == pytest.approx(0.08)
-    assert [type(item) for item in taken(outbox, now=0.081)] == [FirstFrame, Word, Frame]
+    assert [type(item) for item in taken(outbox, now=0.081)] == [FirstFrame, WordEvent, Frame]
 
 
 def test_without_a_lead_nothing_ever_waits() -> None:

@@ -35,7 +35,7 @@ from dia2stream.protocol.messages import (
     Resumed,
     Start,
     Started,
-    Word,
+    WordEvent,
     dump_command,
     dump_event,
     error_event,
@@ -507,7 +507,7 @@ events = st.one_of(
     ),
     st.builds(Started, names, st.integers(0, MAX_SEED)),
     st.builds(FirstAudio, names, st.floats(0, 1e7)),
-    st.builds(Word, names, any_text, st.sampled_from(["S1", "S2"]), millis),
+    st.builds(WordEvent, names, any_text, st.sampled_from(["S1", "S2"]), millis),
     st.builds(Done, names, millis),
     st.builds(Paused, millis, any_text, any_text),
     st.sampled_from([Resumed(), ResetDone()]),
@@ -539,7 +539,7 @@ def test_the_lines_look_like_this():
     assert dump_command(Pause(0)) == '{"cmd":"pause","played_ms":0}'
     assert dump_event(FirstAudio("a", 41.2512)) == '{"event":"first_audio","id":"a","latency_ms":41.3}'
     assert (
-        dump_event(Word("a", "Hi", "S1", 160.0))
+        dump_event(WordEvent("a", "Hi", "S1", 160.0))
         == '{"event":"word","id":"a","word":"Hi","speaker":"S1","start_ms":160}'
     )
     assert dump_event(Done("a", 514.375)) == '{"event":"done","id":"a","audio_ms":514}'

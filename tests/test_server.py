@@ -24,7 +24,17 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 from dia2stream.client import connect
 from dia2stream.errors import CommandError, Disconnected
 from dia2stream.protocol.audio_message import Audio
-from dia2stream.protocol.messages import Done, Error, FirstAudio, Paused, ResetDone, Resumed, Started, Word, parse_event
+from dia2stream.protocol.messages import (
+    Done,
+    Error,
+    FirstAudio,
+    Paused,
+    ResetDone,
+    Resumed,
+    Started,
+    WordEvent,
+    parse_event,
+)
 
 
 @pytest.fixture(scope="module")
@@ -61,16 +71,16 @@ async def test_events_come_in_order_and_counts_are_the_audio_clock(server):
         await client.start("[S1] One two. [S2] Three four.", id="a", seed=1)
         items = await hear(client)
     kinds = [type(item) for item in items]
-    assert kinds[:3] == [Started, FirstAudio, Word]
+    assert kinds[:3] == [Started, FirstAudio, WordEvent]
     assert kinds.count(Started) == kinds.count(FirstAudio) == kinds.count(Done) == 1
     clock = 0.0
     for item in items:
-        if isinstance(item, Word):
+        if isinstance(item, WordEvent):
             assert item.start_ms == pytest.approx(clock)  # right before its first sample
         if isinstance(item, Audio):
             assert item.samples == 1920
             clock += 80
-    assert [(item.word, item.speaker) for item in items if isinstance(item, Word)] == [
+    assert [(item.word, item.speaker) for item in items if isinstance(item, WordEvent)] == [
         ("One", "S1"),
         ("two.", "S1"),
         ("Three", "S2"),
@@ -146,7 +156,7 @@ async def test_start_names_a_voice_and_what_is_none_is_told_with_those_that_are(
     import torch
 
     from dia2.voice.voice import Clip, Voice
-    from dia2.voice.voice import Word as Said
+    from dia2.voice.voice import ClipWord as Said
 
     codes = torch.randint(100, (8, 20), generator=torch.Generator().manual_seed(0)).short()
     Voice("ann", (Clip(codes, (Said("Hi.", 0.1, 0.4),)),) * 2).save(tmp_path / "ann.voice.safetensors")
@@ -161,7 +171,7 @@ async def test_start_names_a_voice_and_what_is_none_is_told_with_those_that_are(
             for chosen in ({"voice": "eve"}, {}):
                 await client.start(SHORT, seed=1, **chosen)
                 items = await hear(client)
-                assert [item.word for item in items if isinstance(item, Word)] == SHORT.split()[1:]
+                assert [item.word for item in items if isinstance(item, WordEvent)] == SHORT.split()[1:]
                 spoken.append(sound(items))
             assert spoken[0] == spoken[1]
 
@@ -226,8 +236,8 @@ async def test_a_dropped_conversation_is_picked_up_without_a_sample_lost(server)
         heard += await hear(back)
     assert sound(heard) == sound(whole)
     assert heard[-1] == whole[-1]
-    words = dict.fromkeys(item for item in heard if isinstance(item, Word))
-    assert list(words) == [item for item in whole if isinstance(item, Word)]
+    words = dict.fromkeys(item for item in heard if isinstance(item, WordEvent))
+    assert list(words) == [item for item in whole if isinstance(item, WordEvent)]
 
 
 @on_loop
@@ -238,12 +248,12 @@ async def test_the_clock_is_right_also_for_who_comes_back_without_what_was_sent_
     had = client.received_ms - 400
     await client.pause(played_ms=800)
     await client.inject("[S2] Something else.", id="else")
-    await hear(client, lambda item: isinstance(item, Word) and item.id == "else")
+    await hear(client, lambda item: isinstance(item, WordEvent) and item.id == "else")
     await client.close()
     async with await seat(server, conversation=client.ready.conversation, received_ms=had) as back:
         items = await hear(back, Paused)
         assert items[-1].heard_ms == back.received_ms
-        assert "Something" in [item.word for item in items if isinstance(item, Word)]
+        assert "Something" in [item.word for item in items if isinstance(item, WordEvent)]
         assert sound(items)[: 5 * 3840] == bytes(5 * 3840)
         await back.resume()
         assert (await hear(back))[-1].audio_ms == back.received_ms
@@ -277,7 +287,7 @@ async def test_who_comes_back_may_rewind_to_what_was_heard_and_say_something_els
         assert paused.pending
         await back.inject("[S2] Something else.", id="else")
         items = await hear(back)
-    assert [item.word for item in items if isinstance(item, Word)] == ["Something", "else."]
+    assert [item.word for item in items if isinstance(item, WordEvent)] == ["Something", "else."]
     assert items[-1].id == "else"
 
 
@@ -881,7 +891,7 @@ def test_what_was_sent_is_kept_for_a_while_and_past_a_cut_as_silence():
     from dia2stream.server.resend import KEPT_FRAMES, SILENCE, Sent
 
     sent = Sent()
-    items = [Frame(pcm=None), Word("a", "one", "S1", 80), Frame(pcm=None), Frame(pcm=None)]
+    items = [Frame(pcm=None), WordEvent("a", "one", "S1", 80), Frame(pcm=None), Frame(pcm=None)]
     for item in items:
         sent.add(item)
     assert sent.since(0) == items
@@ -889,7 +899,7 @@ def test_what_was_sent_is_kept_for_a_while_and_past_a_cut_as_silence():
     assert sent.since(239.99) == []
     sent.cut()
     assert sent.since(80) == [SILENCE, SILENCE]
-    after = Word("b", "two", "S1", 240)
+    after = WordEvent("b", "two", "S1", 240)
     sent.add(after)
     assert sent.since(160) == [SILENCE, after]
     assert sent.kept_from_ms == 0

@@ -11,7 +11,7 @@ import torch
 from models import cases, checkpoint, entry, expected
 
 from dia2.errors import ScriptError
-from dia2.voice.voice import Word, check_words, load_clip, load_prefix, load_words, make_prefix, plan_words
+from dia2.voice.voice import ClipWord, check_words, load_clip, load_prefix, load_words, make_prefix, plan_words
 
 
 class Characters:
@@ -50,7 +50,7 @@ def test_clips_and_words_become_the_prefix_of_the_goldens(goldens: Path) -> None
 
 
 def test_words_are_placed_on_the_frame_grid() -> None:
-    words = [Word("a", 0.0, 0.2), Word("bcd", 0.8, 1.0), Word("ef", 2.0, 2.4)]
+    words = [ClipWord("a", 0.0, 0.2), ClipWord("bcd", 0.8, 1.0), ClipWord("ef", 2.0, 2.4)]
     entries, steps = plan_words(words, 1, Characters())
     assert steps == [0, 9, 24]
     assert [e.padding for e in entries] == [8, 14, 4]  # a word pads up to the next, the last to its end
@@ -60,14 +60,16 @@ def test_words_are_placed_on_the_frame_grid() -> None:
 
 
 def test_words_too_dense_for_their_tokens_come_one_after_the_other() -> None:
-    entries, steps = plan_words([Word("abc", 0.0, 0.1), Word("de", 0.1, 0.2), Word("f", 0.1, 0.2)], 2, Characters())
+    entries, steps = plan_words(
+        [ClipWord("abc", 0.0, 0.1), ClipWord("de", 0.1, 0.2), ClipWord("f", 0.1, 0.2)], 2, Characters()
+    )
     assert steps == [0, 9, 12]  # "[S2] abc" has eight tokens
     assert [e.padding for e in entries] == [8, 2, 1]
     assert {e.speaker for e in entries} == {2}
 
 
 def test_the_second_speaker_comes_after_the_firsts_clip() -> None:
-    clips = [(torch.full((4, 10), 1), [Word("a", 0.4, 0.5)]), (torch.full((4, 7), 2), [Word("b", 0.4, 0.5)])]
+    clips = [(torch.full((4, 10), 1), [ClipWord("a", 0.4, 0.5)]), (torch.full((4, 7), 2), [ClipWord("b", 0.4, 0.5)])]
     prefix = make_prefix(clips, Characters())
     assert prefix.new_word_steps == (4 + 3, 4 + 10)
     assert prefix.frames == 17
@@ -103,7 +105,7 @@ def test_a_clip_that_cannot_be_read_is_named(tmp_path: Path) -> None:
 
 def test_words_lie_beside_their_clip(tmp_path: Path) -> None:
     (tmp_path / "my.clip.words.json").write_text(json.dumps([["Hi,", 0, 0.5], [" you ", 0.5, 1]]), encoding="utf-8")
-    assert load_words(tmp_path / "my.clip.wav") == [Word("Hi,", 0.0, 0.5), Word("you", 0.5, 1.0)]
+    assert load_words(tmp_path / "my.clip.wav") == [ClipWord("Hi,", 0.0, 0.5), ClipWord("you", 0.5, 1.0)]
 
 
 @pytest.mark.parametrize(
@@ -144,7 +146,7 @@ def test_words_of_another_shape_are_refused_with_what_is_wrong(tmp_path: Path, c
 
 
 def test_words_can_be_checked_without_a_file() -> None:
-    assert check_words([["a", 0, 1]], "start.words") == [Word("a", 0.0, 1.0)]
+    assert check_words([["a", 0, 1]], "start.words") == [ClipWord("a", 0.0, 1.0)]
     with pytest.raises(ScriptError, match=r"start\.words"):
         check_words([], "start.words")
 

@@ -15,12 +15,12 @@ from dia2.model.kv_cache import KVCache
 from dia2.steps.context import Context
 from dia2.steps.stepper import Stepper
 from dia2.steps.voice_cache import Kept, RunVoice, VoiceCache
-from dia2.voice.voice import Clip, Prefix, Voice, Word
+from dia2.voice.voice import Clip, ClipWord, Prefix, Voice
 from dia2stream.engine.engine import Engine
 from dia2stream.items import Frame
 from dia2stream.options import SpeechOptions
 from dia2stream.protocol.messages import Start
-from dia2stream.protocol.messages import Word as Spoken
+from dia2stream.protocol.messages import WordEvent as Spoken
 
 ROOM = 10**9
 SPEECH = SpeechOptions(seed=7)
@@ -35,7 +35,7 @@ def prefix(loaded: Checkpoint, number: int, frames: int = 40) -> Prefix:
     """A voice of random codes, the same for the same number; its words are "clip0", "clip1", ..."""
     shape, generator = (loaded.codec.codebooks, frames // 2), torch.Generator().manual_seed(number)
     codes = [torch.randint(loaded.codec.config.codebook_size, shape, generator=generator) for _ in range(2)]
-    words = tuple(Word(f"clip{n}", n * 0.5, n * 0.5 + 0.4) for n in range(frames // 16))
+    words = tuple(ClipWord(f"clip{n}", n * 0.5, n * 0.5 + 0.4) for n in range(frames // 16))
     return Voice(str(number), tuple(Clip(c.short(), words) for c in codes)).prefix(loaded.tokenizer)
 
 

@@ -11,10 +11,10 @@ import torch
 from models import cases, checkpoint
 
 from dia2.errors import ScriptError
-from dia2.voice.voice import Clip, Voice, Word, load_prefix, load_words, make_clip
+from dia2.voice.voice import Clip, ClipWord, Voice, load_prefix, load_words, make_clip
 from dia2stream.engine.voices import prefixes, read_voices
 
-WORDS = (Word("Hi,", 0.1, 0.3), Word("“you”", 0.35, 0.8))
+WORDS = (ClipWord("Hi,", 0.1, 0.3), ClipWord("“you”", 0.35, 0.8))
 
 
 def voice(name: str = "ann", frames: int = 30, codebooks: int = 8, speakers: int = 2, most: int = 256) -> Voice:

@@ -21,7 +21,7 @@ from dia2.checkpoint import random_models
 from dia2.checkpoint.device import auto_dtype, check_weights, pick_device, pick_dtype, room_for, set_up_cuda
 from dia2.checkpoint.download import Progress, first_line
 from dia2.checkpoint.sources import Files, Folder, Source, open_source, read_manifest
-from dia2.checkpoint.tokenizer import Tokenizer, load_tokenizer
+from dia2.checkpoint.tokenizer import LoadedTokenizer, load_tokenizer
 from dia2.checkpoint.weights import compare, fill
 from dia2.codec.mimi import Mimi
 from dia2.errors import CheckpointError, ConfigError
@@ -50,7 +50,7 @@ class Checkpoint:
     config: Dia2Config
     backbone: Backbone
     depformer: Depformer
-    tokenizer: "Tokenizer"
+    tokenizer: "LoadedTokenizer"
     codec: Mimi
     device: torch.device
     dtype: torch.dtype
@@ -197,7 +197,7 @@ def _read_codec(folder: Path, config: Dia2Config, device: torch.device) -> Mimi:
 def _load_random(name: str, device: torch.device, dtype: torch.dtype, weights: str, notes: list[str]) -> Checkpoint:
     model = random_models.named(name)
     config = model.config
-    tokenizer = Tokenizer(random_models.tokenizer(), random_models.BOS, config.data.text_vocab_size, name)
+    tokenizer = LoadedTokenizer(random_models.tokenizer(), random_models.BOS, config.data.text_vocab_size, name)
     backbone, depformer = _build(config, dtype)
     modules: tuple[Backbone | Depformer, ...] = (backbone, depformer)
     with room_for(name, config, modules, dtype, device, model.mimi_bytes):

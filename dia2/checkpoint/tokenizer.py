@@ -18,7 +18,7 @@ _SLOW_TOKENIZER_FILES = ("vocab.json", "merges.txt")  # what a tokenizer without
 # ---- The tokenizer ----
 
 
-class Tokenizer:
+class LoadedTokenizer:
     """Text -> ids, without special tokens around them.
 
     bos: what column 0 reads as its main token; 1 when the tokenizer has none, or has 0.
@@ -47,7 +47,7 @@ class Tokenizer:
         return ids
 
 
-def load_tokenizer(source: Source, vocabulary: int) -> Tokenizer:
+def load_tokenizer(source: Source, vocabulary: int) -> LoadedTokenizer:
     """From tokenizer.json; from vocab.json and merges.txt, through transformers, when there is none.
 
     tokenizer.json is all that a fast tokenizer is, so it is read with the `tokenizers` library: the same ids (a test
@@ -68,7 +68,7 @@ def load_tokenizer(source: Source, vocabulary: int) -> Tokenizer:
     except (AttributeError, TypeError, ValueError) as error:
         raise CheckpointError(f"tokenizer {source.name}: its added tokens are damaged: {first_line(error)}") from None
     bos = _token_text(config.get("bos_token") or settings.get("special_tokens_map.json", {}).get("bos_token"))
-    return Tokenizer(backend, backend.token_to_id(bos) if bos else None, vocabulary, source.name)
+    return LoadedTokenizer(backend, backend.token_to_id(bos) if bos else None, vocabulary, source.name)
 
 
 def _token_text(token: object) -> str | None:
@@ -89,7 +89,7 @@ def _add_tokens(backend: TokenizerBackend, by_id: Mapping[str, Any], by_text: Ma
             backend.add_tokens([added])
 
 
-def _load_slow_tokenizer(source: Source, vocabulary: int) -> Tokenizer:
+def _load_slow_tokenizer(source: Source, vocabulary: int) -> LoadedTokenizer:
     if any(source.find(name) is None for name in _SLOW_TOKENIZER_FILES):
         source.need("tokenizer.json")  # raises, and knows why
     folder = source.need("vocab.json").parent
@@ -100,4 +100,4 @@ def _load_slow_tokenizer(source: Source, vocabulary: int) -> Tokenizer:
         backend, bos = loaded.backend_tokenizer, loaded.bos_token_id
     except Exception as error:  # whatever transformers meets in the files
         raise CheckpointError(f"tokenizer {source.name} cannot be loaded: {first_line(error)}") from None
-    return Tokenizer(backend, bos, vocabulary, source.name)
+    return LoadedTokenizer(backend, bos, vocabulary, source.name)

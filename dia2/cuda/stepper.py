@@ -25,7 +25,7 @@ from torch import Tensor
 from dia2.cuda.kernels.launch import KNOWN, STEP_FIELDS
 from dia2.cuda.programs import Fast, Plain, Program
 from dia2.model.sampling import SlotSettings
-from dia2.steps.stepper import Slot, Stepper, Text
+from dia2.steps.stepper import Slot, Stepper, TextColumn
 
 if TYPE_CHECKING:
     from dia2.checkpoint.load import Checkpoint
@@ -75,7 +75,7 @@ class GraphStepper(Stepper):
         return [int(self._host_actions[slot]) for slot in active]
 
     @torch.inference_mode()
-    def complete(self, texts: Sequence[Text]) -> None:
+    def complete(self, texts: Sequence[TextColumn]) -> None:
         """Moves the slots of `act` on to the next column, whose texts are given, in that order."""
         for slot, text in zip(self._active, texts, strict=True):
             self.slots[slot].text = text

@@ -22,7 +22,7 @@ from torch import Tensor
 from dia2.codec.frames import FrameCodec, Sound
 from dia2.model.delays import delay_frames
 from dia2.model.sampling import SlotSettings
-from dia2.steps.stepper import Stepper, Text
+from dia2.steps.stepper import Stepper, TextColumn
 from dia2.steps.voice_cache import Kept, RunVoice, VoiceCache
 from dia2.text.machine import Mark, TextMachine, TextState
 from dia2.voice.voice import Prefix
@@ -63,7 +63,7 @@ class Context:
         # Complete frames by frame number % ARCHIVE_FRAMES, on the model's device, as small as codes allow.
         shape = (len(stepper.delays), ARCHIVE_FRAMES)
         self._archive = torch.zeros(shape, dtype=torch.int16, device=stepper.device)
-        self._columns: deque[tuple[Text, Mark]] = deque(maxlen=ARCHIVE_FRAMES)
+        self._columns: deque[tuple[TextColumn, Mark]] = deque(maxlen=ARCHIVE_FRAMES)
         self.state: TextState = self.machine.start()
         self.seed = self.base = self.frames = self.first_frame = 0
         self._voice: RunVoice | None = None
@@ -104,7 +104,7 @@ class Context:
         """Steps until the context is full."""
         return self.limit - self.stepper.slots[self.slot].column
 
-    def advance(self, action: int) -> Text:
+    def advance(self, action: int) -> TextColumn:
         """Processes the action of this step. Returns the text of the next column."""
         self._columns.append((self.stepper.slots[self.slot].text, self.state.mark()))
         return self.machine.process(self.state, self.step, action)
@@ -153,7 +153,7 @@ class Context:
                 slot.column, slot.text = step - self.base, text
         self.stepper.slots[self.slot].known = known - self.base
 
-    def extend(self, texts: Sequence[Text], marks: Sequence[Mark], codes: Tensor) -> None:
+    def extend(self, texts: Sequence[TextColumn], marks: Sequence[Mark], codes: Tensor) -> None:
         """Goes on, in one pass, with frames that somebody else made; they are not played. Only from `frames` on.
 
         texts: of the column after each. marks: of the text machine before each. codes: int64 [C, n].
@@ -228,7 +228,7 @@ class Context:
             except torch.OutOfMemoryError:
                 self._voices.clear()
 
-    def _rebuild(self, step: int, text: Text, ahead: Tensor | None) -> None:
+    def _rebuild(self, step: int, text: TextColumn, ahead: Tensor | None) -> None:
         """Fills the model's context with the prefix and the steps before `step`, and stands at `step`.
 
         ahead: the codes of the last columns up to `step`, [C, at most lead_in], if not all their frames are complete.

@@ -26,7 +26,7 @@ from dia2.model.sampling import ACTION_STREAM, CB0_STREAM, Draws, Guidance, Slot
 if TYPE_CHECKING:
     from dia2.checkpoint.load import Checkpoint
 
-Text = tuple[int, int]  # main and second token of a column
+TextColumn = tuple[int, int]  # main and second token of a column
 
 
 @dataclass
@@ -38,7 +38,7 @@ class Slot:
     """
 
     column: int
-    text: Text
+    text: TextColumn
     known: int = 0
     shift: int = 0
     settings: SlotSettings = SlotSettings()
@@ -55,7 +55,7 @@ class Stepper:
         # One column more than the context for the codes of the last step, one for a published prefix's repeat.
         self.capacity = config.runtime.max_context_steps + 2
         self.delays = data.delays
-        self.opening: Text = (checkpoint.tokenizer.bos, data.text_pad_token_id)
+        self.opening: TextColumn = (checkpoint.tokenizer.bos, data.text_pad_token_id)
         self.slots = [Slot(0, self.opening) for _ in range(slots)]
         self.cache = KVCache.allocate(config, slots, 2, self.capacity, device, backbone.cb0_head.dtype)
         # Delayed codes of every column, [slots, C, capacity].
@@ -84,7 +84,7 @@ class Stepper:
         self._uniforms[slot] = uniform_table(seed, first_step, self.capacity, self._streams)
 
     @torch.inference_mode()
-    def prefill(self, slot: int, texts: Sequence[Text]) -> None:
+    def prefill(self, slot: int, texts: Sequence[TextColumn]) -> None:
         """Runs len(texts) columns from the slot's current one in a single pass: their text is given, codes are known.
 
         Draws nothing. The caller sets the text of the column after them.
@@ -125,7 +125,7 @@ class Stepper:
         return [int(actions[i - span.start]) for i in active]
 
     @torch.inference_mode()
-    def complete(self, texts: Sequence[Text]) -> None:
+    def complete(self, texts: Sequence[TextColumn]) -> None:
         """Draws the next column's codes, as far as they are not known, and moves the slots of `act` on to it.
 
         texts: the two tokens of the next column, one pair for each slot that was given to `act`, in that order.

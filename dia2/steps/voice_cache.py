@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from dia2.codec.state import DecoderState
 from dia2.model.kv_cache import KVCache
-from dia2.steps.stepper import Text
+from dia2.steps.stepper import TextColumn
 from dia2.text.machine import Mark
 from dia2.voice.voice import Prefix
 
@@ -25,7 +25,7 @@ class RunVoice:
 
     prefix: Prefix
     guided: bool
-    texts: list[Text]
+    texts: list[TextColumn]
     marks: list[Mark]
     codec_state: DecoderState
 

@@ -28,7 +28,7 @@ _BOUNDARY = re.compile(rf"{_BREAK.pattern}|\s")
 _BREAK_BEGUN = re.compile("".join(f"(?:{part}" for part in _BREAK_PARTS) + ")?" * len(_BREAK_PARTS) + r"\Z")
 
 
-class Tokenizer(Protocol):
+class TextTokenizer(Protocol):
     """What script reading needs of a tokenizer."""
 
     @property
@@ -61,7 +61,7 @@ class ScriptReader:
     `speaker` is the last tag read (1 or 2). A new reader stands at the start of line 0; `start_line` begins another.
     """
 
-    def __init__(self, tokenizer: Tokenizer) -> None:
+    def __init__(self, tokenizer: TextTokenizer) -> None:
         self._tokenizer = tokenizer
         self._carry = ""  # text whose last word or break is not complete yet
         self._line_speaker: int | None = None  # whose line was the last that had a word
@@ -148,7 +148,7 @@ def _complete_until(text: str) -> int:
     return ends[-1] if ends else 0
 
 
-def read_script(script: str | Sequence[str], tokenizer: Tokenizer) -> list[Entry]:
+def read_script(script: str | Sequence[str], tokenizer: TextTokenizer) -> list[Entry]:
     """A whole script, one line as a string or several as a list, -> its entries."""
     reader = ScriptReader(tokenizer)
     entries: list[Entry] = []

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from dia2.codec.mimi import Mimi
 from dia2.errors import ScriptError
-from dia2.text.script import FRAME_RATE, Entry, Tokenizer
+from dia2.text.script import FRAME_RATE, Entry, TextTokenizer
 from dia2.voice.recording import read_recording
 
 SUFFIX = ".voice.safetensors"
@@ -36,7 +36,7 @@ _SPEAKERS = ("speaker_1", "speaker_2")
 
 
 @dataclass(frozen=True)
-class Word:
+class ClipWord:
     """A spoken word and when, in seconds from the start of its clip."""
 
     text: str
@@ -66,7 +66,7 @@ class Clip:
     """What one speaker says: codes int16 [C, frames], and the words in them."""
 
     codes: Tensor
-    words: tuple[Word, ...]
+    words: tuple[ClipWord, ...]
 
     @property
     def seconds(self) -> float:
@@ -88,7 +88,7 @@ class Voice:
         """Frames of context that it takes."""
         return sum(int(clip.codes.shape[1]) for clip in self.clips)
 
-    def prefix(self, tokenizer: Tokenizer) -> Prefix:
+    def prefix(self, tokenizer: TextTokenizer) -> Prefix:
         """What a conversation in this voice starts from."""
         return make_prefix([(clip.codes.long(), clip.words) for clip in self.clips], tokenizer)
 
@@ -158,12 +158,12 @@ def _voice(path: str, metadata: Mapping[str, str], tensors: Mapping[str, Tensor]
     return Voice(name, clips, licence, provenance)
 
 
-def make_clip(pcm: Tensor, words: Sequence[Word], codec: Mimi) -> Clip:
+def make_clip(pcm: Tensor, words: Sequence[ClipWord], codec: Mimi) -> Clip:
     """Encodes a clip, float32 [samples] at the codec's rate."""
     return Clip(codec.encode(pcm).to("cpu", torch.int16), tuple(words))
 
 
-def plan_words(words: Sequence[Word], speaker: int, tokenizer: Tokenizer) -> tuple[list[Entry], list[int]]:
+def plan_words(words: Sequence[ClipWord], speaker: int, tokenizer: TextTokenizer) -> tuple[list[Entry], list[int]]:
     """Places a clip's words on the frame grid: their entries and new-word steps, from the clip's start."""
     entries, steps, current = [], [], 0
     for number, word in enumerate(words):
@@ -178,7 +178,7 @@ def plan_words(words: Sequence[Word], speaker: int, tokenizer: Tokenizer) -> tup
     return entries, steps
 
 
-def make_prefix(clips: Sequence[tuple[Tensor, Sequence[Word]]], tokenizer: Tokenizer) -> Prefix:
+def make_prefix(clips: Sequence[tuple[Tensor, Sequence[ClipWord]]], tokenizer: TextTokenizer) -> Prefix:
     """clips: (codes int64 [C, frames], words) of speaker 1 and, if there is one, speaker 2."""
     entries: list[Entry] = []
     steps: list[int] = []
@@ -191,7 +191,9 @@ def make_prefix(clips: Sequence[tuple[Tensor, Sequence[Word]]], tokenizer: Token
     return Prefix(torch.cat([codes for codes, _ in clips], dim=1), tuple(entries), tuple(steps))
 
 
-def load_prefix(paths: Sequence[str | Path], codec: Mimi, tokenizer: Tokenizer, context: int | None = None) -> Prefix:
+def load_prefix(
+    paths: Sequence[str | Path], codec: Mimi, tokenizer: TextTokenizer, context: int | None = None
+) -> Prefix:
     """Reads and encodes the clips of speaker 1 and, if there is one, speaker 2, each with its words beside it.
 
     Raises ScriptError for what cannot be used, and for clips that fill a context of so many frames.
@@ -211,7 +213,7 @@ def load_clip(path: str | Path, sample_rate: int, most_seconds: float = float("i
     return torch.from_numpy(read_recording(path, most_seconds).at(sample_rate).samples)
 
 
-def load_words(clip: str | Path) -> list[Word]:
+def load_words(clip: str | Path) -> list[ClipWord]:
     """The word timings of `clip.wav` from `clip.words.json`: [[text, start, end], ...] in seconds."""
     path = Path(clip).with_suffix(".words.json")
     if not path.exists():
@@ -219,7 +221,7 @@ def load_words(clip: str | Path) -> list[Word]:
     return read_words(path)
 
 
-def read_words(path: str | Path) -> list[Word]:
+def read_words(path: str | Path) -> list[ClipWord]:
     """Word timings from a JSON file. Raises ScriptError."""
     try:
         raw = json.loads(Path(path).read_text(encoding="utf-8"))
@@ -230,12 +232,12 @@ def read_words(path: str | Path) -> list[Word]:
     return check_words(raw, str(path))
 
 
-def check_words(raw: object, source: str) -> list[Word]:
+def check_words(raw: object, source: str) -> list[ClipWord]:
     """Parsed JSON -> words; raises ScriptError naming the first one that is wrong."""
     shown = reprlib.repr  # whatever it is, however large or deep
     if not isinstance(raw, list) or not raw:
         raise ScriptError(f"{source} must be a list of [text, start, end], not {shown(raw)}")
-    words: list[Word] = []
+    words: list[ClipWord] = []
     for item in raw:
         if not (isinstance(item, list) and len(item) == 3 and isinstance(item[0], str) and item[0].strip()):
             raise ScriptError(f"{source}: {shown(item)} is not [text, start, end]")
@@ -243,5 +245,5 @@ def check_words(raw: object, source: str) -> list[Word]:
             raise ScriptError(f"{source}: the times of {shown(item)} must be seconds")
         if not 0 <= item[1] <= item[2] <= _LONGEST_CLIP:
             raise ScriptError(f"{source}: {shown(item)} must have 0 <= start <= end <= {_LONGEST_CLIP:g}")
-        words.append(Word(item[0].strip(), float(item[1]), float(item[2])))
+        words.append(ClipWord(item[0].strip(), float(item[1]), float(item[2])))
     return words

@@ -22,7 +22,7 @@ import numpy as np
 
 from dia2.errors import ScriptError
 from dia2.voice.recording import Recording, sounding
-from dia2.voice.voice import Word
+from dia2.voice.voice import ClipWord
 
 _RATE = 16_000  # of both recognisers
 _LEVEL = 0.7  # the peak that PocketSphinx is given
@@ -43,16 +43,16 @@ _SOUNDS = {
 _SPELLING = re.compile("|".join(_SOUNDS))
 
 
-def spread(recording: Recording, text: str) -> list[Word]:
+def spread(recording: Recording, text: str) -> list[ClipWord]:
     """Places the words of a text over the clip, each as long as it has letters."""
     words = _TAG.sub(" ", text).replace("’", "'").split()  # noqa: RUF001
     lengths = np.cumsum([0, *(len(word) + 1 for word in words)])
     start, stop = sounding(recording)
     times = start + (stop - start) * lengths / max(1, lengths[-1])
-    return [Word(word, float(times[n]), float(times[n + 1])) for n, word in enumerate(words)]
+    return [ClipWord(word, float(times[n]), float(times[n + 1])) for n, word in enumerate(words)]
 
 
-def align(recording: Recording, text: str) -> list[Word]:
+def align(recording: Recording, text: str) -> list[ClipWord]:
     """Finds the words of `text`, written as they are spoken, in the clip. Raises ScriptError when they do not fit."""
     words = [(word, _parts(word)) for word in _TAG.sub(" ", text).replace("’", "'").split()]  # noqa: RUF001
     words = [(word, parts) for word, parts in words if parts]
@@ -62,7 +62,7 @@ def align(recording: Recording, text: str) -> list[Word]:
     placed = []
     for word, parts in words:
         own, spans = spans[: len(parts)], spans[len(parts) :]
-        placed.append(Word(word, own[0][0], own[-1][1]))
+        placed.append(ClipWord(word, own[0][0], own[-1][1]))
     return placed
 
 
@@ -108,7 +108,7 @@ def _decoder() -> Any:
     return Decoder(samprate=_RATE, lm=None, loglevel="FATAL", bestpath=False)
 
 
-def transcribe(recording: Recording, model: str) -> list[Word]:
+def transcribe(recording: Recording, model: str) -> list[ClipWord]:
     """Hears the words of a clip with a Whisper model, a hub repo or a local folder. Raises ScriptError."""
     clip = {"raw": recording.at(_RATE).samples, "sampling_rate": _RATE}
     try:
@@ -133,9 +133,9 @@ def _whisper(model: str) -> Any:
     return pipeline("automatic-speech-recognition", model=model, trust_remote_code=False)
 
 
-def _joined(chunks: Sequence[dict[str, Any]], seconds: float) -> list[Word]:
+def _joined(chunks: Sequence[dict[str, Any]], seconds: float) -> list[ClipWord]:
     """Whisper's words: one that does not begin with a space belongs to the one before it ("o" "'clock")."""
-    words: list[Word] = []
+    words: list[ClipWord] = []
     for chunk in chunks:
         text, (start, end) = str(chunk["text"]), chunk["timestamp"]
         last = words[-1] if words else None
@@ -144,7 +144,7 @@ def _joined(chunks: Sequence[dict[str, Any]], seconds: float) -> list[Word]:
         if not text.strip():
             continue
         if last is not None and not text[0].isspace():
-            words[-1] = Word(last.text + text.strip(), last.start, end)
+            words[-1] = ClipWord(last.text + text.strip(), last.start, end)
         else:
-            words.append(Word(text.strip(), start, end))
+            words.append(ClipWord(text.strip(), start, end))
     return words

@@ -21,11 +21,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from dia2.steps.stepper import Text
+from dia2.steps.stepper import TextColumn
 from dia2.text.machine import Mark, TextMachine
-from dia2.text.script import Tokenizer
+from dia2.text.script import TextTokenizer
 from dia2.voice.recording import Recording
-from dia2.voice.voice import Word, plan_words
+from dia2.voice.voice import ClipWord, plan_words
 from dia2.voice.word_times import spread
 from dia2stream.errors import CommandError
 from dia2stream.protocol.fields import shown
@@ -53,13 +53,13 @@ class Piece(NamedTuple):
     """What one command brings: float32 samples, and the words in them."""
 
     pcm: NDArray[np.float32]
-    words: list[Word]
+    words: list[ClipWord]
 
 
 class Columns(NamedTuple):
     """Columns that can be run. texts: of the column after each. marks: of the text machine before each."""
 
-    texts: list[Text]
+    texts: list[TextColumn]
     marks: list[Mark]
     codes: Tensor  # of their frames, int64 [C, n]
 
@@ -75,9 +75,9 @@ def read_piece(command: Listen) -> Piece:
     pcm = (np.frombuffer(command.pcm, "<i2") / np.float32(32768)).astype(np.float32)
     sound = Recording("audio", pcm, command.sample_rate)
     field = "text" if command.words is None else "words"
-    words = spread(sound, command.text) if command.words is None else [Word(*word) for word in command.words]
+    words = spread(sound, command.text) if command.words is None else [ClipWord(*word) for word in command.words]
     most = MAX_WORDS_A_SECOND * sound.seconds + 2 if len(pcm) else 0
-    late = max(words, key=lambda word: word.start, default=Word("", 0, 0))
+    late = max(words, key=lambda word: word.start, default=ClipWord("", 0, 0))
     if len(words) > most:
         problem = f"{len(words)} words do not fit into {sound.seconds:.2f} s of audio"
     elif late.start > sound.seconds:
@@ -90,7 +90,7 @@ def read_piece(command: Listen) -> Piece:
 class Caller:
     """One utterance of a caller while it comes. rate: of the sound that it is given."""
 
-    def __init__(self, ear: Ear, tokenizer: Tokenizer, machine: TextMachine, speaker: int, rate: int) -> None:
+    def __init__(self, ear: Ear, tokenizer: TextTokenizer, machine: TextMachine, speaker: int, rate: int) -> None:
         self.speaker, self.rate, self.closed = speaker, rate, False
         self._ear, self._tokenizer, self._machine = ear, tokenizer, machine
         self._resampler = soxr.ResampleStream(rate, ear.sample_rate, 1) if rate != ear.sample_rate else None
@@ -99,7 +99,7 @@ class Caller:
         self._first = 0
         self._encoded = self._ran = 0  # frames
         self._codes: deque[Tensor] = deque()  # not run yet
-        self._words: list[Word] = []
+        self._words: list[ClipWord] = []
         self._state = machine.start()
         self._steps: deque[int] = deque()  # at which the entries in the state's queue are taken
 
@@ -117,7 +117,7 @@ class Caller:
         """Takes a piece at `rate`; the times of its words count from its own start."""
         begun = self.seconds
         self._samples += len(piece.pcm)
-        self._take_words([Word(word.text, word.start + begun, word.end + begun) for word in piece.words])
+        self._take_words([ClipWord(word.text, word.start + begun, word.end + begun) for word in piece.words])
         self._encode(piece.pcm)
 
     def close(self) -> None:
@@ -128,7 +128,7 @@ class Caller:
 
     def columns(self) -> Columns:
         """What can be run now; it is not given again."""
-        texts: list[Text] = []
+        texts: list[TextColumn] = []
         marks: list[Mark] = []
         ready = self._encoded - self._ran - (not self.closed)
         while len(texts) < ready:
@@ -144,7 +144,7 @@ class Caller:
         self._ran += len(texts)
         return Columns(texts, marks, self._take_codes(len(texts)))
 
-    def _take_words(self, words: Sequence[Word]) -> None:
+    def _take_words(self, words: Sequence[ClipWord]) -> None:
         planned = len(self._words)
         self._words += words
         if words:

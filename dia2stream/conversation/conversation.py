@@ -37,9 +37,9 @@ from dia2.codec.frames import Sound
 from dia2.errors import ScriptError
 from dia2.model.sampling import SamplingConfig, SlotSettings
 from dia2.steps.context import Context
-from dia2.steps.stepper import Text
+from dia2.steps.stepper import TextColumn
 from dia2.text.machine import MAX_PADDING, Mark, Tokens
-from dia2.text.script import Entry, ScriptReader, Tokenizer
+from dia2.text.script import Entry, ScriptReader, TextTokenizer
 from dia2.voice.voice import Prefix
 from dia2stream.conversation.caller import Caller, Columns, Ear, read_piece
 from dia2stream.conversation.outbox import Outbox
@@ -62,7 +62,7 @@ from dia2stream.protocol.messages import (
     Resumed,
     Start,
     Started,
-    Word,
+    WordEvent,
 )
 
 MAX_QUEUED_WORDS = 2000
@@ -109,7 +109,7 @@ class Conversation:
     def __init__(
         self,
         context: Context,
-        tokenizer: Tokenizer,
+        tokenizer: TextTokenizer,
         *,
         defaults: SpeechOptions | None = None,
         voices: dict[str, Prefix] | None = None,
@@ -275,7 +275,7 @@ class Conversation:
         if self.context.room <= 0:
             self.context.rollover()
 
-    def advance(self, action: int) -> Text:
+    def advance(self, action: int) -> TextColumn:
         """Takes the step's action. Returns the text of the next column."""
         self.deliver()
         text = self.context.advance(action)
@@ -535,7 +535,7 @@ class Conversation:
         utterance, entry = taken.utterance, taken.entry
         items = [*self._finish(before=utterance), *self._announce(utterance)]
         if entry.tokens:
-            items.append(Word(utterance.id, entry.text, f"S{entry.speaker}", self.outbox.clock_ms))
+            items.append(WordEvent(utterance.id, entry.text, f"S{entry.speaker}", self.outbox.clock_ms))
         utterance.unheard -= 1
         self._sounded.append(taken)
         self._let_go()

@@ -17,16 +17,16 @@ from dia2stream.items import Frame, Item
 from dia2stream.protocol.messages import Command, End, Inject, Listen, Pause, Reset, Resume, Start
 
 
-class Request(Enum):
+class SessionRequest(Enum):
     """What a session asks of the engine besides commands."""
 
     FINISH = "close the text; the loop ends when all is spoken"
     CLOSE = "give the seat back"
 
 
-FINISH, CLOSE = Request.FINISH, Request.CLOSE
+FINISH, CLOSE = SessionRequest.FINISH, SessionRequest.CLOSE
 # A command, one that was refused before it got here, or the end of the session.
-Order = Command | CommandError | Request
+Order = Command | CommandError | SessionRequest
 
 
 class Session:

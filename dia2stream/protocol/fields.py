@@ -37,7 +37,7 @@ class Rule(Protocol):
 
 
 @dataclass(frozen=True)
-class Text:
+class TextField:
     """Any string."""
 
     def __str__(self) -> str:
@@ -50,7 +50,7 @@ class Text:
 
 
 @dataclass(frozen=True)
-class Name:
+class NameField:
     """A short string that is echoed or looked up: any characters, but whole ones."""
 
     limit: int
@@ -68,7 +68,7 @@ class Name:
 
 
 @dataclass(frozen=True)
-class Speech:
+class SpeechField:
     """Text to speak. Control characters have no sound and become spaces, so they end a word as whitespace does."""
 
     limit: int
@@ -87,7 +87,7 @@ class Speech:
 
 
 @dataclass(frozen=True)
-class Flag:
+class BoolField:
     """true or false."""
 
     def __str__(self) -> str:
@@ -100,7 +100,7 @@ class Flag:
 
 
 @dataclass(frozen=True)
-class Whole:
+class WholeField:
     """An integer from low to high. 3.0 is none: an integer that went through a float may have lost digits."""
 
     low: int
@@ -116,7 +116,7 @@ class Whole:
 
 
 @dataclass(frozen=True)
-class Number:
+class NumberField:
     """A finite number from low to high; with `digits`, rounded to that many decimals."""
 
     low: int
@@ -135,7 +135,7 @@ class Number:
 
 
 @dataclass(frozen=True)
-class Names:
+class NamesField:
     """A list of strings, kept as a tuple."""
 
     def __str__(self) -> str:
@@ -148,7 +148,7 @@ class Names:
 
 
 @dataclass(frozen=True)
-class Choice:
+class ChoiceField:
     """One of a few strings."""
 
     values: tuple[str, ...]
@@ -163,7 +163,7 @@ class Choice:
 
 
 @dataclass(frozen=True)
-class Samples:
+class SamplesField:
     """Mono PCM16, little-endian, as base64. In Python bytes will do, and become it."""
 
     def __str__(self) -> str:
@@ -184,7 +184,7 @@ class Samples:
 
 
 @dataclass(frozen=True)
-class Times:
+class TimesField:
     """Words with their start and end in seconds, kept as tuples."""
 
     most: int
@@ -235,42 +235,42 @@ def _refuse_half_characters(value: str) -> None:
 # One row a field. A name means the same in every command and event that has it. Times are milliseconds of audio.
 FIELDS: Mapping[str, Rule] = MappingProxyType(
     {
-        "text": Speech(MAX_TEXT_CHARS),
-        "id": Name(MAX_ID_CHARS),
-        "final": Flag(),
-        "voice": Name(MAX_ID_CHARS),
-        "seed": Whole(0, MAX_SEED),
-        "cfg_scale": Number(0, 20),
-        "cfg_filter_k": Whole(0, 2048),
-        "text_temperature": Number(0, 2),
-        "text_top_k": Whole(1, 2048),
-        "audio_temperature": Number(0, 2),
-        "audio_top_k": Whole(1, 2048),
-        "initial_padding": Whole(0, 100),
-        "played_ms": Number(0),
-        "audio": Samples(),
-        "words": Times(60),
-        "speaker": Choice(("S1", "S2")),
-        "sample_rate": Whole(8000, 48000),
+        "text": SpeechField(MAX_TEXT_CHARS),
+        "id": NameField(MAX_ID_CHARS),
+        "final": BoolField(),
+        "voice": NameField(MAX_ID_CHARS),
+        "seed": WholeField(0, MAX_SEED),
+        "cfg_scale": NumberField(0, 20),
+        "cfg_filter_k": WholeField(0, 2048),
+        "text_temperature": NumberField(0, 2),
+        "text_top_k": WholeField(1, 2048),
+        "audio_temperature": NumberField(0, 2),
+        "audio_top_k": WholeField(1, 2048),
+        "initial_padding": WholeField(0, 100),
+        "played_ms": NumberField(0),
+        "audio": SamplesField(),
+        "words": TimesField(60),
+        "speaker": ChoiceField(("S1", "S2")),
+        "sample_rate": WholeField(8000, 48000),
         # events only
-        "version": Text(),
-        "model": Text(),
-        "device": Text(),
-        "encoding": Text(),
-        "frame_ms": Whole(1),
-        "voices": Names(),
-        "conversation": Text(),
-        "latency_ms": Number(0, digits=1),
-        "word": Text(),
-        "start_ms": Number(0, digits=0),
-        "audio_ms": Number(0, digits=0),
-        "heard_ms": Number(0, digits=0),
-        "spoken": Text(),
-        "pending": Text(),
-        "code": Text(),
-        "message": Text(),
-        "cmd": Text(),
-        "field": Text(),
+        "version": TextField(),
+        "model": TextField(),
+        "device": TextField(),
+        "encoding": TextField(),
+        "frame_ms": WholeField(1),
+        "voices": NamesField(),
+        "conversation": TextField(),
+        "latency_ms": NumberField(0, digits=1),
+        "word": TextField(),
+        "start_ms": NumberField(0, digits=0),
+        "audio_ms": NumberField(0, digits=0),
+        "heard_ms": NumberField(0, digits=0),
+        "spoken": TextField(),
+        "pending": TextField(),
+        "code": TextField(),
+        "message": TextField(),
+        "cmd": TextField(),
+        "field": TextField(),
     }
 )
 

@@ -238,7 +238,7 @@ class FirstAudio(_Event):
 
 
 @dataclass(frozen=True, slots=True)
-class Word(_Event):
+class WordEvent(_Event):
     """A word, sent ahead of its audio. speaker: "S1" or "S2"; start_ms: on the conversation's audio clock, to 1 ms."""
 
     id: str
@@ -285,13 +285,13 @@ class Error(_Event):
     field: str | None = None
 
 
-Event: TypeAlias = Ready | Started | FirstAudio | Word | Done | Paused | Resumed | ResetDone | Error
+Event: TypeAlias = Ready | Started | FirstAudio | WordEvent | Done | Paused | Resumed | ResetDone | Error
 EVENTS: Mapping[str, type[Event]] = MappingProxyType(
     {
         "ready": Ready,
         "started": Started,
         "first_audio": FirstAudio,
-        "word": Word,
+        "word": WordEvent,
         "done": Done,
         "paused": Paused,
         "resumed": Resumed,

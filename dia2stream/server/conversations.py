@@ -41,7 +41,7 @@ from dia2stream.protocol.messages import (
     Resumed,
     Start,
     Started,
-    Word,
+    WordEvent,
     dump_event,
     parse_command,
 )
@@ -219,7 +219,7 @@ class Call:
     def _note(self, item: Item) -> None:
         """Keeps the books: before it is sent, because what is under way when the socket breaks has to be in them."""
         match item:
-            case Frame() | Word() | Done():
+            case Frame() | WordEvent() | Done():
                 self._sent.add(item)
             case FirstAudio():
                 self._metrics.first_audio.observe(item.latency_ms / 1000)

@@ -20,7 +20,7 @@ from dia2.codec.mimi import Mimi
 from dia2.errors import ScriptError
 from dia2.text.script import FRAME_RATE
 from dia2.voice.recording import BEST_SECONDS, Recording, read_recording, trim
-from dia2.voice.voice import SUFFIX, Clip, Voice, Word, make_clip, read_words
+from dia2.voice.voice import SUFFIX, Clip, ClipWord, Voice, make_clip, read_words
 from dia2.voice.word_times import align, transcribe
 from dia2stream import __version__
 from dia2stream.engine.engine import default_model
@@ -88,7 +88,7 @@ def _clips(options: VoiceOptions) -> list[str]:
     return [options.speaker_1, *(path for path in second if path)]
 
 
-def _words(recording: Recording, path: str, number: int, options: VoiceOptions) -> tuple[list[Word], str]:
+def _words(recording: Recording, path: str, number: int, options: VoiceOptions) -> tuple[list[ClipWord], str]:
     """The words of a clip and, for the record, where they come from."""
     file: str | None = getattr(options, f"words_{number}")
     text: str | None = getattr(options, f"text_{number}")
@@ -113,12 +113,12 @@ def _words(recording: Recording, path: str, number: int, options: VoiceOptions) 
     )
 
 
-def _clip(recording: Recording, words: Sequence[Word], codec: Mimi) -> Clip:
+def _clip(recording: Recording, words: Sequence[ClipWord], codec: Mimi) -> Clip:
     """The speech in a recording, its words moved to where they are then."""
     first, last = min(word.start for word in words), max(word.end for word in words)
     start, stop = trim(recording, keep=(first, min(last, recording.seconds)))
     pcm = torch.from_numpy(recording.part(start, stop).at(codec.sample_rate).samples)
-    moved = [Word(w.text, round(w.start - start, 3), round(min(w.end, stop) - start, 3)) for w in words]
+    moved = [ClipWord(w.text, round(w.start - start, 3), round(min(w.end, stop) - start, 3)) for w in words]
     return make_clip(pcm, moved, codec)
 
 
