@@ -86,7 +86,7 @@ def _engine_report(model: ModelOptions, speech: SpeechOptions, options: BenchOpt
     try:
         steps.watch(engine.stepper)
         with engine.conversation() as session:
-            caller = Caller(EngineLine(session), speech, steps, engine.stepper.config.data.second_stream_ahead)
+            caller = Caller(EngineLine(engine, session), speech, steps, engine.stepper.config.data.second_stream_ahead)
             parts = Parts(engine, session)
             _repeat(options, caller, parts)
     finally:

@@ -24,6 +24,7 @@ from itertools import pairwise
 from typing import Any, Protocol
 
 from dia2stream.client import connect
+from dia2stream.engine.engine import Engine
 from dia2stream.engine.session import Session
 from dia2stream.errors import Dia2StreamError, EngineError
 from dia2stream.items import FRAME_MS, Cut, Frame
@@ -210,8 +211,8 @@ def _cut(text: str, size: int) -> list[str]:
 class EngineLine:
     """A session of the engine."""
 
-    def __init__(self, session: Session) -> None:
-        self._session = session
+    def __init__(self, engine: Engine, session: Session) -> None:
+        self._engine, self._session = engine, session
 
     def submit(self, command: Command) -> None:
         self._session.submit(command)
@@ -225,10 +226,10 @@ class EngineLine:
             if isinstance(item, Event):
                 return item, at
             if not isinstance(item, Cut):
-                raise EngineError(self._session.engine.broken or "the engine has ended the conversation")
+                raise EngineError(self._engine.broken or "the engine has ended the conversation")
 
     def settle(self, played: float) -> None:
-        while self._session.behind or self._session.engine.has_work:
+        while self._session.behind or self._engine.has_work:
             self._session.take(answers_only=True)
             time.sleep(0.001)
         time.sleep(0.005)  # for the end of the step that made all of this true

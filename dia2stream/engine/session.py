@@ -8,13 +8,14 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager, suppress
 from enum import Enum
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any, Protocol
 
-from dia2stream.conversation.conversation import Conversation
-from dia2stream.engine.engine import Engine
 from dia2stream.errors import CommandError
 from dia2stream.items import Frame, Item
 from dia2stream.protocol.messages import Command, End, Inject, Listen, Pause, Reset, Resume, Start
+
+if TYPE_CHECKING:  # brings torch along
+    from dia2stream.conversation.conversation import Conversation
 
 
 class SessionRequest(Enum):
@@ -29,13 +30,27 @@ FINISH, CLOSE = SessionRequest.FINISH, SessionRequest.CLOSE
 Order = Command | CommandError | SessionRequest
 
 
+class EngineThread(Protocol):
+    """What a session needs of the engine. Every method may be called from any thread."""
+
+    @property
+    def broken(self) -> str | None:
+        """Why the engine can hold no conversation any more; None while it can."""
+
+    def submit(self, session: "Session", order: Order) -> None:
+        """Hands an order to the engine's thread."""
+
+    def wake(self) -> None:
+        """Tells the engine's thread that an outbox has room again."""
+
+
 class Session:
     """A lent conversation: commands go in from any thread, items come out of one loop, plain or async.
 
     Commands never wait and never raise for what a client may get wrong: the answer, or the error, is an event.
     """
 
-    def __init__(self, engine: Engine, conversation: Conversation) -> None:
+    def __init__(self, engine: EngineThread, conversation: "Conversation") -> None:
         self.engine, self.conversation = engine, conversation
         self.ended = False  # nothing more will be made
         self.finishing = False  # the loop ends when all is spoken

@@ -257,7 +257,8 @@ class Server:
         return Encoder(cast("Encoding", encoding), int(rate))
 
     def _ready(self, call: Call, encoder: Encoder) -> Ready:
-        checkpoint = call.session.engine.checkpoint
+        engine = cast("Engine", self._seats.engine)  # whoever has a call has got it from the engine
+        checkpoint = engine.checkpoint
         return Ready(
             version=__version__,
             model=checkpoint.name,
@@ -265,7 +266,7 @@ class Server:
             sample_rate=encoder.sample_rate,
             encoding=encoder.encoding,
             frame_ms=FRAME_MS,
-            voices=tuple(call.session.engine.voices),
+            voices=tuple(engine.voices),
             conversation=call.id,
         )
 
