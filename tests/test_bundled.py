@@ -15,7 +15,8 @@ from conversations import toy
 from piping import Pipe
 from safetensors.torch import load_file, save_file
 
-from dia2 import Dia2, checkpoint
+from dia2 import Dia2
+from dia2.checkpoint import load, sources
 from dia2.checkpoint.load import has_bundled, load_checkpoint, load_codec
 from dia2.errors import CheckpointError
 from dia2stream.engine import engine
@@ -43,8 +44,8 @@ def make_stand_in(folder: Path) -> Path:
 @pytest.fixture
 def stand_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The stand-in, as the bundled model of this build, with the hub out of reach."""
-    monkeypatch.setattr(checkpoint, "_BUNDLED_FOLDER", make_stand_in(tmp_path / "bundled"))
-    monkeypatch.setattr(checkpoint, "download", refuse_download)
+    monkeypatch.setattr(load, "_BUNDLED_FOLDER", make_stand_in(tmp_path / "bundled"))
+    monkeypatch.setattr(sources, "download", refuse_download)
     return tmp_path / "bundled"
 
 
@@ -55,7 +56,7 @@ def refuse_download(*arguments: object) -> None:
 @pytest.fixture
 def nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A build without a bundled model."""
-    monkeypatch.setattr(checkpoint, "_BUNDLED_FOLDER", tmp_path / "nothing")
+    monkeypatch.setattr(load, "_BUNDLED_FOLDER", tmp_path / "nothing")
 
 
 def test_it_is_loaded_by_its_name_in_half_precision_without_the_hub(stand_in: Path) -> None:

@@ -290,7 +290,7 @@ def test_finish_while_it_is_paused_ends_with_the_answer_and_nothing_after_it(eng
 
 
 def test_the_example_of_the_module_runs_as_it_stands() -> None:
-    example = textwrap.dedent(re.search(r"\n\n((?:    .*\n|\n)+)", dia2stream.engine.__doc__ or "")[1])  # type: ignore[index]
+    example = textwrap.dedent(re.search(r"\n\n((?:    .*\n|\n)+)", dia2stream.engine.engine.__doc__ or "")[1])  # type: ignore[index]
     load, talk = example.strip().split("\n", 1)
     played: list[Any] = []
     names = {**vars(dia2stream.engine.engine), "play": played.append, "print": lambda *_: None}

@@ -473,5 +473,5 @@ def test_what_a_conversation_remembers_is_an_option(monkeypatch):
         def warm_up(self):
             pass
 
-    monkeypatch.setattr("dia2stream.engine.load_checkpoint", lambda *model, **options: SimpleNamespace(notes=[]))
+    monkeypatch.setattr("dia2stream.engine.engine.load_checkpoint", lambda *model, **options: SimpleNamespace(notes=[]))
     assert Recorder.load(ModelOptions(history_seconds=5.0)).options["history_seconds"] == 5.0

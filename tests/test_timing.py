@@ -111,7 +111,7 @@ def heard(monkeypatch: pytest.MonkeyPatch, chunks: list[Any]) -> list[Any]:
             assert (clip["sampling_rate"], options["return_timestamps"]) == (16000, "word")
             return {"chunks": [{"text": text, "timestamp": times} for text, times in chunks]}
 
-    monkeypatch.setattr("dia2.timing._whisper", lambda model: Pipeline())
+    monkeypatch.setattr("dia2.voice.word_times._whisper", lambda model: Pipeline())
     return [(word.text, word.start, word.end) for word in transcribe(clip("flite_slt"), "whisper")]
 
 
