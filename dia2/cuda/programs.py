@@ -1,6 +1,8 @@
 """What the captured graphs of a step run: plain tensor operations, or the Triton kernels."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -11,74 +13,123 @@ from dia2.cuda.kernels.attention import Attention
 from dia2.cuda.kernels.draws import Sampler
 from dia2.cuda.kernels.launch import COLUMN, INDEX, MAIN, SECOND
 from dia2.cuda.kernels.products import MOST_ROWS
-from dia2.cuda.stepper import GraphStepper
+from dia2.model.backbone import Backbone
+from dia2.model.config import Dia2Config
+from dia2.model.delays import column_of, token_rows
+from dia2.model.depformer import Depformer
 from dia2.model.fp8 import Fp8Matrix, Matrix, linear
-from dia2.model.sampling import ACTION_STREAM, CB0_STREAM, Draws
+from dia2.model.kv_cache import KVCache
+from dia2.model.sampling import ACTION_STREAM, CB0_STREAM, Draws, Guidance
 
 _SPLITS = 16  # at most, of the columns an attention reads: one conversation's 2 x 8 heads then fill a large GPU
 
 
-class Program:
-    """What the graphs of a stepper hold: `column` up to codebook 0, `codes` from there. Draws are fused kernels."""
+@dataclass(frozen=True)
+class StepTensors:
+    """The model, and the device tensors that the graphs of a step read and write. A stepper makes them once.
 
-    def __init__(self, stepper: GraphStepper) -> None:
-        self.stepper = stepper
-        data = stepper.config.data
+    fields: int64 [slots, STEP_FIELDS], what the host says about this step (launch.py names the fields).
+    drawn: int64 [slots, C + 1], what this step drew: the code of every codebook, then the action.
+    next_text: int64 [slots, 2], the next column's text, which a depformer with a text embedding reads.
+    codes: int64 [slots, C, capacity], the delayed codes of every column.
+    blanked_text: int64 [2], the text of the unconditional branch.
+    depformer_cache: keys and values of one column's stages.
+    uniforms: float32 [slots, capacity, streams], the random number of every draw.
+    """
+
+    config: Dia2Config
+    backbone: Backbone
+    depformer: Depformer
+    fields: Tensor
+    drawn: Tensor
+    next_text: Tensor
+    codes: Tensor
+    blanked_text: Tensor
+    cache: KVCache
+    depformer_cache: tuple[Tensor, Tensor]
+    uniforms: Tensor
+    guidance: Guidance
+    text_draws: Draws
+    audio_draws: Draws
+
+    @property
+    def slots(self) -> int:
+        """How many conversations step at once."""
+        return len(self.fields)
+
+    @property
+    def capacity(self) -> int:
+        """Columns that the cache holds."""
+        return self.codes.shape[2]
+
+    def sampler(self, draws: Draws) -> Sampler:
+        """The kernel that draws with every slot's settings, of one kind of draw."""
+        guidance = self.guidance
+        return Sampler(guidance.scale, guidance.filter_k, draws.temperature, draws.top_k, self.uniforms)
+
+    def tokens(self) -> Tensor:
+        """What the backbone reads in this step, int64 [2 slots, 1, 2 + C]: each slot with its text, then without."""
+        codes = column_of(self.codes, self.fields[:, COLUMN])
+        text = self.fields[:, None, MAIN : SECOND + 1]
+        return token_rows(text, codes[:, None], self.blanked_text).flatten(0, 1)
+
+
+class StepProgram(ABC):
+    """The device work of a step, in the two parts that are captured: `column`, then `codes`."""
+
+    def __init__(self, tensors: StepTensors) -> None:
+        self.tensors = tensors
+        data = tensors.config.data
         self.banned = data.audio_pad_token_id, data.audio_bos_token_id
-        self.text, self.audio = (self._sampler(draws) for draws in (stepper._text_draws, stepper._audio_draws))
+        self.text, self.audio = tensors.sampler(tensors.text_draws), tensors.sampler(tensors.audio_draws)
 
+    @abstractmethod
     def column(self) -> None:
-        raise NotImplementedError
+        """Runs the backbone on every slot's column; draws the action and codebook 0."""
 
+    @abstractmethod
     def codes(self) -> None:
-        raise NotImplementedError
+        """Runs the depformer on what `column` left; draws all other codebooks."""
 
-    def _sampler(self, draws: Draws) -> Sampler:
-        stepper = self.stepper
-        guidance = stepper._guidance
-        return Sampler(guidance.scale, guidance.filter_k, draws.temperature, draws.top_k, stepper._uniforms)
+    def draw_action(self, logits: Tensor) -> None:
+        """logits float32 [2 slots, actions] -> the last entry of `drawn`."""
+        tensors = self.tensors
+        self.text(logits, tensors.fields, ACTION_STREAM, tensors.drawn[:, -1])
 
-    def _draw_action(self, logits: Tensor) -> None:
-        stepper = self.stepper
-        self.text(logits, stepper.fields, ACTION_STREAM, stepper.drawn[:, -1])
-
-    def _draw_code(self, logits: Tensor, codebook: int) -> None:
-        stepper = self.stepper
+    def draw_code(self, logits: Tensor, codebook: int) -> None:
+        """logits float32 [2 slots, V] -> `drawn`, and the next column's codes where the frame is not known."""
+        tensors = self.tensors
         self.audio(
             logits,
-            stepper.fields,
+            tensors.fields,
             CB0_STREAM + codebook,
-            stepper.drawn[:, codebook],
+            tensors.drawn[:, codebook],
             banned=self.banned if codebook == 0 else (-1, -1),
-            codes=stepper.codes,
+            codes=tensors.codes,
             codebook=codebook,
-            delay=stepper.delays[codebook],
+            delay=tensors.config.data.delays[codebook],
         )
 
 
-class Plain(Program):
-    """The layers' own ops. Attention reads the whole cache, as a graph cannot change its shapes."""
+class LayerProgram(StepProgram):
+    """The layers' own operations, with the draws fused. Attention reads the whole cache: a graph's shapes are fixed."""
 
     def column(self) -> None:
-        stepper, fields = self.stepper, self.stepper.fields
-        codes = stepper._at(stepper.codes, fields[:, COLUMN])
-        text = fields[:, MAIN : SECOND + 1]
-        rows = stepper._rows(text[:, None], codes[:, None], 2).flatten(0, 1)
-        position, index = (_twice(fields[:, field])[:, None] for field in (COLUMN, INDEX))
-        hidden = stepper.backbone(rows, index, position, stepper.cache, stepper.capacity)
+        tensors = self.tensors
+        position, index = (_twice(tensors.fields[:, field])[:, None] for field in (COLUMN, INDEX))
+        hidden = tensors.backbone(tensors.tokens(), index, position, tensors.cache, tensors.capacity)
         self.hidden = hidden.squeeze(1)
-        self._draw_action(stepper.backbone.action_logits(self.hidden))
-        self._draw_code(stepper.backbone.cb0_logits(self.hidden), 0)
+        self.draw_action(tensors.backbone.action_logits(self.hidden))
+        self.draw_code(tensors.backbone.cb0_logits(self.hidden), 0)
 
     def codes(self) -> None:
-        stepper = self.stepper
-        text = None
-        if stepper.reads_text:
-            text = stepper.depformer.embed_text(_twice(stepper.next_text[:, 0]), _twice(stepper.next_text[:, 1]))
-        for stage in range(stepper.depformer.stages):
-            previous = _twice(stepper.drawn[:, stage])
-            logits = stepper.depformer.stage(stage, self.hidden, previous, text, stepper._depformer_cache)
-            self._draw_code(logits, stage + 1)
+        tensors, depformer = self.tensors, self.tensors.depformer
+        main, second = tensors.next_text[:, 0], tensors.next_text[:, 1]
+        text = depformer.embed_text(_twice(main), _twice(second))
+        for stage in range(depformer.stages):
+            previous = _twice(tensors.drawn[:, stage])
+            logits = depformer.stage(stage, self.hidden, previous, text, tensors.depformer_cache)
+            self.draw_code(logits, stage + 1)
 
 
 def _twice(x: Tensor) -> Tensor:
@@ -86,15 +137,15 @@ def _twice(x: Tensor) -> Tensor:
     return x[:, None].expand(-1, 2).flatten()
 
 
-class Fast(Program):
+class KernelProgram(StepProgram):
     """The kernels: five a layer, each reading its weights once for all rows."""
 
-    def __init__(self, stepper: GraphStepper) -> None:
-        super().__init__(stepper)
-        config = stepper.config
-        backbone, depformer = stepper.backbone, stepper.depformer
+    def __init__(self, tensors: StepTensors) -> None:
+        super().__init__(tensors)
+        config = tensors.config
+        backbone, depformer = tensors.backbone, tensors.depformer
         big, small = config.model.decoder, config.model.depformer
-        rows = 2 * len(stepper.slots)
+        rows = 2 * tensors.slots
         self.few = rows <= MOST_ROWS
         self.eps = config.model.normalization_layer_epsilon
 
@@ -107,48 +158,50 @@ class Fast(Program):
         self.small = _Buffers(
             buffer, small.n_embd, small.n_hidden, small.gqa_query_heads, small.gqa_query_heads, small.gqa_head_dim
         )
-        self.attend = Attention(rows, big.gqa_query_heads, big.kv_heads, big.gqa_head_dim, _SPLITS, stepper.device)
+        self.attend = Attention(
+            rows, big.gqa_query_heads, big.kv_heads, big.gqa_head_dim, _SPLITS, tensors.fields.device
+        )
         heads = small.gqa_query_heads
-        self.attend_stages = Attention(rows, heads, heads, small.gqa_head_dim, 1, stepper.device)
+        self.attend_stages = Attention(rows, heads, heads, small.gqa_head_dim, 1, tensors.fields.device)
         groups = len(depformer.groups)
         self.projected = buffer(groups * small.n_embd)  # the hidden state, as every weight group reads it
         self.stage_logits = buffer(depformer.codes, torch.float32)
 
     def column(self) -> None:
-        stepper = self.stepper
-        backbone = stepper.backbone
+        tensors = self.tensors
+        backbone = tensors.backbone
         self._embed()
         tables = backbone.rotary.cos, backbone.rotary.sin
         layer: Any
         for number, layer in enumerate(backbone.layers):
-            cache = stepper.cache._k_rows[number], stepper.cache._v_rows[number]
+            cache = tensors.cache.rows(number)
             attention = layer.attention
             self._linear(self.big, self.big.x, attention.qkv, self.big.qkv, layer.pre_norm.weight)
             norms = attention.q_norm.weight, attention.k_norm.weight
-            self.attend(self.big.qkv, norms, self.eps, tables, cache, self.big.mixed, stepper.fields)
+            self.attend(self.big.qkv, norms, self.eps, tables, cache, self.big.mixed, tensors.fields)
             self._add(self.big.mixed, attention.o_proj, self.big.x)
-            self._mlp(self.big, layer, stepper.config.model.linear.mlp_activations)
+            self._mlp(self.big, layer, tensors.config.model.linear.mlp_activations)
         self._linear(self.big, self.big.x, self.heads, self.logits, backbone.norm.weight)
-        self._draw_action(self.logits[:, len(backbone.cb0_head) :])
-        self._draw_code(self.logits[:, : len(backbone.cb0_head)], 0)
+        self.draw_action(self.logits[:, len(backbone.cb0_head) :])
+        self.draw_code(self.logits[:, : len(backbone.cb0_head)], 0)
 
     def codes(self) -> None:
         """All stages. Every group's view of the hidden state is one product, before the first stage."""
-        stepper = self.stepper
-        depformer = stepper.depformer
+        tensors = self.tensors
+        depformer = tensors.depformer
         project = depformer.project_in.flatten(0, 1)
-        self._linear(self.big, self.big.x, project, self.projected, stepper.backbone.norm.weight)
+        self._linear(self.big, self.big.x, project, self.projected, tensors.backbone.norm.weight)
         for stage in range(depformer.stages):
             self._stage(stage)
-            self._draw_code(self.stage_logits, stage + 1)
+            self.draw_code(self.stage_logits, stage + 1)
 
     def _stage(self, stage: int) -> None:
-        stepper, buffers = self.stepper, self.small
-        depformer = stepper.depformer
+        tensors, buffers = self.tensors, self.small
+        depformer = tensors.depformer
         group = depformer.group_of_stage[stage]
         width = buffers.x.shape[1]
         came = self.projected[:, group * width : (group + 1) * width]
-        embedding = kernels.Embedding(depformer.audio_embeds[stage], stepper.drawn[:, stage], buffers.x)
+        embedding = kernels.Embedding(depformer.audio_embeds[stage], tensors.drawn[:, stage], buffers.x)
         tables = None if depformer.rotary is None else (depformer.rotary.cos, depformer.rotary.sin)
         layer: Any
         for number, layer in enumerate(depformer.layers):
@@ -158,21 +211,21 @@ class Fast(Program):
                 self._linear(buffers, came, *into, embedding)
             else:
                 self._linear(buffers, buffers.x, *into)
-            cache = stepper._depformer_cache[0][number], stepper._depformer_cache[1][number]
+            cache = tensors.depformer_cache[0][number], tensors.depformer_cache[1][number]
             norms = attention.q_norm.weight, attention.k_norm.weight
             self.attend_stages(buffers.qkv, norms, self.eps, tables, cache, buffers.mixed, stage)
             self._add(buffers.mixed, attention.out_proj[group], buffers.x)
-            self._mlp(buffers, layer, stepper.config.model.depformer.mlp_activations)
+            self._mlp(buffers, layer, tensors.config.model.depformer.mlp_activations)
         head = depformer.heads[stage, : depformer.codes]
         self._linear(buffers, buffers.x, head, self.stage_logits, depformer.norm.weight)
 
     def _embed(self) -> None:
-        stepper, data = self.stepper, self.stepper.config.data
-        backbone, text = stepper.backbone, stepper.backbone.text_embed
+        tensors, data = self.tensors, self.tensors.config.data
+        backbone, text = tensors.backbone, tensors.backbone.text_embed
         if self.few:
             kernels.embed(
-                stepper.fields,
-                stepper.codes,
+                tensors.fields,
+                tensors.codes,
                 text.embedding,
                 text.main_proj,
                 text.second_proj,
@@ -182,9 +235,7 @@ class Fast(Program):
                 data.text_pad_token_id,
             )
         else:
-            codes = stepper._at(stepper.codes, stepper.fields[:, COLUMN])
-            rows = stepper._rows(stepper.fields[:, None, MAIN : SECOND + 1], codes[:, None], 2)
-            self.big.x.copy_(backbone.embed(rows.flatten(0, 1)).squeeze(1))
+            self.big.x.copy_(backbone.embed(tensors.tokens()).squeeze(1))
 
     # Few rows: one kernel. Many: the norm and the activation are kernels, and the product is the library's.
 

@@ -11,9 +11,10 @@ The only thing the host waits for is the actions, copied into pinned memory at t
 the depformer does not read the text that an action leads to, so B is launched right behind A, before the actions are
 known: the GPU works on the codes while the host works on the text, and the next step's A can be queued without a gap.
 
-What is captured comes in two kinds. `Fast` uses the kernels of kernels.py, where they beat plain ops: 16-bit weights,
-and 8-bit ones. `Plain` captures the layers as they are, with only the draws fused: float32, whose arithmetic upstream
-is the library's TF32, and the depformer with a text embedding, which no published model has.
+What is captured comes in two kinds (programs.py). `KernelProgram` uses our kernels, which beat the layers' own
+operations for 16-bit and 8-bit weights. `LayerProgram` captures the layers as they are, with only the draws fused: for
+float32, where the published code computes in TF32 and so does the library, and for a depformer with a text embedding,
+which no published model has.
 """
 
 from collections.abc import Callable, Sequence
@@ -23,7 +24,7 @@ import torch
 from torch import Tensor
 
 from dia2.cuda.kernels.launch import KNOWN, STEP_FIELDS
-from dia2.cuda.programs import Fast, Plain, Program
+from dia2.cuda.programs import KernelProgram, LayerProgram, StepProgram, StepTensors
 from dia2.model.sampling import SlotSettings
 from dia2.steps.stepper import Slot, Stepper, TextColumn
 
@@ -52,7 +53,7 @@ class GraphStepper(Stepper):
         self.kind = "plain ops" if (slow if plain is None else plain) else "kernels"
         self._host[:] = torch.tensor([0, 0, self.capacity, *self.opening])  # every frame is known: nothing is kept
         with torch.inference_mode():
-            self.program: Program = Plain(self) if self.kind == "plain ops" else Fast(self)
+            self.program = self._program()
             self._run_column, self._run_codes = self._capture()
         if device.type == "cuda":
             self._meet_lengths()
@@ -91,6 +92,25 @@ class GraphStepper(Stepper):
         for slot in active:
             rows[slot][KNOWN] = self.slots[slot].known
         self._host.copy_(torch.tensor(rows))
+
+    def _program(self) -> StepProgram:
+        tensors = StepTensors(
+            self.config,
+            self.backbone,
+            self.depformer,
+            self.fields,
+            self.drawn,
+            self.next_text,
+            self.codes,
+            self.blanked_text,
+            self.cache,
+            self.depformer_cache,
+            self.uniforms,
+            self.guidance,
+            self.text_draws,
+            self.audio_draws,
+        )
+        return LayerProgram(tensors) if self.kind == "plain ops" else KernelProgram(tensors)
 
     def _shared(self, *shape: int) -> Tensor:
         """Host memory that the device's copies can run beside the host with."""

@@ -33,3 +33,19 @@ def blank(slots: int, columns: int, delays: tuple[int, ...], bos: int, device: t
     A column below its codebook's delay keeps its BOS for good; the others are written before they are read.
     """
     return torch.full((slots, len(delays), columns), bos, dtype=torch.int64, device=device)
+
+
+def column_of(columns: Tensor, numbers: Tensor) -> Tensor:
+    """One column of each grid: number numbers[n] of columns [n, C, steps] -> [n, C]."""
+    return columns.gather(2, numbers[:, None, None].expand(-1, columns.shape[1], 1)).squeeze(2)
+
+
+def token_rows(text: Tensor, codes: Tensor, blanked_text: Tensor | None) -> Tensor:
+    """What the backbone reads: text [n, steps, 2] and codes [n, steps, C] -> tokens [n, branches, steps, 2 + C].
+
+    blanked_text: int64 [2], the two text tokens of the unconditional branch; None gives the conditional branch alone.
+    """
+    conditional = torch.cat([text, codes], dim=-1)
+    if blanked_text is None:
+        return conditional[:, None]
+    return torch.stack([conditional, torch.cat([blanked_text.expand_as(text), codes], dim=-1)], dim=1)

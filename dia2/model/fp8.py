@@ -88,8 +88,9 @@ def shrink(module: nn.Module) -> None:
     """Puts the matrices of all layers in `module` into 8 bits, one after the other; before loading, only their room."""
     for owner in list(module.modules()):
         for name in _MATRICES:
-            matrix = owner._parameters.pop(name, None)
-            if matrix is not None:
+            matrix = getattr(owner, name, None)
+            if isinstance(matrix, nn.Parameter):
+                delattr(owner, name)
                 owner.add_module(name, Fp8Matrix.of(matrix))
 
 

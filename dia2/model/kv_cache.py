@@ -35,12 +35,16 @@ class KVCache:
         """Some slots, and their first `branches` branches (one, or all), over the same memory."""
         return KVCache(self.k[:, slots, :branches], self.v[:, slots, :branches])
 
+    def rows(self, layer: int) -> tuple[Tensor, Tensor]:
+        """A layer's keys and values, each [rows, kv_heads, capacity, head_dim]; row = slot * branches + branch."""
+        return self._k_rows[layer], self._v_rows[layer]
+
     def update(self, layer: int, index: Tensor, k: Tensor, v: Tensor, live: int) -> tuple[Tensor, Tensor]:
         """Writes a layer's k and v [rows, n, kv_heads, head_dim] at columns index [rows, n].
 
         Returns its first `live` columns, [rows, kv_heads, live, head_dim] each.
         """
-        keys, values = self._k_rows[layer], self._v_rows[layer]
+        keys, values = self.rows(layer)
         where = index[:, None, :, None].expand(-1, k.shape[2], -1, k.shape[3])
         keys.scatter_(2, where, k.transpose(1, 2))
         values.scatter_(2, where, v.transpose(1, 2))

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from dia2.model.delays import aligned, blank
+from dia2.model.delays import aligned, blank, column_of, token_rows
 from dia2.model.kv_cache import KVCache
 from dia2.model.sampling import ACTION_STREAM, CB0_STREAM, Draws, Guidance, SlotSettings, uniform_table
 
@@ -61,19 +61,19 @@ class Stepper:
         # Delayed codes of every column, [slots, C, capacity].
         self.codes = blank(slots, self.capacity, self.delays, data.audio_bos_token_id, device)
         self._streams = CB0_STREAM + data.codebooks
-        self._uniforms = torch.zeros(slots, self.capacity, self._streams, device=device)
-        self._guidance = Guidance(slots, device)
-        self._text_draws, self._audio_draws = Draws(slots, device), Draws(slots, device)
-        self._depformer_cache = depformer.new_cache(2 * slots)
+        self.uniforms = torch.zeros(slots, self.capacity, self._streams, device=device)
+        self.guidance = Guidance(slots, device)
+        self.text_draws, self.audio_draws = Draws(slots, device), Draws(slots, device)
+        self.depformer_cache = depformer.new_cache(2 * slots)
         self._delays = torch.tensor(self.delays, device=device)
-        self._unconditional = torch.tensor([data.text_zero_token_id, data.text_pad_token_id], device=device)
+        self.blanked_text = torch.tensor([data.text_zero_token_id, data.text_pad_token_id], device=device)
         self._never_drawn = torch.tensor([data.audio_pad_token_id, data.audio_bos_token_id], device=device)
 
     def begin(self, slot: int, settings: SlotSettings, seed: int) -> None:
         """Puts `slot` at column 0 of a new conversation."""
-        self._guidance.set(slot, settings)
-        self._text_draws.set(slot, settings.text)
-        self._audio_draws.set(slot, settings.audio)
+        self.guidance.set(slot, settings)
+        self.text_draws.set(slot, settings.text)
+        self.audio_draws.set(slot, settings.audio)
         self.slots[slot].settings = settings
         self.rebase(slot, seed, 0)
 
@@ -81,7 +81,7 @@ class Stepper:
         """Puts `slot` at column 0, where every code reads BOS; column 0 is step `first_step` in the table of draws."""
         self.slots[slot] = Slot(0, self.opening, settings=self.slots[slot].settings)
         self.codes[slot].fill_(self.config.data.audio_bos_token_id)
-        self._uniforms[slot] = uniform_table(seed, first_step, self.capacity, self._streams)
+        self.uniforms[slot] = uniform_table(seed, first_step, self.capacity, self._streams)
 
     @torch.inference_mode()
     def prefill(self, slot: int, texts: Sequence[TextColumn]) -> None:
@@ -95,7 +95,7 @@ class Stepper:
         stop = state.column + len(texts)
         text = torch.tensor(texts, device=self.device)
         codes = self.codes[slot, :, state.column : stop].T
-        rows = self._rows(text[None], codes[None], 2 if state.settings.guided else 1)  # [1, branches, n, 2 + C]
+        rows = self._token_rows(text[None], codes[None], 2 if state.settings.guided else 1)  # [1, branches, n, 2 + C]
         positions = torch.arange(state.column, stop, device=self.device).expand(rows.shape[1], -1)
         cache = self.cache.view(slice(slot, slot + 1), rows.shape[1])
         live = stop + state.shift
@@ -112,16 +112,16 @@ class Stepper:
         states = self.slots[span]
         columns = torch.tensor([s.column for s in states], device=self.device)
         text = torch.tensor([s.text for s in states], device=self.device)
-        codes = self._at(self.codes[span], columns)
+        codes = column_of(self.codes[span], columns)
         branches = 2 if any(self.slots[i].settings.guided for i in active) else 1
-        rows = self._rows(text[:, None], codes[:, None], branches).flatten(0, 1)
+        rows = self._token_rows(text[:, None], codes[:, None], branches).flatten(0, 1)
         position = columns.repeat_interleave(branches)[:, None]
         shift = torch.tensor([s.shift for s in states], device=self.device).repeat_interleave(branches)[:, None]
         live = max(s.column + s.shift for s in states) + 1
         hidden = self.backbone(rows, position + shift, position, self.cache.view(span, branches), live).squeeze(1)
-        uniforms = self._uniforms[span].gather(1, columns[:, None, None].expand(-1, 1, self._streams)).squeeze(1)
+        uniforms = self.uniforms[span].gather(1, columns[:, None, None].expand(-1, 1, self._streams)).squeeze(1)
         self._step = _Step(list(active), span, columns, hidden, uniforms, branches)
-        actions = self._draw(self._text_draws, self.backbone.action_logits(hidden), ACTION_STREAM).tolist()
+        actions = self._draw(self.text_draws, self.backbone.action_logits(hidden), ACTION_STREAM).tolist()
         return [int(actions[i - span.start]) for i in active]
 
     @torch.inference_mode()
@@ -155,13 +155,13 @@ class Stepper:
         """The first `count` codebooks of the next column, each int64 [n]."""
         step = self._step
         logits = self.backbone.cb0_logits(step.hidden)
-        codes = [self._draw(self._audio_draws, logits, CB0_STREAM, banned=self._never_drawn)]
+        codes = [self._draw(self.audio_draws, logits, CB0_STREAM, banned=self._never_drawn)]
         text = self._next_text() if self.depformer.text_embed is not None and count > 1 else None
-        cache = (self._depformer_cache[0][:, : len(step.hidden)], self._depformer_cache[1][:, : len(step.hidden)])
+        cache = (self.depformer_cache[0][:, : len(step.hidden)], self.depformer_cache[1][:, : len(step.hidden)])
         for stage in range(count - 1):
             previous = codes[-1].repeat_interleave(step.branches)
             logits = self.depformer.stage(stage, step.hidden, previous, text, cache)
-            codes.append(self._draw(self._audio_draws, logits, CB0_STREAM + 1 + stage))
+            codes.append(self._draw(self.audio_draws, logits, CB0_STREAM + 1 + stage))
         return codes
 
     def _next_text(self) -> Tensor | None:
@@ -174,7 +174,7 @@ class Stepper:
     def _draw(self, draws: Draws, logits: Tensor, stream: int, banned: Tensor | None = None) -> Tensor:
         """logits float32 [rows, V] -> a draw for every slot of the span, int64 [n]."""
         step = self._step
-        candidates = self._guidance(logits.unflatten(0, (-1, step.branches)), step.span)
+        candidates = self.guidance(logits.unflatten(0, (-1, step.branches)), step.span)
         if banned is not None:
             candidates = candidates.index_fill(1, banned, -torch.inf)
             # Guidance with a narrow filter may have kept nothing else: then all the others are candidates.
@@ -191,22 +191,12 @@ class Stepper:
         frame = step.columns[:, None] + 1 - self._delays[:count]  # [n, count]
         new = frame >= torch.tensor(known, device=self.device)[:, None]
         codes = self.codes[step.span, :count]
-        old = self._at(codes, step.columns + 1)
+        old = column_of(codes, step.columns + 1)
         where = (step.columns + 1)[:, None, None].expand(-1, count, 1)
         codes.scatter_(2, where, torch.where(new, drawn, old)[:, :, None])
 
-    def _rows(self, text: Tensor, codes: Tensor, branches: int) -> Tensor:
-        """text [n, steps, 2] and codes [n, steps, C] -> tokens [n, branches, steps, 2 + C]."""
-        conditional = torch.cat([text, codes], dim=-1)
-        if branches == 1:
-            return conditional[:, None]
-        blanked = torch.cat([self._unconditional.expand_as(text), codes], dim=-1)
-        return torch.stack([conditional, blanked], dim=1)
-
-    @staticmethod
-    def _at(codes: Tensor, columns: Tensor) -> Tensor:
-        """Column columns[n] of codes [n, C, capacity] -> [n, C]."""
-        return codes.gather(2, columns[:, None, None].expand(-1, codes.shape[1], 1)).squeeze(2)
+    def _token_rows(self, text: Tensor, codes: Tensor, branches: int) -> Tensor:
+        return token_rows(text, codes, self.blanked_text if branches == 2 else None)
 
 
 @dataclass
