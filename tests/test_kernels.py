@@ -15,6 +15,7 @@ from dia2.checkpoint.load import load_checkpoint
 from dia2.cuda.kernels import products as kernels
 from dia2.cuda.kernels.attention import Attention
 from dia2.cuda.kernels.draws import Sampler
+from dia2.cuda.kernels.launch import COLUMN, KNOWN, STEP_FIELDS
 from dia2.cuda.stepper import GraphStepper
 from dia2.model.fp8 import Fp8Matrix
 from dia2.model.layers import RMSNorm, attend, rotate
@@ -210,8 +211,8 @@ def test_a_draw_is_guidance_filter_and_inverse_cdf(vocabulary: int, ties: bool) 
     every = slice(0, slots)
     for column in range(5):
         known = torch.tensor([0, 2, column, column + 1, 100, 3], device=DEVICE)
-        fields = torch.zeros(slots, kernels.STEP_FIELDS, dtype=torch.int64, device=DEVICE)
-        fields[:, kernels.COLUMN], fields[:, kernels.KNOWN] = column, known
+        fields = torch.zeros(slots, STEP_FIELDS, dtype=torch.int64, device=DEVICE)
+        fields[:, COLUMN], fields[:, KNOWN] = column, known
         logits = noise(2 * slots, vocabulary + 3, scale=3.0)[:, :vocabulary]
         if ties:
             logits = logits.round()

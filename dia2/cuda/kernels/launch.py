@@ -14,6 +14,7 @@ COLUMN, INDEX, KNOWN, MAIN, SECOND, STEP_FIELDS = 0, 1, 2, 3, 4, 5
 # ---- Launching ----
 
 DEPENDENT = True
+"""Whether kernels may start before the one ahead has ended, where the GPU can do that."""
 
 
 def dependent() -> dict[str, Any]:

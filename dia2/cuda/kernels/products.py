@@ -36,7 +36,6 @@ from dia2.model.fp8 import Fp8Matrix, Matrix
 MOST_ROWS = 4
 """Up to here products are sums in registers; beyond, matrix units (cuBLAS) are the better tool."""
 _ACTIVATIONS = {"silu": 1, "swish": 1, "swiglu": 1, "gelu": 2, "geglu": 2, "relu": 3, "linear": 0, "identity": 0}
-"""Whether kernels may start before the one ahead has ended, where the GPU can do that."""
 
 
 def _parts(matrix: Matrix) -> tuple[Tensor, Tensor, bool]:
