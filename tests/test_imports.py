@@ -54,6 +54,8 @@ WITHOUT_TORCH = [
     "dia2stream.cli",
     "dia2stream.client",
     "dia2stream.engine",
+    "dia2stream.engine.costs",
+    "dia2stream.engine.scheduler",
     "dia2stream.errors",
     "dia2stream.items",
     "dia2stream.options",

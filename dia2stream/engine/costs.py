@@ -1,0 +1,119 @@
+"""What the model's work costs on one machine, by batch size: measured at warm-up, read by the scheduler.
+
+A batch is padded to the next size that a graph was captured for, so five slots cost what eight cost. One place of a
+batch holds a slot with guidance, which has two rows, or two slots without.
+
+Seconds throughout. Imports neither torch nor anything else of the project.
+"""
+
+from bisect import bisect_left
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from itertools import pairwise
+
+
+@dataclass(frozen=True)
+class CostCurve:
+    """Seconds of each kind of work.
+
+    name: the machine and the model. sizes: the batch sizes that there are graphs for, ascending. backbone, depformer,
+    codec: seconds of one run at each size. passes: (columns, seconds) of passes of many columns, ascending. host: what
+    one slot adds to a step on the CPU. turn: what one turn of the engine's loop costs besides.
+    """
+
+    name: str
+    sizes: tuple[int, ...]
+    backbone: tuple[float, ...]
+    depformer: tuple[float, ...]
+    codec: tuple[float, ...]
+    passes: tuple[tuple[int, float], ...]
+    host: float = 30e-6
+    turn: float = 200e-6
+    _padded: tuple[int, ...] = field(init=False, repr=False, compare=False)  # the index into sizes, by places
+
+    def __post_init__(self) -> None:
+        if not self.sizes or not self.passes or sorted(set(self.sizes)) != list(self.sizes) or self.sizes[0] < 1:
+            raise ValueError(f"sizes {self.sizes} and passes {self.passes}: ascending and at least one of each")
+        if any(len(part) != len(self.sizes) for part in (self.backbone, self.depformer, self.codec)):
+            raise ValueError(f"backbone, depformer and codec need {len(self.sizes)} costs each, one for each size")
+        padded = (bisect_left(self.sizes, places) for places in range(self.sizes[-1] + 1))
+        object.__setattr__(self, "_padded", tuple(padded))
+
+    @classmethod
+    def measured(
+        cls,
+        name: str,
+        *,
+        backbone: Mapping[int, float],
+        depformer: Mapping[int, float],
+        codec: Mapping[int, float],
+        passes: Mapping[int, float],
+        host: float = 30e-6,
+        turn: float = 200e-6,
+    ) -> "CostCurve":
+        """A curve of seconds by batch size. Only the backbone needs every size: the others are drawn as lines."""
+        sizes = tuple(sorted(backbone))
+
+        def costs(part: Mapping[int, float]) -> tuple[float, ...]:
+            return tuple(_between(sorted(part.items()), size) for size in sizes)
+
+        ordered = tuple(sorted(passes.items()))
+        return cls(name, sizes, costs(backbone), costs(depformer), costs(codec), ordered, host, turn)
+
+    @property
+    def largest(self) -> int:
+        """How many places the largest batch has."""
+        return self.sizes[-1]
+
+    def padded(self, places: int) -> int:
+        """The batch size that so many places are run at; at most the largest."""
+        return self.sizes[self._padded[min(places, self.largest)]]
+
+    def lead_in(self, places: int, slots: int) -> float:
+        """One step of the backbone alone, for so many slots in so many places."""
+        return self.backbone[self._padded[places]] + slots * self.host + self.turn
+
+    def frame(self, places: int, slots: int, riding: int = 0, riders: int = 0) -> float:
+        """One whole step, a frame for each of `slots`; `riders` in `riding` places more take the backbone alone."""
+        whole, all_places = self._padded[places], self._padded[places + riding]
+        parts = self.backbone[all_places] + self.depformer[whole] + self.codec[self._padded[slots]]
+        return parts + (slots + riders) * self.host + self.turn
+
+    def one_pass(self, columns: int) -> float:
+        """One pass of so many columns of one slot."""
+        return _between(self.passes, columns) + self.turn
+
+    def columns_within(self, seconds: float) -> int:
+        """How many columns one pass may have to take no longer; at least 1."""
+        low, high = 1, 2 * self.passes[-1][0]
+        while low < high:
+            middle = (low + high + 1) // 2
+            low, high = (middle, high) if self.one_pass(middle) <= seconds else (low, middle - 1)
+        return low
+
+
+def _between(points: "tuple[tuple[int, float], ...] | list[tuple[int, float]]", at: int) -> float:
+    """The value at `at` on the line through the points; before the first as there, behind the last in proportion."""
+    if at <= points[0][0]:
+        return points[0][1]
+    for (left, low), (right, high) in pairwise(points):
+        if at <= right:
+            return low + (high - low) * (at - left) / (right - left)
+    return points[-1][1] * at / points[-1][0]
+
+
+_SIZES = (1, 2, 4, 8, 16, 32, 64, 128)
+
+
+def _ms(*values: float, at: tuple[int, ...] = _SIZES) -> dict[int, float]:
+    return {size: ms / 1000 for size, ms in zip(at, values, strict=True)}
+
+
+# Captured graphs at column 400, one H100 80GB, random:2b, bf16, guidance on. Passes are bound by their launches.
+H100 = CostCurve.measured(
+    "H100 80GB, 2B, bf16",
+    backbone=_ms(1.40, 2.04, 2.22, 2.54, 3.23, 4.68, 7.61, 13.5),
+    depformer=_ms(3.04, 4.22, 5.06, 5.14, 5.30, 5.60, 6.59, 8.39),
+    codec=_ms(0.89, 1.17, 1.58, 2.36, 3.63, 6.20, at=(1, 4, 16, 32, 64, 128)),
+    passes=_ms(26.0, 26.0, at=(125, 500)),
+)

@@ -1,0 +1,302 @@
+"""Who is stepped next: the scheduler of one model that many conversations share.
+
+The engine's thread keeps the scheduler's table of demands true, and asks it before each turn of its loop:
+
+    scheduler = Scheduler(costs)
+    scheduler.update(slot, Demand(Waits.STARTING, lead_in=17, since=now))  # whenever a conversation has changed
+    scheduler.update(slot, None)                                          # it cannot step, or has nothing to do
+    decision = scheduler.decide(now)                                      # LEAD_IN, FRAMES, PASS or REST
+
+A conversation asks for one of three kinds of work, in this order: a pass of many columns (a voice, a rebuilt context,
+what the caller said), lead-in steps (the backbone alone), whole steps (each completes a frame of 80 ms). The scheduler
+says which kind is next and for whom. All of its times are seconds on the clock of whoever asks.
+
+The rules, first to last:
+
+1. **Deadlines.** A speaking conversation has a deadline: when its listener runs dry. From the deadlines and the costs
+   follows the latest moment at which the next frames have to begin. Nothing else is begun that would end after it. A
+   conversation whose lead-in is done, and which nobody hears yet, is overdue like one whose listener has run dry.
+2. **Starters.** Until then, whoever waits for the first frame goes first. All starters share their steps: four cost
+   little more than one. A voice that has to be run first takes turns with the lead-in steps of the others.
+3. **Frames in advance.** Nobody is in danger and nobody starts: speakers are stepped in the batch that makes the most
+   frames a second. Who has less than `comfort` in hand is served at once. Otherwise such work takes at most `share`
+   of the time, so that a starter finds the model free. A conversation that is alone is stepped whenever it can.
+4. **What nobody waits for:** passes in the background, then prepared replies. A pass that has waited for `patience`
+   counts as a starter, so it is not starved by others who start again and again.
+
+Places of a batch that its size leaves free are filled: with starters, who take part in the backbone and so win a step
+for nothing, then with prepared replies.
+
+Example: 64 conversations speak, each 500 ms ahead, and one starts. Its 17 lead-in steps go alone, 1.4 ms each, then its
+first frame, 5.3 ms. Had the speakers been 20 ms from running dry, their frames would have gone before, the starter's
+next lead-in step among them.
+
+Pure: no torch, no threads, no clock. The same demands in whatever order, and the same `now`, give the same decision.
+"""
+
+from bisect import bisect_left
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import Enum
+from math import inf
+from typing import NamedTuple
+
+from dia2stream.engine.costs import CostCurve
+
+
+class Waits(Enum):
+    """Who waits for a conversation's next frame."""
+
+    SPEAKING = "a listener, who has frames to play until the deadline"
+    STARTING = "a listener, who hears nothing yet"
+    NOBODY = "no one: a pass whose words are still to come"
+    PREPARED = "no one: a reply that may never be heard"
+
+
+class Kind(Enum):
+    """What the engine does next."""
+
+    LEAD_IN = "one step of the backbone alone"
+    FRAMES = "one whole step"
+    PASS = "columns of one slot in one pass"
+    REST = "nothing"
+
+
+@dataclass(frozen=True)
+class Demand:
+    """What one conversation asks of the model now.
+
+    waits: who waits for it. columns: of a pass that comes first; 0: none. lead_in: steps of the backbone alone before
+    its next whole step. ready: False if it speaks, but its outbox is full; then it is not stepped. deadline: when the
+    listener of one that is SPEAKING runs dry. since: when the others began to wait. rows: 2 with guidance, 1 without.
+    """
+
+    waits: Waits
+    columns: int = 0
+    lead_in: int = 0
+    ready: bool = True
+    deadline: float = inf
+    since: float = 0.0
+    rows: int = 2
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What to do next.
+
+    slots: LEAD_IN: whom to step; FRAMES: who completes a frame; PASS: the one slot. riders: FRAMES: slots in their
+    lead-in that take part in the backbone of this step. columns: PASS: how many columns of it now. seconds: what this
+    takes, by the cost curve. until: REST: until then only a changed demand other than room in an outbox matters; inf:
+    any change may matter.
+    """
+
+    kind: Kind
+    slots: tuple[int, ...] = ()
+    riders: tuple[int, ...] = ()
+    columns: int = 0
+    seconds: float = 0.0
+    until: float = inf
+
+
+@dataclass(frozen=True)
+class Policy:
+    """What the scheduler aims at, in seconds.
+
+    margin: how long before its deadline a frame should be there. comfort: who has less in hand is stepped at once.
+    share: of the time, for frames that are made in advance while others may start. patience: how long a pass that
+    nobody waits for may wait. piece: how long a part of a pass may take while others have something to do.
+    """
+
+    margin: float = 0.02
+    comfort: float = 0.24
+    share: float = 0.5
+    patience: float = 1.0
+    piece: float = 0.008
+
+
+class _Job(NamedTuple):
+    """A pass or a lead-in. due: from when on it goes before frames in advance; overdue: and before frames in need."""
+
+    due: float
+    overdue: float
+    slot: int
+    demand: Demand
+
+
+class Scheduler:
+    """The demands of all conversations, and the decision that follows from them."""
+
+    def __init__(self, costs: CostCurve, policy: Policy | None = None) -> None:
+        self.costs, self.policy = costs, policy or Policy()
+        self._demands: dict[int, Demand] = {}
+        self._stale = True  # the lists below do not agree with the demands
+        self._line: list[tuple[float, float, int]] = []  # whose frames somebody waits for: deadline, since, slot
+        self._latest = inf  # when their frames have to begin
+        self._leads: list[_Job] = []
+        self._passes: list[_Job] = []
+        self._prepared: list[int] = []  # whose frames nobody waits for
+        self._calm_until = -inf  # frames in advance rest until then
+        self._last = Kind.REST
+        self._best = [0, *(self._most_per_second(count) for count in range(1, costs.largest + 1))]
+
+    def update(self, slot: int, demand: Demand | None) -> None:
+        """What a slot asks for from now on; None: nothing."""
+        if self._demands.get(slot) == demand:
+            return
+        if demand is None:
+            del self._demands[slot]
+        else:
+            self._demands[slot] = demand
+        self._stale = True
+
+    def decide(self, now: float) -> Decision:
+        """What to do next. The engine tells by `update` what became of it before it asks again."""
+        if self._stale:
+            self._sort()
+        decision = self._decide(now)
+        self._last = decision.kind
+        return decision
+
+    def _decide(self, now: float) -> Decision:
+        job = self._job(now)
+        if job is not None and (now + job.seconds <= self._latest or self._starves(now)):
+            return job
+        if self._line and (job is not None or self._urgent(now)):
+            return self._frames(now)
+        if self._line and (now >= self._calm_until or len(self._demands) == 1):
+            decision = self._frames(now)
+            self._calm_until = now + decision.seconds / self.policy.share
+            return decision
+        unheard = self._unheard()
+        if unheard is not None and now + unheard.seconds <= self._latest:
+            return unheard
+        return Decision(Kind.REST, until=self._calm_until if self._line else inf)
+
+    # ---- The table, sorted ----
+
+    def _sort(self) -> None:
+        """Sorts the demands into the lists."""
+        self._line, self._leads, self._passes, self._prepared = [], [], [], []
+        for slot, demand in self._demands.items():
+            if not demand.ready:
+                continue
+            if demand.columns:
+                self._passes.append(self._timed(slot, demand))
+            elif demand.lead_in:
+                self._leads.append(self._timed(slot, demand))
+            elif demand.waits is Waits.STARTING:
+                self._line.append((-inf, demand.since, slot))
+            elif demand.waits is not Waits.SPEAKING:
+                self._prepared.append(slot)
+            else:
+                self._line.append((demand.deadline, 0.0, slot))
+        for entries in (self._line, self._leads, self._passes, self._prepared):
+            entries.sort()
+        self._latest = self._latest_start()
+        self._stale = False
+
+    def _timed(self, slot: int, demand: Demand) -> _Job:
+        """A pass or a lead-in with the times at which it becomes pressing."""
+        if demand.waits is Waits.STARTING:
+            return _Job(-inf, demand.since + self.policy.patience, slot, demand)
+        if demand.waits is Waits.SPEAKING:
+            passing = self.costs.one_pass(demand.columns) if demand.columns else 0.0
+            takes = passing + demand.lead_in * self.costs.lead_in(1, 1) + self.costs.frame(1, 1)
+            return _Job(demand.deadline - takes - self.policy.comfort, demand.deadline - takes, slot, demand)
+        if demand.waits is Waits.NOBODY:
+            return _Job(demand.since + self.policy.patience, demand.since + 2 * self.policy.patience, slot, demand)
+        return _Job(inf, inf, slot, demand)
+
+    def _latest_start(self) -> float:
+        """When the frames of the line have to begin, so that all of them are there in time, batch after batch."""
+        latest, taking, served = inf, 0.0, 0
+        while served < len(self._line):
+            count = self._best[min(len(self._line) - served, self.costs.largest)]
+            taking += self.costs.frame(count, count)
+            latest = min(latest, self._line[served][0] - taking)
+            served += count
+        return latest - self.policy.margin
+
+    def _most_per_second(self, count: int) -> int:
+        """Of so many slots that want a frame, how many are best stepped at once: all, or as many as a size has."""
+        sizes = [size for size in self.costs.sizes if size < count]
+        return max([*sizes[-1:], count], key=lambda n: (n / self.costs.frame(n, n), n))
+
+    def _urgent(self, now: float) -> bool:
+        return self._line[0][0] - now < self.policy.comfort
+
+    # ---- Passes and lead-ins ----
+
+    def _job(self, now: float) -> Decision | None:
+        """The pass or the lead-in steps that somebody waits for."""
+        passing = bool(self._passes) and self._passes[0].due <= now
+        leading = bool(self._leads) and self._leads[0].due <= now
+        if passing and not (leading and self._last is Kind.PASS):
+            return self._pass(self._passes[0])
+        return self._lead_in(now) if leading else None
+
+    def _starves(self, now: float) -> bool:
+        """Whether a pass or a lead-in has waited for so long that it takes turns with frames in need."""
+        overdue = min(job.overdue for job in (*self._passes[:1], *self._leads[:1]))
+        return self._last is Kind.FRAMES and overdue <= now
+
+    def _pass(self, job: _Job) -> Decision:
+        """The next part of a pass: all of it for one who is alone, else what takes no longer than `piece`."""
+        columns = job.demand.columns
+        if len(self._demands) > 1:
+            within = max(self.policy.piece, self.costs.one_pass(1))
+            columns = min(columns, self.costs.columns_within(within))
+        return Decision(Kind.PASS, (job.slot,), columns=columns, seconds=self.costs.one_pass(columns))
+
+    def _lead_in(self, now: float) -> Decision:
+        """One step for all who start; what is free in their batch goes to those who need not hurry."""
+        hurried = [job.slot for job in self._leads if job.due <= now]
+        count = max(min(len(hurried), self.costs.largest), self.costs.padded(self._places(hurried)))
+        slots = [job.slot for job in self._leads[:count]]
+        places = self._places(slots)
+        return Decision(Kind.LEAD_IN, tuple(slots), seconds=self.costs.lead_in(places, len(slots)))
+
+    def _unheard(self) -> Decision | None:
+        """What nobody waits for now."""
+        background = next((job for job in self._passes if job.demand.waits is not Waits.PREPARED), None)
+        if background is not None:
+            return self._pass(background)
+        if self._leads:
+            return self._lead_in(inf)
+        if self._passes:
+            return self._pass(self._passes[0])
+        return self._whole_step(self._prepared[: self.costs.largest]) if self._prepared else None
+
+    # ---- Frames ----
+
+    def _frames(self, now: float) -> Decision:
+        """One whole step for the most urgent, filled up with those who profit."""
+        slots = [slot for _, _, slot in self._line[: self._count(now)]]
+        free = self.costs.padded(self._places(slots)) - self._places(slots)
+        return self._whole_step([*slots, *self._prepared[:free]])
+
+    def _count(self, now: float) -> int:
+        """How many of the line to step: the best batch, or the few for whom that would be too late."""
+        best = self._best[min(len(self._line), self.costs.largest)]
+        late = now + self.costs.frame(best, best) + self.policy.margin
+        endangered = bisect_left(self._line, (late,), hi=best)
+        return min(best, self.costs.padded(endangered)) if endangered else best
+
+    def _whole_step(self, slots: Sequence[int]) -> Decision:
+        """A whole step of `slots`; those in their lead-in ride along where that is cheaper than a step of their own."""
+        places = self._places(slots)
+        riders = [job.slot for job in self._leads]
+        while riders and not self._riding_pays(places, self._places(riders)):
+            riders = riders[: min(len(riders) - 1, max(0, self.costs.padded(places) - places))]
+        seconds = self.costs.frame(places, len(slots), self._places(riders), len(riders))
+        return Decision(Kind.FRAMES, tuple(slots), tuple(riders), seconds=seconds)
+
+    def _riding_pays(self, places: int, riding: int) -> bool:
+        if places + riding > self.costs.largest:
+            return False
+        alone = self.costs.frame(places, places)
+        return self.costs.frame(places, places, riding) - alone <= self.costs.lead_in(riding, 0)
+
+    def _places(self, slots: Sequence[int]) -> int:
+        """The places that slots take in a batch: one with guidance, half of one without."""
+        return (sum(self._demands[slot].rows for slot in slots) + 1) // 2
