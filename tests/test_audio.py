@@ -1,6 +1,7 @@
 """The bytes a listener gets: exact encodings, the same stream however it is cut, headers that other programs read."""
 
 import io
+import math
 import struct
 import wave
 
@@ -12,8 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dia2stream.audio import (
-    ENCODINGS,
     SAMPLE_BYTES,
+    SAMPLE_FORMATS,
     SAMPLE_RATES,
     Encoder,
     Resampler,
@@ -26,7 +27,9 @@ from dia2stream.audio import (
 )
 
 EVERY_PCM16 = np.arange(-32768, 32768, dtype=np.int32)
-SOUNDFILE_NAMES = {"pcm16": "PCM_16", "mulaw": "ULAW", "alaw": "ALAW"}
+SOUNDFILE_NAMES = {"pcm16": "PCM_16", "mulaw": "ULAW", "alaw": "ALAW", "f32": "FLOAT"}
+# Rates that the codec's 24 kHz is turned into: what our own protocol offers, and what other wire formats ask for.
+RESAMPLED = [8000, 11025, 16000, 22050, 32000, 44100, 48000]
 
 
 def noise(samples: int, seed: int = 0) -> np.ndarray:
@@ -101,10 +104,18 @@ def test_g711_equals_libsndfile_for_every_sample(encoding, encode):
     assert encode_samples((EVERY_PCM16 / 32768).astype(np.float32), encoding) == file.getvalue()
 
 
+# --- floats ---
+
+
+def test_floats_go_out_as_they_are_and_are_not_clipped():
+    samples = np.array([0, 0.1, -1, 1.5], np.float32)
+    assert encode_samples(samples, "f32") == struct.pack("<4f", *samples)
+
+
 # --- the stream ---
 
 
-@pytest.mark.parametrize("encoding", ENCODINGS)
+@pytest.mark.parametrize("encoding", SAMPLE_FORMATS)
 def test_equal_rates_hold_nothing_back(encoding):
     encoder = Encoder(encoding, 24000)
     assert len(encoder.encode(noise(1920))) == 1920 * SAMPLE_BYTES[encoding]
@@ -112,8 +123,8 @@ def test_equal_rates_hold_nothing_back(encoding):
 
 
 @given(
-    encoding=st.sampled_from(ENCODINGS),
-    rate=st.sampled_from(SAMPLE_RATES),
+    encoding=st.sampled_from(SAMPLE_FORMATS),
+    rate=st.sampled_from([*RESAMPLED, 24000]),
     cuts=st.lists(st.integers(0, 4000), max_size=8),
 )
 def test_the_bytes_do_not_depend_on_the_chunks(encoding, rate, cuts):
@@ -124,22 +135,25 @@ def test_the_bytes_do_not_depend_on_the_chunks(encoding, rate, cuts):
     assert b"".join(pieces) + encoder.flush() == whole
 
 
-@given(samples=st.integers(0, 700), rate=st.sampled_from([16000, 8000]))
+@given(samples=st.integers(0, 700), rate=st.sampled_from(RESAMPLED))
 def test_a_resampled_stream_is_as_long_as_it_was(samples, rate):
     encoder = Encoder("pcm16", rate)
     data = encoder.encode(noise(samples)) + encoder.flush()
     assert len(data) // 2 == -(-samples * rate // 24000)
 
 
-@pytest.mark.parametrize(("rate", "held_ms"), [(16000, 2.5), (8000, 5.0)])
+@pytest.mark.parametrize(
+    ("rate", "held_ms"), [(8000, 5.0), (22050, 11 / 6), (16000, 2.5), (44100, 5 / 3), (48000, 5 / 3)]
+)
 def test_resampling_holds_back_a_few_milliseconds_and_keeps_frames_even(rate, held_ms):
     encoder = Encoder("alaw", rate)
     sizes = [len(encoder.encode(noise(1920))) for _ in range(20)]
-    assert sizes[0] == round((80 - held_ms) * rate / 1000)
+    group = rate // math.gcd(rate, 24000)  # outputs that come together: one at 8 kHz, 147 at 44.1
+    assert sizes[0] == round((80 - held_ms) * rate / 1000, 6) // group * group
     assert set(sizes[1:]) == {80 * rate // 1000}
 
 
-@pytest.mark.parametrize("rate", [16000, 8000])
+@pytest.mark.parametrize("rate", RESAMPLED)
 def test_a_restarted_encoder_gives_every_frame_whole_and_nothing_of_what_was_before(rate):
     encoder, samples = Encoder("mulaw", rate), noise(1920)
     encoder.restart()
@@ -155,23 +169,32 @@ def test_a_flushed_encoder_is_as_new():
     assert encoder.encode(samples) + encoder.flush() == first
 
 
-@pytest.mark.parametrize("rate", [16000, 8000])
+@pytest.mark.parametrize("rate", RESAMPLED)
 def test_what_lies_in_the_band_passes_unchanged_and_in_time(rate):
     resampler = Resampler(24000, rate)
-    hertz = 0.43 * rate
+    hertz = 0.43 * min(rate, 24000)
     out = np.concatenate([resampler.process(tone(hertz, 24000)), resampler.flush()])
     inner = slice(rate // 10, -rate // 10)
     assert np.abs(out - tone(hertz, rate, rate))[inner].max() < 1e-4
 
 
-@pytest.mark.parametrize("rate", [16000, 8000])
+@pytest.mark.parametrize("rate", [rate for rate in RESAMPLED if rate < 24000])
 def test_what_lies_above_the_band_is_gone(rate):
     resampler = Resampler(24000, rate)
     out = np.concatenate([resampler.process(tone(rate / 2 + 50, 24000)), resampler.flush()])
     assert np.abs(out[rate // 10 : -rate // 10]).max() < 0.5 * 10 ** (-79 / 20)
 
 
-@pytest.mark.parametrize("rate", [16000, 8000])
+@pytest.mark.parametrize("rate", [rate for rate in RESAMPLED if rate > 24000])
+def test_a_higher_rate_has_nothing_above_the_band_of_the_source(rate):
+    resampler = Resampler(24000, rate)
+    out = np.concatenate([resampler.process(tone(10000, 24000)), resampler.flush()])[rate // 10 : -rate // 10]
+    spectrum = np.abs(np.fft.rfft(out * np.hanning(len(out))))
+    above = np.fft.rfftfreq(len(out), 1 / rate) > 12100
+    assert spectrum[above].max() < spectrum.max() * 10 ** (-79 / 20)
+
+
+@pytest.mark.parametrize("rate", RESAMPLED)
 def test_resampling_agrees_with_soxr(rate):
     samples = soxr.resample(noise(8000), 8000, 24000) if rate == 8000 else noise(24000)
     samples = soxr.resample(soxr.resample(samples, 24000, 6000), 6000, 24000).astype(np.float32)
@@ -183,15 +206,21 @@ def test_resampling_agrees_with_soxr(rate):
 
 
 def test_an_unknown_encoding_is_refused_with_what_there_is():
-    with pytest.raises(ValueError, match="'opus' is not one of pcm16, mulaw, alaw"):
+    with pytest.raises(ValueError, match="'opus' is not one of pcm16, mulaw, alaw, f32"):
         Encoder("opus", 24000)
+
+
+@pytest.mark.parametrize("rate", [7999, 48001])
+def test_a_rate_out_of_range_is_refused_with_the_range(rate):
+    with pytest.raises(ValueError, match=f"sample_rate must be from 8000 to 48000, not {rate}"):
+        Encoder("pcm16", rate)
 
 
 # --- WAV ---
 
 
-@pytest.mark.parametrize("encoding", ENCODINGS)
-@pytest.mark.parametrize("rate", SAMPLE_RATES)
+@pytest.mark.parametrize("encoding", SAMPLE_FORMATS)
+@pytest.mark.parametrize("rate", [*SAMPLE_RATES, 44100])
 @pytest.mark.parametrize("samples", [0, 1, 801])
 def test_a_wav_file_reads_back_exactly(encoding, rate, samples):
     data = encode_samples(noise(samples), encoding)
@@ -205,7 +234,7 @@ def test_a_wav_file_reads_back_exactly(encoding, rate, samples):
     assert encode_samples(read, encoding) == data
 
 
-@pytest.mark.parametrize("encoding", ENCODINGS)
+@pytest.mark.parametrize("encoding", SAMPLE_FORMATS)
 def test_a_streaming_wav_is_read_to_its_end(encoding):
     data = encode_samples(noise(1000), encoding)
     read, rate = soundfile.read(io.BytesIO(wav_header(encoding, 8000) + data), dtype="float32")
@@ -220,7 +249,7 @@ def test_the_standard_library_reads_our_pcm16():
         assert file.readframes(500) == data
 
 
-def test_only_companded_headers_have_a_fact_chunk():
+def test_every_header_but_that_of_pcm16_has_a_fact_chunk():
     assert b"fact" not in wav_header("pcm16", 8000, 3)
     assert b"fact" + struct.pack("<II", 4, 3) in wav_header("mulaw", 8000, 3)
     assert b"fact" + struct.pack("<II", 4, 0xFFFFFFFF) in wav_header("alaw", 8000)
