@@ -56,6 +56,7 @@ WITHOUT_TORCH = [
     "dia2stream.engine",
     "dia2stream.engine.costs",
     "dia2stream.engine.scheduler",
+    "dia2stream.engine.observer",
     "dia2stream.errors",
     "dia2stream.items",
     "dia2stream.options",
