@@ -14,6 +14,7 @@ from typing import Any, cast
 
 import numpy as np
 import torch
+from hypothesis import strategies as st
 from models import checkpoint
 from numpy.typing import NDArray
 from torch import Tensor
@@ -28,7 +29,7 @@ from dia2.model.sampling import SlotSettings
 from dia2.steps.context import Context
 from dia2.steps.stepper import Slot, Stepper, TextColumn
 from dia2.text.machine import Mark
-from dia2.text.script import TextTokenizer
+from dia2.text.script import TextTokenizer, read_script
 from dia2.voice.voice import ClipWord, Prefix, load_prefix, make_prefix
 from dia2stream.conversation.conversation import Conversation
 from dia2stream.items import Frame, Item
@@ -36,9 +37,14 @@ from dia2stream.options import SpeechOptions
 from dia2stream.protocol.messages import Command, Done, End, Event, FirstAudio, Inject, Pause, Paused, Start
 from dia2stream.protocol.messages import WordEvent as Spoken
 
+HELLO = "[S1] Hello there my friend. [S2] How are you? [S1] One two three four five six seven."
+LONG = " ".join(f"word{number} and so on" for number in range(200))
+
 GREEDY = SpeechOptions(text_temperature=0.0, audio_temperature=0.0, cfg_scale=1.0, seed=1)
 SAMPLED = SpeechOptions(cfg_scale=1.0, seed=7)
 HISTORY = 375  # frames: 30 s
+
+Make = Callable[..., "Rig"]
 
 
 class Rig:
@@ -162,6 +168,11 @@ def in_pieces(rig: Rig, text: str, cuts: Sequence[int], between: Callable[[Rig],
     return rig.do(End()).run()
 
 
+def assert_goes_on_from(rig: Rig, sent: int, frame: int) -> None:
+    """What was sent after so many frames goes on from a frame, with none lost or said twice."""
+    assert frame_numbers(rig)[sent:] == list(range(frame, frame + len(rig.frames) - sent))
+
+
 def stopped_at(rig: Rig, frame: int) -> Rig:
     """Pauses where so many frames have been sent, none of them beyond."""
     rig.run_until_sent(frame).do(Pause()).take()
@@ -241,6 +252,50 @@ def assert_sound_alike(one: Sequence[NDArray[np.float32]], other: Sequence[NDArr
     """As near as a codec comes that has heard the same frames, in one pass or one by one."""
     assert len(one) == len(other)
     np.testing.assert_allclose(np.array(one), np.array(other), atol=1e-5)
+
+
+# ---- Texts, whole and in pieces ----
+
+
+def words_of(text: str) -> list[str]:
+    """The words of a text as events spell them."""
+    return [entry.text for entry in read_script(text, ToyTokenizer()) if entry.tokens]
+
+
+def cut(text: str, cuts: Sequence[int]) -> list[str]:
+    ends = [0, *sorted({c for c in cuts if 0 < c < len(text)}), len(text)]
+    return [text[a:b] for a, b in pairwise(ends)]
+
+
+def said_in_pieces(rig: Rig, pieces: Sequence[str], between: Sequence[int], last: str = "end") -> Rig:
+    """Starts with the first piece; so many steps after each one; the last piece is closed by `last`."""
+    for number, piece in enumerate(pieces):
+        closed = last == "final" and number == len(pieces) - 1
+        rig.do(Inject(piece, final=closed) if number else Start(piece, final=closed))
+        rig.run(between[number % len(between)])
+    if last == "end":
+        rig.do(End())
+    return rig.run()
+
+
+vocabulary = st.sampled_from(
+    [
+        "[S1]",
+        "[S2]",
+        "Hi",
+        "there,",
+        "supercalifragilistic",
+        '<break time="0.3s"/>',
+        "a<b",
+        "4:30",
+        "it\u2019s",
+        "<break",
+        "ok",
+    ]
+)
+scripts = st.lists(st.tuples(vocabulary, st.sampled_from([" ", "  ", "\n", ""])), min_size=1, max_size=14).map(
+    lambda parts: "".join(word + space for word, space in parts)
+)
 
 
 # ---- The golden checkpoints ----

@@ -1,0 +1,134 @@
+"""Interruptions: the conversation goes on from the frame that the listener heard last."""
+
+from pathlib import Path
+
+import pytest
+from conversations import HELLO, assert_goes_on_from, assert_sound_alike, golden, paused, toy
+
+from dia2stream.errors import CommandError
+from dia2stream.items import Cut
+from dia2stream.protocol.messages import Done, End, FirstAudio, Inject, Pause, Start, WordEvent
+
+
+@pytest.mark.parametrize("played", [None, 0, 79, 80, 1000, 2399, 2400, 10**9])
+def test_text_while_it_is_paused_is_said_from_where_the_listener_was(played: int | None) -> None:
+    rig = toy().do(Start(HELLO, id="a")).run_until_sent(30).do(Pause(played), Inject("Well then.", id="b")).run()
+    heard = 30 if played is None else min(30, played // 80)
+    assert_goes_on_from(rig, 30, heard)
+    assert [word.word for word in rig.of(WordEvent) if word.id == "b"] == ["Well", "then."]
+    assert [done.id for done in rig.of(Done)] == ["b"]
+    assert sum(isinstance(item, Cut) for item in rig.items) == 1
+    assert rig.of(FirstAudio)[-1].id == "b"
+
+
+def test_several_interruptions_each_go_back_to_what_was_heard() -> None:
+    rig = toy().do(Start(HELLO)).run_until_sent(40)
+    rig.do(Pause(20 * 80), Inject(HELLO)).run_until_sent(50)  # frames 0-39, 20-29
+    assert_goes_on_from(rig, 40, 20)
+    # Inside what was dropped: all before it was heard, and nothing of what came instead.
+    rig.do(Pause(30 * 80), Inject(HELLO)).run_until_sent(60)  # 0-39, 20-29, 20-29
+    assert_goes_on_from(rig, 50, 20)
+    # Inside an earlier stretch.
+    rig.do(Pause(45 * 80), Inject(HELLO)).run_until_sent(65)
+    assert_goes_on_from(rig, 60, 20)
+    rig.do(Pause(10 * 80), Inject(HELLO)).run_until_sent(70)
+    assert_goes_on_from(rig, 65, 10)
+    rig.do(Pause(0), Inject("The end.")).run()
+    assert_goes_on_from(rig, 70, 0)
+    assert rig.words[-2:] == ["The", "end."]
+
+
+def test_an_interruption_of_an_interruption_that_was_not_heard_yet() -> None:
+    rig = toy().do(Start(HELLO)).run_until_sent(20)
+    for number in range(5):
+        rig.do(Pause(), Inject(f"Take {number}."))
+        rig.step()
+    rig.run()
+    assert_goes_on_from(rig, 20, 20)
+    assert rig.words[-2:] == ["Take", "4."]
+    assert [done.id for done in rig.of(Done)] == ["6"]
+
+
+def test_the_same_interruption_gives_the_same_audio_whatever_was_made_ahead(goldens: Path) -> None:
+    near, far = (golden(goldens, queue_frames=queue).do(Start(HELLO)) for queue in (1, 25))
+    for rig in (near, far):
+        rig.run_until_sent(8).do(Pause(6 * 80), Inject("[S2] Oh.")).run()
+    assert near.of(WordEvent) == far.of(WordEvent)
+    assert_sound_alike(near.frames, far.frames)
+
+
+def test_after_an_interruption_text_without_a_tag_is_said_by_the_speaker_who_was_heard() -> None:
+    text = '[S1] One two three. [S2] Four <break time="2s"/> five. [S1] Six.'
+    starts = {word.word: word.start_ms for word in toy().say(text).of(WordEvent)}
+    for played, speaker in [
+        (0, "S1"),
+        (starts["three."], "S1"),
+        (starts["Four"] + 80, "S2"),
+        (starts["five."] - 80, "S2"),
+    ]:
+        rig = toy().do(Start(text)).run().do(Pause(played), Inject("Well.")).run()
+        assert rig.of(WordEvent)[-1].speaker == speaker
+    tagged = toy().do(Start(text)).run().do(Pause(starts["Four"] + 80), Inject("[S1] Well.")).run()
+    assert tagged.of(WordEvent)[-1].speaker == "S1"
+
+
+def test_only_the_first_word_of_a_conversation_gets_its_lines_speaker() -> None:
+    """Before any word was heard the next one is still the first; a break is no word."""
+    for text, played, tagged in [
+        ("One two.", 0, True),
+        ("One two.", 160, False),
+        ('<break time="2s"/> One.', 800, True),
+    ]:
+        rig = toy().do(Start(text)).run_until_sent(12).do(Pause(played), Inject("Well."))
+        entry = rig.context.state.queue[0]
+        assert (entry.tokens[0] == 152) == tagged
+
+
+def test_the_rest_of_a_break_is_not_waited_for() -> None:
+    rig = toy().do(Start('One. <break time="20s"/> Two.')).run_until_sent(60)
+    rig.do(Pause(), Inject("Three.")).run()
+    assert rig.of(WordEvent)[-1] == WordEvent("2", "Three.", "S1", 60 * 80)
+
+
+def test_an_interruption_by_open_text_waits_for_enough_of_it() -> None:
+    rig = toy().do(Start(HELLO)).run_until_sent(30).do(Pause(), Inject("Well", id="b", final=False)).run()
+    assert rig.sent == 30
+    rig.do(Inject(" then my friend", final=False), End()).run()
+    assert_goes_on_from(rig, 30, 30)
+    whole = toy().do(Start(HELLO)).run_until_sent(30).do(Pause(), Inject("Well then my friend", id="b")).run()
+    assert whole.told == rig.told
+
+
+def test_an_interruption_by_nothing_is_silence() -> None:
+    rig = toy().do(Start(HELLO)).run_until_sent(30).do(Pause(), Inject("", id="b")).run()
+    assert rig.items[-2:] == [Cut(), Done("b", 30 * 80)]
+    rig.do(Inject("And on.")).run()
+    assert_goes_on_from(rig, 30, 30)
+
+
+def test_what_was_sent_to_its_last_sample_is_done_though_interrupted_right_behind_it() -> None:
+    whole = toy().say("One two.", id="a")
+    rig = toy().do(Start("One two.", id="a"))
+    while rig.step():
+        pass
+    while rig.sent < len(whole.frames):
+        rig.take(1)
+    rig.do(Pause(), Inject("Three.", id="b")).run()
+    assert [done.id for done in rig.of(Done)] == ["a", "b"]
+
+
+def test_an_interruption_in_silence_begins_the_next_turn() -> None:
+    rig = toy().say("One two.").do(Pause(), Inject("Three.")).run()
+    quiet = toy().say("One two.").do(Inject("Three.")).run()
+    assert rig.told == quiet.told
+
+
+def test_sixty_four_interruptions_are_remembered_and_older_ones_refused() -> None:
+    rig = toy().do(Start(HELLO)).run_until_sent(10)
+    for _ in range(70):
+        rig.do(Pause(), Inject(HELLO)).run_until_sent(rig.sent + 1)
+    with pytest.raises(CommandError, match="too long ago") as caught:
+        rig.do(Pause(3 * 80))
+    assert (caught.value.code, caught.value.field) == ("bad_field", "played_ms")
+    assert not rig.conversation.paused
+    assert paused(rig, (rig.sent - 30) * 80).heard_ms == (rig.sent - 30) * 80
