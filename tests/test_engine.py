@@ -421,6 +421,24 @@ def test_it_tells_how_far_behind_the_commands_it_is(engine: ToyEngine) -> None:
         assert session.queued_words > 100
 
 
+def test_who_submits_can_wait_until_the_engine_and_the_reader_have_caught_up(engine: ToyEngine) -> None:
+    engine.toy.gate.clear()
+    with engine.conversation() as session:
+        session.submit(Start(HELLO))
+        engine.toy.at_gate.wait()
+        for _ in range(10):
+            session.submit(Resume())
+        waits = threading.Thread(target=session.wait_while, args=(lambda: session.behind > 3,))
+        waits.start()
+        engine.toy.gate.set()
+        eventually(lambda: session.conversation.outbox.answers == 11)
+        for _ in range(8):
+            assert waits.is_alive()
+            assert isinstance(session.take(answers_only=True), Started | Error)
+        waits.join(PATIENCE)
+        assert not waits.is_alive()
+
+
 def test_whether_there_is_work_can_be_asked_from_any_thread(engine: ToyEngine) -> None:
     eventually(lambda: not engine.has_work)
     engine.toy.gate.clear()

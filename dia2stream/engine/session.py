@@ -60,6 +60,7 @@ class Session:
         self._count_lock = threading.Lock()
         self._ready = threading.Event()
         self._listeners: list[Callable[[], None]] = [self._ready.set]
+        self._waiters: list[threading.Event] = []  # of `wait_while`
 
     # ---- Commands ----
 
@@ -120,6 +121,8 @@ class Session:
         if self._closed:
             return None
         item = self.conversation.take(time.monotonic(), answers_only)
+        for waiter in tuple(self._waiters):
+            waiter.set()
         if isinstance(item, Frame):
             self.engine.wake()
         return item
@@ -134,6 +137,22 @@ class Session:
             if item is not None and not isinstance(item, float):
                 return item
             self._ready.wait(item)
+
+    def wait_while(self, condition: Callable[[], bool]) -> None:
+        """Blocks while `condition()` is true. Asks again when the engine has worked for this session, and at each take.
+
+        For the thread that submits: it waits until the engine, or whoever reads the answers, has caught up.
+        """
+        changed = threading.Event()
+        self._waiters.append(changed)
+        self._listeners.append(changed.set)
+        try:
+            while condition():
+                changed.wait()
+                changed.clear()
+        finally:
+            self._listeners.remove(changed.set)
+            self._waiters.remove(changed)
 
     @property
     def behind(self) -> int:

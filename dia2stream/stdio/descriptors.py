@@ -1,7 +1,7 @@
-"""The standard streams as file descriptors: no buffers of their own, no encoding, nothing in between.
+"""The standard streams as file descriptors, without Python's buffers and encodings.
 
-A descriptor may come in a mode that whoever started the program chose for itself (Node.js and some shells share theirs
-as non-blocking), may be closed, and may lose its other end at any moment. All of that is dealt with here.
+A descriptor may be non-blocking, because a parent that shares it set that mode, as Node.js and some shells do. It
+may be closed from the start. Its other end may go away at any moment. This module deals with all three.
 """
 
 import os
@@ -16,12 +16,12 @@ _CHUNK = 1 << 16
 
 
 def take_stdout() -> int | None:
-    """A descriptor for stdout that nobody else has, None if stdout is closed.
+    """A descriptor for stdout that nothing else in the process uses; None if stdout is closed.
 
-    From here on what a library prints goes to stderr: a stray line among the samples would be a loud noise.
+    From now on what a library prints goes to stderr: a stray line among the samples would be a loud noise.
     """
     for fd in (0, 2):
-        _open_if_closed(fd)  # else a file opened later gets its number
+        _open_if_closed(fd)  # else the next file that is opened gets this number and is taken for a standard stream
     try:
         samples = os.dup(1)
     except OSError:
@@ -41,7 +41,7 @@ def _open_if_closed(fd: int) -> None:
 
 
 def read_some(fd: int) -> bytes:
-    """What there is to read, waiting for the first byte of it; nothing at the end."""
+    """Up to 64 kB, after waiting for the first byte; empty at the end of the stream."""
     while True:
         try:
             return os.read(fd, _CHUNK)
@@ -50,7 +50,7 @@ def read_some(fd: int) -> bytes:
 
 
 def write_all(fd: int, data: bytes) -> None:
-    """Writes all of it, waiting as long as it takes."""
+    """Writes all of `data`, and waits as long as that takes."""
     view = memoryview(data)
     while view:
         try:
@@ -60,14 +60,14 @@ def write_all(fd: int, data: bytes) -> None:
 
 
 def position_in_file(fd: int) -> int | None:
-    """Where the next byte will be written in a file; None for anything else, and for a file that is appended to."""
+    """Where in a file the next byte will be written; None for pipes and devices, and for a file opened to append."""
     if not stat.S_ISREG(os.fstat(fd).st_mode) or fcntl(fd, F_GETFL) & os.O_APPEND:
         return None
     return os.lseek(fd, 0, os.SEEK_CUR)
 
 
 def when_reader_leaves(fd: int, call: Callable[[], None]) -> None:
-    """Has `call` made, on a thread of its own, once nobody reads what is written: also while nothing is."""
+    """Calls `call`, on a thread of its own, when the reader of `fd` has gone, also if nothing is being written then."""
 
     def watch() -> None:
         while not _wait(fd, 0) & (select.POLLERR | select.POLLHUP):
@@ -78,7 +78,7 @@ def when_reader_leaves(fd: int, call: Callable[[], None]) -> None:
 
 
 def _wait(fd: int, event: int) -> int:
-    """Waits for an event, or for what is always told: an error (a pipe without a reader), a hang-up (a socket)."""
+    """Waits for an event, or for an error (a pipe lost its reader) or a hang-up (a socket did). Returns the flags."""
     poller = select.poll()
     poller.register(fd, event)
     return sum(flags for _, flags in poller.poll())

@@ -1,11 +1,12 @@
-"""Events as JSON lines on stderr or in a file, and what else would like to be on stderr.
+"""Events as JSON lines on stderr or in a file, and the other lines that a process writes to stderr.
 
-A program that reads stderr as JSON lines must get nothing but those, whatever a library has to say there. So where
-stderr is no terminal and the events go to it, all the rest becomes events too, named "log":
+A program that reads stderr as JSON lines must get nothing else, whatever libraries print there. So if the events go to
+stderr, and stderr is no terminal, every other line becomes an event too, named "log":
 
     {"event": "log", "level": "error", "message": "a step failed\\nTraceback (most recent call last): ..."}
 
-Clients pass over them, as over every event they do not know. A terminal, or a stderr without events, has plain text.
+Clients ignore it, as they ignore every event they do not know. On a terminal, and on a stderr without events, the log
+stays plain text.
 """
 
 import io
@@ -22,9 +23,9 @@ from dia2stream.terminal import note
 
 
 class Events:
-    """Writes events to stderr (None), into a file, or nowhere ("none"); if nobody reads them, the rest goes on.
+    """Writes events to stderr (None), into a file, or nowhere ("none"). If their reader has gone, speech goes on.
 
-    only_json: whether stderr is for a program, which cannot read plain text there.
+    only_json: whether a program reads stderr, so that plain text must not be written there.
     """
 
     def __init__(self, target: str | None) -> None:
@@ -43,7 +44,7 @@ class Events:
         self._line(dump_event(event))
 
     def failed(self, why: str) -> None:
-        """Tells why the program ends."""
+        """Says why the program ends."""
         if self.only_json:
             self.write(Error("internal", why))
         else:
@@ -66,7 +67,7 @@ class Events:
 
 
 class _LogHandler(logging.Handler):
-    """The log: one event a record, with its traceback if it has one."""
+    """Writes each record of the log as an event, with its traceback."""
 
     def __init__(self, log: Callable[[str, str], None]) -> None:
         super().__init__(logging.WARNING)
@@ -77,20 +78,20 @@ class _LogHandler(logging.Handler):
 
 
 class _LogStream(io.TextIOBase):
-    """What is printed: one event a line."""
+    """Writes each printed line as an event."""
 
     encoding = "utf-8"
 
     def __init__(self, log: Callable[[str, str], None]) -> None:
         self._log = log
-        self._begun = threading.local()  # a line of one thread is not cut up by another's
+        self._begun = threading.local()  # by thread, so that lines of two threads do not mix
 
     def write(self, text: str) -> int:
         *lines, begun = (getattr(self._begun, "text", "") + text).split("\n")
         for line in lines:
             if line.strip():
                 self._log("warning", line)
-        self._begun.text = begun.rpartition("\r")[2]  # a progress bar writes over itself
+        self._begun.text = begun.rpartition("\r")[2]  # after a carriage return a progress bar writes over itself
         return len(text)
 
     def fileno(self) -> int:

@@ -1,14 +1,13 @@
-"""`pipe`: JSON lines in, raw samples out, events on the side. `say`: one text into one file.
+"""`pipe`: JSON lines in, raw samples out, events on stderr. `say`: one text into one file.
 
-Three threads, because three things may be stuck: reading stdin, writing stdout (a player that is busy), and neither of
-them may keep an answer to a command waiting. The reader only parses and submits; the `Player` only writes; the main
-thread moves items from the session to the player and to the events. Nothing of the model runs here: that is the
-engine's thread.
+Reading stdin may block, and so may writing stdout, while its player is busy. Neither may delay the answer to a command,
+so there are three threads. The reader parses commands and submits them. The `SampleWriter` writes samples. The main
+thread moves items from the session to the writer and to the events. The model runs on a fourth one, the engine's.
 
-    stdin -> reader -> engine -> outbox -> main -> player -> stdout
+    stdin -> reader -> engine -> outbox -> main -> writer -> stdout
                                              \\-> events
 
-The reader waits while the engine or the reader of events is behind, so a flood of lines costs no memory.
+The reader stops reading while many commands or answers wait, so a flood of lines costs no memory.
 """
 
 import codecs
@@ -40,17 +39,17 @@ from dia2stream.protocol.messages import (
 )
 from dia2stream.stdio.descriptors import position_in_file, read_some, take_stdout, when_reader_leaves
 from dia2stream.stdio.events import Events
-from dia2stream.stdio.writer import Player
+from dia2stream.stdio.writer import SampleWriter
 from dia2stream.terminal import load_progress, note
 
 _log = logging.getLogger(__name__)
 
-# Commands on their way, or answers not read, at which reading stops.
+# Reading stops while more commands than this wait for the engine, or answers for their reader.
 _BEHIND = 200
-# Plain text is read no faster than it is spoken: in pieces, while fewer words than this wait.
+# Plain text is read in pieces, and the next piece only when fewer words than this wait to be spoken.
 _TEXT_AHEAD = 200
 _PIECE = re.compile(r"[^\n]{1,1000}\n?|\n")
-# How long the frame on its way to stdout may keep `paused` waiting, so that no audio follows that event.
+# No audio may follow the event `paused`: it waits for the frame that is being written, at most this long.
 _SETTLE_SECONDS = 0.05
 
 
@@ -62,13 +61,13 @@ def run(model: ModelOptions, speech: SpeechOptions, stream: PipeOptions) -> None
         engine = _load_for_pipe(model, speech, events)
         stack.callback(engine.close)
         session = stack.enter_context(engine.conversation(max_lead_ms=stream.max_lead_ms))
-        player = _player(stdout, stream, session, lambda why: events.failed(f"stdout: {why}"))
+        writer = _writer(stdout, stream, session, lambda why: events.failed(f"stdout: {why}"))
         events.write(_ready(engine, stream))
         if events.only_json and engine.checkpoint.about is not None:
             events.log("info", engine.checkpoint.about)  # elsewhere it is among the notes
         read = (lambda: _speak(session, _chunks(0))) if stream.text else (lambda: _obey(session, _lines(_chunks(0))))
         reader = Reader(session, read)
-        done = _deliver(session, player, events.write)
+        done = _deliver(session, writer, events.write)
         if reader.problem is not None:
             events.failed(reader.problem)
     if not done or reader.problem is not None:
@@ -84,19 +83,19 @@ def say(text: str, model: ModelOptions, speech: SpeechOptions, target: SayOption
         session = stack.enter_context(engine.conversation())
         if position_in_file(out) is not None:
             os.ftruncate(out, 0)
-        player = _player(out, PipeOptions(wav=True), session, lambda why: note(f"{name}: {why}"))
+        writer = _writer(out, PipeOptions(wav=True), session, lambda why: note(f"{name}: {why}"))
         problems: list[str] = []
         started = time.monotonic()
         words = " ".join(text.split()).encode("utf-8", "replace")
         reader = Reader(session, lambda: _speak(session, iter([words])))
-        _deliver(session, player, lambda event: problems.append(event.message) if isinstance(event, Error) else None)
+        _deliver(session, writer, lambda event: problems.append(event.message) if isinstance(event, Error) else None)
         took = time.monotonic() - started
     problems += [reader.problem] if reader.problem is not None else []
     for problem in problems:
         note(problem)
     if problems:
         raise SystemExit(1)
-    note(f"{name}: {player.seconds:.1f} s of audio in {took:.1f} s by {engine.checkpoint.name}")
+    note(f"{name}: {writer.seconds:.1f} s of audio in {took:.1f} s by {engine.checkpoint.name}")
 
 
 def _load(model: ModelOptions, speech: SpeechOptions, quiet: bool = False) -> Engine:
@@ -119,7 +118,7 @@ def _load_for_pipe(model: ModelOptions, speech: SpeechOptions, events: Events) -
 
 
 def _output(target: str, stack: ExitStack) -> tuple[str, int]:
-    """The name and descriptor of what `say` writes; a file that it made goes away again if nothing comes of it."""
+    """The name and descriptor of what `say` writes. A file that it creates is removed again if it stays empty."""
     if target == "-":
         return "stdout", _stdout()
     is_new = not os.path.exists(target)
@@ -135,7 +134,7 @@ def _output(target: str, stack: ExitStack) -> tuple[str, int]:
 
 
 def _stdout() -> int:
-    """stdout for samples only; ends the program, at once and quietly, when there is nobody left to speak to."""
+    """stdout, for samples only. When its reader has gone, the program ends at once and without a message."""
     stdout = take_stdout()
     if stdout is None:
         raise SystemExit(0)
@@ -147,12 +146,12 @@ def _leave(code: int = 0) -> None:
     os._exit(code)
 
 
-def _player(fd: int, stream: PipeOptions, session: Session, tell: Callable[[str], None]) -> Player:
+def _writer(fd: int, stream: PipeOptions, session: Session, tell: Callable[[str], None]) -> SampleWriter:
     def failed(why: str) -> None:
         tell(why)
         _leave(1)
 
-    return Player(fd, stream, on_free=session.notify, on_gone=_leave, on_failure=failed)
+    return SampleWriter(fd, stream, on_free=session.notify, on_gone=_leave, on_failure=failed)
 
 
 def _ready(engine: Engine, stream: PipeOptions) -> Ready:
@@ -170,21 +169,21 @@ def _ready(engine: Engine, stream: PipeOptions) -> Ready:
 # ---- Out ----
 
 
-def _deliver(session: Session, player: Player, write_event: Callable[[Event], None]) -> bool:
+def _deliver(session: Session, writer: SampleWriter, write_event: Callable[[Event], None]) -> bool:
     """Moves items until the session is finished. Returns whether all went well."""
     while True:
-        # While the player is stuck, answers to commands still get through.
-        item = session.next(answers_only=lambda: player.busy)
+        # While stdout blocks, answers to commands still get through.
+        item = session.next(answers_only=lambda: writer.busy)
         if item is None:
-            player.wait()
+            writer.wait()
             return True
         if isinstance(item, Frame):
-            player.play(item)
+            writer.write(item)
             continue
         if isinstance(item, Cut | Started | ResetDone):
-            player.restart()
+            writer.restart()
         if isinstance(item, Paused):
-            player.wait(_SETTLE_SECONDS)
+            writer.wait(_SETTLE_SECONDS)
         if isinstance(item, Event):
             write_event(item)
         if isinstance(item, Error) and item.code == "internal":
@@ -195,7 +194,10 @@ def _deliver(session: Session, player: Player, write_event: Callable[[Event], No
 
 
 class Reader:
-    """Reads on a thread of its own, and finishes the session at the end, however that comes."""
+    """Reads on a thread of its own, and finishes the session when reading ends or fails.
+
+    problem: why reading failed; None as long as it has not.
+    """
 
     def __init__(self, session: Session, read: Callable[[], None]) -> None:
         self.problem: str | None = None
@@ -215,12 +217,12 @@ class Reader:
 
 
 def _chunks(fd: int) -> Iterator[bytes]:
-    """What comes, as it comes."""
+    """Bytes from a descriptor, in pieces as they arrive, to its end."""
     return iter(lambda: read_some(fd), b"")
 
 
 def _lines(chunks: Iterator[bytes], limit: int = MAX_COMMAND_BYTES) -> Iterator[bytes | None]:
-    """Lines; None for one that is longer than any command, of which no more than that is ever held."""
+    """Lines without their ends; None in place of a line over `limit` bytes, of which at most `limit` are ever held."""
     begun, too_long = bytearray(), False
     for chunk in chunks:
         *ends, rest = chunk.split(b"\n")
@@ -236,11 +238,11 @@ def _lines(chunks: Iterator[bytes], limit: int = MAX_COMMAND_BYTES) -> Iterator[
 
 
 def _obey(session: Session, lines: Iterator[bytes | None]) -> None:
-    """Submits the commands; a line that is none becomes an error event in its place."""
+    """Submits the commands. A line that is no command is answered by an error event, in its place among the answers."""
     for line in lines:
         if line is not None and not line.strip():
             continue
-        _wait_while(lambda: session.behind > _BEHIND)
+        session.wait_while(lambda: session.behind > _BEHIND)
         try:
             if line is None:
                 raise CommandError("too_long", f"a line is over {MAX_COMMAND_BYTES} bytes long, which is the limit")
@@ -250,14 +252,14 @@ def _obey(session: Session, lines: Iterator[bytes | None]) -> None:
 
 
 def _speak(session: Session, chunks: Iterator[bytes]) -> None:
-    """Plain text, spoken as it comes, also in the middle of a line. Each line is an utterance of one conversation."""
+    """Speaks plain text as it arrives, also in the middle of a line. Each line is an utterance of one conversation."""
     begun = is_open = False
     for text in _decoded(chunks):
         for piece in _PIECE.findall(text):
             line_ends = piece.endswith("\n")
             if not is_open and not piece.strip():
                 continue
-            _wait_while(lambda: session.behind > 0 or session.queued_words > _TEXT_AHEAD)
+            session.wait_while(lambda: session.behind > 0 or session.queued_words > _TEXT_AHEAD)
             if not begun:
                 session.submit(Start("", final=False))
             session.submit(Inject(piece, final=line_ends))
@@ -265,13 +267,8 @@ def _speak(session: Session, chunks: Iterator[bytes]) -> None:
 
 
 def _decoded(chunks: Iterator[bytes]) -> Iterator[str]:
-    """UTF-8 as text, with a replacement character for what is none, the first half of a character at the end too."""
-    decoder = codecs.getincrementaldecoder("utf-8-sig")("replace")  # Windows begins a file with a mark
+    """UTF-8 as text. Invalid bytes, and half a character at the very end, become replacement characters."""
+    decoder = codecs.getincrementaldecoder("utf-8-sig")("replace")  # editors on Windows begin a file with a mark
     for chunk in chunks:
         yield decoder.decode(chunk)
     yield decoder.decode(b"", final=True)
-
-
-def _wait_while(condition: Callable[[], bool]) -> None:
-    while condition():
-        time.sleep(0.005)

@@ -1,8 +1,8 @@
-"""Samples to stdout or into a file, on a thread of their own: a player that is busy holds up nothing but itself.
+"""Samples to stdout or into a file, written by a thread of their own: a slow reader delays only the audio.
 
-The audio clock is exact. Every frame of 80 ms is 80 ms of samples in every encoding and rate, so the sum of what was
-written since a conversation began is its clock, and at 8 kHz a frame is four packets of 20 ms, as telephones take them.
-For that the few samples that a resampler holds back are made up for in front, with silence.
+The audio clock is exact. Every frame of 80 ms becomes 80 ms of samples in every encoding and rate, so the sum of what
+was written since a conversation began is the position on its clock. At 8 kHz a frame is four packets of 20 ms, the size
+that telephones take. The resampler holds back a few samples; silence written before the first frame makes up for them.
 """
 
 import os
@@ -16,11 +16,11 @@ from dia2stream.protocol.audio_message import pack_audio
 from dia2stream.stdio.descriptors import position_in_file, write_all
 
 
-class Player:
-    """Writes frames to a file descriptor. One frame may wait: who gives another one before that is gone, waits.
+class SampleWriter:
+    """Writes frames to a file descriptor. One frame may wait to be written; `write` blocks while another one does.
 
-    on_free: called when there is room for a frame. on_gone: called when nobody reads any more. on_failure: called with
-    the reason when it cannot be written. These come from the player's thread.
+    on_free: called when a frame has been written and there is room for the next. on_gone: called when the reader has
+    closed its end. on_failure: called with the reason when writing fails. All three are called on the writer's thread.
     """
 
     def __init__(
@@ -40,11 +40,11 @@ class Player:
         self._turn = threading.Condition()
         self._waiting: bytes | None = wav_header(stream.encoding, stream.sample_rate) if stream.wav else None
         self.restart()
-        threading.Thread(target=self._write_frames, name="player", daemon=True).start()
+        threading.Thread(target=self._write_frames, name="writer", daemon=True).start()
 
     @property
     def seconds(self) -> float:
-        """How much was played."""
+        """How much audio was taken, in seconds."""
         return self.frames * FRAME_MS / 1000
 
     @property
@@ -52,8 +52,8 @@ class Player:
         """Whether a frame is still being written."""
         return self._waiting is not None
 
-    def play(self, frame: Frame) -> None:
-        """Takes a frame."""
+    def write(self, frame: Frame) -> None:
+        """Takes a frame, as soon as the one before it has been written."""
         data = self._encoder.encode(frame.pcm)
         if self._framed:
             data = pack_audio(len(data) // self._encoder.sample_bytes, data)
@@ -64,11 +64,11 @@ class Player:
             self._turn.notify_all()
 
     def restart(self) -> None:
-        """What comes next does not go on from what was played."""
+        """Starts the encoder anew: the next frame does not continue the sound of the last one."""
         self._encoder.restart()
 
     def wait(self, seconds: float | None = None) -> None:
-        """Until everything has been written, or for so long."""
+        """Returns when everything has been written, or after so many seconds."""
         with self._turn:
             self._turn.wait_for(lambda: not self.busy, seconds)
 
@@ -93,7 +93,7 @@ class Player:
             self._on_free()
 
     def _complete_header(self) -> None:
-        """In a file the header says the true length, after every frame: a program that is killed leaves a good one."""
+        """Writes the true length into a file's header after every frame: a killed program leaves a good file."""
         if self._header_at is not None:
             samples = self.frames * FRAME_MS * self._encoder.sample_rate // 1000
             header = wav_header(self._encoder.encoding, self._encoder.sample_rate, samples)
