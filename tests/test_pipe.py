@@ -9,7 +9,7 @@ import random
 import signal
 import struct
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import pairwise
 from types import SimpleNamespace
 
@@ -384,6 +384,10 @@ class Listener:
     def queued_words(self) -> int:
         self._queued = max(0, self._queued - 100)
         return self._queued
+
+    def wait_while(self, condition: Callable[[], bool]) -> None:
+        while condition():
+            pass
 
 
 @pytest.mark.parametrize("separator", ["\n", " "])

@@ -1,6 +1,6 @@
-"""`voice make` and `voice show`: a clip or two becomes a voice file, and a voice file a table and a picture.
+"""`voice make` and `voice show`: a clip or two becomes a voice file, and a voice file becomes a table and a picture.
 
-What is wrong with the clips or the words is told before the codec is loaded.
+`make` reads and checks the clips and their words before it loads the codec, so that errors come at once.
 """
 
 import os
@@ -32,45 +32,63 @@ from dia2stream.terminal import load_progress, note
 
 
 def make(name: str, options: VoiceOptions, model: ModelOptions) -> None:
-    """Makes a voice file and shows the words in it. Raises Dia2Error."""
+    """Makes a voice file and prints the words in it. Raises Dia2Error."""
+    _check_target(name, options)
+    with _silent_decoders():
+        recordings = [(read_recording(path, _MOST_SECONDS), path) for path in _clips(options)]
+    heard = [_words(recording, path, number, options) for number, (recording, path) in enumerate(recordings, start=1)]
+    config, codec = _load_codec(model)
+    clips = [_clip(recording, words, codec) for (recording, _), (words, _) in zip(recordings, heard, strict=True)]
+    provenance = _provenance(recordings, heard, options, model)
+    if options.speaker_2 is None:
+        clips.append(clips[0])
+    voice = Voice(name.strip(), tuple(clips), options.licence, provenance)
+    voice.check(config.data.codebooks, codec.config.codebook_size, config.runtime.max_context_steps)
+    _note_long_clips(voice)
+    voice.save(options.output)
+    _print(voice)
+    note(f"{options.output}: {Path(options.output).stat().st_size / 1000:.1f} kB; see that the words are right")
+
+
+def _check_target(name: str, options: VoiceOptions) -> None:
     if not 0 < len(name.strip()) <= MAX_ID_CHARS:
         raise ScriptError(f"a voice's name has 1 to {MAX_ID_CHARS} characters, not {len(name)}")
     if not Path(options.output).absolute().parent.is_dir():
         raise ScriptError(f"no folder {Path(options.output).parent} to write {Path(options.output).name} into")
     if not options.output.endswith(SUFFIX):
         note(f"voice files are best called NAME{SUFFIX}")
-    with _silent_decoders():
-        recordings = [(read_recording(path, _MOST_SECONDS), path) for path in _clips(options)]
-    heard = [_words(recording, path, number, options) for number, (recording, path) in enumerate(recordings, start=1)]
-    config, codec = _load_codec(model)
-    clips = [_clip(recording, words, codec) for (recording, _), (words, _) in zip(recordings, heard, strict=True)]
-    provenance = {"made": str(date.today()), "made_by": f"dia2stream {__version__}", "codec_of": _model_name(model)}
+
+
+def _provenance(
+    recordings: Sequence[tuple[Recording, str]],
+    heard: Sequence[tuple[list[ClipWord], str]],
+    options: VoiceOptions,
+    model: ModelOptions,
+) -> dict[str, str]:
+    """Where a voice comes from, for its file."""
+    found = {"made": str(date.today()), "made_by": f"dia2stream {__version__}", "codec_of": _model_name(model)}
     for number, ((_, path), (_, source)) in enumerate(zip(recordings, heard, strict=True), start=1):
-        provenance |= {f"speaker_{number}": Path(path).name, f"words_{number}": source}
-    if options.speaker_2 is None:
-        clips.append(clips[0])
-        provenance["speaker_2"] = "speaker_1 again"
-    voice = Voice(name.strip(), tuple(clips), options.licence, provenance)
-    voice.check(config.data.codebooks, codec.config.codebook_size, config.runtime.max_context_steps)
+        found |= {f"speaker_{number}": Path(path).name, f"words_{number}": source}
+    return found if options.speaker_2 is not None else found | {"speaker_2": "speaker_1 again"}
+
+
+def _note_long_clips(voice: Voice) -> None:
     for number, clip in enumerate(voice.clips, start=1):
         if clip.seconds > BEST_SECONDS:
             note(
-                f"speaker {number}'s clip is {clip.seconds:.1f} s long; over {BEST_SECONDS:.0f} s take up context "
-                "and hold the voice no better"
+                f"speaker {number}'s clip is {clip.seconds:.1f} s long; what is over {BEST_SECONDS:.0f} s takes up "
+                "context and makes the voice no better"
             )
-    voice.save(options.output)
-    _print(voice)
-    note(f"{options.output}: {Path(options.output).stat().st_size / 1000:.1f} kB; see that the words are right")
 
 
-_MOST_SECONDS = 300.0  # of a recording before its silence is cut off
+_MOST_SECONDS = 300.0  # the longest recording that is read, before silence is cut off
 
 
 @contextmanager
 def _silent_decoders() -> Iterator[None]:
-    """libmpg123 writes what it thinks of a damaged file to stderr itself, as C does; the user gets a line of ours."""
+    """Points stderr to nowhere: libmpg123 writes to it about damaged files, and the user gets our own line instead."""
     with ExitStack() as undo:
-        with suppress(OSError), open(os.devnull, "wb") as nowhere:  # OSError: there is no stderr
+        with suppress(OSError), open(os.devnull, "wb") as nowhere:  # OSError: the process has no stderr
             kept = os.dup(2)
             undo.callback(os.close, kept)
             undo.callback(os.dup2, kept, 2)
@@ -89,7 +107,7 @@ def _clips(options: VoiceOptions) -> list[str]:
 
 
 def _words(recording: Recording, path: str, number: int, options: VoiceOptions) -> tuple[list[ClipWord], str]:
-    """The words of a clip and, for the record, where they come from."""
+    """The words of a clip, and where they come from, which the voice file records."""
     file: str | None = getattr(options, f"words_{number}")
     text: str | None = getattr(options, f"text_{number}")
     beside = Path(path).with_suffix(".words.json")
@@ -114,7 +132,7 @@ def _words(recording: Recording, path: str, number: int, options: VoiceOptions) 
 
 
 def _clip(recording: Recording, words: Sequence[ClipWord], codec: Mimi) -> Clip:
-    """The speech in a recording, its words moved to where they are then."""
+    """The recording without the silence around its speech; the words' times move with it."""
     first, last = min(word.start for word in words), max(word.end for word in words)
     start, stop = trim(recording, keep=(first, min(last, recording.seconds)))
     pcm = torch.from_numpy(recording.part(start, stop).at(codec.sample_rate).samples)
@@ -137,7 +155,7 @@ def _model_name(model: ModelOptions) -> str:
 
 
 def show(path: str, options: ShowOptions, model: ModelOptions) -> None:
-    """Prints what is in a voice file and, if asked to, draws it. Raises Dia2Error."""
+    """Prints what is in a voice file, and draws it if a picture is asked for. Raises Dia2Error."""
     voice = Voice.load(path)
     _print(voice)
     if options.png is not None:
@@ -162,7 +180,7 @@ def _print(voice: Voice) -> None:
 
 
 def _different(voice: Voice) -> list[tuple[str, Clip]]:
-    """The clips, with whose they are; one that serves both speakers only once."""
+    """The clips, each with its speaker; a clip that serves both speakers comes once, as "S1 and S2"."""
     numbered = [(f"S{number}", clip) for number, clip in enumerate(voice.clips, start=1)]
     first, *others = voice.clips
     if all(torch.equal(clip.codes, first.codes) for clip in others):
@@ -171,7 +189,7 @@ def _different(voice: Voice) -> list[tuple[str, Clip]]:
 
 
 def draw(voice: Voice, png: str, loaded: tuple[Any, Mimi]) -> None:
-    """The clips as the codec says them, with a mark where each word starts. Raises ScriptError."""
+    """Draws the clips' sound as the codec decodes it, with a mark where each word starts. Raises ScriptError."""
     try:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
