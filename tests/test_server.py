@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 import json
-import shutil
 import signal
 import socket
 import ssl
@@ -18,6 +17,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from piping import PATIENCE, a_second
 from serving import LONG, NEVER_LOADED, SHORT, Serve, certificate, events, hear, killed, on_loop, seat, sound
+from tools import needs
 from websockets.asyncio.client import connect as open_websocket
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
@@ -810,7 +810,7 @@ def test_an_open_door_is_warned_about_once(host, warns):
         assert sum("anyone who reaches this address" in line for line in server.log) == warns
 
 
-@pytest.mark.skipif(shutil.which("openssl") is None, reason="no openssl here to make a certificate with")
+@needs("openssl")
 def test_tls_serves_wss_and_https(tmp_path):
     made = certificate(tmp_path)
     with Serve(wait=False, before=NEVER_LOADED, **made) as server:
