@@ -5,11 +5,12 @@ import os
 import pytest
 import torch
 import torch.nn.functional as F
+from tools import require
 from torch import Tensor
 
 if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"  # read when triton is imported
-pytest.importorskip("triton", reason="triton is not installed")
+require("triton")
 
 from dia2.checkpoint.load import load_checkpoint
 from dia2.cuda.kernels import products as kernels
