@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from dia2.checkpoint import random_models
-from dia2.checkpoint.load import Checkpoint, _build, load_checkpoint
+from dia2.checkpoint.load import Checkpoint, LoadOptions, _build, load_checkpoint
 from dia2.model.fp8 import Fp8Matrix, linear, shrink
 from dia2.model.sampling import SlotSettings
 from dia2.steps.stepper import Stepper
@@ -20,7 +20,7 @@ from dia2stream.protocol.messages import Start
 
 
 def tiny(weights: str, dtype: str = "float32") -> Checkpoint:
-    return load_checkpoint("random:tiny", device="cpu", dtype=dtype, weights=weights)
+    return load_checkpoint("random:tiny", LoadOptions(device="cpu", dtype=dtype, weights=weights))
 
 
 def matrices(loaded: Checkpoint) -> dict[str, Fp8Matrix]:
@@ -76,8 +76,8 @@ def test_only_matrices_of_layers_are_in_8_bits() -> None:
 
 
 def test_a_file_loads_into_the_same_8_bits_as_its_rounded_tensors(goldens: Path) -> None:
-    loaded = load_checkpoint(goldens / "checkpoint", device="cpu", dtype="bfloat16", weights="fp8")
-    exact = load_checkpoint(goldens / "checkpoint", device="cpu", dtype="float32")
+    loaded = load_checkpoint(goldens / "checkpoint", LoadOptions(device="cpu", dtype="bfloat16", weights="fp8"))
+    exact = load_checkpoint(goldens / "checkpoint", LoadOptions(device="cpu", dtype="float32"))
     modules: tuple[nn.Module, ...] = (exact.backbone, exact.depformer)
     for module in modules:
         shrink(module)

@@ -12,7 +12,7 @@ if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"  # read when triton is imported
 require("triton")
 
-from dia2.checkpoint.load import load_checkpoint
+from dia2.checkpoint.load import LoadOptions, load_checkpoint
 from dia2.cuda.kernels import products as kernels
 from dia2.cuda.kernels.attention import Attention
 from dia2.cuda.kernels.draws import Sampler
@@ -240,7 +240,7 @@ def test_a_draw_is_guidance_filter_and_inverse_cdf(vocabulary: int, ties: bool) 
 @pytest.mark.parametrize("weights", ["dtype", "fp8"])
 @pytest.mark.parametrize("slots", [1, 5])
 def test_a_stepper_of_kernels_says_what_the_eager_one_says(slots: int, weights: str) -> None:
-    loaded = load_checkpoint("random:tiny", device=str(DEVICE), dtype="float32", weights=weights)
+    loaded = load_checkpoint("random:tiny", LoadOptions(device=str(DEVICE), dtype="float32", weights=weights))
     torch.set_float32_matmul_precision("highest")  # loading chose TF32 for the eager one, and a draw can be close
     steppers = Stepper(loaded, slots), GraphStepper(loaded, slots, plain=False)
     active = list(range(slots))[:: -1 if slots > 1 else 1]

@@ -134,7 +134,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 @dataclass(frozen=True)
-class Files:
+class ModelFiles:
     """Where everything of one checkpoint is, or is to be looked for. `tokenizer` and `mimi` are the caller's."""
 
     name: str

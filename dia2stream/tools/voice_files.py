@@ -23,7 +23,7 @@ from dia2.voice.recording import BEST_SECONDS, Recording, read_recording, trim
 from dia2.voice.voice import SUFFIX, Clip, ClipWord, Voice, make_clip, read_words
 from dia2.voice.word_times import align, transcribe
 from dia2stream import __version__
-from dia2stream.engine.engine import default_model
+from dia2stream.engine.engine import default_model, load_options
 from dia2stream.options import ModelOptions, ShowOptions, VoiceOptions
 from dia2stream.protocol.fields import MAX_ID_CHARS
 from dia2stream.terminal import load_progress, note
@@ -142,9 +142,7 @@ def _clip(recording: Recording, words: Sequence[ClipWord], codec: Mimi) -> Clip:
 
 def _load_codec(model: ModelOptions) -> tuple[Any, Mimi]:
     with load_progress() as progress:
-        return load_codec(
-            _model_name(model), device=model.device, mimi=model.mimi, revision=model.revision, progress=progress
-        )
+        return load_codec(_model_name(model), load_options(model, progress))
 
 
 def _model_name(model: ModelOptions) -> str:
