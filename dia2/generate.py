@@ -22,11 +22,12 @@ from torch import Tensor
 from dia2.backend import make_stepper
 from dia2.checkpoint.load import Checkpoint, LoadOptions, load_checkpoint, load_files
 from dia2.errors import ConfigError, ScriptError
+from dia2.model.config import FRAME_RATE
 from dia2.model.delays import complete_frames, delay_frames
 from dia2.model.sampling import SamplingConfig, SlotSettings
 from dia2.steps.stepper import Stepper
 from dia2.text.machine import MAX_PADDING, TextMachine, TextState
-from dia2.text.script import FRAME_RATE, read_script
+from dia2.text.script import read_script
 from dia2.voice.voice import Prefix, load_prefix
 
 _log = logging.getLogger(__name__)

@@ -174,8 +174,8 @@ def test_the_manifest_names_config_and_weights(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("{", "cannot be read as JSON: "),
-        ("[" * 10**5, "cannot be read as JSON: "),
+        ("{", "not JSON: "),
+        ("[" * 10**5, "not JSON: "),
         ("[]", "must hold a JSON object, not list"),
         ('{"mimi": 3}', "mimi must be a file, folder or repo id, not 3"),
         ('{"tokenizer": ""}', "tokenizer must be a file, folder or repo id, not ''"),

@@ -12,6 +12,8 @@ if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"  # read when triton is imported
 require("triton")
 
+from models import dequantized
+
 from dia2.checkpoint.load import LoadOptions, load_checkpoint
 from dia2.cuda.kernels import products as kernels
 from dia2.cuda.kernels.attention import Attention
@@ -74,7 +76,7 @@ def test_products_read_8_bit_weights(rows: int) -> None:
     x, gain, out = noise(rows, 48), noise(48), noise(rows, 20)
     scales = torch.logspace(-6, 6, 40, base=2, device=DEVICE)[:, None]  # of tiny rows and large ones
     matrix = Fp8Matrix.of(noise(40, 48, scale=0.2) * scales)
-    both = F.linear(rms(x, gain), matrix.dequantized())
+    both = F.linear(rms(x, gain), dequantized(matrix))
     for head, expected in ((matrix.split(20)[0], both[:, :20]), (matrix.split(20)[1], both[:, 20:])):
         kernels.linear(x, head, out, norm=gain, eps=EPS)
         close(out, expected)

@@ -18,7 +18,7 @@ from rich.table import Table
 from dia2.checkpoint.load import load_codec
 from dia2.codec.mimi import Mimi
 from dia2.errors import ScriptError
-from dia2.text.script import FRAME_RATE
+from dia2.model.config import FRAME_RATE
 from dia2.voice.recording import BEST_SECONDS, Recording, read_recording, trim
 from dia2.voice.voice import SUFFIX, Clip, ClipWord, Voice, make_clip, read_words
 from dia2.voice.word_times import align, transcribe
