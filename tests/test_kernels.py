@@ -1,15 +1,11 @@
 """Every kernel does what its plain twin does: in Triton's interpreter where there is no GPU, else on the GPU."""
 
-import os
-
 import pytest
 import torch
 import torch.nn.functional as F
 from tools import require
 from torch import Tensor
 
-if not torch.cuda.is_available():
-    os.environ["TRITON_INTERPRET"] = "1"  # read when triton is imported
 require("triton")
 
 from models import dequantized
