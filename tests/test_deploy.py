@@ -49,7 +49,7 @@ def test_the_proxy_gives_each_client_a_free_server_and_who_comes_back_its_own():
             async def talk():
                 url = f"ws://127.0.0.1:{port}"
                 await until_up(url)
-                taken = lambda: [each.metric("dia2stream_seats_taken") for each in (first, second)]  # noqa: E731
+                taken = lambda: [each.metric("dia2stream_slots_taken") for each in (first, second)]  # noqa: E731
                 one, two = await connect(url), await connect(url)
                 assert taken() == [1, 1]
                 with pytest.raises(CommandError) as refused:
