@@ -19,6 +19,7 @@ from dia2.cuda.stepper import GraphStepper
 from dia2.model.fp8 import Fp8Matrix
 from dia2.model.layers import RMSNorm, attend, rotate
 from dia2.model.sampling import Draws, Guidance, SamplingConfig, SlotSettings
+from dia2.model.slots import SlotIndex
 from dia2.steps.stepper import Stepper
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -207,7 +208,7 @@ def test_a_draw_is_guidance_filter_and_inverse_cdf(vocabulary: int, ties: bool) 
     uniforms = torch.rand(slots, capacity, streams, device=DEVICE)
     uniforms[0, 0, 2], uniforms[1, 1, 2] = 0.0, 1 - 2.0**-24
     sampler = Sampler(guidance.scale, guidance.filter_k, draws.temperature, draws.top_k, uniforms)
-    every = slice(0, slots)
+    every = SlotIndex.of(range(slots), DEVICE)
     for column in range(5):
         known = torch.tensor([0, 2, column, column + 1, 100, 3], device=DEVICE)
         fields = torch.zeros(slots, STEP_FIELDS, dtype=torch.int64, device=DEVICE)
