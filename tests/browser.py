@@ -2,6 +2,7 @@
 
 import base64
 import json
+import shutil
 import subprocess
 import time
 from contextlib import ExitStack
@@ -10,10 +11,10 @@ from types import TracebackType
 from typing import Any
 
 from piping import PATIENCE
-from tools import find
 from websockets.sync.client import ClientConnection
 from websockets.sync.client import connect as open_websocket
 
+NAMES = ("chromium", "chromium-browser", "google-chrome", "chrome")
 FLAGS = (
     "--headless=new",
     "--no-sandbox",
@@ -28,11 +29,16 @@ FLAGS = (
 )
 
 
+def program() -> str | None:
+    """Where a Chromium is, if there is one."""
+    return next(filter(None, map(shutil.which, NAMES)), None)
+
+
 class Browser:
     """One browser with one tab."""
 
     def __init__(self, folder: Path) -> None:
-        found = find("chromium")
+        found = program()
         assert found is not None
         self.problems: list[str] = []  # what the page logged as errors
         self._number = 0

@@ -11,6 +11,7 @@ from functools import cache
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, cast
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
@@ -19,7 +20,7 @@ from models import checkpoint
 from numpy.typing import NDArray
 from torch import Tensor
 
-from dia2.checkpoint.load import Checkpoint, LoadOptions, load_checkpoint
+from dia2.checkpoint.load import Checkpoint, load_checkpoint
 from dia2.codec.frames import FrameCodec
 from dia2.codec.state import DecoderState
 from dia2.model.config import DataConfig, DecoderConfig, DepformerConfig, Dia2Config, ModelConfig, RuntimeConfig
@@ -32,6 +33,7 @@ from dia2.text.machine import Mark
 from dia2.text.script import TextTokenizer, read_script
 from dia2.voice.voice import ClipWord, Prefix, load_prefix, make_prefix
 from dia2stream.conversation.conversation import Conversation
+from dia2stream.engine.batch import Batch
 from dia2stream.items import Frame, Item
 from dia2stream.options import SpeechOptions
 from dia2stream.protocol.messages import Command, Done, End, Event, FirstAudio, Inject, Pause, Paused, Start
@@ -47,6 +49,14 @@ HISTORY = 375  # frames: 30 s
 Make = Callable[..., "Rig"]
 
 
+def _raise(conversation: Conversation, error: Exception) -> None:
+    raise error
+
+
+# Conversations of one stepper share a batch, as in the engine.
+_BATCHES: WeakKeyDictionary[Stepper, Batch] = WeakKeyDictionary()
+
+
 class Rig:
     """A conversation and its driver, in one thread: makes steps, takes what leaves, and keeps all of it in order."""
 
@@ -55,6 +65,7 @@ class Rig:
     ) -> None:
         self.stepper, self.context = context.stepper, context
         self.conversation = Conversation(context, tokenizer, defaults=defaults, **options)
+        self.batch = _BATCHES.setdefault(context.stepper, Batch(context.stepper, _raise))
         self.now = 0.0
         self.items: list[Item] = []
         self.steps = 0
@@ -62,6 +73,7 @@ class Rig:
     def do(self, *commands: Command) -> "Rig":
         """Hands over commands, as if they came now."""
         for command in commands:
+            self.batch.settle()
             self.conversation.handle(command, self.now)
         return self
 
@@ -146,14 +158,8 @@ def step_together(*rigs: Rig) -> bool:
     if not active:
         return False
     for rig in active:
-        rig.conversation.prepare()
-    actions = rigs[0].stepper.act([rig.conversation.slot for rig in active])
-    rigs[0].stepper.complete([rig.conversation.advance(a) for rig, a in zip(active, actions, strict=True)])
-    for rig in active:
         rig.steps += 1
-        rig.conversation.emit()
-        if not rig.can_step():
-            rig.conversation.deliver()
+    active[0].batch.step([rig.conversation for rig in active])
     return True
 
 
@@ -336,7 +342,7 @@ def voice(goldens: Path) -> Prefix:
 @cache
 def tiny() -> Checkpoint:
     """random:tiny: the published delays."""
-    return load_checkpoint("random:tiny", LoadOptions(device="cpu"))
+    return load_checkpoint("random:tiny", device="cpu")
 
 
 class Counted:

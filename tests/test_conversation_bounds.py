@@ -3,7 +3,7 @@
 import pytest
 from conversations import HELLO, Rig, toy
 
-from dia2stream.conversation.conversation import MAX_QUEUED_WORDS
+from dia2stream.conversation.words import MAX_QUEUED_WORDS
 from dia2stream.errors import CommandError
 from dia2stream.protocol.fields import MAX_TEXT_CHARS
 from dia2stream.protocol.messages import Command, Done, End, Inject, Pause, Resume, Start
@@ -34,7 +34,7 @@ def test_a_command_that_is_refused_has_changed_nothing(commands: list[Command], 
     assert caught.value.code == code
     assert "\n" not in str(caught.value)
     for rig in rigs:
-        if rig.conversation._opened:
+        if rig.conversation.words.opened:
             rig.do(Inject(" s"))
         rig.run(60).do(Pause(), Inject("[S1] That is all.")).run()
     assert rigs[0].told == rigs[1].told
@@ -70,7 +70,7 @@ def test_the_longest_text_and_the_most_words_are_taken() -> None:
 def test_a_word_without_an_end_can_still_be_ended() -> None:
     rig = toy().do(Start("", final=False))
     for _ in range(2):
-        rig.do(Inject("x" * MAX_TEXT_CHARS if not rig.conversation._reader.incomplete else "", final=False))
+        rig.do(Inject("x" * MAX_TEXT_CHARS if not rig.conversation.words.reader.incomplete else "", final=False))
     for _ in range(3):
         with pytest.raises(CommandError) as caught:
             rig.do(Inject("y", final=False))

@@ -92,7 +92,7 @@ def test_paused_tells_what_was_heard_and_half_a_word_is_a_word_heard() -> None:
 
 def test_a_word_before_a_break_ends_where_the_break_begins() -> None:
     rig = toy().do(Start('Supercalifragilistic <break time="2s"/> word.')).run_until_sent(30)
-    broke = next(taken.step for taken in rig.conversation._sounded if not taken.entry.tokens)
+    broke = next(taken.step for taken in rig.conversation.words.sounded if not taken.word.tokens)
     assert paused(rig, broke * 40).spoken == "Supercalifragilistic"
     assert paused(rig, broke * 40 - 1).spoken == ""
     assert paused(rig, 30 * 80).pending == "word."

@@ -21,7 +21,9 @@ from piping import PATIENCE, a_second
 import dia2stream.engine.engine
 from dia2.steps.context import Context
 from dia2.steps.stepper import TextColumn
+from dia2stream.engine.batch import Batch
 from dia2stream.engine.engine import Engine
+from dia2stream.engine.observer import StepReport
 from dia2stream.engine.session import Session
 from dia2stream.errors import CommandError, EngineError
 from dia2stream.items import Cut, Frame, Item
@@ -46,6 +48,24 @@ from dia2stream.protocol.messages import (
 
 HELLO = "[S1] Hello there my friend. [S2] How are you? [S1] One two three four five six seven eight nine ten."
 LONG = " ".join(f"word{number} and so on" for number in range(300))
+
+
+class Observing:
+    """Keeps what the engine reports."""
+
+    def __init__(self) -> None:
+        self.steps: list[StepReport] = []
+
+    def stepped(self, step: StepReport) -> None:
+        self.steps.append(step)
+
+    def idle(self) -> None:
+        pass
+
+
+def full(session: Session) -> bool:
+    """Whether generation waits for the reader."""
+    return session.conversation.outbox.waiting >= session.conversation.outbox.capacity
 
 
 class GatedStepper(ToyStepper):
@@ -87,6 +107,7 @@ class ToyEngine(Engine):
         super().__init__(checkpoint(GOLDENS / "published-like"), slots=slots, speech=SAMPLED, **options)
         self.toy = GatedStepper(slots)
         self.stepper = cast(Any, self.toy)
+        self._batch = Batch(self.stepper, self._conversation_failed)
         self._contexts = [Context(self.stepper, slot, cast(Any, ToyCodec()), 375) for slot in range(slots)]
 
 
@@ -291,7 +312,7 @@ def test_finish_while_it_is_paused_ends_with_the_answer_and_nothing_after_it(eng
 
 def test_the_example_of_the_module_runs_as_it_stands() -> None:
     example = textwrap.dedent(re.search(r"\n\n((?:    .*\n|\n)+)", dia2stream.engine.engine.__doc__ or "")[1])  # type: ignore[index]
-    load, talk = example.strip().split("\n", 1)
+    load, talk = re.split(r"\n(?=async )", example.strip())
     played: list[Any] = []
     names = {**vars(dia2stream.engine.engine), "play": played.append, "print": lambda *_: None}
     exec(f"{load}\nasync def main():\n{textwrap.indent(talk, '    ')}", names)
@@ -309,7 +330,7 @@ def test_a_reader_that_stops_holds_generation_back_and_loses_nothing(engine: Toy
     with engine.conversation(queue_frames=5) as session:
         session.submit(Start(HELLO))
         most = 0
-        eventually(lambda: session.conversation.outbox.full)
+        eventually(lambda: full(session))
         steps = engine.toy.acts
         for _ in range(100):
             most = max(most, session.conversation.outbox.waiting)
@@ -333,7 +354,7 @@ def test_the_size_of_the_queue_changes_nothing_but_when(engine: ToyEngine, frame
 def test_commands_are_carried_out_while_the_reader_is_stuck(engine: ToyEngine) -> None:
     with engine.conversation(queue_frames=2) as session:
         session.submit(Start(LONG))
-        eventually(lambda: session.conversation.outbox.full)
+        eventually(lambda: full(session))
         session.submit(Pause())
         eventually(lambda: session.conversation.paused)
         assert kinds([item for item in iter(session.take, None) if not isinstance(item, float)]) == [Started, Paused]
@@ -507,11 +528,41 @@ def test_conversations_of_one_step_fail_together_and_others_go_on(pair: ToyEngin
         assert isinstance(spoken(second)[-1], Done)
 
 
-def test_a_callback_that_fails_is_logged_and_hurts_nobody(caplog: pytest.LogCaptureFixture) -> None:
-    def on_step(seconds: float, frames: int) -> None:
-        raise RuntimeError("nobody is interested")
+@pytest.mark.parametrize("part", ["prepare", "advance", "complete", "deliver"])
+def test_a_failure_of_one_conversations_own_work_ends_that_one_alone(pair: ToyEngine, part: str) -> None:
+    def fail(*arguments: object) -> None:
+        raise KeyError("an event that nobody thought of")
 
-    engine = ToyEngine(on_step=on_step)
+    with pair.conversation() as first, pair.conversation() as second:
+        setattr(first.conversation, part, fail)
+        first.submit(Start(HELLO))
+        assert audio(spoken(second, Start(HELLO))) == alone(Start(HELLO))
+        assert [item.code for item in first if isinstance(item, Error)] == ["internal"]
+    with pair.conversation() as next_one:
+        assert audio(spoken(next_one, Start(HELLO))) == alone(Start(HELLO))
+    assert pair.stats.failures == 1
+    assert pair.broken is None
+
+
+def test_a_thread_that_ends_by_itself_makes_the_engine_broken(engine: ToyEngine) -> None:
+    def fail() -> bool:
+        raise MemoryError("no room left")
+
+    session = engine.conversation()
+    engine._carry_out_orders = fail  # type: ignore[method-assign]
+    session.submit(Start(HELLO))
+    assert list(session) == []
+    assert session.released
+    with pytest.raises(EngineError, match="thread has ended: no room left"):
+        engine.conversation()
+
+
+def test_a_callback_that_fails_is_logged_and_hurts_nobody(caplog: pytest.LogCaptureFixture) -> None:
+    class Failing(Observing):
+        def stepped(self, step: StepReport) -> None:
+            raise RuntimeError("nobody is interested")
+
+    engine = ToyEngine(observers=[Failing()])
     try:
         with engine.conversation() as session:
             assert audio(spoken(session, Start(HELLO))) == alone(Start(HELLO))
@@ -521,16 +572,17 @@ def test_a_callback_that_fails_is_logged_and_hurts_nobody(caplog: pytest.LogCapt
 
 
 def test_every_step_is_told_with_the_frames_it_made() -> None:
-    told: list[tuple[float, int]] = []
-    engine = ToyEngine(on_step=lambda seconds, frames: told.append((seconds, frames)))
+    told = Observing()
+    engine = ToyEngine(observers=[told])
     try:
         with engine.conversation() as session:
             items = spoken(session, Start(HELLO))
     finally:
         engine.close()
-    assert sum(frames for _, frames in told) == sum(isinstance(item, Frame) for item in items) == engine.stats.frames
-    assert len(told) == engine.stats.steps
-    assert all(seconds >= 0 for seconds, _ in told)
+    frames = sum(isinstance(item, Frame) for item in items)
+    assert sum(step.frames for step in told.steps) == frames == engine.stats.frames
+    assert len(told.steps) == engine.stats.steps
+    assert all(step.seconds >= step.device_seconds >= 0 for step in told.steps)
 
 
 # ---- The end ----
@@ -555,7 +607,7 @@ def test_it_can_be_closed_in_any_state_and_every_loop_ends(state: str) -> None:
     reader = threading.Thread(target=lambda: items.extend(session))
     if state != "nothing said":
         session.submit(Start(LONG))
-        eventually(lambda: session.conversation.outbox.full)
+        eventually(lambda: full(session))
     if state == "paused":
         session.submit(Pause())
     if state == "at the gate":
@@ -581,7 +633,11 @@ def test_it_can_be_closed_in_any_state_and_every_loop_ends(state: str) -> None:
 
 
 def test_it_can_be_closed_from_its_own_thread() -> None:
-    engine = ToyEngine(on_step=lambda *_: engine.close())
+    class Closing(Observing):
+        def stepped(self, step: StepReport) -> None:
+            engine.close()
+
+    engine = ToyEngine(observers=[Closing()])
     with engine.conversation() as session:
         spoken(session, Start(HELLO))
     engine._thread.join(PATIENCE)
@@ -696,7 +752,7 @@ def test_two_conversations_at_once_each_sound_as_alone(pair: ToyEngine) -> None:
 def test_a_stuck_reader_holds_up_nobody_else(pair: ToyEngine) -> None:
     with pair.conversation() as stuck, pair.conversation() as session:
         stuck.submit(Start(LONG))
-        eventually(lambda: stuck.conversation.outbox.full)
+        eventually(lambda: full(stuck))
         assert audio(spoken(session, Start(HELLO))) == alone(Start(HELLO))
         stuck.submit(Pause())
         stuck.submit(Resume())
@@ -705,12 +761,12 @@ def test_a_stuck_reader_holds_up_nobody_else(pair: ToyEngine) -> None:
 
 def test_the_real_model_warms_up_every_seat_and_speaks_as_alone() -> None:
     loaded = checkpoint(GOLDENS / "every-option")
-    steps = []
-    engine = Engine(loaded, slots=2, speech=SpeechOptions(seed=3), on_step=lambda *step: steps.append(step))
+    told = Observing()
+    engine = Engine(loaded, slots=2, speech=SpeechOptions(seed=3), observers=[told])
     try:
         engine.warm_up()
         assert engine.free == 2
-        assert steps
+        assert told.steps
         with engine.conversation() as first, engine.conversation() as second:
             second.submit(Start("[S1] Hello there."))
             second.finish()

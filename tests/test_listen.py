@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from models import checkpoint
 from torch import Tensor
 
-from dia2.checkpoint.load import LoadOptions, load_checkpoint
+from dia2.checkpoint.load import load_checkpoint
 from dia2.codec.frames import FrameCodec
 from dia2.steps.context import Context
 from dia2.steps.stepper import Stepper
@@ -25,7 +25,7 @@ from dia2.text.machine import TextMachine
 from dia2.voice.recording import Recording, read_recording
 from dia2.voice.voice import ClipWord, make_prefix, read_words
 from dia2.voice.word_times import spread
-from dia2stream.conversation.caller import HOLD_FRAMES, Caller, read_piece
+from dia2stream.conversation.caller import HOLD_FRAMES, CallerSpeech, read_piece
 from dia2stream.engine.engine import Engine
 from dia2stream.errors import CommandError
 from dia2stream.items import Cut, Frame
@@ -153,7 +153,7 @@ def test_the_words_stand_where_they_were_said_in_the_callers_own_speech() -> Non
 @pytest.mark.parametrize("ahead", [0, 2])
 def test_the_words_are_taken_where_they_are_said_whatever_the_text_ids_are(ahead: int) -> None:
     def texts(new_word: int, pad: int) -> list[list[Any]]:
-        caller = Caller(ToyEar(), ToyTokenizer(), TextMachine(new_word, pad, ahead), 1, 24000)
+        caller = CallerSpeech(ToyEar(), ToyTokenizer(), TextMachine(new_word, pad, ahead), 1, 24000)
         caller.hear(read_piece(said()))
         caller.close()
         named = {new_word: "new word", pad: "pad"}
@@ -175,12 +175,12 @@ def test_the_reply_begins_behind_the_caller_and_says_whose_it_is() -> None:
     assert [event.speaker for event in rig.of(Spoken)] == ["S1"] * 7
     numbers = frame_numbers(rig)
     assert numbers == list(range(frames + 24, frames + 24 + len(numbers)))
-    tagged = [entry for entry in rig.conversation._sounded if entry.entry.text == "Yes,"]
-    assert tagged[0].entry.tokens[0] == ToyTokenizer.speakers[0]
+    tagged = [entry for entry in rig.conversation.words.sounded if entry.word.text == "Yes,"]
+    assert tagged[0].word.tokens[0] == ToyTokenizer.speakers[0]
     assert told[-1] == Done("2", rig.sent * 80)
     # The next utterance, with nobody in between, goes on without a tag.
     rig.do(Inject("Good.")).run()
-    assert rig.conversation._sounded[-1].entry.tokens == tuple(ToyTokenizer().encode("Good."))
+    assert rig.conversation.words.sounded[-1].word.tokens == tuple(ToyTokenizer().encode("Good."))
 
 
 def test_a_reply_with_a_tag_of_its_own_keeps_it() -> None:
@@ -328,7 +328,7 @@ def test_a_pause_in_the_reply_tells_what_was_heard_of_the_reply() -> None:
     assert "story" not in paused(rig).spoken
     assert "hello" not in paused(rig).spoken + paused(rig).pending
     # What the caller said is older than that: it stays.
-    step = rig.conversation._step_at(rig.conversation._heard_ms)
+    step = rig.conversation.clock.step_at(rig.conversation.heard_ms)
     rig.do(Inject("Well?"))
     assert rig.context.frames == step >= 36
 
@@ -490,7 +490,7 @@ def test_the_encoder_is_given_the_past_and_no_more_than_it_looks_back_on() -> No
             return super().encode(pcm)
 
     ear = Counting()
-    caller = Caller(ear, ToyTokenizer(), talk().context.machine, 2, 24000)
+    caller = CallerSpeech(ear, ToyTokenizer(), talk().context.machine, 2, 24000)
     for _ in range(8):
         caller.hear(read_piece(Listen(cast(str, sound(50)))))
     assert lengths == [50, 100, 150, *[175] * 5]
@@ -498,7 +498,7 @@ def test_the_encoder_is_given_the_past_and_no_more_than_it_looks_back_on() -> No
 
 def test_a_session_listens() -> None:
     """Through the engine, with the codec's own encoder, from the JSON of a client."""
-    engine = Engine(load_checkpoint("random:tiny", LoadOptions(device="cpu", dtype="float32")))
+    engine = Engine(load_checkpoint("random:tiny", device="cpu", dtype="float32"))
     line = {"cmd": "listen", "audio": base64.b64encode(sound(12)).decode(), "text": "Hello, is it you?"}
     with engine.conversation() as session:
         for command in (Start("Hi.", seed=1), parse_command(json.dumps(line)), Inject("Yes, it is."), Listen(text="x")):

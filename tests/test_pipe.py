@@ -19,7 +19,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from piping import Event, Pipe, a_second
 
-from dia2stream.conversation.conversation import MAX_QUEUED_WORDS
+from dia2stream.conversation.words import MAX_QUEUED_WORDS
 from dia2stream.engine.engine import Engine
 from dia2stream.options import ModelOptions
 from dia2stream.protocol.messages import MAX_COMMAND_BYTES, Inject, Start

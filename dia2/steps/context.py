@@ -56,6 +56,8 @@ class Context:
         self.machine = TextMachine.of(stepper.config.data)
         self.limit = stepper.config.runtime.max_context_steps
         self.lead_in = max(1, *stepper.delays)  # a step completes one frame, and without delays the first is there
+        # The backbone draws codebook 0; the depformer draws the others.
+        self._shortest_delay = min(stepper.delays[1:], default=0)
         # Less than a few lead-ins would be no context at all.
         self._history_wanted = max(history_frames, 4 * self.lead_in)
         self._codec = codec
@@ -90,14 +92,19 @@ class Context:
         self.stepper.slots[self.slot].known = self.frames
 
     def distrust(self) -> None:
-        """Something failed on the device: what the caches hold is not to be built upon."""
+        """Something failed in this slot: its next conversation uses nothing of what its caches hold."""
         self._voice = None
-        self._voices.clear()
 
     @property
     def step(self) -> int:
         """The next step."""
         return self.base + self.stepper.slots[self.slot].column
+
+    @property
+    def draws_codes(self) -> bool:
+        """Whether the next step runs the depformer. In a lead-in it does not: the codes of its columns are known."""
+        slot = self.stepper.slots[self.slot]
+        return slot.column + 1 - slot.known >= self._shortest_delay
 
     @property
     def room(self) -> int:

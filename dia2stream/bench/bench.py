@@ -80,11 +80,11 @@ def _engine_report(model: ModelOptions, speech: SpeechOptions, options: BenchOpt
     steps = Steps()
     began = time.perf_counter()
     with load_progress() as progress:
-        engine = TimedEngine.load(model, progress=progress, speech=speech, on_step=steps.stepped)
+        engine = TimedEngine.load(model, progress=progress, speech=speech, observers=[steps])
     assert isinstance(engine, TimedEngine)  # `load` makes what it is called on
     device = engine.checkpoint.device
     try:
-        steps.watch(engine.stepper)
+        steps.expect(engine.stepper.delays)
         with engine.conversation() as session:
             caller = Caller(EngineLine(engine, session), speech, steps, engine.stepper.config.data.second_stream_ahead)
             parts = Parts(engine, session)

@@ -21,10 +21,11 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from itertools import pairwise
-from typing import Any, Protocol
+from typing import Protocol
 
 from dia2stream.client import connect
 from dia2stream.engine.engine import Engine
+from dia2stream.engine.observer import StepReport
 from dia2stream.engine.session import Session
 from dia2stream.errors import Dia2StreamError, EngineError
 from dia2stream.items import FRAME_MS, Cut, Frame
@@ -243,21 +244,18 @@ class Steps:
         self._made: list[int] = []  # frames that it completed
         self.expected: Count = {}
 
-    def watch(self, stepper: Any) -> None:
-        """Counts from now on. In a step, codebooks after the first are due from the shortest of their delays on."""
-        act, shortest, longest = stepper.act, min(stepper.delays[1:]), max(stepper.delays)
+    def expect(self, delays: Sequence[int]) -> None:
+        """Says what first audio has to cost with these delays: the depformer runs from the shortest delay on."""
+        shortest, longest = min(delays[1:]), max(delays)
         self.expected = {"backbone_steps": shortest - 1, "frames": longest - shortest + 1}
 
-        def counted(active: Sequence[int]) -> list[int]:
-            slots = [stepper.slots[slot] for slot in active]
-            self._whole.append(any(slot.column + 1 - slot.known >= shortest for slot in slots))
-            return list(act(active))
+    def stepped(self, step: StepReport) -> None:
+        """The engine made a step."""
+        self._whole.append(step.depformer_rows > 0)
+        self._made.append(step.frames)
 
-        stepper.act = counted
-
-    def stepped(self, seconds: float, made: int) -> None:
-        """Told by the engine after a step."""
-        self._made.append(made)
+    def idle(self) -> None:
+        """The engine has nothing to do, and there is nothing to count."""
 
     def forget(self) -> None:
         """Counts anew; nothing may be going on."""

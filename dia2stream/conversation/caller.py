@@ -1,14 +1,15 @@
-"""What a caller says, in pieces, on its way into the context: sound -> codes, words -> the columns that they stand in.
+"""What a caller says, in pieces, on its way into the context: sound -> codes, words -> columns of text.
 
-The columns are those of a voice prefix that holds the same clip, however it is cut:
+The columns are those of a voice prefix that holds the same clip, wherever the clip is cut into pieces:
 
-- The sound is encoded with ten seconds of what came before it, so that the cut is not heard. Only whole frames are
-  encoded; the rest waits for the next piece.
-- A word stands in the second text stream while the words before it are said. So the column that takes a word waits
-  until the next `ahead` words are known, or the utterance is complete, or `HOLD_FRAMES` are waiting.
-- The last whole frame waits too: the next piece's first word may be taken in it.
+- Each piece is encoded together with the ten seconds before it, so that the cut cannot be heard. Only whole frames are
+  encoded. The samples of an incomplete frame wait for the next piece.
+- The second text stream shows a word while the words before it are said. So the column that takes a word waits until
+  the next `ahead` words are known, or the utterance is complete, or `HOLD_FRAMES` frames are waiting.
+- The last whole frame waits too, because the next piece's first word may be taken in it.
 
-Knows nothing of the model: `Context.extend` runs the columns.
+`CallerSpeech` is one utterance of a caller, `Callers` the utterances that are not in the context yet. Neither knows the
+model: `Context.extend` runs the columns.
 """
 
 from collections import deque
@@ -28,14 +29,17 @@ from dia2.voice.recording import Recording
 from dia2.voice.voice import ClipWord, plan_words
 from dia2.voice.word_times import spread
 from dia2stream.errors import CommandError
+from dia2stream.items import FRAME_MS
 from dia2stream.protocol.fields import shown
 from dia2stream.protocol.messages import Listen
 
 MAX_WORDS_A_SECOND = 15
 
-# A column that waits for words is not waited for any longer when it is so many frames ago.
+MAX_CALLER_SECONDS = 60  # of one utterance, and of all the utterances that wait for a turn to end
+
+# Frames after which a column stops waiting for the words ahead of it.
 HOLD_FRAMES = 125
-# What is encoded anew in front of each piece: as far back as the codec's attention looks.
+# Frames that are encoded again in front of each piece: as many as the codec's attention looks back.
 _HEARS_BACK = 125
 
 
@@ -87,8 +91,8 @@ def read_piece(command: Listen) -> Piece:
     raise CommandError("bad_field", f"{field}: {problem}", field=field)
 
 
-class Caller:
-    """One utterance of a caller while it comes. rate: of the sound that it is given."""
+class CallerSpeech:
+    """One utterance of a caller while it comes. speaker: 1 or 2. rate: of the sound, samples a second."""
 
     def __init__(self, ear: Ear, tokenizer: TextTokenizer, machine: TextMachine, speaker: int, rate: int) -> None:
         self.speaker, self.rate, self.closed = speaker, rate, False
@@ -105,12 +109,12 @@ class Caller:
 
     @property
     def seconds(self) -> float:
-        """How much was given."""
+        """How much sound was given."""
         return self._samples / self.rate
 
     @property
     def waiting(self) -> int:
-        """Frames that were given and not run."""
+        """Frames that were given and have not been run."""
         return round(self.seconds * self._ear.sample_rate / self._ear.frame_samples) - self._ran
 
     def hear(self, piece: Piece) -> None:
@@ -127,7 +131,7 @@ class Caller:
             self._encode(np.zeros(0, np.float32))
 
     def columns(self) -> Columns:
-        """What can be run now; it is not given again."""
+        """The columns that can be run now. Each is given once."""
         texts: list[TextColumn] = []
         marks: list[Mark] = []
         ready = self._encoded - self._ran - (not self.closed)
@@ -148,7 +152,7 @@ class Caller:
         planned = len(self._words)
         self._words += words
         if words:
-            # Words that were planned before stay where they are.
+            # Only the new words are queued: those planned before stay in the columns that they have.
             entries, steps = plan_words(self._words, self.speaker, self._tokenizer)
             self._state.queue.extend(entries[planned:])
             self._steps.extend(steps[planned:])
@@ -176,3 +180,68 @@ class Caller:
         codes = torch.cat(list(self._codes), dim=1)
         self._codes = deque([codes[:, count:]])
         return codes[:, :count]
+
+
+class Callers:
+    """The caller's utterances that are not in the context yet, oldest first. Only the last one may be open.
+
+    ear: encodes the sound; None where no codec can.
+    answering: whether the next word is the first one after the caller's. It then says whose word it is, because the
+    model would go on in the caller's voice.
+    """
+
+    def __init__(self, ear: Ear | None, tokenizer: TextTokenizer, machine: TextMachine) -> None:
+        self.answering = False
+        self._ear, self._tokenizer, self._machine = ear, tokenizer, machine
+        self._utterances: deque[CallerSpeech] = deque()
+
+    def __bool__(self) -> bool:
+        return bool(self._utterances)
+
+    def utterance_for(self, command: Listen) -> CallerSpeech:
+        """The utterance that a piece belongs to: the open one, or a new one. Raises CommandError.
+
+        A new utterance is not among those that wait until `hear` was called with it.
+        """
+        if self._ear is None:
+            raise CommandError("bad_command", "listen: there is no codec to encode what the caller says")
+        speaker = int(command.speaker[1])
+        last = self._utterances[-1] if self._utterances else None
+        if last is None or last.closed or last.speaker != speaker or last.seconds > MAX_CALLER_SECONDS:
+            return CallerSpeech(self._ear, self._tokenizer, self._machine, speaker, command.sample_rate)
+        if last.rate != command.sample_rate:
+            problem = f"sample_rate must stay {last.rate} until a final piece, not {command.sample_rate}"
+            raise CommandError("bad_field", problem, field="sample_rate")
+        return last
+
+    def check_room(self, seconds: float) -> None:
+        """Raises CommandError when more sound would wait than may."""
+        waiting = sum(utterance.waiting for utterance in self._utterances) * FRAME_MS / 1000
+        if waiting + seconds > MAX_CALLER_SECONDS:
+            problem = f"{waiting:.0f} s of the caller wait until the turn has ended, of at most {MAX_CALLER_SECONDS}"
+            raise CommandError("overloaded", problem, field="audio")
+
+    def hear(self, utterance: CallerSpeech, piece: Piece, final: bool) -> None:
+        """Takes a piece of an utterance, the last one if `final`."""
+        if not (self._utterances and self._utterances[-1] is utterance):
+            self.close()
+            self._utterances.append(utterance)
+        self.answering = True
+        utterance.hear(piece)
+        if final:
+            utterance.close()
+
+    def close(self) -> None:
+        """The open utterance is complete."""
+        if self._utterances:
+            self._utterances[-1].close()
+
+    def columns(self) -> Iterator[Columns]:
+        """All columns that can be run now. An utterance whose columns were all given is forgotten."""
+        while self._utterances:
+            columns = self._utterances[0].columns()
+            if columns.texts:
+                yield columns
+            if not self._utterances[0].closed:
+                return
+            self._utterances.popleft()

@@ -37,11 +37,6 @@ class Outbox:
         self._lock = threading.Lock()
 
     @property
-    def full(self) -> bool:
-        """Whether generation has to wait for the listener."""
-        return self.waiting >= self.capacity
-
-    @property
     def answers(self) -> int:
         """How many answers to commands wait to be read."""
         return len(self._urgent)

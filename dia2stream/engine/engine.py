@@ -1,5 +1,7 @@
 """The one warm engine: loads once, owns the thread that steps the model, lends conversations.
 
+    from dia2stream.items import Frame
+
     engine = Engine.load(ModelOptions(model="random:tiny"))
     async with engine.conversation() as conversation:
         await conversation.start("[S1] Hello there. [S2] Hello!")
@@ -10,19 +12,20 @@
             else:
                 print(item)  # an event of protocol.py
 
-Everything that touches the model happens on the engine's thread: it carries out commands between steps, so a pause acts
-within a frame, and then makes one step for every conversation that can use one. What is ready waits in each
-conversation's outbox, which is bounded: a reader that is slow holds generation back, and only its own.
+Everything that touches the model happens on the engine's thread. The thread carries out commands between steps, so a
+pause acts within a frame. Then it makes one step for all conversations that can use one. What is ready waits in each
+conversation's outbox. An outbox is bounded: a slow reader holds back its own speech and nobody else's.
 
-If the model fails, the conversations in that step end with an `internal` error; the engine finds out whether the device
-still answers, and if it does not, it says so to everyone who asks for a conversation.
+A failure in one conversation's own work, in its text or its events, ends that conversation with an `internal` error. If
+the model fails, all conversations in that step end so. The engine then finds out whether the device still answers. If
+it does not, every conversation ends, and whoever asks for another one is told why.
 """
 
 import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import chain
@@ -32,13 +35,14 @@ import torch
 
 from dia2.backend import make_codec, make_stepper
 from dia2.checkpoint.download import Progress
-from dia2.checkpoint.load import BUNDLED, Checkpoint, LoadOptions, has_bundled, load_checkpoint
+from dia2.checkpoint.load import BUNDLED, Checkpoint, has_bundled, load_checkpoint
 from dia2.errors import Dia2Error as Dia2Error  # what `load` raises, for those who may not touch dia2
 from dia2.steps.context import Context
 from dia2.steps.voice_cache import VoiceCache
 from dia2.voice.voice import Prefix
 from dia2stream.conversation.conversation import QUEUE_FRAMES, Conversation
-from dia2stream.engine.batch import step
+from dia2stream.engine.batch import Batch
+from dia2stream.engine.observer import EngineObserver
 from dia2stream.engine.session import CLOSE, FINISH, Order, Session
 from dia2stream.engine.voices import prefixes, read_voices
 from dia2stream.errors import CommandError, EngineError
@@ -51,6 +55,7 @@ PUBLISHED_MODEL = "nari-labs/Dia2-2B"
 NOISE_MODEL = "random:tiny"
 _SAMPLE_RATE = FRAME_SAMPLES * 1000 // FRAME_MS
 _WARM_UP_TEXT = "[S1] One two three. [S2] Four five six."
+_FAILED = Error("internal", "the model failed; the conversation is over, the log says why")
 
 
 @dataclass
@@ -66,8 +71,8 @@ class Stats:
 class Engine:
     """A loaded model and its thread.
 
-    slots: how many conversations it can hold at once. voices: prefixes by name. history_seconds: what a long
-    conversation remembers of itself. on_step: called after every step with its seconds and how many frames it made.
+    slots: how many conversations the engine can hold at once. voices: prefixes by name. history_seconds: how much
+    of itself a conversation remembers that has outlived the model's context. observers: see `EngineObserver`.
     """
 
     def __init__(
@@ -79,7 +84,7 @@ class Engine:
         voices: dict[str, Prefix] | None = None,
         history_seconds: float = 30.0,
         voice_cache_mb: int = 1000,
-        on_step: Callable[[float, int], None] | None = None,
+        observers: Sequence[EngineObserver] = (),
     ) -> None:
         codec = checkpoint.codec
         if (codec.sample_rate, codec.frame_samples) != (_SAMPLE_RATE, FRAME_SAMPLES):
@@ -101,11 +106,12 @@ class Engine:
         history = round(history_seconds * 1000 / FRAME_MS)
         codecs = [make_codec(checkpoint.codec) for _ in range(slots)]
         self._contexts = [Context(self.stepper, n, c, history, self.kept_voices) for n, c in enumerate(codecs)]
-        self._on_step = on_step
+        self._observers = tuple(observers)
+        self._batch = Batch(self.stepper, self._conversation_failed)
         self._free = set(range(slots))
         self._sessions: dict[int, Session] = {}  # by slot
         self._inbox: deque[tuple[Session, Order, float]] = deque()
-        self._lock = threading.Lock()  # of _free and _sessions
+        self._lock = threading.Lock()  # guards _free and _sessions
         self._wake = threading.Event()
         self._resting = self._closing = False
         self._thread = threading.Thread(target=self._run, name="dia2-engine", daemon=True)
@@ -121,7 +127,16 @@ class Engine:
         files = read_voices(options["speech"].voice) if options.get("speech") else {}  # before anything takes long
         options.setdefault("history_seconds", model.history_seconds)
         options.setdefault("voice_cache_mb", model.voice_cache_mb)
-        checkpoint = load_checkpoint(model.model or default_model(model.device), load_options(model, progress))
+        checkpoint = load_checkpoint(
+            model.model or default_model(model.device),
+            device=model.device,
+            dtype=model.dtype,
+            weights=model.weights,
+            tokenizer=model.tokenizer,
+            mimi=model.mimi,
+            revision=model.revision,
+            progress=progress,
+        )
         if model.listen:
             checkpoint.codec.encode(torch.zeros(checkpoint.codec.frame_samples))
         if files:
@@ -133,9 +148,9 @@ class Engine:
         return engine
 
     def warm_up(self) -> None:
-        """Speaks one short utterance to nobody, so that the first caller meets nothing for the first time."""
-        with ExitStack() as seats:
-            sessions = [seats.enter_context(self.conversation()) for _ in range(self.free)]
+        """Speaks one short utterance to nobody. What happens only once has then happened before the first caller."""
+        with ExitStack() as stack:
+            sessions = [stack.enter_context(self.conversation()) for _ in range(self.free)]
             for voice in reversed(self.voices):  # the default one last
                 sessions[0].submit(Start("", voice=voice, seed=0))
             for session in sessions:
@@ -145,8 +160,8 @@ class Engine:
                 if isinstance(item, Error):
                     raise EngineError(f"the model does not run here: {self.broken or item.message}")
 
-    def conversation(self, *, max_lead_ms: float | None = None, queue_frames: int = QUEUE_FRAMES) -> "Session":
-        """A seat. Raises CommandError `busy` when all are taken, EngineError when the device no longer answers.
+    def conversation(self, *, max_lead_ms: float | None = None, queue_frames: int = QUEUE_FRAMES) -> Session:
+        """A conversation in a free slot. Raises CommandError `busy` without one, EngineError when the engine is broken.
 
         max_lead_ms: how far sending may be ahead of the listener. queue_frames: how far generation is ahead of sending.
         """
@@ -154,7 +169,9 @@ class Engine:
             if self.broken or self._closing:
                 raise EngineError(self.broken or "the engine is closed")
             if not self._free:
-                raise CommandError("busy", f"every seat is taken: this engine holds {len(self._sessions)} at a time")
+                raise CommandError(
+                    "busy", f"every slot is taken: this engine holds {len(self._sessions)} conversations at a time"
+                )
             slot = min(self._free)  # the one that is most likely to have the voice already
             session = self._sessions[slot] = Session(self, self._new_conversation(slot, max_lead_ms, queue_frames))
             self._free.remove(slot)
@@ -170,17 +187,17 @@ class Engine:
 
     @property
     def free(self) -> int:
-        """How many more conversations there is room for."""
+        """How many more conversations the engine can hold."""
         return len(self._free)
 
     @property
     def rollovers(self) -> int:
-        """How often a context was full and rebuilt."""
+        """How often a context was full and had to be rebuilt."""
         return sum(context.rollovers for context in self._contexts)
 
     @property
     def has_work(self) -> bool:
-        """Whether there is something to do right now, or to find out whether there is."""
+        """Whether the engine is working, or is about to look for work."""
         return bool(self._inbox) or self._wake.is_set() or not self._resting
 
     def _new_conversation(self, slot: int, max_lead_ms: float | None, queue_frames: int) -> Conversation:
@@ -194,29 +211,32 @@ class Engine:
             ear=self.checkpoint.codec,
         )
 
-    # ---- Called by sessions, from any thread ----
+    # ---- Called by sessions, from any thread: see `EngineThread` ----
 
-    def submit(self, session: "Session", order: "Order") -> None:
+    def submit(self, session: Session, order: Order) -> None:
         """Hands an order to the engine's thread."""
         self._inbox.append((session, order, time.monotonic()))
         self._wake.set()
 
     def wake(self) -> None:
-        """There is room in an outbox again."""
+        """An outbox has room again."""
         self._wake.set()
 
     # ---- The engine's thread ----
 
     def _run(self) -> None:
-        if self.checkpoint.device.type == "cuda":
-            torch.cuda.set_device(self.checkpoint.device)  # each thread has its own current device
         try:
+            if self.checkpoint.device.type == "cuda":
+                torch.cuda.set_device(self.checkpoint.device)  # each thread has its own current device
             while not self._closing:
                 worked = self._carry_out_orders()
                 worked |= self._step()
                 if not worked:
                     self._rest()
                 self.stats.last_progress = time.monotonic()
+        except BaseException as error:
+            self.broken = f"the engine's thread has ended: {_first_line(error)}"
+            _log.exception("the engine's thread failed")
         finally:
             with self._lock:
                 self._closing = True
@@ -225,6 +245,7 @@ class Engine:
 
     def _rest(self) -> None:
         """Waits until somebody wants something."""
+        self._tell(EngineObserver.idle)
         self._resting = True
         self._wake.wait()
         self._resting = False
@@ -232,6 +253,8 @@ class Engine:
 
     def _carry_out_orders(self) -> bool:
         count = len(self._inbox)
+        if count:
+            self._batch.settle()
         for _ in range(count):
             session, order, arrived = self._inbox.popleft()
             if order is CLOSE:
@@ -241,7 +264,7 @@ class Engine:
             session.carried_out()
         return count > 0
 
-    def _carry_out(self, session: "Session", order: "Order", arrived: float) -> None:
+    def _carry_out(self, session: Session, order: Order, arrived: float) -> None:
         conversation = session.conversation
         try:
             if isinstance(order, CommandError):
@@ -253,40 +276,34 @@ class Engine:
                 conversation.handle(order, arrived)
         except CommandError as error:
             conversation.outbox.answer(error_event(error))
-        except Exception:
-            self._failed([session], f"command {type(order).__name__}")
+        except Exception as error:
+            self._conversation_failed(conversation, error)
 
     def _step(self) -> bool:
         """One step of every conversation that can use one."""
         active = [s for _, s in sorted(self._sessions.items()) if not s.ended and s.conversation.can_step()]
         if not active:
             return False
-        conversations = [session.conversation for session in active]
-        started, frames = time.monotonic(), sum(c.context.frames for c in conversations)
         try:
-            step(self.stepper, conversations)
-            for conversation in conversations:
-                if not conversation.can_step():
-                    conversation.deliver()
+            report = self._batch.step([session.conversation for session in active])
         except Exception:
-            self._failed(active, "a step")
+            self._model_failed("a step", active)
             return True
         for session in active:
             session.notify()
-        made = sum(c.context.frames for c in conversations) - frames
         self.stats.steps += 1
-        self.stats.frames += made
-        self._tell(time.monotonic() - started, made)
+        self.stats.frames += report.frames
+        self._tell(EngineObserver.stepped, report)
         return True
 
-    def _tell(self, seconds: float, frames: int) -> None:
-        if self._on_step is not None:
+    def _tell(self, what: Callable[..., None], *arguments: object) -> None:
+        for observer in self._observers:
             try:
-                self._on_step(seconds, frames)
+                getattr(observer, what.__name__)(*arguments)
             except Exception:
-                _log.exception("on_step failed")
+                _log.exception("an observer of the engine failed")
 
-    def _release(self, session: "Session") -> None:
+    def _release(self, session: Session) -> None:
         slot = session.conversation.slot
         with self._lock:
             if self._sessions.get(slot) is session:
@@ -294,28 +311,41 @@ class Engine:
                 self._free.add(slot)
         session.release()
 
-    def _failed(self, sessions: list["Session"], doing: str) -> None:
+    # ---- Failures ----
+
+    def _conversation_failed(self, conversation: Conversation, error: Exception) -> None:
+        """One conversation's own work failed: ends that one, unless the device has failed underneath it."""
+        _log.error("a conversation failed", exc_info=error)
+        self._fail([s for s in self._sessions.values() if s.conversation is conversation])
+
+    def _model_failed(self, doing: str, sessions: list[Session]) -> None:
+        """Work for many conversations at once failed: ends them, and trusts nothing that the device keeps."""
         _log.exception("%s failed", doing)
+        self._batch.forget()
+        self.kept_voices.clear()
+        self._fail(sessions)
+
+    def _fail(self, sessions: list[Session]) -> None:
         self.stats.failures += 1
+        self._check_device()
+        for session in list(self._sessions.values()) if self.broken else sessions:
+            if not session.ended:
+                session.conversation.context.distrust()
+                session.conversation.outbox.restart()
+                session.conversation.outbox.answer(_FAILED)
+                session.stop()
+
+    def _check_device(self) -> None:
         try:
             if self.checkpoint.device.type == "cuda":
                 torch.cuda.synchronize(self.checkpoint.device)
         except Exception as error:
-            self.broken = f"the device no longer answers: {str(error).splitlines()[0]}"
+            self.broken = f"the device no longer answers: {_first_line(error)}"
             _log.error("%s", self.broken)
-        for session in sessions:
-            session.conversation.context.distrust()
-            session.conversation.outbox.restart()
-            session.conversation.outbox.answer(
-                Error("internal", "the model failed; the conversation is over, the log says why")
-            )
-            session.stop()
 
 
-def load_options(model: ModelOptions, progress: Progress | None = None) -> LoadOptions:
-    """What the model library needs to know of the command line's options to load the model."""
-    names = ("device", "dtype", "weights", "tokenizer", "mimi", "revision")
-    return LoadOptions(**{name: getattr(model, name) for name in names}, progress=progress)
+def _first_line(error: BaseException) -> str:
+    return (str(error) or type(error).__name__).splitlines()[0]
 
 
 def default_model(device: str) -> str:

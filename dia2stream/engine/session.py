@@ -22,7 +22,7 @@ class SessionRequest(Enum):
     """What a session asks of the engine besides commands."""
 
     FINISH = "close the text; the loop ends when all is spoken"
-    CLOSE = "give the seat back"
+    CLOSE = "give the slot back"
 
 
 FINISH, CLOSE = SessionRequest.FINISH, SessionRequest.CLOSE
@@ -102,7 +102,7 @@ class Session:
         self.submit(Resume())
 
     async def reset(self) -> None:
-        """Forgets the conversation; the seat stays."""
+        """Forgets the conversation; the slot stays taken."""
         self.submit(Reset())
 
     def finish(self) -> None:
@@ -110,7 +110,7 @@ class Session:
         self._order(FINISH)
 
     def close(self) -> None:
-        """Gives the seat back, at the end of the step that is going on. Nothing more comes out, and a loop ends."""
+        """Gives the slot back at the end of the step that is going on. Nothing more comes out, and a loop ends."""
         self._closed = self.ended = True
         self._order(CLOSE)
 
@@ -174,7 +174,7 @@ class Session:
 
     @property
     def released(self) -> bool:
-        """Whether the seat is free again."""
+        """Whether the slot is free again."""
         return self._released.is_set()
 
     def __iter__(self) -> Iterator[Item]:
@@ -202,7 +202,7 @@ class Session:
         self.notify()
 
     def release(self) -> None:
-        """The seat is free again."""
+        """The slot is free again."""
         self._released.set()
         self.stop()
 
@@ -233,7 +233,7 @@ class Session:
         await self.aclose()
 
     async def aclose(self) -> None:
-        """Gives the seat back, and waits until it is free."""
+        """Gives the slot back, and waits until it is free."""
         with self._listening() as ready:
             self.close()
             while not self.released:

@@ -10,6 +10,7 @@ from prometheus_client import CollectorRegistry, Counter, Histogram, ProcessColl
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from dia2stream.engine.observer import StepReport
 from dia2stream.items import FRAME_MS
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
@@ -29,9 +30,9 @@ class Metrics:
         self.conversations = Counter(
             "dia2stream_conversations", "Conversations begun by a start command", registry=registry
         )
-        self.clients = Counter("dia2stream_clients", "Clients that got a slot", registry=registry)
+        self.clients = Counter("dia2stream_clients", "Clients that got a seat", registry=registry)
         self.returned = Counter("dia2stream_returns", "Clients that came back to a conversation", registry=registry)
-        self.busy = Counter("dia2stream_busy", "Clients refused because no slot was free", registry=registry)
+        self.busy = Counter("dia2stream_busy", "Clients refused because no seat was free", registry=registry)
         self.errors = Counter("dia2stream_errors", "Errors told to clients", ["code"], registry=registry)
         self.first_audio = Histogram(
             "dia2stream_first_audio_seconds",
@@ -47,11 +48,14 @@ class Metrics:
         )
         self._recent: deque[tuple[float, int]] = deque(maxlen=200)  # steps: seconds, frames
 
-    def step(self, seconds: float, frames: int) -> None:
+    def stepped(self, step: StepReport) -> None:
         """A step of the engine; called on its thread."""
-        self._recent.append((seconds, frames))
-        for _ in range(frames):
-            self.frame_time.observe(seconds / frames)
+        self._recent.append((step.seconds, step.frames))
+        for _ in range(step.frames):
+            self.frame_time.observe(step.seconds / step.frames)
+
+    def idle(self) -> None:
+        """The engine has nothing to do, and there is nothing to count."""
 
     @property
     def real_time_factor(self) -> float:
