@@ -62,6 +62,8 @@ WITHOUT_TORCH = [
     "dia2stream.options",
     "dia2stream.protocol.messages",
     "dia2stream.server.conversations",
+    "dia2stream.server.dialects.cartesia",
+    "dia2stream.server.dialects.openai_speech",
     "dia2stream.server.server",
     "dia2stream.server.web",
     "dia2stream.stdio.descriptors",

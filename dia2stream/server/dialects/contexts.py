@@ -1,0 +1,513 @@
+"""Several contexts of one client, spoken by one conversation one after another.
+
+A context is what other services call a piece of speech with a name of its own: a reply, to which text is added while it
+is spoken, and which can be cancelled. Ours is a conversation of utterances, with one clock and one memory. So contexts
+take turns: the first one's text goes into the conversation as it comes, and what comes for another one waits until the
+first has been spoken, or has no more words to say for now.
+
+    contexts.speak("a", "Hello ", now)              -> Start("Hello ", id="1", final=False)
+    contexts.speak("a", "there.", now, last=True)   -> Inject("there.", id="1")
+    contexts.take(Frame(...), now)                  -> Audio("a", pcm)
+    contexts.take(Done("1", ...), now)              -> Finished("a")
+    contexts.cancel("a", now)                       -> Pause(840): what the listener has heard, as far as can be told
+
+A flush closes the utterance, and what follows in the same context is the next one. So does a silence in the text: the
+model holds back the last words of an open utterance, because it wants to see what comes next, and a client that has
+nothing to add does not always say so.
+
+Clients seldom tell what was heard. The estimate is that a listener plays what it has, in real time.
+"""
+
+from __future__ import annotations
+
+import re
+import secrets
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import TypeAlias, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dia2stream.conversation.pace import Pace
+from dia2stream.errors import CommandError, ErrorCode
+from dia2stream.items import FRAME_MS, Cut, Frame, Item
+from dia2stream.protocol.fields import MAX_TEXT_CHARS
+from dia2stream.protocol.messages import (
+    Command,
+    Done,
+    End,
+    Error,
+    FirstAudio,
+    Inject,
+    Pause,
+    Paused,
+    Start,
+    Started,
+    WordEvent,
+)
+from dia2stream.server.dialects.dialect import Output, Standing, Voice
+
+# How long an open utterance waits for more text: by default, and where a sentence has ended.
+PATIENCE = 3.0
+SENTENCE_PATIENCE = 0.3
+_WORD_MS = 400  # of a word whose end is not known
+MAX_CONTEXTS = 100  # that are not over
+MAX_WAITING_CHARS = 100_000  # of all contexts that wait for their turn
+_TAG = re.compile(r"\[S\d\]|<[^<>]*>")
+_SENTENCE_END = re.compile(r"[.!?\u2026][\"'\u201d\u2019)\]]*\s*$")
+
+
+# --- what a context gives ---
+
+
+@dataclass(frozen=True)
+class Audio:
+    """80 ms of a context's sound, float32 [1920] in -1..1."""
+
+    context: str
+    pcm: NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Word:
+    """A word, ahead of its sound. word: as it stands in the context's text, from text_start to text_end. In ms of the
+    context's own sound."""
+
+    context: str
+    word: str
+    start_ms: int
+    end_ms: int
+    text_start: int
+    text_end: int
+
+
+@dataclass(frozen=True)
+class Flushed:
+    """All text up to this flush has been spoken. number: from 1."""
+
+    context: str
+    number: int
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A context's last sample has been sent. audio_ms: of its sound. text: all that was spoken."""
+
+    context: str
+    audio_ms: int
+    text: str
+
+
+@dataclass(frozen=True)
+class Interrupted:
+    """A context was cancelled. heard_ms: of its sound; spoken, remaining: its text before and after that, as given."""
+
+    context: str
+    heard_ms: int
+    spoken: str
+    remaining: str
+
+
+@dataclass(frozen=True)
+class Failed:
+    """The conversation refused a context's text; the context is gone. context: None when it cannot be told which."""
+
+    context: str | None
+    error: CommandError
+
+
+ContextItem: TypeAlias = Audio | Word | Flushed | Finished | Interrupted | Failed
+Turned: TypeAlias = Command | ContextItem
+
+
+# --- contexts ---
+
+
+@dataclass(eq=False)
+class _Utterance:
+    """What one start or inject, and the pieces after it, asked for. begin: where in the context's text it begins."""
+
+    id: str
+    context: _Context
+    begin: int
+    flush: int | None = None
+
+
+@dataclass(eq=False)
+class _Context:
+    name: str
+    voice: Voice
+    patience: float
+    waiting: str = ""  # text that was not handed over yet
+    breaks: list[int] = field(default_factory=list)  # where in `waiting` it is to be flushed
+    text: str = ""  # all that was handed over
+    ended: bool = False  # no more text will come
+    cancelled: bool = False
+    open: _Utterance | None = None  # the one that still takes text
+    unspoken: deque[_Utterance] = field(default_factory=deque)  # handed over and not done
+    flushes: int = 0
+    since: float = 0.0  # when its last text came
+    begins_ms: int | None = None  # where on the conversation's clock its sound begins
+    ends_ms: int = 0
+    read: int = 0  # how far in `text` words were found
+    words: list[Word] = field(default_factory=list)
+
+    @property
+    def resting(self) -> bool:
+        """Whether all the text it was given has been spoken."""
+        return not (self.open or self.unspoken or self.waiting.strip() or self.breaks)
+
+
+class Contexts:
+    """The contexts of one client. prefix: makes the ids of its utterances its own."""
+
+    def __init__(self, prefix: str | None = None) -> None:
+        self._prefix = secrets.token_hex(4) + "." if prefix is None else prefix
+        self._numbered = 0
+        self._begun = False
+        self._clock_ms = self._base_ms = 0
+        self._voice: Voice | None = None  # that the conversation speaks in
+        self._pace = Pace(None)
+        self._contexts: dict[str, _Context] = {}  # by name; those that are finished or cancelled are gone
+        self._queue: deque[_Context] = deque()  # those with text, in turn; the first is being spoken
+        self._last: _Context | None = None  # the one that was heard last, though it may be over
+        self._utterances: dict[str, _Utterance] = {}  # not done, by id
+        self._sounding: _Utterance | None = None
+        self._pausing: deque[_Context] = deque()  # who is told when the conversation stands still
+
+    def begin(self, standing: Standing, now: float) -> None:
+        """The client has its conversation."""
+        self._begun, self._clock_ms, self._base_ms = standing.begun, standing.clock_ms, standing.clock_ms
+        self._pace.restart(self._clock_ms)
+
+    # ---- What the client wants ----
+
+    def speak(
+        self,
+        name: str,
+        text: str,
+        now: float,
+        *,
+        voice: Voice,
+        last: bool = False,
+        flush: bool = False,
+        patience: float = PATIENCE,
+    ) -> list[Turned]:
+        """More text of a context; a new name makes a new one. Failed follows if it cannot be, and the context is gone.
+
+        last: no more will follow. flush: speak all of it now; a number is given to each. patience: seconds that it may
+        wait for more, or 0 for not at all.
+        """
+        context = self._contexts.get(name)
+        if problem := self._too_much(context, text):
+            return [Failed(name, problem)]
+        if context is None:
+            context = self._contexts[name] = _Context(name, voice, patience)
+        context.patience, context.since = patience, now
+        context.waiting += text
+        context.ended = context.ended or last
+        if flush:
+            context.breaks.append(len(context.waiting))
+        if context not in self._queue and (context.waiting.strip() or flush or last):
+            self._queue.append(context)
+        return self._advance(now)
+
+    def _too_much(self, context: _Context | None, text: str) -> CommandError | None:
+        if context is None and len(self._contexts) >= MAX_CONTEXTS:
+            return CommandError(
+                "overloaded", f"{MAX_CONTEXTS} contexts are open, which is the limit: end or cancel some"
+            )
+        waiting = sum(len(each.waiting) for each in self._contexts.values()) + len(text)
+        if waiting > MAX_WAITING_CHARS:
+            return CommandError("overloaded", f"{waiting} characters wait to be spoken, of at most {MAX_WAITING_CHARS}")
+        return None
+
+    def has(self, name: str) -> bool:
+        """Whether there is a context of that name that is not over."""
+        return name in self._contexts
+
+    def closed(self, name: str) -> bool:
+        """Whether that context is to get no more text."""
+        return name in self._contexts and self._contexts[name].ended
+
+    @property
+    def names(self) -> list[str]:
+        """The contexts that are not over, the oldest first."""
+        return list(self._contexts)
+
+    @property
+    def clock_ms(self) -> int:
+        """How much sound was sent in this conversation."""
+        return self._clock_ms
+
+    @property
+    def sent_ms(self) -> int:
+        """How much sound was sent since the client came."""
+        return self._clock_ms - self._base_ms
+
+    def heard_ms(self, name: str, now: float) -> float:
+        """How much of a context the listener has heard, by an estimate."""
+        context = self._contexts.get(name)
+        if context is None or context.begins_ms is None:
+            return 0.0
+        return max(0.0, self._played_ms(now) - context.begins_ms)
+
+    def cancel(self, name: str, now: float, played_ms: float | None = None) -> list[Turned]:
+        """A context is not wanted any more, nor what of it was sent and not heard: Interrupted follows if it sounds.
+
+        The last one may be over already and still be heard. played_ms: where the listener is on the conversation's
+        clock; by default an estimate.
+        """
+        context = self._contexts.pop(name, None)
+        if context is None and self._last is not None and self._last.name == name:
+            context = self._last
+        if context is None or context.cancelled:
+            return []
+        context.cancelled = True
+        if context in self._queue:
+            self._queue.remove(context)
+        for utterance in context.unspoken:
+            self._utterances.pop(utterance.id, None)
+        return [*self._stop(context, now, played_ms), *self._advance(now)]
+
+    def leave(self, now: float) -> list[Command]:
+        """The client is gone: what it has not heard was not said."""
+        if not self._begun or (self._played_ms(now) >= self._clock_ms and not self._utterances):
+            return []
+        return [Pause(round(self._played_ms(now)))]
+
+    def look(self, now: float) -> list[Turned]:
+        """Time has passed: text that waited for more for long enough is complete."""
+        context = self._queue[0] if self._queue else None
+        if context is None or context.open is None or now - context.since < self._patience_of(context):
+            return []
+        return [*self._close(context, None), *self._advance(now)]
+
+    # ---- What the conversation gives ----
+
+    def take(self, item: Item, now: float) -> list[Turned]:
+        """What an event or a frame is to the client."""
+        match item:
+            case Frame():
+                return self._frame(item, now)
+            case Started():
+                self._clock_ms = self._base_ms = 0
+                self._pace.restart(0)
+            case FirstAudio():
+                self._sound(item.id)
+            case WordEvent():
+                return self._word(item)
+            case Done():
+                return self._done(item, now)
+            case Paused():
+                return self._paused(item, now)
+            case Cut():
+                self._sounding = None
+                self._pace.restart(self._clock_ms)
+            case Error():
+                return self._failed(item, now)
+        return []
+
+    def _frame(self, frame: Frame, now: float) -> list[Turned]:
+        self._clock_ms += FRAME_MS
+        self._pace.played_ms(self._clock_ms, now)
+        context = self._sounding.context if self._sounding else None
+        if context is None or context.cancelled:
+            return []
+        context.ends_ms = self._clock_ms
+        return [Audio(context.name, frame.pcm)]
+
+    def _sound(self, id: str) -> None:
+        """An utterance begins to sound."""
+        self._sounding = self._utterances.get(id)
+        if self._sounding is not None:
+            self._last = self._sounding.context
+            if self._last.begins_ms is None:
+                self._last.begins_ms = self._last.ends_ms = self._clock_ms
+
+    def _word(self, event: WordEvent) -> list[Turned]:
+        utterance = self._utterances.get(event.id)
+        begins_ms = utterance.context.begins_ms if utterance else None
+        if utterance is None or begins_ms is None:
+            return []
+        context = utterance.context
+        start, end = _find(context.text, event.word, max(context.read, utterance.begin))
+        context.read = end
+        begin_ms = event.start_ms - begins_ms
+        word = Word(context.name, context.text[start:end], begin_ms, begin_ms + _WORD_MS, start, end)
+        context.words.append(word)
+        return [word]
+
+    def _done(self, event: Done, now: float) -> list[Turned]:
+        utterance = self._utterances.pop(event.id, None)
+        if utterance is None:
+            return []
+        context = utterance.context
+        context.unspoken.remove(utterance)
+        flushed = [] if utterance.flush is None else [Flushed(context.name, utterance.flush)]
+        return [*flushed, *self._advance(now)]
+
+    def _paused(self, event: Paused, now: float) -> list[Turned]:
+        if not self._pausing:
+            return []
+        return [self._interrupted(self._pausing.popleft(), event.heard_ms), *self._advance(now)]
+
+    def _interrupted(self, context: _Context, clock_ms: float) -> Interrupted:
+        heard_ms = 0.0 if context.begins_ms is None else max(0.0, clock_ms - context.begins_ms)
+        spoken = max((w.text_end for w in context.words if heard_ms >= (w.start_ms + w.end_ms) / 2), default=0)
+        remaining = context.text[spoken:] + context.waiting
+        return Interrupted(context.name, round(heard_ms), context.text[:spoken], remaining)
+
+    def _failed(self, event: Error, now: float) -> list[Turned]:
+        error = CommandError(cast("ErrorCode", event.code), event.message, event.cmd, event.id, event.field)
+        if event.cmd == "pause" and self._pausing:
+            return self._pause_failed(error, now)
+        utterance = self._utterances.get(event.id or "")
+        if utterance is None:
+            return [Failed(None, error)]
+        if event.cmd == "start":
+            self._begun = False
+        return [*self._fail(utterance.context, error, now), *self._advance(now)]
+
+    def _pause_failed(self, error: CommandError, now: float) -> list[Turned]:
+        """If it was too long ago to go back to, all that was sent counts as heard."""
+        if error.code == "bad_field":
+            return [Pause()]
+        return [self._interrupted(self._pausing.popleft(), 0.0), *self._advance(now)]
+
+    def _fail(self, context: _Context, error: CommandError, now: float) -> list[Turned]:
+        """The context is gone, and what of it was taken before is not said."""
+        self._contexts.pop(context.name, None)
+        if context in self._queue:
+            self._queue.remove(context)
+        context.cancelled = True
+        stop = self._stop(context, now, None) if self._begun else []
+        for utterance in context.unspoken:
+            self._utterances.pop(utterance.id, None)
+        return [Failed(context.name, error), *stop]
+
+    # ---- Whose turn it is ----
+
+    def _advance(self, now: float) -> list[Turned]:
+        """Hands over what the first context has, and goes on to the next ones as far as the first has nothing left."""
+        turned: list[Turned] = []
+        while self._queue and not self._pausing:  # what comes after a pause waits until it stands still
+            context = self._queue[0]
+            try:
+                turned += self._hand_over(context)
+            except CommandError as error:
+                turned += self._fail(context, error, now)
+                continue
+            if not context.resting:
+                break
+            self._queue.popleft()
+            if context.ended:
+                del self._contexts[context.name]
+                length = 0 if context.begins_ms is None else context.ends_ms - context.begins_ms
+                turned.append(Finished(context.name, length, context.text))
+        return turned
+
+    def _hand_over(self, context: _Context) -> list[Turned]:
+        """The text that waits, up to each flush, and then the rest. Raises CommandError for what cannot be said."""
+        turned: list[Turned] = []
+        while context.breaks:
+            at = context.breaks.pop(0)
+            text, context.waiting = context.waiting[:at], context.waiting[at:]
+            context.breaks = [later - at for later in context.breaks]
+            context.flushes += 1
+            turned += self._give(context, text, close=True, flush=context.flushes)
+        text = context.waiting
+        if text.strip() or (context.open and (text or context.ended)):
+            context.waiting = ""
+            turned += self._give(context, text, close=context.ended or context.patience <= 0, flush=None)
+        elif context.ended:
+            context.waiting = ""
+        return turned
+
+    def _give(self, context: _Context, text: str, close: bool, flush: int | None) -> list[Turned]:
+        if context.open is None and not text.strip():
+            context.text += text
+            return [] if flush is None else self._flush_nothing(context, flush)
+        if context.open is not None and not text:
+            return self._close(context, flush) if close else []
+        utterance = context.open or self._utterance(context)
+        # Made before anything changes, because it raises for text that cannot be said.
+        commands = list(self._commands(context, utterance, text, close))
+        context.open = None if close else utterance
+        context.text += text
+        utterance.flush = flush
+        if utterance not in context.unspoken:
+            context.unspoken.append(utterance)
+        self._utterances[utterance.id] = utterance
+        self._begun, self._voice = True, context.voice
+        return [*commands]
+
+    def _flush_nothing(self, context: _Context, flush: int) -> list[Turned]:
+        """There is no text to flush: with the utterance before it, if that is not done."""
+        if context.unspoken:
+            context.unspoken[-1].flush = flush
+            return []
+        return [Flushed(context.name, flush)]
+
+    def _close(self, context: _Context, flush: int | None) -> list[Turned]:
+        assert context.open is not None
+        context.open.flush = flush
+        context.open = None
+        return [End()]
+
+    def _utterance(self, context: _Context) -> _Utterance:
+        self._numbered += 1
+        return _Utterance(f"{self._prefix}{self._numbered}", context, len(context.text))
+
+    def _commands(self, context: _Context, utterance: _Utterance, text: str, close: bool) -> Iterator[Command]:
+        """The text in as many commands as it takes."""
+        begun, voice = self._begun, context.voice
+        for at in range(0, len(text), MAX_TEXT_CHARS):
+            piece, final = text[at : at + MAX_TEXT_CHARS], close and at + MAX_TEXT_CHARS >= len(text)
+            if begun:
+                yield Inject(piece, id=utterance.id, final=final)
+            else:
+                yield Start(piece, id=utterance.id, final=final, voice=voice.name, seed=voice.seed)
+            begun = True
+
+    # ---- Ends ----
+
+    def _stop(self, context: _Context, now: float, played_ms: float | None) -> list[Turned]:
+        """Stops the conversation, if the context sounds, is about to, or was sent and not heard to its end."""
+        played = self._played_ms(now) if played_ms is None else min(played_ms, float(self._clock_ms))
+        heard = context.ends_ms <= played and not context.unspoken
+        if heard or not (context.unspoken or context is self._last):
+            return []
+        self._pausing.append(context)
+        return [Pause(max(0, round(played)))]
+
+    def _played_ms(self, now: float) -> float:
+        return self._pace.played_ms(self._clock_ms, now)
+
+    def _patience_of(self, context: _Context) -> float:
+        others_wait = len(self._queue) > 1
+        if others_wait or _SENTENCE_END.search(context.text[-8:]):
+            return min(context.patience, SENTENCE_PATIENCE)
+        return context.patience
+
+
+def _find(text: str, word: str, begin: int) -> tuple[int, int]:
+    """Where a spoken word stands in the text. One that is said otherwise than it is written is the next one there."""
+    near = _TAG.sub(lambda tag: " " * len(tag[0]), text[begin : begin + 1000])
+    tokens = list(islice(re.finditer(r"\S+", near), 4))
+    for token in tokens:
+        at = near.find(word, token.start(), token.end())
+        if at >= 0:
+            return begin + at, begin + at + len(word)
+    return (begin + tokens[0].start(), begin + tokens[0].end()) if tokens else (begin, begin)
+
+
+def outputs(turned: Iterable[Turned], tell: Callable[[ContextItem], list[Output]]) -> list[Output]:
+    """Commands as they are, and what `tell` makes of the rest."""
+    told: list[Output] = []
+    for each in turned:
+        told += [each] if isinstance(each, Command) else tell(each)
+    return told
