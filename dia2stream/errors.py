@@ -6,6 +6,7 @@
       Disconnected      a client cannot reach its server, or has lost it
       ProtocolError     an event or an audio message that a client cannot read
         UnknownEvent    an event of a newer server; a client skips it
+      LexiconError      a line that does not say how a word is said
 
 Every message is one line of short lowercase facts: the field, the value, the limit and what would be accepted.
 What went wrong inside (code `internal`) is for the log; clients are told only that it did.
@@ -22,6 +23,7 @@ __all__ = [
     "Disconnected",
     "EngineError",
     "ErrorCode",
+    "LexiconError",
     "ProtocolError",
     "UnknownEvent",
 ]
@@ -99,3 +101,7 @@ class ProtocolError(Dia2StreamError, ValueError):
 
 class UnknownEvent(ProtocolError):
     """A well-formed event with a name this version does not know."""
+
+
+class LexiconError(Dia2StreamError):
+    """A lexicon's line, or its file, that cannot be used."""

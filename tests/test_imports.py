@@ -20,6 +20,7 @@ DIA2STREAM = [
     "terminal",
     "options",
     "protocol",
+    "text",
     "audio",
     "items",
     "client",
@@ -68,6 +69,7 @@ WITHOUT_TORCH = [
     "dia2stream.server.web",
     "dia2stream.stdio.descriptors",
     "dia2stream.terminal",
+    "dia2stream.text.front_end",
     "dia2stream.tools",
 ]
 

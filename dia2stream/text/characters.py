@@ -1,0 +1,47 @@
+"""One character at a time: what is plain already, what becomes plain, and what makes no sound.
+
+A character may become several (a ligature, an ellipsis), none (an emoji) or a space, which parts words.
+"""
+
+import unicodedata
+from functools import lru_cache
+
+# Inside a word a dash parts it: "wait—what" is two words.
+DASH = "\u2014"
+ARROW = "\u2192"
+
+_PLAIN = {
+    **dict.fromkeys("\u2018\u2019\u201a\u201b\u2032\u02bc\u0060\u00b4", "'"),
+    **dict.fromkeys("\u201c\u201d\u201e\u201f\u2033\u00ab\u00bb", '"'),
+    **dict.fromkeys("\u2010\u2011\u2012\u2013\u2212\u2043\ufe63\uff0d", "-"),
+    **dict.fromkeys("\u2014\u2015\u2e3a\u2e3b", DASH),
+    **dict.fromkeys("\u2192\u2794\u27a1\u21d2\u27f6\u2190\u21d0", ARROW),
+    "\u2026": "...",
+    "\u2044": "/",
+    "\u2715": "\u00d7",
+    "\u2705": "",
+    "`": "`",  # a mark of markdown, not a quote
+}
+# What normalisation would change, though the rules for numbers and units read it.
+_KEPT = frozenset(
+    "\u00b2\u00b3\u00b9\u00bc\u00bd\u00be\u2153\u2154\u2155\u2156\u2157\u2158\u2159\u215a\u215b\u215c\u215d\u215e"
+)
+_SIGNS = frozenset("\u00b0\u00a9\u00ae\u2103\u2109\u2116")  # category So, but they can be said
+_SILENT = frozenset(("Cf", "Co", "Cs", "Cn", "Me", "So", "Sk"))
+
+
+@lru_cache(maxsize=4096)
+def plain(character: str) -> str:
+    """What stands for a character: itself, something plainer, a space, or nothing."""
+    if character in _PLAIN:
+        return _PLAIN[character]
+    if character.isascii() or character in _KEPT:
+        return character
+    if character.isspace():
+        return " "
+    category = unicodedata.category(character)
+    if category == "Cc":
+        return " "
+    if (category in _SILENT and character not in _SIGNS) or "\ufe00" <= character <= "\ufe0f":
+        return ""
+    return unicodedata.normalize("NFKC", character)

@@ -1,0 +1,347 @@
+"""Text that arrives in pieces -> words without their marks, pauses, breaks and speaker tags.
+
+    "**Hi** [S2]there<br>" in any pieces  ->  WORD "Hi", TAG "[S2]", WORD "there"
+
+A lexer takes one construct after another from the beginning of what it holds. A construct that the next characters
+could still complete is waited for: a tag, a link, the mark of a list item. Patterns end in a character that closes
+them, so no further text changes a match, and they are given up after `HOLD` characters: text in pieces gives the items
+of the same text at once. All of a lexer's state is immutable, so a shallow copy of one is a copy.
+"""
+
+import re
+
+import regex
+
+from dia2stream.text.breaks import break_seconds
+from dia2stream.text.items import BREAK, DASH_SECONDS, EDGE, PAUSE, STRUCTURE_SECONDS, TAG, WORD, Item, Notice
+from dia2stream.text.marks import Segment, clean_word
+from dia2stream.text.tables import INLINE_TAGS, KNOWN_TAGS, LEFT_OUT_TAGS, STRUCTURE_TAGS
+
+HOLD = 200  # characters that a construct may hold back
+_LINK_HOLD = 2000  # the address of a link, which has no spaces: a word could not be said before its end either
+
+_PLAIN_WORD = re.compile(r"([A-Za-z][A-Za-z']*[.,!?;]?) +")
+_PLAIN_BEGUN = re.compile(r"[A-Za-z'.,!?;]{1,40}")  # is cheaper to wait for than to take apart
+_SPACE = re.compile(r"\n|[^\S\n]|[\x00-\x08\x0e-\x1f\x7f-\x9f]")
+_ORDINARY = re.compile(r"[^\s\x00-\x1f\x7f-\x9f<\[\]|\u3010]+")
+
+# What only the beginning of a line makes a mark.
+_LINE_MARKS = frozenset("-*_=`~|#+>\u2013\u2022\u2023\u25aa\u25cf\u25e60123456789:")
+_RULE = regex.compile(r"([-*_=])[ \t]*(?:\1[ \t]*){2,}\r?(?=\n)")
+_FENCE = regex.compile(r"(?:`{3,}|~{3,})[^`\n]*(?=\n)")
+_TABLE_RULE = regex.compile(r"\|?[ \t]*:?-+:?[ \t]*(?:\|[ \t]*:?-+:?[ \t]*)*\|?[ \t]*\r?(?=\n)")
+_HEADING = regex.compile(r"#{1,6}[ \t]+")
+_BULLET = regex.compile(r"[-*+\u2013\u2022\u2023\u25aa\u25cf\u25e6][ \t]+(?=\S)")
+_NUMBER = regex.compile(r"\d{1,3}[.)][ \t]")
+_QUOTE = regex.compile(r">[ \t]?(?=[^=\d])")
+_ROW = regex.compile(r"\|")
+
+_SPEAKER = regex.compile(r"\[[sS](\d{1,3})\]")
+_CHECKBOX = regex.compile(r"\[[ xX]\](?=\s)")
+_CITATION = regex.compile(r"\u3010[^\u3011\n]*\u3011")
+_LINK = regex.compile(r"""\](?:\((?:[^()\s]|\([^()\s]*\))*(?:\s+(?:"[^"]*"|'[^']*'))?\s*\)|\[[^\[\]\s]*\])""")
+_ESCAPE = regex.compile(
+    r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)|[PX^_][^\x1b]*\x1b\\|[ -/]*[0-OQ-WYZ\\`-~])"
+)
+_ADDRESS = regex.compile(r"<((?:https?://|mailto:)[^\s<>]*)>")
+_COMMENT = regex.compile(r"<!--")
+_MARKUP = regex.compile(
+    r"""<(?P<close>/?)(?P<name>[A-Za-z][\w:-]*)"""
+    r"""(?P<attributes>(?:\s+[\w:-]+(?:\s*=\s*(?:"[^"<]*"|'[^'<]*'|[^\s"'<>`=]+))?)*)\s*(?P<void>/?)>"""
+)
+_DECLARATION = regex.compile(r"<[!?][A-Za-z][^<>]*>")
+
+_ENDS = {name: regex.compile(rf"</{name}[ \t\n]{{0,8}}>", regex.IGNORECASE) for name in LEFT_OUT_TAGS} | {
+    "!--": regex.compile("-->")
+}
+
+
+# The one spelling that the script reader knows, to which a colon is a space.
+_EXACT_BREAK = regex.compile(r"""<break[\s:\x1c-\x1f]+time="([0-9]+(?:\.[0-9]+)?|\.[0-9]+)s"[\s:\x1c-\x1f]*/?>""")
+_NO_BREAK = re.compile(r"[^\s\x00-\x1f\x7f-\x9f<]+")
+
+
+class _NeedMoreText(Exception):
+    """What comes next depends on text that has not arrived."""
+
+
+class Lexer:
+    """Reads one utterance's text; `flush` ends it, and the next text begins another."""
+
+    def __init__(self, dash: str) -> None:
+        """dash: what a long dash leaves at the end of the word before it."""
+        self._dash = dash
+        self._notices: tuple[Notice, ...] = ()
+        self._begin()
+
+    def _begin(self) -> None:
+        self._text = ""  # not read yet
+        self._at = 0  # where it begins in the utterance
+        self._final = False
+        self._word: tuple[Segment, ...] = ()  # read, and not complete
+        self._newlines = 1  # since the last word; the text's beginning is a line's
+        self._in_heading = False
+        self._until: str | None = None  # the tag at whose end what is left out ends
+        self._told: frozenset[str] = frozenset()
+
+    @property
+    def waiting_at(self) -> int:
+        """Where the text begins that no item has come of."""
+        return self._word[0].start if self._word else self._at
+
+    def feed(self, text: str) -> list[Item]:
+        """Takes a piece; returns the items that it completed."""
+        self._text += text
+        return self._read()
+
+    def flush(self) -> list[Item]:
+        """The text ends here."""
+        self._text += "\n"
+        self._final = True
+        items = self._read()
+        if self._until is not None and self._until != "!--":
+            self._notify("left_out", f"<{self._until}> is never closed: the text after it is left out", self._at)
+        self._begin()
+        return items
+
+    def take_notices(self) -> tuple[Notice, ...]:
+        """What there is to tell that has not been taken."""
+        notices, self._notices = self._notices, ()
+        return notices
+
+    # ---- Reading ----
+
+    def _read(self) -> list[Item]:
+        items: list[Item] = []
+        position = 0
+        try:
+            while position < len(self._text):
+                position = self._take(position, items)
+        except _NeedMoreText:
+            pass
+        if position:
+            self._text = self._text[position:]
+            self._at += position
+        return items
+
+    def _take(self, position: int, items: list[Item]) -> int:
+        """Takes one construct; returns where the next begins. Raises _NeedMoreText, and then nothing has changed."""
+        if self._until is not None:
+            return self._skip(position, self._until)
+        if not self._word:
+            if self._newlines and (mark_end := self._line_mark(position, items)) is not None:
+                return mark_end
+            if not self._newlines and (after := self._plain_words(position, items)) > position:
+                return after
+        construct = _CONSTRUCTS.get(self._text[position])
+        if construct is not None and (end := construct(self, position, items)) is not None:
+            return end
+        if _SPACE.match(self._text, position):
+            return self._space(position, items)
+        ordinary = _ORDINARY.match(self._text, position)
+        after = ordinary.end() if ordinary else position + 1
+        self._extend_word(position, after)
+        return after
+
+    def _plain_words(self, position: int, items: list[Item]) -> int:
+        """Takes all that come, without a look at anything else: most words of most texts."""
+        begun = position
+        while match := _PLAIN_WORD.match(self._text, position):
+            start = self._at + position
+            items.append(Item(WORD, match[1], start, start + len(match[1])))
+            position = match.end()
+        if position == begun and not self._final and _PLAIN_BEGUN.fullmatch(self._text, position):
+            raise _NeedMoreText
+        return position
+
+    def _match(self, pattern: "regex.Pattern[str]", position: int, hold: int = HOLD) -> "regex.Match[str] | None":
+        """The construct here; None where there is none; raises _NeedMoreText where there may be one."""
+        match = pattern.match(self._text, position, partial=not self._final)
+        if match is None:
+            return None
+        if match.partial and len(self._text) - position < hold:
+            raise _NeedMoreText
+        return match if not match.partial and match.end() - position <= hold else None
+
+    def _extend_word(self, start: int, end: int) -> None:
+        text, at = self._text[start:end], self._at + start
+        *before, last = self._word or (Segment("", at),)
+        joined = last.start + len(last.text) == at
+        self._word = (*before, Segment(last.text + text, last.start)) if joined else (*before, last, Segment(text, at))
+        self._newlines = 0
+
+    def _end_word(self, items: list[Item]) -> None:
+        if self._word:
+            items += clean_word(self._word, self._dash)
+            self._word = ()
+
+    def _pause(self, items: list[Item], position: int, seconds: float = STRUCTURE_SECONDS) -> None:
+        self._end_word(items)
+        items.append(Item(PAUSE, f"{seconds:g}", self._at + position, self._at + position))
+
+    # ---- Constructs; each returns where it ends, or None where it is not there ----
+
+    def _space(self, position: int, items: list[Item]) -> int:
+        self._end_word(items)
+        if self._text[position] == "\n":
+            if self._in_heading:
+                self._in_heading = False
+                self._pause(items, position)
+            if self._newlines:
+                items.append(Item(EDGE, "", self._at + position, self._at + position))
+            self._newlines += 1
+        return position + 1
+
+    def _line_mark(self, position: int, items: list[Item]) -> int | None:
+        """The mark that a line begins with."""
+        character = self._text[position]
+        if character not in _LINE_MARKS:
+            if character.isalpha():
+                self._newlines = 0  # an ordinary line
+            return None
+        for pattern in (_RULE, _FENCE, _TABLE_RULE):
+            if match := self._match(pattern, position):
+                self._pause(items, position, 0 if pattern is _FENCE else STRUCTURE_SECONDS)
+                return int(match.end())
+        if match := self._match(_QUOTE, position):
+            return int(match.end())
+        for pattern in (_HEADING, _BULLET, _ROW):
+            if match := self._match(pattern, position):
+                self._pause(items, position)
+                self._in_heading = pattern is _HEADING
+                self._newlines = 0
+                return int(match.end())
+        if self._match(_NUMBER, position):
+            self._pause(items, position)
+            self._newlines = 0
+            return position
+        return None
+
+    def _bar(self, position: int, items: list[Item]) -> int:
+        self._pause(items, position, DASH_SECONDS)
+        return position + 1
+
+    def _open_bracket(self, position: int, items: list[Item]) -> int | None:
+        if match := self._match(_CHECKBOX, position):
+            return int(match.end())
+        match = self._match(_SPEAKER, position)
+        if match is None:
+            return None
+        self._end_word(items)
+        self._newlines = 0
+        start, end = self._at + position, self._at + match.end()
+        if int(match[1]) in (1, 2):
+            items.append(Item(TAG, f"[S{int(match[1])}]", start, end))
+        else:
+            self._notify("unknown_tag", f"{match[0]} is left out: the speakers are [S1] and [S2]", start)
+        return int(match.end())
+
+    def _close_bracket(self, position: int, items: list[Item]) -> int | None:
+        match = self._match(_LINK, position, _LINK_HOLD)
+        return match and int(match.end())
+
+    def _citation(self, position: int, items: list[Item]) -> int | None:
+        match = self._match(_CITATION, position)
+        return match and int(match.end())
+
+    def _escape(self, position: int, items: list[Item]) -> int | None:
+        match = self._match(_ESCAPE, position)
+        return match and int(match.end())
+
+    def _angle(self, position: int, items: list[Item]) -> int | None:
+        if match := self._match(_ADDRESS, position, _LINK_HOLD):
+            self._end_word(items)
+            self._extend_word(position + 1, match.end() - 1)
+            return int(match.end())
+        if match := self._match(_COMMENT, position):
+            self._until = "!--"
+            return int(match.end())
+        if match := self._match(_MARKUP, position):
+            return self._markup(match, position, items)
+        match = self._match(_DECLARATION, position)
+        return match and int(match.end())
+
+    def _markup(self, match: "regex.Match[str]", position: int, items: list[Item]) -> int | None:
+        name, attributes = match["name"].lower(), match["attributes"]
+        if name == "break":
+            self._break(match, position, items)
+        elif name in LEFT_OUT_TAGS:
+            self._end_word(items)
+            self._until = None if match["close"] or match["void"] else name
+        elif name in STRUCTURE_TAGS:
+            self._pause(items, position)
+        elif name not in KNOWN_TAGS and (match["name"] != name or (attributes and "=" not in attributes)):
+            return None  # "List<String>", "x <y and y> z"
+        elif name not in INLINE_TAGS:
+            self._end_word(items)
+        return int(match.end())
+
+    def _break(self, match: "regex.Match[str]", position: int, items: list[Item]) -> None:
+        self._end_word(items)
+        if match["close"]:
+            return
+        seconds, start = break_seconds(match["attributes"]), self._at + position
+        if seconds is None:
+            usage = 'write <break time="0.5s"/>'
+            self._notify("bad_break", f"{match[0]} does not say how long and is left out: {usage}", start)
+        elif seconds > 0:
+            items.append(_break_item(seconds, start, self._at + match.end()))
+
+    def _skip(self, position: int, until: str) -> int:
+        """Leaves out text up to the end of what is not to be spoken."""
+        match = _ENDS[until].search(self._text, position, partial=not self._final)
+        if match is None:
+            return len(self._text)
+        if not match.partial:
+            self._until = None
+            return int(match.end())
+        if match.start() == position:
+            raise _NeedMoreText
+        return int(match.start())
+
+    def _notify(self, code: str, message: str, start: int) -> None:
+        """Once for each thing in an utterance."""
+        if message not in self._told:
+            self._told |= {message}
+            self._notices += (Notice(code, message, start),)
+
+
+def _break_item(seconds: float, start: int, end: int) -> Item:
+    return Item(BREAK, f"{min(seconds, 1e5):.3f}".rstrip("0").rstrip("."), start, end)
+
+
+_CONSTRUCTS = {
+    "<": Lexer._angle,
+    "[": Lexer._open_bracket,
+    "]": Lexer._close_bracket,
+    "|": Lexer._bar,
+    "\u3010": Lexer._citation,
+    "\x1b": Lexer._escape,
+}
+
+
+class RawLexer(Lexer):
+    """Reads text as the script reader does, for rules `off`: words at whitespace, exact breaks, nothing else."""
+
+    def __init__(self) -> None:
+        super().__init__("")
+
+    def _take(self, position: int, items: list[Item]) -> int:
+        if self._text[position] == "<" and (match := self._match(_EXACT_BREAK, position)):
+            self._end_word(items)
+            items.append(_break_item(float(match[1]), self._at + position, self._at + match.end()))
+            return int(match.end())
+        if _SPACE.match(self._text, position):
+            self._end_word(items)
+            return position + 1
+        ordinary = _NO_BREAK.match(self._text, position)
+        after = ordinary.end() if ordinary else position + 1
+        self._extend_word(position, after)
+        return after
+
+    def _end_word(self, items: list[Item]) -> None:
+        if self._word:
+            (word,) = self._word
+            kind = TAG if word.text.strip(":") in ("[S1]", "[S2]") else WORD
+            items.append(Item(kind, word.text, word.start, word.start + len(word.text)))
+            self._word = ()

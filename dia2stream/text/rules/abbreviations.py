@@ -1,0 +1,118 @@
+"""Abbreviations, titles, and the parts of an address."""
+
+import re
+
+from dia2stream.text.numbers import cardinal, digits, ordinal, pairs
+from dia2stream.text.tables import (
+    DIRECTIONS,
+    DOTTED,
+    DOTTED_TITLES,
+    LONG_STREETS,
+    NUMBERED,
+    STREETS,
+    TITLES,
+    WITHOUT_DOT,
+)
+from dia2stream.text.window import Reading, Said, Token, Window
+
+_HOUSE = re.compile(r"(\d{1,5})([A-Z])?")
+_STREET_ORDINAL = re.compile(r"(\d+)(?:st|nd|rd|th)", re.IGNORECASE)
+
+WORDS = frozenset(
+    [
+        *TITLES,
+        *DOTTED_TITLES,
+        *DOTTED,
+        *WITHOUT_DOT,
+        *NUMBERED,
+        *STREETS,
+        "st",
+        "dr",
+        *map(str.lower, DIRECTIONS),
+    ]
+)
+
+
+def houses(window: Window) -> Reading | None:
+    """A number before a street, with the street: "123 Main St.", "4500 N. Oak Ave.", "221B Baker St"."""
+    match = _HOUSE.fullmatch(window.first.core)
+    if match is None or window.first.tail:
+        return None
+    said = [Said(1, _house_number(match[1]) + (f" {match[2]}" if match[2] else ""))]
+    for number in range(1, 5):
+        word = window.word(number)
+        if word is None:
+            return None
+        if number > 1 and (street := _street(word)) is not None:
+            following = window.word(number + 1) if word.tail in ("", ".") else None
+            direction = DIRECTIONS.get(following.core) if following is not None else None
+            if direction:
+                return [*said, Said(1, street, ""), Said(1, direction)]
+            return [*said, Said(1, street, window.without_dot(number) if word.tail.startswith(".") else None)]
+        direction = DIRECTIONS.get(word.core)
+        if direction and word.tail in ("", "."):
+            said.append(Said(1, direction, ""))
+        elif word.tail or word.lead:
+            return None
+        elif place := _STREET_ORDINAL.fullmatch(word.core):
+            said.append(Said(1, ordinal(int(place[1]))))
+        elif word.is_capitalised and word.core.isalpha():
+            said.append(Said(1, word.core))
+        else:
+            return None
+    return None
+
+
+def _street(word: Token) -> str | None:
+    if not word.is_capitalised:
+        return None
+    return word.core if word.core.lower() in LONG_STREETS else STREETS.get(word.core.lower())
+
+
+def _house_number(figures: str) -> str:
+    if figures.startswith("0") or len(figures) == 5:
+        return digits(figures)
+    return pairs(int(figures)) if len(figures) > 2 else cardinal(int(figures))
+
+
+def saints_and_doctors(window: Window) -> Reading | None:
+    """ "St." and "Dr.": what stands before a name, or behind that of a street."""
+    core = window.first.core.lower()
+    if core not in ("st", "dr") or not window.first.is_capitalised:
+        return None
+    before, following = window.before(), window.joined_after_dot()
+    behind_name = (
+        before.is_capitalised and not before.tail and before.core.lower() not in ("the", "in", "at", "from", "to")
+    )
+    before_name = following is not None and following.is_capitalised
+    if behind_name and not before_name:
+        tail = window.without_dot() if window.first.tail.startswith(".") else None
+        return (Said(1, STREETS[core], tail),)
+    if not before_name and not window.first.tail.startswith("."):
+        return None
+    return (Said(1, "Saint" if core == "st" else "Doctor", window.first.tail.removeprefix(".")),)
+
+
+def abbreviations(window: Window) -> Reading | None:
+    """All others."""
+    token = window.first
+    core, dotted = token.core.lower(), token.tail.startswith(".")
+    if token.core.isupper() and len(core) > 2:
+        return None
+    if core in TITLES and (dotted or _before_name(window)):
+        return (Said(1, TITLES[core], token.tail.removeprefix(".")),) if token.is_capitalised else None
+    if core in DOTTED_TITLES and dotted and token.is_capitalised and _before_name(window):
+        return (Said(1, DOTTED_TITLES[core], token.tail[1:]),)
+    if core in NUMBERED and dotted and (following := window.word(1)) is not None and following.core[:1].isdecimal():
+        return (Said(1, NUMBERED[core], token.tail[1:]),)
+    if core in WITHOUT_DOT:
+        ends = dotted and core == "etc"
+        return (Said(1, WITHOUT_DOT[core], window.without_dot() if ends else token.tail.removeprefix(".")),)
+    if core in DOTTED and dotted:
+        return (Said(1, DOTTED[core], window.without_dot()),)
+    return None
+
+
+def _before_name(window: Window) -> bool:
+    following = window.joined_after_dot()
+    return following is not None and following.is_capitalised

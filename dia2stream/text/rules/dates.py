@@ -1,0 +1,88 @@
+"""Dates as an American says them: "May 5, 2024", "4 July", "2024-03-01", "12/25/23", and "Mon", "Jan"."""
+
+import re
+
+from dia2stream.text.numbers import ordinal, year
+from dia2stream.text.rules.times import clock
+from dia2stream.text.tables import BEFORE_DATES, MONTHS, SHORT_DAYS, SHORT_MONTHS
+from dia2stream.text.window import Reading, Said, Token, Window
+
+_SHORT = SHORT_MONTHS | SHORT_DAYS
+WORDS = frozenset(map(str.lower, _SHORT))
+_WORDS = frozenset(["Mar", "Sat", "Sun", "Wed", "Jan", "Dec", "Jun"])  # also words, or names: only next to a date
+_ISO = re.compile(r"(\d{4})-(\d\d)-(\d\d)(?:T(\d\d):(\d\d)(?::\d\d(?:\.\d+)?)?(?:Z|[+-]\d\d:?\d\d)?)?")
+_SLASHED = re.compile(r"(\d{1,2})([/.-])(\d{1,2})\2(\d{4}|\d\d)")
+_DATES = re.compile(r"(\d{1,2})/(\d{1,2})/(\d{4}|\d\d)-(\d{1,2})/(\d{1,2})/(\d{4}|\d\d)")
+_NO_YEAR = re.compile(r"(\d{1,2})/(\d{1,2})")
+_DAY = re.compile(r"\d{1,2}")
+
+
+def dates(window: Window) -> Reading | None:
+    """A date in figures."""
+    core = window.first.core
+    if match := _ISO.fullmatch(core):
+        said = _date(int(match[1]), int(match[2]), int(match[3]))
+        at = f" at {clock(int(match[4]), int(match[5]))}" if match[4] else ""
+        return (Said(1, said + at),) if said else None
+    if match := _SLASHED.fullmatch(core):
+        month, day = int(match[1]), int(match[3])
+        if month > 12 or match[2] == ".":
+            month, day = day, month
+        said = _date(_full_year(match[4]), month, day)
+        return (Said(1, said),) if said else None
+    if match := _DATES.fullmatch(core):
+        low, high = (_date(_full_year(y), int(m), int(d)) for m, d, y in (match.groups()[:3], match.groups()[3:]))
+        return (Said(1, f"{low} to {high}"),) if low and high else None
+    if (match := _NO_YEAR.fullmatch(core)) and window.before().core.lower() in BEFORE_DATES:
+        said = _date(None, int(match[1]), int(match[2]))
+        return (Said(1, said),) if said else None
+    return None
+
+
+def _date(in_year: int | None, month: int, day: int) -> str | None:
+    if not (1 <= month <= 12 and 1 <= day <= 31):
+        return None
+    said = f"{MONTHS[month - 1]} {ordinal(day)}"
+    return said if in_year is None else f"{said}, {year(in_year)}"
+
+
+def _full_year(text: str) -> int:
+    return int(text) if len(text) == 4 else int(text) + (1900 if int(text) > 50 else 2000)
+
+
+def _is_month(token: Token | None) -> bool:
+    return token is not None and (token.core in MONTHS or token.core in SHORT_MONTHS)
+
+
+def days(window: Window) -> Reading | None:
+    """ "5" behind or before a month's name."""
+    core = window.first.core
+    if not _DAY.fullmatch(core) or not 1 <= int(core) <= 31:
+        return None
+    before = window.before()
+    if _is_month(before) and before.tail in ("", "."):
+        return (Said(1, ordinal(int(core))),)
+    if _is_month(window.joined(1)):
+        the = "" if before.core.lower() == "the" else "the "
+        return (Said(1, f"{the}{ordinal(int(core))} of"),)
+    return None
+
+
+def short_names(window: Window) -> Reading | None:
+    """ "Jan", "Mon", "Mon-Fri"."""
+    core = window.first.core
+    low, dash, high = core.replace(".", "").partition("-")
+    if dash and low in _SHORT and high in _SHORT:
+        return (Said(1, f"{_SHORT[low]} to {_SHORT[high]}"),)
+    if core not in _SHORT:
+        return None
+    following = window.word(1)
+    by_date = following is not None and (following.core[:1].isdecimal() or _is_month(following))
+    after_day = _DAY.fullmatch(window.before().core.rstrip("stndrh")) is not None and core in SHORT_MONTHS
+    dotted = window.first.tail.startswith(".")
+    if core == "Sun" and window.before().core.lower() == "the":
+        return None
+    if core in _WORDS and not by_date and not after_day and not (dotted and core in ("Jan", "Dec")):
+        return None
+    tail = (window.first.tail.removeprefix(".") if by_date else window.without_dot()) if dotted else None
+    return (Said(1, _SHORT[core], tail),)

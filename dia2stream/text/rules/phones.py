@@ -1,0 +1,58 @@
+"""Telephone numbers and others in groups: "(212) 555-0147", "+1 800 555 0199", "4242 4242 4242 4242"."""
+
+import re
+
+from dia2stream.text.numbers import digits
+from dia2stream.text.window import HELD_WORDS, Reading, Said, Window
+
+_GROUPS = re.compile(r"\+?\d+(?:[-.]\(?\d+\)?)*")
+# Lengths of the groups, of numbers that are certainly no other thing.
+_SHAPES = frozenset([(3, 3, 4), (1, 3, 3, 4), (3, 4), (4, 4, 4, 4), (4, 6, 5), (3, 2, 4), (5, 4), (3, 3, 3)])
+_ALONE = frozenset([(3, 4), (5, 4), (3, 3, 3)])  # only within one word: "555-1234", "78701-1234"
+_FIRST = re.compile(r"\+\d+|1|\d{3}|\d{4}|\d+[-.(].*")
+
+
+def phones(window: Window) -> Reading | None:
+    """A whole number, as long as its groups are those of one."""
+    if not _FIRST.fullmatch(window.first.core) or not _GROUPS.fullmatch(window.first.core):
+        return None
+    words: list[list[str]] = []
+    best = 0
+    for number in range(HELD_WORDS):
+        token = _next(window, number) if number else window.first.core
+        if token is None or not _GROUPS.fullmatch(token) or len(token) > 20:
+            break
+        words.append(re.findall(r"\d+", token))
+        if _is_known(words, window.first.core.startswith("+")):
+            best = len(words)
+    tails = [*[","] * (best - 1), None]
+    return [Said(1, _said(w, not n, window), tails[n]) for n, w in enumerate(words[:best])] or None
+
+
+def _next(window: Window, number: int) -> str | None:
+    """The core of the next word, if nothing but the brackets of an area code stands in between."""
+    previous = window.word(number - 1)
+    assert previous is not None
+    if previous.tail not in ("", ")"):
+        return None
+    word = window.word(number)
+    return word.core if word is not None and word.lead in ("", "(") else None
+
+
+def _is_known(words: list[list[str]], international: bool) -> bool:
+    shape = tuple(len(group) for word in words for group in word)
+    if international:
+        return len(shape) > 1 and 8 <= sum(shape) <= 15
+    if shape in _ALONE:
+        return len(words) == 1
+    if shape[0] == 1:
+        return shape in _SHAPES and words[0][0] == "1"
+    return shape in _SHAPES
+
+
+def _said(groups: list[str], is_first: bool, window: Window) -> str:
+    """One word of it."""
+    said = ["eight hundred" if group == "800" else digits(group) for group in groups]
+    if is_first and window.first.core.startswith("+"):
+        said[0] = f"plus {said[0]}"
+    return ", ".join(said)

@@ -1,0 +1,181 @@
+"""Lists of words that the text front end knows, as text: they read best so."""
+
+
+def _words(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
+def _pairs(text: str) -> dict[str, str]:
+    """Lines or |-separated parts, "written=said"; blanks around them do not count."""
+    parts = (part.strip() for line in text.splitlines() for part in line.split("|"))
+    split = (part.partition("=") for part in parts if part)
+    return {written: said for written, _, said in split}
+
+
+# ---- Markup ----
+
+# Tags inside a word, tags around which there is a pause, and others that are known; all but the first part words.
+INLINE_TAGS = _words("""
+a abbr b bdi bdo big cite code del dfn em emphasis font i ins kbd lang mark phoneme prosody q s samp say-as small span
+strike strong sub sup tt u var w
+""")
+STRUCTURE_TAGS = _words("h1 h2 h3 h4 h5 h6 hr li")
+KNOWN_TAGS = (
+    INLINE_TAGS
+    | STRUCTURE_TAGS
+    | _words("""
+article aside audio blockquote body br caption center dd details div dl dt figure footer form head header html img input
+link main meta nav ol option p pre section select speak summary table tbody td tfoot th thead title tr ul video voice
+""")
+)
+LEFT_OUT_TAGS = _words("think thinking reasoning script style")  # with all that is inside
+
+# Sounds that the published model makes, written in brackets.
+SOUNDS = _words("""
+laughs laugh laughing chuckles chuckle sighs sigh gasps gasp coughs cough singing sings mumbles beep groans groan sniffs
+sniff claps clap screams scream inhales inhale exhales exhale applause burps burp humming hums sneezes sneeze whistles
+whistle
+""")
+SOUNDS_OF_TWO = frozenset(["clears throat"])
+
+# ---- Dates and times ----
+
+MONTHS = tuple(
+    "January February March April May June July August September October November December".split()  # noqa: SIM905
+)
+DAYS = tuple("Monday Tuesday Wednesday Thursday Friday Saturday Sunday".split())  # noqa: SIM905
+SHORT_MONTHS = {name[:3]: name for name in MONTHS if name != "May"} | {"Sept": "September"}
+SHORT_DAYS = {name[:3]: name for name in DAYS} | {"Tues": "Tuesday", "Thur": "Thursday", "Thurs": "Thursday"}
+BEFORE_DATES = _words("on by until till since before after due through thru")
+ZONES = _words("ET EST EDT CT CST CDT MT MST MDT PT PST PDT GMT UTC BST CET")
+BEFORE_YEARS = _words("""
+in since by of from until till year to and or before after around circa late early mid during through between summer
+spring fall autumn winter the copyright \u00a9 january february march april may june july august september october
+november december jan feb mar apr jun jul aug sep sept oct nov dec
+""")
+BEFORE_DECADES = _words("the early late mid his her their my our your")
+
+# ---- Quantities ----
+
+# One, several, and the hundredth part, one and several.
+MONEY = {
+    "$": ("dollar", "dollars", "cent", "cents"),
+    "US$": ("U S dollar", "U S dollars", "cent", "cents"),
+    "C$": ("Canadian dollar", "Canadian dollars", "cent", "cents"),
+    "CA$": ("Canadian dollar", "Canadian dollars", "cent", "cents"),
+    "A$": ("Australian dollar", "Australian dollars", "cent", "cents"),
+    "\u20ac": ("euro", "euros", "cent", "cents"),
+    "\u00a3": ("pound", "pounds", "penny", "pence"),
+    "\u00a5": ("yen", "yen", "", ""),
+    "\u20b9": ("rupee", "rupees", "paisa", "paise"),
+}
+CURRENCIES = _pairs("""
+USD=U S dollars | EUR=euros | GBP=pounds | JPY=yen | CAD=Canadian dollars | AUD=Australian dollars | INR=rupees
+CHF=Swiss francs | CNY=yuan | MXN=pesos
+""")
+SCALES = _words("hundred thousand million billion trillion")
+MAGNITUDES = _pairs("""
+k=thousand | K=thousand | m=million | M=million | mn=million | MM=million | b=billion | B=billion | bn=billion
+T=trillion | tn=trillion
+""")
+# Written=one of it. The plural is made of the first word before "per".
+UNITS = _pairs("""
+mm=millimeter | cm=centimeter | m=meter | km=kilometer | in=inch | ft=foot | yd=yard | mi=mile
+m\u00b2=square meter | km\u00b2=square kilometer | ft\u00b2=square foot | sqft=square foot | m\u00b3=cubic meter
+cm\u00b3=cubic centimeter
+\u00b5g=microgram | mg=milligram | g=gram | kg=kilogram | lb=pound | lbs=pound | oz=ounce
+ml=milliliter | mL=milliliter | cl=centiliter | l=liter | L=liter | gal=gallon | qt=quart | tbsp=tablespoon
+tsp=teaspoon
+ns=nanosecond | \u00b5s=microsecond | ms=millisecond | s=second | sec=second | secs=second | min=minute | mins=minute
+h=hour | hr=hour | hrs=hour | wk=week | wks=week | mo=month | mos=month | yr=year | yrs=year
+Hz=hertz | kHz=kilohertz | MHz=megahertz | GHz=gigahertz
+bit=bit | kB=kilobyte | KB=kilobyte | MB=megabyte | GB=gigabyte | TB=terabyte | PB=petabyte | KiB=kibibyte
+MiB=mebibyte | GiB=gibibyte | kbps=kilobit per second | Mbps=megabit per second | Gbps=gigabit per second
+MB/s=megabyte per second | GB/s=gigabyte per second
+mW=milliwatt | W=watt | kW=kilowatt | MW=megawatt | GW=gigawatt | kWh=kilowatt hour | mAh=milliamp hour
+V=volt | mV=millivolt | A=amp | mA=milliamp | dB=decibel | Pa=pascal | kPa=kilopascal | psi=P S I
+kcal=kilocalorie | cal=calorie | J=joule | kJ=kilojoule | N=newton | hp=horsepower | rpm=R P M | fps=frame per second
+mph=mile per hour | kph=kilometer per hour | km/h=kilometer per hour | m/s=meter per second | mpg=mile per gallon
+\u00b0=degree | \u00b0F=degree Fahrenheit | \u00b0C=degree Celsius | \u00b0K=kelvin
+%=percent | \u00a2=cent | x=time | X=time | \u00d7=time | px=pixel | pt=point | pts=point | ppm=part per million
+""")
+INVARIABLE_UNITS = _words("hertz kilohertz megahertz gigahertz percent horsepower kelvin") | {"P S I", "R P M"}
+IRREGULAR_PLURALS = {"foot": "feet", "inch": "inches"}
+ATTACHED_UNITS = _words("in x X \u00d7 pt A N J V W")  # that stand alone, these are words or letters
+PER = _pairs("""
+mo=month | yr=year | hr=hour | h=hour | s=second | sec=second | min=minute | wk=week | d=day | kg=kilogram | lb=pound
+GB=gigabyte | kWh=kilowatt hour | mi=mile
+""")
+
+# ---- Names, codes and letters ----
+
+CODE_WORDS = _words("""
+code pin zip order account confirmation tracking reference ref invoice ticket booking id passcode password serial case
+flight policy routing license passport
+""")
+LABELS = _words("room suite apartment apt gate highway hwy route interstate bus unit model")
+# Capitals that are said letter by letter though a vowel is among them.
+LETTER_WORDS = _words("""
+AARP ABC ACL ACLU ADHD AFAIK AFC AFK AI AKA AMA AOL APA API APR ASAP ASL ATM ATV AWS BAU BYOB CEO CIA CIO CMO COO CPA
+CPI CPU CTA CTO DEA DIY DNA DOA DOB DOJ DUI EDT EFT EIN EKG EMT EOD EOF EPA EPS ERP ESG ESL ESPN EST ETA ETF EU EV EVP
+FAA FAQ FBI FDA FDIC FOB FTE FYI GDPR GMO GOP GPA GPU GUI HBO HIV HOA HVAC IBM ICU ID IDE IEEE IM IOT IP IPA IPO IQ
+IRC IRL IRS ISBN ISO ISP ITV IV IVF IVR IOU LA LAX LED LOL MBA MIT MLA MOU MRI NAACP NBA NCAA NDA NIH NPU NSA NYU OCD
+OCR OEM OKR OS OTC OTP PDA PO POC POV PTA QA RNA ROI RSVP SEO SLA SOP SOS SSA SSO SUV TBA TIA TPU TSA UA UAE UAT UCLA
+UFC UFO UHD UI UK UN UPC UPS URI URL USA USB USC USDA USMC USPS UTC UTI UV UX VIP VOIP XAI YMCA
+""")
+LETTERS_OR_WORDS = _words("US IT WHO")
+SPECIAL_NAMES = _pairs("""
+OK=okay | C++=C plus plus | C#=C sharp | F#=F sharp | .NET=dot net | A+=A plus | WWI=World War one | WWII=World War two
+""")
+STATES = _pairs("""
+AL=Alabama | AK=Alaska | AZ=Arizona | AR=Arkansas | CA=California | CO=Colorado | CT=Connecticut | DE=Delaware
+FL=Florida | GA=Georgia | HI=Hawaii | ID=Idaho | IL=Illinois | IN=Indiana | IA=Iowa | KS=Kansas | KY=Kentucky
+LA=Louisiana | ME=Maine | MD=Maryland | MA=Massachusetts | MI=Michigan | MN=Minnesota | MS=Mississippi | MO=Missouri
+MT=Montana | NE=Nebraska | NV=Nevada | NH=New Hampshire | NJ=New Jersey | NM=New Mexico | NY=New York
+NC=North Carolina | ND=North Dakota | OH=Ohio | OK=Oklahoma | OR=Oregon | PA=Pennsylvania | RI=Rhode Island
+SC=South Carolina | SD=South Dakota | TN=Tennessee | TX=Texas | UT=Utah | VT=Vermont | VA=Virginia | WA=Washington
+WV=West Virginia | WI=Wisconsin | WY=Wyoming | DC=D C
+""")
+ZIP_STATES = _words("OK IN OR ME HI OH PA MA ID LA AL DE CO MI")  # states only before a ZIP code
+BEFORE_ROMANS = _words("chapter part war act volume section phase type level book title article stage class")
+KINGS = _words("""
+Henry Louis George Charles Edward William James Richard Elizabeth Philip Francis Pius Paul Benedict Napoleon Nicholas
+Peter Catherine Alexander Leo Gregory
+""")
+
+# ---- Abbreviations ----
+
+TITLES = _pairs("mr=Mister | mrs=Missus | ms=Miz | messrs=Messieurs")
+DOTTED_TITLES = _pairs("""
+prof=Professor | rev=Reverend | hon=Honorable | gov=Governor | sen=Senator | rep=Representative | gen=General
+col=Colonel | capt=Captain | lt=Lieutenant | sgt=Sergeant | cmdr=Commander | pres=President | mt=Mount | ft=Fort
+""")
+DOTTED = _pairs("""
+etc=et cetera | approx=approximately | inc=Incorporated | ltd=Limited | corp=Corporation | jr=Junior | sr=Senior
+dept=department | est=established | avg=average | bros=Brothers | assn=Association | univ=University | govt=government
+misc=miscellaneous | min=minimum | max=maximum | temp=temperature | tel=telephone | ste=Suite | bldg=Building
+apt=Apartment | incl=including | excl=excluding | ext=extension | intl=international | cont=continued
+ave=Avenue | blvd=Boulevard | rd=Road | ln=Lane | hwy=Highway | pkwy=Parkway | sq=Square
+""")
+WITHOUT_DOT = _pairs("""
+vs=versus | w/o=without | w/=with | b/c=because | e.g=for example | i.e=that is | a.k.a=also known as
+approx=approximately | etc=et cetera | ext=extension
+""")
+NUMBERED = _pairs("""
+no=number | nos=numbers | vol=volume | fig=figure | ch=chapter | p=page | pp=pages | sec=section | eq=equation
+""")
+STREETS = _pairs("""
+st=Street | ave=Avenue | blvd=Boulevard | rd=Road | ln=Lane | dr=Drive | ct=Court | pl=Place | hwy=Highway
+pkwy=Parkway | ter=Terrace | cir=Circle | sq=Square
+""")
+LONG_STREETS = _words("street avenue boulevard road lane drive court place highway parkway terrace circle square way")
+DIRECTIONS = _pairs("N=North | S=South | E=East | W=West | NE=Northeast | NW=Northwest | SE=Southeast | SW=Southwest")
+
+# ---- The web ----
+
+SPELLED_ENDINGS = _words("io ai uk us eu tv co ca de fr au nz me ly gg fm xyz")
+ENDINGS = SPELLED_ENDINGS | _words("com org net gov edu info app dev biz")
+FILE_ENDINGS = _words("""
+pdf py js ts html htm css json txt csv xml md jpg jpeg png gif svg mp3 mp4 wav zip doc docx xls xlsx exe sh yml yaml
+""")
+SPELLED_LABELS = (SPELLED_ENDINGS | FILE_ENDINGS | {"www"}) - _words("me co zip doc gif")
