@@ -1,7 +1,9 @@
-"""Which stepper and codec a machine gets: captured graphs where they run, eager elsewhere, with the reason why."""
+"""Which stepper and codec a machine gets: captured CUDA graphs where they run, else the eager ones, and why."""
 
 from __future__ import annotations
 
+import os
+import shutil
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
@@ -17,7 +19,7 @@ if TYPE_CHECKING:
 
 def make_stepper(checkpoint: Checkpoint, slots: int = 1) -> tuple[Stepper, str]:
     """The fastest stepper this machine can run, ready to step, and one line that says which and why."""
-    why_not = _obstacle(checkpoint)
+    why_not = obstacle_to_graphs(checkpoint.device)
     if why_not is not None:
         return Stepper(checkpoint, slots), f"steps run eagerly: {why_not}"
     from dia2.cuda.stepper import GraphStepper  # imports triton
@@ -35,12 +37,15 @@ def make_codec(codec: Mimi) -> FrameCodec:
     return GraphCodec(codec)
 
 
-def _obstacle(checkpoint: Checkpoint) -> str | None:
-    if checkpoint.device.type != "cuda":
-        return f"the device is {checkpoint.device}, CUDA graphs need a CUDA one"
-    major, minor = torch.cuda.get_device_capability(checkpoint.device)
+def obstacle_to_graphs(device: torch.device) -> str | None:
+    """Why steps cannot be CUDA graphs on this device; None where they can."""
+    if device.type != "cuda":
+        return f"the device is {device}, CUDA graphs need a CUDA one"
+    major, minor = torch.cuda.get_device_capability(device)
     if major < 8:
         return f"the GPU's compute capability is {major}.{minor}, the kernels need 8.0"
     if find_spec("triton") is None:
         return "triton is not installed"
+    if not ("CC" in os.environ or shutil.which("gcc") or shutil.which("clang")):
+        return "triton needs a C compiler, and neither gcc nor clang is installed, nor does CC name one"
     return None

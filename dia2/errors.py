@@ -1,7 +1,7 @@
 """The exception tree of the model library.
 
     Dia2Error
-      ConfigError        a config.json that is not one, or with values the model cannot have
+      ConfigError        a config.json with keys or values that the model cannot have
       CheckpointError    files that cannot be found, fetched, read or fitted into the model
       DeviceError        a device that is not there, or has too little memory
       ScriptError        a script or a voice clip that cannot be spoken

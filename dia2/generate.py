@@ -4,8 +4,9 @@
     dia = Dia2.from_repo("nari-labs/Dia2-2B")
     dia.generate("[S1] Hello there.", output_wav="hello.wav")
 
-The loop here is the published one, step for step: it shows what the parts are for. A conversation that takes text
-while it speaks is `dia2stream`'s business.
+The loop here is the published one, step for step: it shows what the parts are for. Its steps run as fast as the machine
+can run them (dia2/backend.py); `from_repo(..., stepper="eager")` keeps the published arithmetic. A conversation that
+takes text while it speaks is `dia2stream`'s business.
 """
 
 import logging
@@ -18,13 +19,15 @@ import soundfile
 import torch
 from torch import Tensor
 
-from dia2.checkpoint.load import Checkpoint, load_checkpoint, load_files
-from dia2.errors import ScriptError
+from dia2.backend import make_stepper
+from dia2.checkpoint.load import Checkpoint, LoadOptions, load_checkpoint, load_files
+from dia2.errors import ConfigError, ScriptError
+from dia2.model.config import FRAME_RATE
 from dia2.model.delays import complete_frames, delay_frames
 from dia2.model.sampling import SamplingConfig, SlotSettings
 from dia2.steps.stepper import Stepper
 from dia2.text.machine import MAX_PADDING, TextMachine, TextState
-from dia2.text.script import FRAME_RATE, read_script
+from dia2.text.script import read_script
 from dia2.voice.voice import Prefix, load_prefix
 
 _log = logging.getLogger(__name__)
@@ -43,7 +46,8 @@ class PrefixConfig:
 class GenerationConfig:
     """How to generate. Defaults are the published library's; `seed` is ours (None: from torch's own generator).
 
-    use_cuda_graph and use_torch_compile are accepted for old callers: the stepper does what the device can.
+    use_cuda_graph and use_torch_compile change nothing, they are accepted for callers of the published package: how
+    steps are run is chosen once for a model (`Dia2.from_repo(..., stepper=...)`).
     """
 
     text: SamplingConfig = field(default_factory=lambda: SamplingConfig(0.6, 50))
@@ -68,11 +72,20 @@ class GenerationResult:
 
 
 class Dia2:
-    """A loaded model that generates whole scripts."""
+    """A loaded model that generates whole scripts.
 
-    def __init__(self, checkpoint: Checkpoint) -> None:
+    stepper: "auto" steps as fast as this machine can, by CUDA graphs where there is a GPU for them; "eager" steps with
+    the published code's own operations, one after the other. In float32 both give the same tokens; in bfloat16 sums
+    are rounded in another order, so a draw that is close may go the other way. `stepping` says what was taken and why.
+    """
+
+    def __init__(self, checkpoint: Checkpoint, *, stepper: str = "auto") -> None:
+        if stepper not in ("auto", "eager"):
+            raise ConfigError(f"stepper must be auto or eager, not {stepper!r}")
         self._checkpoint: Checkpoint | None = checkpoint
+        self._kind = stepper
         self._stepper: Stepper | None = None
+        self.stepping = "no steps have been run yet"
 
     @classmethod
     def from_repo(
@@ -85,18 +98,15 @@ class Dia2:
         tokenizer_id: str | None = None,
         mimi_id: str | None = None,
         revision: str | None = None,
+        stepper: str = "auto",
     ) -> "Dia2":
-        """Loads a hub repo, a local folder, or one of the `random:` models. Raises Dia2Error."""
+        """Loads a hub repo, a local folder, `bundled`, or one of the `random:` models. Raises Dia2Error.
+
+        The arguments are those of LoadOptions, under the published package's names; stepper is the class's.
+        """
         return cls(
-            load_checkpoint(
-                repo,
-                device=device,
-                dtype=dtype,
-                weights=weights,
-                tokenizer=tokenizer_id,
-                mimi=mimi_id,
-                revision=revision,
-            )
+            load_checkpoint(repo, LoadOptions(device, dtype, weights, tokenizer_id, mimi_id, revision)),
+            stepper=stepper,
         )
 
     @classmethod
@@ -110,18 +120,12 @@ class Dia2:
         weights: str = "dtype",
         tokenizer_id: str | None = None,
         mimi_id: str | None = None,
+        stepper: str = "auto",
     ) -> "Dia2":
         """Loads the two files; the tokenizer and codec as the manifest or config beside them says. Raises Dia2Error."""
         return cls(
-            load_files(
-                config_path,
-                weights_path,
-                device=device,
-                dtype=dtype,
-                weights=weights,
-                tokenizer=tokenizer_id,
-                mimi=mimi_id,
-            )
+            load_files(config_path, weights_path, LoadOptions(device, dtype, weights, tokenizer_id, mimi_id)),
+            stepper=stepper,
         )
 
     @property
@@ -166,9 +170,7 @@ class Dia2:
         if output_wav is not None and not Path(output_wav).parent.is_dir():
             raise FileNotFoundError(f"no folder {Path(output_wav).parent} to write {Path(output_wav).name} into")
         clips = _clips(config.prefix or PrefixConfig(), prefix_speaker_1, prefix_speaker_2, include_prefix)
-        if self._stepper is None:
-            self._stepper = Stepper(self.checkpoint)
-        run = _Run(self.checkpoint, self._stepper, script, config, clips)
+        run = _Run(self.checkpoint, self._ready_stepper(), script, config, clips)
         tokens = run.speak(_reporter(verbose))
         waveform = self._decode(tokens)
         if output_wav is not None:
@@ -180,6 +182,16 @@ class Dia2:
     def save_wav(self, script: str | Sequence[str], path: str | Path, **options: Any) -> GenerationResult:
         """`generate` into a WAV file."""
         return self.generate(script, output_wav=path, **options)
+
+    def _ready_stepper(self) -> Stepper:
+        """The stepper, made at the first use: capturing its graphs takes some seconds."""
+        if self._stepper is None:
+            if self._kind == "eager":
+                self._stepper, self.stepping = Stepper(self.checkpoint), "steps run eagerly: asked for"
+            else:
+                self._stepper, self.stepping = make_stepper(self.checkpoint)
+            _log.info("%s", self.stepping)
+        return self._stepper
 
     def _decode(self, tokens: Tensor) -> Tensor:
         if tokens.shape[1] == 0:

@@ -52,7 +52,7 @@ CLOSE_CODES: Mapping[ErrorCode, int | None] = MappingProxyType(
         "not_paused": None,  # resume while nothing is paused
         "overloaded": None,  # no room for more queued words
         "unauthorized": 4401,  # token missing or wrong
-        "busy": 1013,  # every seat is taken: try again later
+        "busy": 1013,  # every slot is taken: try again later
         "internal": 1011,  # our fault
     }
 )

@@ -7,6 +7,8 @@ from numpy.typing import NDArray
 
 from dia2stream.protocol.messages import Event
 
+# A frame is one step of the model, whose rate is FRAME_RATE in dia2/model/config.py (12.5 a second), at the codec's
+# 24,000 samples a second. They are written out because clients import this without torch; the engine checks the codec.
 FRAME_MS = 80
 FRAME_SAMPLES = 1920
 

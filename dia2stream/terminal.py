@@ -12,7 +12,7 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColum
 
 
 class LoadProgress:
-    """A bar for each stage of loading, called as `dia2.checkpoint.Progress` says: stage, bytes done, bytes in total."""
+    """A bar for each stage of loading, called with the stage, the bytes done and the bytes in total."""
 
     def __init__(self, bars: Progress) -> None:
         self._bars = bars

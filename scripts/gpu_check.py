@@ -10,7 +10,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import torch
 
-from dia2.checkpoint.load import Checkpoint, load_checkpoint
+from dia2.checkpoint.load import Checkpoint, LoadOptions, load_checkpoint
 from dia2.model.sampling import SlotSettings
 from dia2.steps.stepper import Stepper
 
@@ -19,7 +19,7 @@ RUNS = 20
 
 def main(model: str, dtype: str) -> None:
     started = time.perf_counter()
-    checkpoint = load_checkpoint(model, device="cuda", dtype=dtype)
+    checkpoint = load_checkpoint(model, LoadOptions(device="cuda", dtype=dtype))
     torch.cuda.synchronize()
     loaded = time.perf_counter() - started
     size = torch.cuda.memory_allocated()

@@ -2,7 +2,6 @@
 
 import base64
 import json
-import shutil
 import subprocess
 import time
 from contextlib import ExitStack
@@ -11,10 +10,10 @@ from types import TracebackType
 from typing import Any
 
 from piping import PATIENCE
+from tools import find
 from websockets.sync.client import ClientConnection
 from websockets.sync.client import connect as open_websocket
 
-NAMES = ("chromium", "chromium-browser", "google-chrome", "chrome")
 FLAGS = (
     "--headless=new",
     "--no-sandbox",
@@ -29,16 +28,11 @@ FLAGS = (
 )
 
 
-def program() -> str | None:
-    """Where a Chromium is, if there is one."""
-    return next(filter(None, map(shutil.which, NAMES)), None)
-
-
 class Browser:
     """One browser with one tab."""
 
     def __init__(self, folder: Path) -> None:
-        found = program()
+        found = find("chromium")
         assert found is not None
         self.problems: list[str] = []  # what the page logged as errors
         self._number = 0

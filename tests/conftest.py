@@ -8,7 +8,13 @@ from pathlib import Path
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
+import torch
 from hypothesis import settings
+from tools import require
+
+if not torch.cuda.is_available():
+    # Without a GPU our kernels run in Triton's interpreter, which Triton decides when it is imported, by any test.
+    os.environ["TRITON_INTERPRET"] = "1"
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # A job that a script put into the background ignores Ctrl-C, and so would every process that a test starts.
@@ -19,6 +25,12 @@ settings.load_profile("dia2")
 
 GOLDENS = Path(__file__).parent / "goldens"
 CLIPS = Path(__file__).parent / "clips"
+
+
+@pytest.hookimpl(tryfirst=True)  # before fixtures, which may need the tool
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    for mark in item.iter_markers("needs"):
+        require(*mark.args)
 
 
 @pytest.fixture(params=["published-like", "every-option"], scope="session")

@@ -20,7 +20,7 @@ from models import checkpoint
 from numpy.typing import NDArray
 from torch import Tensor
 
-from dia2.checkpoint.load import Checkpoint, load_checkpoint
+from dia2.checkpoint.load import Checkpoint, LoadOptions, load_checkpoint
 from dia2.codec.frames import FrameCodec
 from dia2.codec.state import DecoderState
 from dia2.model.config import DataConfig, DecoderConfig, DepformerConfig, Dia2Config, ModelConfig, RuntimeConfig
@@ -342,7 +342,7 @@ def voice(goldens: Path) -> Prefix:
 @cache
 def tiny() -> Checkpoint:
     """random:tiny: the published delays."""
-    return load_checkpoint("random:tiny", device="cpu")
+    return load_checkpoint("random:tiny", LoadOptions(device="cpu"))
 
 
 class Counted:

@@ -97,7 +97,7 @@ class Hub:
         return stored | {f"/{owner}/{repo}/resolve/{revision}/{file}" for revision in revisions}
 
     def load(self, *jobs: Mapping[str, Any], home: Path, file_limit: int = 0, **environment: str) -> "Loaded":
-        """Runs `load_checkpoint(**job)` for every job in one new process that knows only this hub."""
+        """Loads every job (a model and LoadOptions' fields) in one new process that knows only this hub."""
         return load(*jobs, home=home, file_limit=file_limit, HF_ENDPOINT=self.endpoint, **environment)
 
 
@@ -126,7 +126,7 @@ def forked(target: Callable[..., None], *arguments: Any) -> str:
     It is forked off a server that has imported torch, which takes most of the time, but not huggingface_hub.
     """
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["dia2.checkpoint"])
+    context.set_forkserver_preload(["dia2.checkpoint.load"])
     with tempfile.TemporaryDirectory() as folder:
         process = context.Process(target=_redirected, args=(folder, target, arguments))
         process.start()
@@ -154,7 +154,7 @@ def _run(jobs: Sequence[Mapping[str, Any]], environment: Mapping[str, str], file
 
 
 def _try(job: Mapping[str, Any]) -> dict[str, Any]:
-    from dia2.checkpoint.load import load_checkpoint
+    from dia2.checkpoint.load import LoadOptions, load_checkpoint
     from dia2.errors import Dia2Error
 
     stages: dict[str, list[int]] = {}
@@ -163,7 +163,8 @@ def _try(job: Mapping[str, Any]) -> dict[str, Any]:
         stages[stage] = [done, total]
 
     try:
-        loaded = load_checkpoint(**job, device="cpu", progress=progress)
+        options = {name: value for name, value in job.items() if name != "model"}
+        loaded = load_checkpoint(job["model"], LoadOptions(**{"device": "cpu", "progress": progress} | options))
     except Dia2Error as error:
         return {"error": str(error), "kind": type(error).__name__}
     total = sum(w.double().sum().item() for m in (loaded.backbone, loaded.depformer) for w in m.parameters())

@@ -10,7 +10,8 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from dia2 import Dia2
-from dia2.checkpoint.load import Checkpoint, load_checkpoint
+from dia2.checkpoint.load import Checkpoint, LoadOptions, load_checkpoint
+from dia2.model.fp8 import Fp8Matrix
 from dia2.model.sampling import SamplingConfig, SlotSettings
 from dia2.steps.stepper import Stepper, TextColumn
 from dia2.text.machine import TextMachine
@@ -35,13 +36,18 @@ def expected(goldens: Path) -> dict[str, Tensor]:
 @cache
 def checkpoint(goldens: Path) -> Checkpoint:
     """The checkpoint on the CPU in float32. Shared: leave it as it is."""
-    return load_checkpoint(goldens / "checkpoint", device="cpu", dtype="float32")
+    return load_checkpoint(goldens / "checkpoint", LoadOptions(device="cpu", dtype="float32"))
 
 
 @cache
 def dia(goldens: Path) -> Dia2:
     """The checkpoint as the public class."""
     return Dia2(checkpoint(goldens))
+
+
+def dequantized(matrix: Fp8Matrix) -> Tensor:
+    """An 8-bit matrix as it is computed with, float32."""
+    return matrix.values.float() * matrix.scale.unsqueeze(-1)
 
 
 def entry(tokens: Sequence[int], text: str, padding: int) -> Entry:

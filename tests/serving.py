@@ -182,8 +182,8 @@ def events(items: list[Any]) -> list[Any]:
     return [item for item in items if not isinstance(item, Audio)]
 
 
-async def seat(server: Serve, seconds: float = PATIENCE / 2, **options: Any) -> Client:
-    """A client, as soon as there is a seat."""
+async def take_slot(server: Serve, seconds: float = PATIENCE / 2, **options: Any) -> Client:
+    """A client, as soon as there is a slot."""
     deadline = time.monotonic() + seconds
     while True:
         try:

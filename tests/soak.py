@@ -23,7 +23,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from serving import LONG, SHORT, Serve, hear, killed, seat
+from serving import LONG, SHORT, Serve, hear, killed, take_slot
 from websockets.exceptions import ConnectionClosed
 
 from dia2stream.client import Client, connect
@@ -65,7 +65,7 @@ class Caller:
 
     async def call(self) -> None:
         """One conversation of a few random acts."""
-        self.client = await seat(self.server)
+        self.client = await take_slot(self.server)
         try:
             await self._ask(first=True)
             for _ in range(self.chance.randint(2, 6)):
@@ -148,7 +148,7 @@ class Caller:
         self.client.socket.transport.abort()
         await asyncio.sleep(self.chance.choice([0, 0.01, 0.3]))
         id = self.client.ready.conversation
-        self.client = await seat(self.server, conversation=id, received_ms=had)
+        self.client = await take_slot(self.server, conversation=id, received_ms=had)
         assert self.client.ready.conversation == id
         self.figures.drops += 1
         await self._until(Paused)
@@ -223,7 +223,7 @@ async def kills(server: Serve, count: int) -> list[float]:
             process.send_signal(signal.SIGKILL)
             process.wait()
             began = time.monotonic()
-            client = await seat(server, seconds=2)
+            client = await take_slot(server, seconds=2)
             until_free.append((time.monotonic() - began) * 1000)
             await client.close()
     return until_free
@@ -232,7 +232,7 @@ async def kills(server: Serve, count: int) -> list[float]:
 async def pings(server: Serve, count: int) -> dict[str, float]:
     """A client that speaks, and sends that many pings meanwhile."""
     memory, began = server.resident, time.monotonic()
-    async with await seat(server) as client:
+    async with await take_slot(server) as client:
         await client.start(LONG)
         await hear(client, Audio)
 
@@ -255,7 +255,7 @@ async def pings(server: Serve, count: int) -> dict[str, float]:
 
 
 async def crowd(server: Serve) -> dict[str, float]:
-    """Twenty clients at once; the one that gets the seat speaks."""
+    """Twenty clients at once; the one that gets the slot speaks."""
 
     async def arrive() -> tuple[Client | None, float]:
         began = time.monotonic()
@@ -292,7 +292,7 @@ async def never_reads(server: Serve) -> dict[str, float]:
         )
         text = json.dumps({"cmd": "start", "text": LONG * 10}).encode()
         raw.sendall(b"\x81\xfe" + len(text).to_bytes(2, "big") + bytes(4) + text)
-        client = await seat(server, seconds=60)
+        client = await take_slot(server, seconds=60)
         seconds = time.monotonic() - began
         frames = server.metric("dia2stream_frames_total") - made
         await client.close()
@@ -302,7 +302,7 @@ async def never_reads(server: Serve) -> dict[str, float]:
 async def half_speed(server: Serve, seconds: float) -> dict[str, float]:
     """A client that takes half of what is spoken in real time."""
     memory, made, began = server.resident, server.metric("dia2stream_frames_total"), time.monotonic()
-    async with await seat(server, max_queue=1) as client:
+    async with await take_slot(server, max_queue=1) as client:
         await client.start(LONG * 3)
         while time.monotonic() < began + seconds:
             if isinstance(await client.receive(), Audio):
@@ -320,7 +320,7 @@ async def half_speed(server: Serve, seconds: float) -> dict[str, float]:
 async def too_big(server: Serve) -> dict[str, float]:
     """Ten megabytes in one message."""
     memory = server.resident
-    client = await seat(server)
+    client = await take_slot(server)
     began = time.monotonic()
     with contextlib.suppress(ConnectionClosed):
         await client.socket.send("x" * 10_000_000)
@@ -382,8 +382,8 @@ async def run(options: argparse.Namespace) -> Report:
         until_free = await kills(server, options.kills)
         report["kills"] = {
             "killed": options.kills,
-            "seat_free_median_ms": percentile(until_free, 0.5),
-            "seat_free_slowest_ms": max(until_free, default=0),
+            "slot_free_median_ms": percentile(until_free, 0.5),
+            "slot_free_slowest_ms": max(until_free, default=0),
             "memory_mb": server.resident - memory,
         }
         report["crowd"] = await crowd(server)
@@ -391,7 +391,7 @@ async def run(options: argparse.Namespace) -> Report:
         report["ten_megabytes"] = await too_big(server)
         report["half_speed"] = await half_speed(server, 10)
         report["never_reads"] = await never_reads(server)
-        async with await seat(server) as client:  # and it still speaks
+        async with await take_slot(server) as client:  # and it still speaks
             await client.start(SHORT)
             await hear(client)
         report["end"] = {"open_files": server.open_files, "memory_mb": server.resident, "exit_code": server.stop()}

@@ -355,7 +355,6 @@ def test_a_plot_without_matplotlib_says_what_to_install(monkeypatch):
 # --- scripts/bench-ci ---
 
 
-@pytest.mark.skipif(shutil.which("bash") is None, reason="needs bash")
 def test_the_ci_script_keeps_what_was_measured_and_fails_with_it(tmp_path):
     for name, text in {
         "scripts/setup": "#!/bin/sh\n",

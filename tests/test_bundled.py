@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 
 from dia2 import Dia2
 from dia2.checkpoint import load, sources
-from dia2.checkpoint.load import has_bundled, load_checkpoint, load_codec
+from dia2.checkpoint.load import LoadOptions, has_bundled, load_checkpoint, load_codec
 from dia2.errors import CheckpointError
 from dia2stream.engine import engine
 from dia2stream.engine.engine import Engine, default_model
@@ -60,7 +60,7 @@ def nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_it_is_loaded_by_its_name_in_half_precision_without_the_hub(stand_in: Path) -> None:
-    loaded = load_checkpoint("bundled", device="cpu")
+    loaded = load_checkpoint("bundled", LoadOptions(device="cpu"))
     assert (loaded.name, loaded.dtype, loaded.config.runtime.max_context_steps) == ("bundled", torch.float32, STEPS)
     named = load_file(stand_in / "model.safetensors")
     landed = loaded.backbone.checkpoint_tensors() | loaded.depformer.checkpoint_tensors()
@@ -69,7 +69,7 @@ def test_it_is_loaded_by_its_name_in_half_precision_without_the_hub(stand_in: Pa
 
 
 def test_its_codec_speaks_and_hears_from_half_precision(stand_in: Path) -> None:
-    _, codec = load_codec("bundled", device="cpu")
+    _, codec = load_codec("bundled", LoadOptions(device="cpu"))
     codes = codec.encode(torch.randn(4 * codec.frame_samples, generator=torch.Generator().manual_seed(0)))
     assert codec.decode(codes.reshape(1, len(DELAYS), -1)).isfinite().all()
 
@@ -81,11 +81,11 @@ def test_the_library_generates_with_it(stand_in: Path) -> None:
 
 
 def test_what_it_is_is_among_the_notes_and_of_no_other_model(stand_in: Path) -> None:
-    loaded = load_checkpoint("bundled", device="cpu")
+    loaded = load_checkpoint("bundled", LoadOptions(device="cpu"))
     assert loaded.about is not None
     assert loaded.notes.count(loaded.about) == 1
     assert "Flite" in loaded.about
-    assert load_checkpoint(stand_in, device="cpu").about is None
+    assert load_checkpoint(stand_in, LoadOptions(device="cpu")).about is None
 
 
 def test_pipe_tells_what_it_is_once_as_an_event_behind_ready(stand_in: Path) -> None:
@@ -118,12 +118,12 @@ def test_a_build_without_it_makes_noise_by_default(nothing: None, monkeypatch: A
 @pytest.mark.parametrize("load", [load_checkpoint, load_codec])
 def test_a_build_without_it_says_so_in_one_line(nothing: None, load: Callable[..., object]) -> None:
     with pytest.raises(CheckpointError, match=r"^this build has no bundled model: name a hub repo, .* or a folder$"):
-        load("bundled", device="cpu")
+        load("bundled", LoadOptions(device="cpu"))
 
 
 def test_it_has_no_revisions(stand_in: Path) -> None:
     with pytest.raises(CheckpointError, match=r"^revision 'main' cannot be used with bundled: it is a part of this"):
-        load_checkpoint("bundled", device="cpu", revision="main")
+        load_checkpoint("bundled", LoadOptions(device="cpu", revision="main"))
 
 
 def test_an_engine_counts_the_lead_in_of_its_delays(stand_in: Path) -> None:
@@ -155,5 +155,5 @@ def test_the_real_one_has_its_files_and_at_most_40_mb() -> None:
     there = {str(path.relative_to(folder)): path.stat().st_size for path in folder.rglob("*") if path.is_file()}
     assert set(there) == FILES | {f"mimi/{name}" for name in CODEC_FILES}
     assert sum(there.values()) <= 40_000_000
-    about = load_checkpoint("bundled", device="cpu")
+    about = load_checkpoint("bundled", LoadOptions(device="cpu"))
     assert (about.codec.sample_rate, about.codec.frame_samples) == (24_000, 1920)

@@ -10,7 +10,7 @@ import wave
 
 import numpy as np
 import pytest
-from serving import SHORT, Serve, hear, on_loop, seat, sound
+from serving import SHORT, Serve, hear, on_loop, sound, take_slot
 from websockets.asyncio.server import serve
 
 from dia2stream.client import connect
@@ -33,7 +33,7 @@ def run(*args, **environment):
 
 @on_loop
 async def test_it_speaks_and_counts_what_it_has_received(server):
-    async with await seat(server, token="secret") as client:
+    async with await take_slot(server, token="secret") as client:
         await client.start("[S1] One two", final=False)
         await client.inject(" three.", final=False)
         await client.end()
@@ -61,7 +61,7 @@ async def test_the_caller_is_heard_before_the_reply_is_spoken(server):
     )
     spoken = []
     for way in ways:
-        async with await seat(server, token="secret") as client:
+        async with await take_slot(server, token="secret") as client:
             await client.start("", seed=5)
             await hear(client, Started)
             for piece, fields in way:
@@ -74,7 +74,7 @@ async def test_the_caller_is_heard_before_the_reply_is_spoken(server):
 
 @on_loop
 async def test_what_the_caller_said_comes_in_pieces_that_fit(server):
-    async with await seat(server, token="secret") as client:
+    async with await take_slot(server, token="secret") as client:
         await client.start("")
         await hear(client, Started)
         await client.listen(bytes(300_000))
@@ -86,7 +86,7 @@ async def test_what_the_caller_said_comes_in_pieces_that_fit(server):
 
 @on_loop
 async def test_connecting_without_a_context_and_with_an_http_url(server):
-    await (await seat(server, token="secret")).close()
+    await (await take_slot(server, token="secret")).close()
     client = await connect(server.url.replace("ws", "http"), token="secret")
     assert isinstance(client.ready, Ready)
     await client.close()
@@ -184,7 +184,7 @@ def test_what_goes_wrong_is_one_line(server):
 
 @on_loop
 async def test_audio_reads_as_a_count_and_samples(server):
-    async with await seat(server, token="secret", encoding="alaw", sample_rate=8000) as client:
+    async with await take_slot(server, token="secret", encoding="alaw", sample_rate=8000) as client:
         await client.start(SHORT)
         [*_, audio] = await hear(client, Audio)
         assert (audio.samples, len(audio.data)) == (640, 640)

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dia2.errors import ConfigError, Dia2Error
+from dia2.errors import CheckpointError, ConfigError, Dia2Error
 from dia2.model.config import ACTIVATIONS, Dia2Config
 
 GOLDENS = Path(__file__).parent / "goldens"
@@ -205,7 +205,7 @@ def test_activations_are_two_known_names(block: str, value: list[str]) -> None:
     [
         ("{", "not JSON: "),
         ("[" * 10**5, "not JSON: "),
-        ("[1]", "the file must be a JSON object, not list"),
+        ("[1]", "must hold a JSON object, not list"),
         ("", "not JSON: "),
     ],
     ids=["cut short", "deep", "a list", "empty"],
@@ -213,20 +213,20 @@ def test_activations_are_two_known_names(block: str, value: list[str]) -> None:
 def test_a_file_that_is_no_config_is_refused_by_name(tmp_path: Path, text: str, message: str) -> None:
     path = tmp_path / "config.json"
     path.write_text(text)
-    with pytest.raises(ConfigError) as caught:
+    with pytest.raises(CheckpointError) as caught:
         Dia2Config.from_file(path)
     assert str(caught.value).startswith(f"{path}: {message}")
 
 
 def test_a_file_that_cannot_be_read_is_refused_by_name(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"config\.json: cannot be read: No such file or directory$"):
+    with pytest.raises(CheckpointError, match=r"config\.json: cannot be read: No such file or directory$"):
         Dia2Config.from_file(tmp_path / "config.json")
 
 
 def test_a_config_that_is_not_text_is_refused_by_name(tmp_path: Path) -> None:
     path = tmp_path / "config.json"
     path.write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(ConfigError, match=r"config\.json: not JSON: "):
+    with pytest.raises(CheckpointError, match=r"config\.json: not JSON: "):
         Dia2Config.from_file(path)
 
 

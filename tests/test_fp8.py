@@ -5,10 +5,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from models import dequantized
 from torch import Tensor, nn
 
 from dia2.checkpoint import random_models
-from dia2.checkpoint.load import Checkpoint, _build, load_checkpoint
+from dia2.checkpoint.load import Checkpoint, LoadOptions, _build, load_checkpoint
 from dia2.model.fp8 import Fp8Matrix, linear, shrink
 from dia2.model.sampling import SlotSettings
 from dia2.steps.stepper import Stepper
@@ -20,7 +21,7 @@ from dia2stream.protocol.messages import Start
 
 
 def tiny(weights: str, dtype: str = "float32") -> Checkpoint:
-    return load_checkpoint("random:tiny", device="cpu", dtype=dtype, weights=weights)
+    return load_checkpoint("random:tiny", LoadOptions(device="cpu", dtype=dtype, weights=weights))
 
 
 def matrices(loaded: Checkpoint) -> dict[str, Fp8Matrix]:
@@ -36,14 +37,14 @@ def matrices(loaded: Checkpoint) -> dict[str, Fp8Matrix]:
 @pytest.mark.parametrize("size", [1e-30, 1e-3, 1.0, 1e20])
 def test_a_weight_is_off_by_a_sixteenth_at_most(size: float) -> None:
     matrix = torch.randn(50, 300, generator=torch.Generator().manual_seed(0)) * size
-    kept = Fp8Matrix.of(matrix).dequantized()
+    kept = dequantized(Fp8Matrix.of(matrix))
     smallest = matrix.abs().amax(dim=1, keepdim=True) / 448 * 2**-6  # below it values are evenly spaced
     assert ((kept - matrix).abs() <= torch.maximum(matrix.abs(), smallest) / 16 * 1.0001).all()
 
 
 def test_a_row_of_zeros_stays_one() -> None:
     kept = Fp8Matrix.of(torch.tensor([[0.0, 0.0], [0.0, 2.0]]))
-    assert kept.dequantized().tolist() == [[0.0, 0.0], [0.0, 2.0]]
+    assert dequantized(kept).tolist() == [[0.0, 0.0], [0.0, 2.0]]
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -52,19 +53,19 @@ def test_a_product_is_that_of_the_rounded_weights(dtype: torch.dtype) -> None:
     x = torch.randn(3, 64, generator=torch.Generator().manual_seed(1)).to(dtype)
     found = linear(x, matrix)
     assert found.dtype == dtype
-    torch.testing.assert_close(found.float(), x.float() @ matrix.dequantized().T, rtol=1e-2, atol=1e-2)
+    torch.testing.assert_close(found.float(), x.float() @ dequantized(matrix).T, rtol=1e-2, atol=1e-2)
 
 
 def test_views_are_cut_like_tensors() -> None:
     matrix = torch.randn(3, 8, 4, generator=torch.Generator().manual_seed(0))
-    kept, whole = Fp8Matrix.of(matrix), Fp8Matrix.of(matrix).dequantized()
-    assert torch.equal(kept[1].dequantized(), whole[1])
-    assert torch.equal(kept.flatten(0, 1).dequantized(), whole.flatten(0, 1))
+    kept, whole = Fp8Matrix.of(matrix), dequantized(Fp8Matrix.of(matrix))
+    assert torch.equal(dequantized(kept[1]), whole[1])
+    assert torch.equal(dequantized(kept.flatten(0, 1)), whole.flatten(0, 1))
     parts = zip(kept[0].split([3, 5]), whole[0].split([3, 5]), strict=True)
-    assert all(torch.equal(part.dequantized(), expected) for part, expected in parts)
+    assert all(torch.equal(dequantized(part), expected) for part, expected in parts)
     assert len(list(kept)) == 3
     kept[2].copy_(matrix[0])
-    assert torch.equal(kept.dequantized()[2], whole[0])
+    assert torch.equal(dequantized(kept)[2], whole[0])
 
 
 def test_only_matrices_of_layers_are_in_8_bits() -> None:
@@ -76,15 +77,15 @@ def test_only_matrices_of_layers_are_in_8_bits() -> None:
 
 
 def test_a_file_loads_into_the_same_8_bits_as_its_rounded_tensors(goldens: Path) -> None:
-    loaded = load_checkpoint(goldens / "checkpoint", device="cpu", dtype="bfloat16", weights="fp8")
-    exact = load_checkpoint(goldens / "checkpoint", device="cpu", dtype="float32")
+    loaded = load_checkpoint(goldens / "checkpoint", LoadOptions(device="cpu", dtype="bfloat16", weights="fp8"))
+    exact = load_checkpoint(goldens / "checkpoint", LoadOptions(device="cpu", dtype="float32"))
     modules: tuple[nn.Module, ...] = (exact.backbone, exact.depformer)
     for module in modules:
         shrink(module)
     expected = matrices(exact)
     assert expected
     for name, matrix in matrices(loaded).items():
-        assert torch.equal(matrix.dequantized(), expected[name].dequantized()), name
+        assert torch.equal(dequantized(matrix), dequantized(expected[name])), name
     assert loaded.backbone.cb0_head.dtype == torch.bfloat16
 
 
@@ -93,7 +94,7 @@ def test_the_same_random_model_comes_in_both() -> None:
     for name, matrix in matrices(small).items():
         part, _, path = name.partition(".")
         weight = getattr(whole, part).get_parameter(path)
-        assert torch.equal(matrix.dequantized(), Fp8Matrix.of(weight).dequantized()), name
+        assert torch.equal(dequantized(matrix), dequantized(Fp8Matrix.of(weight))), name
 
 
 def test_it_takes_half_the_memory_and_half_the_reading() -> None:

@@ -15,9 +15,11 @@ from conftest import GOLDENS
 from models import GREEDY, cases, checkpoint, dia, expected
 
 from dia2 import Dia2, GenerationConfig, PrefixConfig, SamplingConfig
-from dia2.errors import ScriptError
+from dia2.checkpoint.load import Checkpoint
+from dia2.errors import ConfigError, ScriptError
 from dia2.generate import override
 from dia2.model.config import Dia2Config
+from dia2.steps.stepper import Stepper
 from dia2.text.machine import MAX_PADDING
 
 FRAME = 1920
@@ -72,6 +74,28 @@ def assert_golden(result: Any, goldens: Path, case: dict[str, Any]) -> None:
     assert result.waveform.shape == (result.audio_tokens.shape[2] * FRAME,)
     if f"{case['id']}.waveform" in wanted:
         torch.testing.assert_close(result.waveform, wanted[f"{case['id']}.waveform"], rtol=0, atol=1e-4)
+
+
+def test_the_stepper_is_the_machines_fastest_unless_the_eager_one_is_asked_for(
+    goldens: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = []
+
+    def faster(loaded: Checkpoint) -> tuple[Stepper, str]:
+        made.append(Stepper(loaded))
+        return made[-1], "steps are fast"
+
+    monkeypatch.setattr("dia2.generate.make_stepper", faster)
+    usual, eager = Dia2(checkpoint(goldens)), Dia2(checkpoint(goldens), stepper="eager")
+    results = [model.generate(HELLO, config=greedy) for model in (usual, usual, eager)]
+    assert len(made) == 1
+    assert (usual.stepping, eager.stepping) == ("steps are fast", "steps run eagerly: asked for")
+    assert torch.equal(results[0].audio_tokens, results[2].audio_tokens)
+
+
+def test_a_stepper_of_no_kind_is_refused(goldens: Path) -> None:
+    with pytest.raises(ConfigError, match="stepper must be auto or eager, not 'fast'"):
+        Dia2.from_repo(str(goldens / "checkpoint"), device="cpu", stepper="fast")
 
 
 @pytest.mark.parametrize("cut", [1, 2, 3, 7])

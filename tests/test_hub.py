@@ -14,7 +14,7 @@ import torch
 from hub import Hub, etag, folder
 from safetensors.torch import load_file, save
 
-from dia2.checkpoint.load import load_checkpoint
+from dia2.checkpoint.load import LoadOptions, load_checkpoint
 
 GOLDENS = Path(__file__).parent / "goldens"
 CHECKPOINT = GOLDENS / "published-like" / "checkpoint"
@@ -69,7 +69,7 @@ def warm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Warm]:
 
 
 def weights_sum(path: Path) -> float:
-    loaded = load_checkpoint(path, device="cpu")
+    loaded = load_checkpoint(path, LoadOptions(device="cpu"))
     return sum(w.double().sum().item() for m in (loaded.backbone, loaded.depformer) for w in m.parameters())
 
 

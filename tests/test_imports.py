@@ -14,7 +14,19 @@ ROOT = Path(__file__).parent.parent
 
 # The rooms of each package from the bottom up: folders, or files that stand alone. A room imports from rooms further
 # down, and freely within itself as long as that makes no circle.
-DIA2 = ["errors", "model", "text", "codec", "voice", "checkpoint", "steps", "cuda", "backend", "generate"]
+DIA2 = [
+    "errors",
+    "strict_json",
+    "model",
+    "text",
+    "codec",
+    "voice",
+    "checkpoint",
+    "steps",
+    "cuda",
+    "backend",
+    "generate",
+]
 DIA2STREAM = [
     "errors",
     "terminal",
@@ -48,6 +60,7 @@ WITHOUT_TORCH = [
     "dia2",
     "dia2.errors",
     "dia2.model.config",
+    "dia2.strict_json",
     "dia2.text.script",
     "dia2.text.machine",
     "dia2stream",

@@ -1,17 +1,16 @@
 """Every kernel does what its plain twin does: in Triton's interpreter where there is no GPU, else on the GPU."""
 
-import os
-
 import pytest
 import torch
 import torch.nn.functional as F
+from tools import require
 from torch import Tensor
 
-if not torch.cuda.is_available():
-    os.environ["TRITON_INTERPRET"] = "1"  # read when triton is imported
-pytest.importorskip("triton", reason="triton is not installed")
+require("triton")
 
-from dia2.checkpoint.load import load_checkpoint
+from models import dequantized
+
+from dia2.checkpoint.load import LoadOptions, load_checkpoint
 from dia2.cuda.kernels import products as kernels
 from dia2.cuda.kernels.attention import Attention
 from dia2.cuda.kernels.draws import Sampler
@@ -20,6 +19,7 @@ from dia2.cuda.stepper import GraphStepper
 from dia2.model.fp8 import Fp8Matrix
 from dia2.model.layers import RMSNorm, attend, rotate
 from dia2.model.sampling import Draws, Guidance, SamplingConfig, SlotSettings
+from dia2.model.slots import SlotIndex
 from dia2.steps.stepper import Stepper
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -73,7 +73,7 @@ def test_products_read_8_bit_weights(rows: int) -> None:
     x, gain, out = noise(rows, 48), noise(48), noise(rows, 20)
     scales = torch.logspace(-6, 6, 40, base=2, device=DEVICE)[:, None]  # of tiny rows and large ones
     matrix = Fp8Matrix.of(noise(40, 48, scale=0.2) * scales)
-    both = F.linear(rms(x, gain), matrix.dequantized())
+    both = F.linear(rms(x, gain), dequantized(matrix))
     for head, expected in ((matrix.split(20)[0], both[:, :20]), (matrix.split(20)[1], both[:, 20:])):
         kernels.linear(x, head, out, norm=gain, eps=EPS)
         close(out, expected)
@@ -208,7 +208,7 @@ def test_a_draw_is_guidance_filter_and_inverse_cdf(vocabulary: int, ties: bool) 
     uniforms = torch.rand(slots, capacity, streams, device=DEVICE)
     uniforms[0, 0, 2], uniforms[1, 1, 2] = 0.0, 1 - 2.0**-24
     sampler = Sampler(guidance.scale, guidance.filter_k, draws.temperature, draws.top_k, uniforms)
-    every = slice(0, slots)
+    every = SlotIndex.of(range(slots), DEVICE)
     for column in range(5):
         known = torch.tensor([0, 2, column, column + 1, 100, 3], device=DEVICE)
         fields = torch.zeros(slots, STEP_FIELDS, dtype=torch.int64, device=DEVICE)
@@ -239,7 +239,7 @@ def test_a_draw_is_guidance_filter_and_inverse_cdf(vocabulary: int, ties: bool) 
 @pytest.mark.parametrize("weights", ["dtype", "fp8"])
 @pytest.mark.parametrize("slots", [1, 5])
 def test_a_stepper_of_kernels_says_what_the_eager_one_says(slots: int, weights: str) -> None:
-    loaded = load_checkpoint("random:tiny", device=str(DEVICE), dtype="float32", weights=weights)
+    loaded = load_checkpoint("random:tiny", LoadOptions(device=str(DEVICE), dtype="float32", weights=weights))
     torch.set_float32_matmul_precision("highest")  # loading chose TF32 for the eager one, and a draw can be close
     steppers = Stepper(loaded, slots), GraphStepper(loaded, slots, plain=False)
     active = list(range(slots))[:: -1 if slots > 1 else 1]

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from models import checkpoint
 from torch import Tensor
 
-from dia2.checkpoint.load import load_checkpoint
+from dia2.checkpoint.load import LoadOptions, load_checkpoint
 from dia2.codec.frames import FrameCodec
 from dia2.steps.context import Context
 from dia2.steps.stepper import Stepper
@@ -498,7 +498,7 @@ def test_the_encoder_is_given_the_past_and_no_more_than_it_looks_back_on() -> No
 
 def test_a_session_listens() -> None:
     """Through the engine, with the codec's own encoder, from the JSON of a client."""
-    engine = Engine(load_checkpoint("random:tiny", device="cpu", dtype="float32"))
+    engine = Engine(load_checkpoint("random:tiny", LoadOptions(device="cpu", dtype="float32")))
     line = {"cmd": "listen", "audio": base64.b64encode(sound(12)).decode(), "text": "Hello, is it you?"}
     with engine.conversation() as session:
         for command in (Start("Hi.", seed=1), parse_command(json.dumps(line)), Inject("Yes, it is."), Listen(text="x")):

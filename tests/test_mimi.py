@@ -392,11 +392,11 @@ def test_more_codebooks_than_the_file_has_are_refused() -> None:
 
 
 def test_files_that_are_absent_or_broken_are_one_line_errors(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match=r"config\.json: No such file"):
+    with pytest.raises(CheckpointError, match=r"config\.json: cannot be read: No such file"):
         Mimi.from_folder(tmp_path, 8, "cpu")
-    for text, complaint in (("{", "not JSON"), ("[]", "expected an object, found list"), ("\xff", "not JSON")):
+    for text, complaint in (("{", "not JSON"), ("[]", "must hold a JSON object, not list"), ("\xff", "not JSON")):
         (tmp_path / "config.json").write_text(text, encoding="latin-1")
-        with pytest.raises(ConfigError, match=complaint):
+        with pytest.raises(CheckpointError, match=complaint):
             Mimi.from_folder(tmp_path, 8, "cpu")
     shutil.copyfile(SMALL / "config.json", tmp_path / "config.json")
     with pytest.raises(CheckpointError, match=r"model\.safetensors: cannot be read"):
@@ -440,13 +440,13 @@ def test_the_published_shape_has_the_published_tensors() -> None:
         ({"rope_parameters": 3}, "rope_parameters is 3, expected an object"),
         ({"frame_rate": 25}, "frame_rate is 25, only 12.5"),
         ({"vector_quantization_hidden_dimension": 128}, "only 256 is implemented"),
-        ({"hidden_size": "512"}, "hidden_size is '512', expected int"),
-        ({"hidden_size": True}, "hidden_size is True, expected int"),
+        ({"hidden_size": "512"}, "mimi config: hidden_size must be a whole number, not '512'"),
+        ({"hidden_size": True}, "hidden_size must be a whole number, not True"),
         ({"hidden_size": 0}, "hidden_size is 0, it must be positive"),
-        ({"norm_eps": float("nan")}, "norm_eps is nan, it must be positive"),
-        ({"upsampling_ratios": 8}, "upsampling_ratios is 8, expected a list of integers"),
+        ({"norm_eps": float("nan")}, "norm_eps must be a number, not nan"),
+        ({"upsampling_ratios": 8}, "upsampling_ratios must be a list, not 8"),
         ({"upsampling_ratios": []}, "it must be positive"),
-        ({"upsampling_ratios": [8, "6"]}, "upsampling_ratios is '6', expected int"),
+        ({"upsampling_ratios": [8, "6"]}, "upsampling_ratios[1] must be a whole number, not '6'"),
         ({"upsampling_ratios": [7, 6, 5, 4]}, "not a multiple of the upsampling_ratios' product"),
         ({"num_key_value_heads": 3}, "not a multiple of num_key_value_heads 3"),
         ({"head_dim": 63}, "head_dim is 63, it must be even"),

@@ -2,15 +2,15 @@
 
 import base64
 import json
-import shutil
 import time
 
 import browser
 import numpy as np
 import pytest
 from serving import Serve, certificate
+from tools import needs
 
-pytestmark = pytest.mark.skipif(browser.program() is None, reason="no chromium here")
+pytestmark = needs("chromium")
 
 
 @pytest.fixture(scope="module")
@@ -110,7 +110,7 @@ def test_what_is_done_while_the_connection_is_lost_is_told_when_it_is_back(tab, 
     assert tab.value("document.querySelector('#state').textContent") == "paused"
 
 
-@pytest.mark.skipif(shutil.which("openssl") is None, reason="no openssl here to make a certificate with")
+@needs("openssl")
 def test_a_page_from_https_speaks_over_wss(tmp_path):
     with (
         Serve(wait=False, **certificate(tmp_path)) as server,

@@ -2,7 +2,6 @@
 
 import os
 import re
-import shutil
 import subprocess
 from pathlib import Path
 
@@ -10,6 +9,7 @@ import pytest
 import soundfile
 from conftest import CLIPS
 from piping import ENVIRONMENT, PATIENCE, dia2stream, put_on_path
+from tools import needs
 
 README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
 LINES = re.findall(r"^ {4}(.* \| (ffplay|play|aplay|ffmpeg) .*)$", README, re.MULTILINE)
@@ -46,10 +46,8 @@ cat said
     return folder
 
 
-@pytest.mark.parametrize(("line", "player"), LINES, ids=[player for _, player in LINES])
+@pytest.mark.parametrize(("line", "player"), [pytest.param(*row, id=row[1], marks=needs(row[1])) for row in LINES])
 def test_a_player_plays_every_sample(line, player, folder, tmp_path):
-    if not shutil.which(player):
-        pytest.skip(f"{player} is not installed")
     for name in ("script.txt", "ann.voice.safetensors"):
         (tmp_path / name).symlink_to(folder / name)
     (tmp_path / "asound.conf").write_text(ALSA % (tmp_path / "played"))

@@ -2,7 +2,6 @@
 
 import re
 import shlex
-import shutil
 import subprocess
 from dataclasses import fields
 from pathlib import Path
@@ -10,6 +9,7 @@ from pathlib import Path
 import pytest
 from piping import PATIENCE
 from serving import Serve
+from tools import needs
 
 from dia2stream.cli import app
 from dia2stream.protocol.messages import COMMANDS, EVENTS, parse_command
@@ -73,7 +73,7 @@ def test_every_flag_in_a_command_exists(line, capsys):
     assert all(argument in known for argument in arguments if re.match(r"--?\w", argument))
 
 
-@pytest.mark.skipif(shutil.which("curl") is None, reason="no curl here")
+@needs("curl")
 def test_every_address_shown_is_answered():
     lines = re.findall(r"^ {4}(curl .*?) *(?:#.*)?$", README, re.MULTILINE)
     with Serve(token="secret") as server:

@@ -10,11 +10,15 @@ from models import GREEDY, cases, expected
 from torch import Tensor
 
 from dia2.model.sampling import Draws, Guidance, SamplingConfig, SlotSettings, uniform_table
+from dia2.model.slots import SlotIndex
 
 CPU = torch.device("cpu")
-EVERY = slice(None)
 LAST = 1 - 2.0**-24  # the largest uniform there is
 devices = pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+
+
+def slots(*numbers: int, device: torch.device = CPU) -> SlotIndex:
+    return SlotIndex.of(numbers, device)
 
 
 def draw(logits: Tensor, uniforms: Tensor, *configs: SamplingConfig) -> Tensor:
@@ -22,7 +26,9 @@ def draw(logits: Tensor, uniforms: Tensor, *configs: SamplingConfig) -> Tensor:
     draws = Draws(len(uniforms), logits.device)
     for slot in range(len(uniforms)):
         draws.set(slot, configs[slot % len(configs)])
-    return draws(logits.expand(len(uniforms), -1), uniforms.to(logits.device), EVERY)
+    return draws(
+        logits.expand(len(uniforms), -1), uniforms.to(logits.device), slots(*range(len(uniforms)), device=logits.device)
+    )
 
 
 def probabilities(logits: Tensor, config: SamplingConfig) -> Tensor:
@@ -42,7 +48,7 @@ def test_guidance_keeps_the_candidates_of_the_goldens(goldens: Path) -> None:
     for case in cases(goldens)["guidance"]:
         guidance = Guidance(1, CPU)
         guidance.set(0, SlotSettings(case["scale"], case["filter_k"]))
-        kept, wanted = guidance(logits.transpose(0, 1), EVERY), expected(goldens)[case["id"]][0]
+        kept, wanted = guidance(logits.transpose(0, 1), slots(0)), expected(goldens)[case["id"]][0]
         assert torch.equal(kept.isneginf(), wanted.isneginf())
         torch.testing.assert_close(kept, wanted, rtol=0, atol=1e-4)
 
@@ -52,7 +58,7 @@ def test_guidance_keeps_ties_and_ranks_by_the_guided_value() -> None:
     guidance = Guidance(1, CPU)  # at scale 2 the guided values are 3, 3, 3, 5
     for filter_k, kept in ((1, [3]), (2, [0, 1, 2, 3]), (0, [0, 1, 2, 3]), (9, [0, 1, 2, 3]), (-1, [0, 1, 2, 3])):
         guidance.set(0, SlotSettings(2.0, filter_k))
-        candidates = guidance(torch.stack([conditional, unconditional])[None], EVERY)[0]
+        candidates = guidance(torch.stack([conditional, unconditional])[None], slots(0))[0]
         assert candidates.isfinite().nonzero().flatten().tolist() == kept
         assert torch.equal(candidates[kept], conditional[kept])
 
@@ -66,9 +72,12 @@ def test_guidance_is_each_slots_own() -> None:
     for slot, config in enumerate(settings):
         alone = Guidance(1, CPU)
         alone.set(0, config)
-        assert torch.equal(together(logits, EVERY)[slot], alone(logits[slot, None], EVERY)[0])
-        assert torch.equal(together(logits[slot, None], slice(slot, slot + 1))[0], alone(logits[slot, None], EVERY)[0])
-    assert torch.equal(together(logits, EVERY)[1], logits[1, 0])
+        kept = alone(logits[slot, None], slots(0))[0]
+        assert torch.equal(together(logits, slots(0, 1, 2, 3))[slot], kept)
+        assert torch.equal(together(logits[slot, None], slots(slot))[0], kept)
+    order = [2, 0, 3]
+    assert torch.equal(together(logits[order], slots(*order)), together(logits, slots(0, 1, 2, 3))[order])
+    assert torch.equal(together(logits, slots(0, 1, 2, 3))[1], logits[1, 0])
 
 
 @devices
@@ -135,7 +144,7 @@ def test_a_slots_settings_can_change() -> None:
     draws, logits, uniform = Draws(2, CPU), noise(1, 40), torch.tensor([LAST])
     for config in (SamplingConfig(0.8, 5), GREEDY, SamplingConfig(2.0, 0)):
         draws.set(1, config)
-        assert draws(logits, uniform, slice(1, 2)) == draw(logits, uniform, config)
+        assert draws(logits, uniform, slots(1)) == draw(logits, uniform, config)
 
 
 def test_the_table_of_uniforms_keeps_its_values_so_that_a_seed_keeps_its_voice() -> None:

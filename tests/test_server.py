@@ -1,9 +1,8 @@
-"""`serve`, a real process behind real sockets: the protocol, seats that outlive sockets, bad clients of all kinds."""
+"""`serve`, a real process behind real sockets: the protocol, slots that outlive sockets, bad clients of all kinds."""
 
 import asyncio
 import contextlib
 import json
-import shutil
 import signal
 import socket
 import ssl
@@ -17,7 +16,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from piping import PATIENCE, a_second
-from serving import LONG, NEVER_LOADED, SHORT, Serve, certificate, events, hear, killed, on_loop, seat, sound
+from serving import LONG, NEVER_LOADED, SHORT, Serve, certificate, events, hear, killed, on_loop, sound, take_slot
+from tools import needs
 from websockets.asyncio.client import connect as open_websocket
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
@@ -66,7 +66,7 @@ def guarded():
 
 @on_loop
 async def test_events_come_in_order_and_counts_are_the_audio_clock(server):
-    async with await seat(server) as client:
+    async with await take_slot(server) as client:
         assert (client.ready.encoding, client.ready.sample_rate, client.ready.frame_ms) == ("pcm16", 24000, 80)
         await client.start("[S1] One two. [S2] Three four.", id="a", seed=1)
         items = await hear(client)
@@ -92,7 +92,7 @@ async def test_events_come_in_order_and_counts_are_the_audio_clock(server):
 @pytest.mark.parametrize(("encoding", "rate", "samples"), [("mulaw", 8000, 640), ("alaw", 16000, 1280)])
 @on_loop
 async def test_each_connection_has_its_encoding_and_every_frame_is_80_ms(server, encoding, rate, samples):
-    async with await seat(server, encoding=encoding, sample_rate=rate) as client:
+    async with await take_slot(server, encoding=encoding, sample_rate=rate) as client:
         assert (client.ready.encoding, client.ready.sample_rate) == (encoding, rate)
         await client.start(LONG, seed=2)
         heard = await hear(client, lambda item: client.received_ms >= 800)
@@ -106,7 +106,7 @@ async def test_each_connection_has_its_encoding_and_every_frame_is_80_ms(server,
 
 @on_loop
 async def test_nothing_is_heard_between_paused_and_resumed(server):
-    async with await seat(server) as client:
+    async with await take_slot(server) as client:
         await client.start(LONG, seed=3)
         await hear(client, lambda item: client.received_ms >= 400)
         await client.pause()
@@ -119,7 +119,7 @@ async def test_nothing_is_heard_between_paused_and_resumed(server):
 
 @on_loop
 async def test_commands_are_answered_while_audio_is_sent_and_bad_ones_end_nothing(server):
-    async with await seat(server) as client:
+    async with await take_slot(server) as client:
         await client.start(LONG, seed=3)
         await hear(client, Audio)
         for bad in ("", "{", "[]", '{"cmd": "sing"}', '{"cmd": "inject"}', b"\xff\xfe", '{"cmd": "end"}'):
@@ -161,7 +161,7 @@ async def test_start_names_a_voice_and_what_is_none_is_told_with_those_that_are(
     codes = torch.randint(100, (8, 20), generator=torch.Generator().manual_seed(0)).short()
     Voice("ann", (Clip(codes, (Said("Hi.", 0.1, 0.4),)),) * 2).save(tmp_path / "ann.voice.safetensors")
     with Serve(voice=f"eve={tmp_path / 'ann.voice.safetensors'}") as server:
-        async with await seat(server) as client:
+        async with await take_slot(server) as client:
             assert client.ready.voices == ("eve",)
             await client.start(SHORT, voice="ann", id="a")
             error = await client.receive()
@@ -176,7 +176,7 @@ async def test_start_names_a_voice_and_what_is_none_is_told_with_those_that_are(
             assert spoken[0] == spoken[1]
 
 
-# --- seats ---
+# --- slots ---
 
 
 @on_loop
@@ -193,7 +193,7 @@ async def test_of_twenty_clients_one_speaks_and_nineteen_are_told_at_once(server
         server.get("/healthz")
         return time.monotonic() - began
 
-    async with await seat(server) as client:
+    async with await take_slot(server) as client:
         await client.start(LONG, seed=4)
         await hear(client, Audio)
         refused, checks = zip(*[(await arrive(), check()) for _ in range(10)], strict=True)
@@ -211,7 +211,7 @@ async def test_of_twenty_clients_one_speaks_and_nineteen_are_told_at_once(server
 
 @on_loop
 async def test_busy_closes_with_1013(server):
-    async with await seat(server), open_websocket(server.url) as second:
+    async with await take_slot(server), open_websocket(server.url) as second:
         assert parse_event(await second.recv()).code == "busy"
         with pytest.raises(ConnectionClosed) as closed:
             await second.recv()
@@ -220,15 +220,15 @@ async def test_busy_closes_with_1013(server):
 
 @on_loop
 async def test_a_dropped_conversation_is_picked_up_without_a_sample_lost(server):
-    async with await seat(server) as client:
+    async with await take_slot(server) as client:
         await client.start(LONG[:70], id="a", seed=5)
         whole = await hear(client)
-    client = await seat(server)
+    client = await take_slot(server)
     await client.start(LONG[:70], id="a", seed=5)
     heard = await hear(client, lambda item: client.received_ms >= 800)
     had = client.received_ms
     client.socket.transport.abort()
-    async with await seat(server, conversation=client.ready.conversation, received_ms=had) as back:
+    async with await take_slot(server, conversation=client.ready.conversation, received_ms=had) as back:
         assert back.ready.conversation == client.ready.conversation
         heard += await hear(back, Paused)
         assert heard[-1].heard_ms == back.received_ms >= had
@@ -242,7 +242,7 @@ async def test_a_dropped_conversation_is_picked_up_without_a_sample_lost(server)
 
 @on_loop
 async def test_the_clock_is_right_also_for_who_comes_back_without_what_was_sent_before_an_interruption(server):
-    client = await seat(server)
+    client = await take_slot(server)
     await client.start(LONG, seed=6)
     await hear(client, lambda item: client.received_ms >= 1600)
     had = client.received_ms - 400
@@ -250,7 +250,7 @@ async def test_the_clock_is_right_also_for_who_comes_back_without_what_was_sent_
     await client.inject("[S2] Something else.", id="else")
     await hear(client, lambda item: isinstance(item, WordEvent) and item.id == "else")
     await client.close()
-    async with await seat(server, conversation=client.ready.conversation, received_ms=had) as back:
+    async with await take_slot(server, conversation=client.ready.conversation, received_ms=had) as back:
         items = await hear(back, Paused)
         assert items[-1].heard_ms == back.received_ms
         assert "Something" in [item.word for item in items if isinstance(item, WordEvent)]
@@ -261,11 +261,11 @@ async def test_the_clock_is_right_also_for_who_comes_back_without_what_was_sent_
 
 @on_loop
 async def test_who_comes_back_after_too_long_is_told(impatient):
-    client = await seat(impatient)
+    client = await take_slot(impatient)
     await client.start(LONG, seed=6)
     await hear(client, lambda item: client.received_ms >= 12_000)
     await client.close()
-    async with await seat(impatient, conversation=client.ready.conversation, received_ms=80) as back:
+    async with await take_slot(impatient, conversation=client.ready.conversation, received_ms=80) as back:
         items = await hear(back, Error)
         assert (items[-1].code, items[-1].field) == ("bad_field", "received_ms")
         assert "received_ms 80 is too long ago" in items[-1].message
@@ -275,11 +275,13 @@ async def test_who_comes_back_after_too_long_is_told(impatient):
 
 @on_loop
 async def test_who_comes_back_may_rewind_to_what_was_heard_and_say_something_else(server):
-    client = await seat(server)
+    client = await take_slot(server)
     await client.start(LONG, seed=6)
     await hear(client, lambda item: client.received_ms >= 1600)
     await client.close()
-    async with await seat(server, conversation=client.ready.conversation, encoding="mulaw", sample_rate=8000) as back:
+    async with await take_slot(
+        server, conversation=client.ready.conversation, encoding="mulaw", sample_rate=8000
+    ) as back:
         assert isinstance(await back.receive(), Paused)
         await back.pause(played_ms=800)
         paused = await back.receive()
@@ -293,13 +295,13 @@ async def test_who_comes_back_may_rewind_to_what_was_heard_and_say_something_els
 
 @on_loop
 async def test_a_pause_before_the_drop_is_what_the_client_comes_back_to(server):
-    client = await seat(server)
+    client = await take_slot(server)
     await client.start(LONG, seed=6)
     await hear(client, lambda item: client.received_ms >= 800)
     await client.pause(played_ms=400)
     paused = (await hear(client, Paused))[-1]
     await client.close()
-    async with await seat(server, conversation=client.ready.conversation) as back:
+    async with await take_slot(server, conversation=client.ready.conversation) as back:
         assert await back.receive() == paused
         await back.reset()
 
@@ -307,7 +309,7 @@ async def test_a_pause_before_the_drop_is_what_the_client_comes_back_to(server):
 @pytest.mark.parametrize("refused", [{"cmd": "inject", "text": "a " * 2001}, {"cmd": "pause", "played_ms": -1}])
 @on_loop
 async def test_a_command_that_was_refused_in_a_pause_changes_nothing_about_where_it_stopped(server, refused):
-    client = await seat(server)
+    client = await take_slot(server)
     await client.start(LONG, seed=6)
     await hear(client, lambda item: client.received_ms >= 800)
     await client.pause(played_ms=400)
@@ -315,14 +317,14 @@ async def test_a_command_that_was_refused_in_a_pause_changes_nothing_about_where
     await client.socket.send(json.dumps(refused))
     assert (await hear(client, Error))[-1].cmd == refused["cmd"]
     await client.close()
-    async with await seat(server, conversation=client.ready.conversation) as back:
+    async with await take_slot(server, conversation=client.ready.conversation) as back:
         await back.reset()
         assert {item for item in await hear(back, ResetDone) if isinstance(item, Paused)} == {paused}
 
 
 @on_loop
 async def test_a_conversation_that_waits_gives_way_to_a_client_who_is_there(server):
-    client = await seat(server)
+    client = await take_slot(server)
     await client.start(LONG, seed=7)
     await hear(client, Audio)
     await client.close()
@@ -334,13 +336,13 @@ async def test_a_conversation_that_waits_gives_way_to_a_client_who_is_there(serv
 
 @on_loop
 async def test_a_conversation_is_gone_after_linger_and_the_client_gets_a_new_one(impatient):
-    client = await seat(impatient)
+    client = await take_slot(impatient)
     await client.start(LONG, seed=7)
     await hear(client, Audio)
     await client.close()
     for lingering in (1, 0):
         await asyncio.to_thread(impatient.until, lambda n=lingering: impatient.metric("dia2stream_lingering") == n)
-    async with await seat(impatient, conversation=client.ready.conversation) as other:
+    async with await take_slot(impatient, conversation=client.ready.conversation) as other:
         assert other.ready.conversation != client.ready.conversation
         error = await other.receive()
         assert (error.code, error.field) == ("no_session", "conversation")
@@ -348,7 +350,7 @@ async def test_a_conversation_is_gone_after_linger_and_the_client_gets_a_new_one
 
 @on_loop
 async def test_who_has_the_id_takes_the_conversation_over_from_a_connection_that_may_be_dead(server):
-    async with await seat(server) as client:
+    async with await take_slot(server) as client:
         await client.start(LONG, seed=7)
         await hear(client, Audio)
         async with await connect(server.url, conversation=client.ready.conversation) as other:
@@ -362,10 +364,10 @@ async def test_who_has_the_id_takes_the_conversation_over_from_a_connection_that
 
 @on_loop
 async def test_a_client_that_never_speaks_gives_way_after_a_while(impatient):
-    async with await seat(impatient) as client:
-        with pytest.raises(CommandError, match="every seat is taken"):
+    async with await take_slot(impatient) as client:
+        with pytest.raises(CommandError, match="every slot is taken"):
             await connect(impatient.url)
-        async with await seat(impatient) as other:
+        async with await take_slot(impatient) as other:
             await other.start(SHORT)
             await hear(other)
         assert isinstance(await client.receive(), Error)
@@ -386,7 +388,7 @@ asyncio.run(main())
 
 
 @on_loop
-async def test_a_client_that_is_killed_in_mid_speech_leaves_its_seat(server):
+async def test_a_client_that_is_killed_in_mid_speech_leaves_its_slot(server):
     for _ in range(3):
         command = [sys.executable, "-c", CLIENT, server.url, LONG]
         with killed(subprocess.Popen(command, stdout=subprocess.PIPE, text=True)) as process:
@@ -395,7 +397,7 @@ async def test_a_client_that_is_killed_in_mid_speech_leaves_its_seat(server):
                 pass
             process.send_signal(signal.SIGKILL)
             process.wait()
-        async with await seat(server) as client:  # sooner than by a ping without an answer
+        async with await take_slot(server) as client:  # sooner than by a ping without an answer
             await client.start(SHORT, seed=8)
             await hear(client, Audio)
             await client.reset()
@@ -426,8 +428,8 @@ def frame(first: int, payload: bytes) -> bytes:
 
 
 @on_loop
-async def test_a_reader_that_stops_holds_generation_back_and_then_loses_its_seat(impatient):
-    await (await seat(impatient)).close()
+async def test_a_reader_that_stops_holds_generation_back_and_then_loses_its_slot(impatient):
+    await (await take_slot(impatient)).close()
     frames, pause = "dia2stream_frames_total", 0.4 * a_second()
     first = impatient.metric(frames)
     with stopped_reader(impatient):
@@ -435,22 +437,22 @@ async def test_a_reader_that_stops_holds_generation_back_and_then_loses_its_seat
         while now == first or now != before:
             await asyncio.sleep(pause)
             before, now = now, impatient.metric(frames)
-        async with await seat(impatient) as client:
+        async with await take_slot(impatient) as client:
             assert impatient.metric(frames) - before < 60  # of the thousands that were asked for
             await client.start(SHORT)
             await hear(client)
 
 
 @on_loop
-async def test_a_client_that_fell_silent_and_answers_no_ping_loses_its_seat(impatient):
+async def test_a_client_that_fell_silent_and_answers_no_ping_loses_its_slot(impatient):
     """As one whose machine is gone: its connection is never closed, and nothing is under way that could fail."""
-    await (await seat(impatient)).close()
+    await (await take_slot(impatient)).close()
     with dialled(impatient) as raw:
         raw.sendall(HANDSHAKE + frame(0x81, json.dumps({"cmd": "start", "text": SHORT}).encode()))
         said = b""
         while b'"done"' not in said:
             said += raw.recv(1 << 16)
-        async with await seat(impatient) as client:
+        async with await take_slot(impatient) as client:
             await client.start(SHORT)
             await hear(client)
         assert b"\x89" in rest(raw)  # it was asked
@@ -478,7 +480,7 @@ async def test_a_slow_reader_is_served_at_its_own_pace_and_kept(impatient):
 
 @on_loop
 async def test_ten_megabytes_close_the_connection_and_cost_nothing(server):
-    client = await seat(server)
+    client = await take_slot(server)
     await client.start(LONG, seed=10)
     await hear(client, Audio)
     before = server.resident
@@ -487,13 +489,13 @@ async def test_ten_megabytes_close_the_connection_and_cost_nothing(server):
     with pytest.raises(Disconnected, match="1009"):
         await hear(client, Done)
     assert server.resident < before + 15
-    async with await seat(server, conversation=client.ready.conversation) as back:
+    async with await take_slot(server, conversation=client.ready.conversation) as back:
         assert isinstance(await back.receive(), Paused)
 
 
 @on_loop
 async def test_a_command_over_its_limit_is_an_error_and_no_more(server):
-    async with await seat(server) as client:
+    async with await take_slot(server) as client:
         await client.socket.send(json.dumps({"cmd": "start", "text": "x" * 20_001}))
         assert (await client.receive()).code == "too_long"
         await client.socket.send("x" * 300_000)
@@ -502,7 +504,7 @@ async def test_a_command_over_its_limit_is_an_error_and_no_more(server):
 
 @on_loop
 async def test_a_flood_of_pings_and_of_nonsense_does_not_stop_the_speech(server):
-    async with await seat(server) as client:
+    async with await take_slot(server) as client:
         await client.start(LONG, seed=11)
         await hear(client, Audio)
         before = server.resident
@@ -528,7 +530,7 @@ async def test_a_flood_of_pings_and_of_nonsense_does_not_stop_the_speech(server)
 
 @on_loop
 async def test_pings_that_nobody_reads_the_answers_of_end_the_connection(impatient):
-    await (await seat(impatient)).close()
+    await (await take_slot(impatient)).close()
     before = impatient.resident
     with stopped_reader(impatient) as raw:
         raw.setblocking(False)
@@ -566,7 +568,7 @@ MESSAGES = st.one_of(
 @given(messages=st.lists(MESSAGES, max_size=20))
 def test_no_message_breaks_the_server_or_brings_out_a_traceback(server, messages):
     async def fuzz():
-        async with await seat(server) as client:
+        async with await take_slot(server) as client:
             for message in messages:
                 await client.socket.send(message)
             await client.reset()
@@ -668,20 +670,20 @@ async def test_metrics_count_what_happens(server):
         "dia2stream_frames_total",
     ]
     before = [server.metric(name) for name in names]
-    async with await seat(server) as client:
+    async with await take_slot(server) as client:
         await client.start(SHORT, seed=12)
         await client.socket.send("{")
         with pytest.raises(CommandError):
             await connect(server.url)
         items = await hear(client)
-        assert server.metric("dia2stream_seats_taken") == server.metric("dia2stream_seats") == 1
+        assert server.metric("dia2stream_slots_taken") == server.metric("dia2stream_slots") == 1
     frames = sum(isinstance(item, Audio) for item in items)
     after = [server.metric(name) for name in names]
     grown = [new - old for old, new in zip(before, after, strict=True)]
     assert grown[0] == grown[2] == grown[3] == 1
     assert grown[1] >= 1
     assert grown[4] == grown[5] == frames
-    for gauge in ("real_time_factor", "seats"):
+    for gauge in ("real_time_factor", "slots"):
         assert server.metric(f"dia2stream_{gauge}") > 0
     for gauge in ("lead_seconds", "queue_frames", "queue_words", "rollovers_total", "lingering"):
         assert f"\ndia2stream_{gauge} " in server.get("/metrics")[1]
@@ -703,8 +705,8 @@ async def test_without_the_token_there_is_an_error_and_4401(guarded, token):
 
 
 @on_loop
-async def test_with_the_token_in_the_url_or_the_header_there_is_a_seat(guarded):
-    async with await seat(guarded, token="s3cret é") as client:
+async def test_with_the_token_in_the_url_or_the_header_there_is_a_slot(guarded):
+    async with await take_slot(guarded, token="s3cret é") as client:
         assert client.ready.conversation
     async with open_websocket(f"{guarded.url}/?token=s3cret%20%C3%A9") as client:
         assert b'"ready"' in (await client.recv()).encode()
@@ -810,7 +812,7 @@ def test_an_open_door_is_warned_about_once(host, warns):
         assert sum("anyone who reaches this address" in line for line in server.log) == warns
 
 
-@pytest.mark.skipif(shutil.which("openssl") is None, reason="no openssl here to make a certificate with")
+@needs("openssl")
 def test_tls_serves_wss_and_https(tmp_path):
     made = certificate(tmp_path)
     with Serve(wait=False, before=NEVER_LOADED, **made) as server:
@@ -829,23 +831,23 @@ def test_tls_serves_wss_and_https(tmp_path):
 
 
 @on_loop
-async def test_a_seat_that_is_still_being_freed_is_nobodys():
+async def test_a_slot_that_is_still_being_freed_is_nobodys():
     """A client waits for it: who asks for that client's conversation, or stops the server, finds nobody there yet."""
     from types import SimpleNamespace
 
     from dia2stream.options import ServeOptions
     from dia2stream.server.metrics import Metrics
-    from dia2stream.server.slots import Seats
+    from dia2stream.server.slots import Slots
 
     free = asyncio.Event()
-    seats = Seats(ServeOptions(), Metrics())
-    seats.engine = SimpleNamespace(conversation=lambda **_: SimpleNamespace(ended=False, aclose=free.wait))
-    await seats.take(None, "old")
-    waiting = asyncio.create_task(seats.take(None, "new"))
+    slots = Slots(ServeOptions(), Metrics())
+    slots.engine = SimpleNamespace(conversation=lambda **_: SimpleNamespace(ended=False, aclose=free.wait))
+    await slots.take(None, "old")
+    waiting = asyncio.create_task(slots.take(None, "new"))
     await asyncio.sleep(0)
-    assert not seats.speaking
-    with pytest.raises(CommandError, match="every seat is taken"):
-        await seats.take("new", "another")
+    assert not slots.speaking
+    with pytest.raises(CommandError, match="every slot is taken"):
+        await slots.take("new", "another")
     free.set()
     assert (await waiting).id == "new"
 

@@ -1,5 +1,6 @@
 """Stepping: nothing is computed that nobody reads, and neither neighbours nor going back change a token."""
 
+import random
 from pathlib import Path
 from typing import Any
 
@@ -148,6 +149,59 @@ def test_slots_may_be_named_in_any_order(goldens: Path) -> None:
     assert torch.equal(talks[1].codes, spoken(goldens, THANKS, both, steps=20).codes)
 
 
+@pytest.mark.parametrize("slots", [1, 2, 4, 8, 16])
+def test_any_of_the_slots_step_in_any_order_as_each_does_alone(goldens: Path, slots: int) -> None:
+    dice, stepper = random.Random(slots), Stepper(checkpoint(goldens), slots)
+    configs = [(greedy, guided, sampled, both)[slot % 4] for slot in range(slots)]
+    talks = [
+        Talk(checkpoint(goldens), stepper, slot, (HELLO, THANKS)[slot % 2], config, seed=slot)
+        for slot, config in enumerate(configs)
+    ]
+    for _ in range(30):
+        step(*dice.sample(talks, dice.randint(1, slots)))
+    for slot, talk in enumerate(talks):
+        alone = spoken(goldens, (HELLO, THANKS)[slot % 2], configs[slot], slot, steps=len(talk.texts) - 1)
+        assert torch.equal(talk.codes, alone.codes)
+        assert talk.texts == alone.texts
+
+
+def test_slots_that_do_not_step_stay_as_they_are(goldens: Path) -> None:
+    stepper = Stepper(checkpoint(goldens), slots=4)
+    talks = [Talk(checkpoint(goldens), stepper, slot, HELLO, both, seed=slot) for slot in range(4)]
+    for _ in range(10):
+        step(*talks)
+    resting = torch.tensor([1, 2])
+    before = stepper.codes[resting], stepper.cache.k[:, resting], stepper.cache.v[:, resting]
+    for _ in range(5):
+        step(talks[3], talks[0])
+    for was, now in zip(before, (stepper.codes, stepper.cache.k, stepper.cache.v), strict=True):
+        assert torch.equal(now[resting] if now is stepper.codes else now[:, resting], was)
+    assert [slot.column for slot in stepper.slots] == [15, 10, 10, 15]
+
+
+def test_slots_whose_codes_are_known_take_no_row_of_the_depformer(goldens: Path) -> None:
+    stepper = Stepper(checkpoint(goldens), slots=3)
+    speakers = [Talk(checkpoint(goldens), stepper, slot, THANKS, greedy, seed=slot) for slot in (0, 2)]
+    for _ in range(10):
+        step(*speakers)
+    starter = Talk(checkpoint(goldens), stepper, 1, HELLO, greedy)
+    backbone, depformer = recorded(stepper)
+    rows = []
+    for _ in range(max(stepper.delays)):
+        depformer.rows.clear()
+        step(starter, *speakers)
+        rows.append(set(depformer.rows))
+    assert set(backbone.rows) == {3}
+    free = min(delay for delay in stepper.delays if delay) - 1
+    assert rows == [{2}] * free + [{3}] * (max(stepper.delays) - free)
+
+
+@pytest.mark.parametrize("slots", [[], [1, 1]])
+def test_a_step_of_no_slot_or_of_one_twice_is_refused(goldens: Path, slots: list[int]) -> None:
+    with pytest.raises(ValueError, match="at least one and none twice"):
+        Stepper(checkpoint(goldens), slots=2).act(slots)
+
+
 @both_ways
 @pytest.mark.parametrize("back_to", [1, 11])
 def test_going_back_and_saying_the_same_gives_the_same(goldens: Path, settings: SlotSettings, back_to: int) -> None:
@@ -242,6 +296,16 @@ def test_neither_pad_nor_bos_is_drawn_even_if_guidance_wants_nothing_else(
     drawn = talk.codes[:, max(stepper.delays) :]
     assert drawn.max() < loaded.config.data.audio_codes
     assert len(drawn[0].unique()) > 1
+
+
+def test_a_frame_of_each_slot_is_gathered_at_once(goldens: Path) -> None:
+    stepper = Stepper(checkpoint(goldens), slots=3)
+    talks = [Talk(checkpoint(goldens), stepper, slot, HELLO, both, seed=slot) for slot in range(3)]
+    for _ in range(16):
+        step(*talks)
+    slots, frames = [2, 0, 1], [3, 0, 7]
+    expected = [stepper.frames(slot, frame, frame + 1)[:, 0] for slot, frame in zip(slots, frames, strict=True)]
+    assert torch.equal(stepper.frame_of_each(slots, frames), torch.stack(expected))
 
 
 def test_frames_are_the_columns_with_their_delays_taken_back(goldens: Path) -> None:

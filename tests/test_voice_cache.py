@@ -8,7 +8,7 @@ import pytest
 import torch
 from conversations import Rig
 
-from dia2.checkpoint.load import Checkpoint, load_checkpoint
+from dia2.checkpoint.load import Checkpoint, LoadOptions, load_checkpoint
 from dia2.codec.frames import FrameCodec
 from dia2.codec.state import DecoderState
 from dia2.model.kv_cache import KVCache
@@ -28,7 +28,7 @@ SPEECH = SpeechOptions(seed=7)
 
 @pytest.fixture(scope="module")
 def tiny() -> Checkpoint:
-    return load_checkpoint("random:tiny", device="cpu", dtype="float32")
+    return load_checkpoint("random:tiny", LoadOptions(device="cpu", dtype="float32"))
 
 
 def prefix(loaded: Checkpoint, number: int, frames: int = 40) -> Prefix:

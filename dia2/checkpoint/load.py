@@ -20,7 +20,7 @@ import torch
 from dia2.checkpoint import random_models
 from dia2.checkpoint.device import auto_dtype, check_weights, pick_device, pick_dtype, room_for, set_up_cuda
 from dia2.checkpoint.download import Progress, first_line
-from dia2.checkpoint.sources import Files, Folder, Source, open_source, read_manifest
+from dia2.checkpoint.sources import Folder, ModelFiles, Source, open_source, read_manifest
 from dia2.checkpoint.tokenizer import LoadedTokenizer, load_tokenizer
 from dia2.checkpoint.weights import compare, fill
 from dia2.codec.mimi import Mimi
@@ -59,82 +59,79 @@ class Checkpoint:
     about: str | None = None
 
 
-def load_checkpoint(
-    model: str | Path,
-    *,
-    device: str = "auto",
-    dtype: str = "auto",
-    weights: str = "dtype",
-    tokenizer: str | None = None,
-    mimi: str | None = None,
-    revision: str | None = None,
-    progress: Progress | None = None,
-) -> Checkpoint:
-    """Loads a hub repo id, a local folder, `bundled`, or `random:tiny`, `random:1b`, `random:2b` (`random:2b:7`).
+@dataclass(frozen=True)
+class LoadOptions:
+    """How to load a model; the defaults take what the model says and what this machine has.
 
-    The number behind a random model is its seed. device: "auto", "cpu", "cuda" or "cuda:1".
+    device: "auto" (CUDA where there is a GPU), "cpu", "cuda" or "cuda:1".
     dtype: "float32", "bfloat16", or "auto": bfloat16 on CUDA, else float32.
     weights: "dtype", or "fp8", which keeps the layers' matrices in 8 bits: half the memory, a little error.
     tokenizer, mimi: folders or repo ids to use in place of the checkpoint's own.
-    revision: a branch, tag or commit of the model's repo; the repos it refers to are always read at their default.
+    revision: a branch, tag or commit of the model's repo; other repos that it names are read at their default branch.
+    progress: called with a stage's name, the bytes done and the bytes in all, while files are fetched and read.
+    """
+
+    device: str = "auto"
+    dtype: str = "auto"
+    weights: str = "dtype"
+    tokenizer: str | None = None
+    mimi: str | None = None
+    revision: str | None = None
+    progress: Progress | None = None
+
+
+_DEFAULTS = LoadOptions()
+
+
+def load_checkpoint(model: str | Path, options: LoadOptions = _DEFAULTS) -> Checkpoint:
+    """Loads a hub repo id, a local folder, `bundled`, or `random:tiny`, `random:1b`, `random:2b` (`random:2b:7`).
+
+    The number behind a random model is its seed. Raises Dia2Error, in one line: CheckpointError for files that are
+    missing or do not fit together, ConfigError for a config that describes no model, DeviceError for a device, dtype
+    or amount of memory that is not there.
     """
     name = str(model)
-    notes: list[str] = []
-    place, kind = pick_device(device, notes), pick_dtype(dtype)
-    check_weights(weights, notes)
+    target = _Target.of(options)
     if name.startswith(random_models.SCHEME):
-        _refuse_for_random(name, tokenizer=tokenizer, mimi=mimi, revision=revision)
-        return _load_random(name, place, kind or auto_dtype(place, notes), weights, notes)
-    source = _open_model(name, revision, progress)
-    files = Files(name, source, read_manifest(source), tokenizer, mimi, progress)
-    loaded = _load(files, place, kind or auto_dtype(place, notes), weights, notes)
+        _refuse_for_random(name, tokenizer=options.tokenizer, mimi=options.mimi, revision=options.revision)
+        return _load_random(name, target)
+    source = _open_model(name, options)
+    manifest = read_manifest(source)
+    loaded = _load(ModelFiles(name, source, manifest, options.tokenizer, options.mimi, options.progress), target)
     if name == BUNDLED:
         loaded.about = _BUNDLED_ABOUT
         loaded.notes.append(_BUNDLED_ABOUT)
     return loaded
 
 
-def load_files(
-    config_path: str | Path,
-    weights_path: str | Path,
-    *,
-    device: str = "auto",
-    dtype: str = "auto",
-    weights: str = "dtype",
-    tokenizer: str | None = None,
-    mimi: str | None = None,
-    progress: Progress | None = None,
-) -> Checkpoint:
-    """Loads explicit paths; the tokenizer and the codec are looked for from the config's folder."""
-    notes: list[str] = []
-    place, kind = pick_device(device, notes), pick_dtype(dtype)
-    check_weights(weights, notes)
+def load_files(config_path: str | Path, weights_path: str | Path, options: LoadOptions = _DEFAULTS) -> Checkpoint:
+    """Loads two files by their paths; the tokenizer and the codec are looked for from the config's folder on.
+
+    options: as for `load_checkpoint`, without a revision. Raises Dia2Error.
+    """
+    target = _Target.of(options)
     config, tensors = Path(config_path), Path(weights_path)
     for path in (config, tensors):
         if not path.is_file():
             raise CheckpointError(f"no such file: {path}")
     source = Folder(config.parent)
     manifest = read_manifest(source) | {"config": config.name, "weights": str(tensors.absolute())}
-    files = Files(str(config.parent), source, manifest, tokenizer, mimi, progress)
-    return _load(files, place, kind or auto_dtype(place, notes), weights, notes)
+    name = str(config.parent)
+    return _load(ModelFiles(name, source, manifest, options.tokenizer, options.mimi, options.progress), target)
 
 
-def load_codec(
-    model: str | Path,
-    *,
-    device: str = "auto",
-    mimi: str | None = None,
-    revision: str | None = None,
-    progress: Progress | None = None,
-) -> tuple[Dia2Config, Mimi]:
-    """A model's sizes and codec without its weights: enough to make a voice. Arguments are those of load_checkpoint."""
-    name, place = str(model), pick_device(device, [])
+def load_codec(model: str | Path, options: LoadOptions = _DEFAULTS) -> tuple[Dia2Config, Mimi]:
+    """A model's sizes and its codec, without the model's weights: enough to make a voice. Raises Dia2Error.
+
+    options: dtype, weights and tokenizer change nothing here; the codec is always float32.
+    """
+    name, place = str(model), pick_device(options.device, [])
     if name.startswith(random_models.SCHEME):
-        _refuse_for_random(name, mimi=mimi, revision=revision)
+        _refuse_for_random(name, mimi=options.mimi, revision=options.revision)
         known = random_models.named(name)
         return known.config, Mimi.random(known.mimi, known.config.data.codebooks, place, known.seed)
-    source = _open_model(name, revision, progress)
-    files = Files(name, source, read_manifest(source), None, mimi, progress)
+    source = _open_model(name, options)
+    files = ModelFiles(name, source, read_manifest(source), None, options.mimi, options.progress)
     config = Dia2Config.from_file(files.config())
     codec = files.mimi_source(config)
     codec.need("model.safetensors")
@@ -146,43 +143,75 @@ def has_bundled() -> bool:
     return (_BUNDLED_FOLDER / "model.safetensors").is_file()
 
 
-def _open_model(name: str, revision: str | None, progress: Progress | None) -> Source:
+def _open_model(name: str, options: LoadOptions) -> Source:
     """Where a model's files lie. What a model refers to is not looked for here: that is never the bundled one."""
     if name != BUNDLED:
-        return open_source(name, revision=revision, progress=progress)
+        return open_source(name, options.revision, options.progress)
     if not has_bundled():
         raise CheckpointError(f"this build has no {BUNDLED} model: name a hub repo, as nari-labs/Dia2-2B, or a folder")
-    if revision is not None:
-        raise CheckpointError(f"revision {revision!r} cannot be used with {BUNDLED}: it is a part of this package")
+    if options.revision is not None:
+        raise CheckpointError(
+            f"revision {options.revision!r} cannot be used with {BUNDLED}: it is a part of this package"
+        )
     return Folder(_BUNDLED_FOLDER)
 
 
 # ---- Building and filling ----
 
 
-def _load(files: Files, device: torch.device, dtype: torch.dtype, weights: str, notes: list[str]) -> Checkpoint:
+@dataclass(frozen=True)
+class _Target:
+    """Where a model is to lie, and how; `notes` collects what was chosen without being asked."""
+
+    device: torch.device
+    dtype: torch.dtype
+    weights: str
+    notes: list[str]
+
+    @classmethod
+    def of(cls, options: LoadOptions) -> "_Target":
+        notes: list[str] = []
+        device, dtype = pick_device(options.device, notes), pick_dtype(options.dtype)
+        check_weights(options.weights, notes)
+        return cls(device, dtype or auto_dtype(device, notes), options.weights, notes)
+
+    def finish(
+        self,
+        name: str,
+        config: Dia2Config,
+        backbone: Backbone,
+        depformer: Depformer,
+        tokenizer: LoadedTokenizer,
+        codec: Mimi,
+    ) -> Checkpoint:
+        set_up_cuda(self.device, self.dtype, self.notes)
+        return Checkpoint(
+            name, config, backbone, depformer, tokenizer, codec, self.device, self.dtype, self.weights, self.notes
+        )
+
+
+def _load(files: ModelFiles, target: _Target) -> Checkpoint:
     """Small files first: a checkpoint that cannot be used is refused before its weights are downloaded."""
     config = Dia2Config.from_file(files.config())
-    tokenizer = load_tokenizer(files.tokenizer_source(config, notes), config.data.text_vocab_size)
+    tokenizer = load_tokenizer(files.tokenizer_source(config, target.notes), config.data.text_vocab_size)
     mimi_source = files.mimi_source(config)
     mimi_folder = mimi_source.need("config.json").parent
     mimi_bytes = mimi_source.need("model.safetensors").stat().st_size
-    backbone, depformer = _build(config, dtype)
-    if weights == "fp8":
+    backbone, depformer = _build(config, target.dtype)
+    if target.weights == "fp8":
         shrink(backbone)
         shrink(depformer)
-    with room_for(files.name, config, (backbone, depformer), dtype, device, mimi_bytes):
+    with room_for(files.name, config, (backbone, depformer), target.dtype, target.device, mimi_bytes):
         path = files.weights()
         compare(path, backbone.checkpoint_tensors() | depformer.checkpoint_tensors())
-        backbone.to_empty(device=device)
-        depformer.to_empty(device=device)
-        targets = backbone.checkpoint_tensors() | depformer.checkpoint_tensors()
-        fill(path, targets, device, files.progress)
+        backbone.to_empty(device=target.device)
+        depformer.to_empty(device=target.device)
+        tensors = backbone.checkpoint_tensors() | depformer.checkpoint_tensors()
+        fill(path, tensors, target.device, files.progress)
         backbone.prepare()
         depformer.prepare()
-        codec = _read_codec(mimi_folder, config, device)
-    set_up_cuda(device, dtype, notes)
-    return Checkpoint(files.name, config, backbone, depformer, tokenizer, codec, device, dtype, weights, notes)
+        codec = _read_codec(mimi_folder, config, target.device)
+    return target.finish(files.name, config, backbone, depformer, tokenizer, codec)
 
 
 def _read_codec(folder: Path, config: Dia2Config, device: torch.device) -> Mimi:
@@ -194,23 +223,23 @@ def _read_codec(folder: Path, config: Dia2Config, device: torch.device) -> Mimi:
     return codec
 
 
-def _load_random(name: str, device: torch.device, dtype: torch.dtype, weights: str, notes: list[str]) -> Checkpoint:
+def _load_random(name: str, target: _Target) -> Checkpoint:
     model = random_models.named(name)
     config = model.config
     tokenizer = LoadedTokenizer(random_models.tokenizer(), random_models.BOS, config.data.text_vocab_size, name)
-    backbone, depformer = _build(config, dtype)
+    backbone, depformer = _build(config, target.dtype)
     modules: tuple[Backbone | Depformer, ...] = (backbone, depformer)
-    with room_for(name, config, modules, dtype, device, model.mimi_bytes):
+    with room_for(name, config, modules, target.dtype, target.device, model.mimi_bytes):
         for number, module in enumerate(modules):
-            module.to_empty(device=device)
+            module.to_empty(device=target.device)
             random_models.fill(module, model.seed + number)
-            if weights == "fp8":
+            if target.weights == "fp8":
                 shrink(module)
             module.prepare()
-        codec = Mimi.random(model.mimi, config.data.codebooks, device, model.seed)
-    set_up_cuda(device, dtype, notes)
-    notes.append(f"{name}: random weights, it only makes noise")
-    return Checkpoint(name, config, backbone, depformer, tokenizer, codec, device, dtype, weights, notes)
+        codec = Mimi.random(model.mimi, config.data.codebooks, target.device, model.seed)
+    loaded = target.finish(name, config, backbone, depformer, tokenizer, codec)
+    loaded.notes.append(f"{name}: random weights, it only makes noise")
+    return loaded
 
 
 def _refuse_for_random(name: str, **options: str | None) -> None:

@@ -1,15 +1,15 @@
 """Where a model's files are: a folder, a hub repo, and what its manifest says."""
 
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 from dia2.checkpoint.download import Progress, download
 from dia2.errors import CheckpointError
 from dia2.model.config import Dia2Config
+from dia2.strict_json import read_object
 
 MANIFEST = "dia2_assets.json"
 DEFAULT_MIMI = "kyutai/mimi"
@@ -115,7 +115,7 @@ def open_source(reference: str, revision: str | None = None, progress: Progress 
 def read_manifest(source: Source) -> dict[str, str | None]:
     """dia2_assets.json with its defaults filled in; it need not exist."""
     path = source.find(MANIFEST)
-    raw = {} if path is None else read_json(path)
+    raw = {} if path is None else read_object(path)
     given = {key: raw[key] for key in _MANIFEST_DEFAULTS if raw.get(key) is not None}
     for key, value in given.items():
         if not (isinstance(value, str) and value):
@@ -123,18 +123,8 @@ def read_manifest(source: Source) -> dict[str, str | None]:
     return _MANIFEST_DEFAULTS | given
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    try:
-        raw = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise CheckpointError(f"{path}: cannot be read as JSON: {error}") from None
-    if not isinstance(raw, dict):
-        raise CheckpointError(f"{path} must hold a JSON object, not {type(raw).__name__}")
-    return raw
-
-
 @dataclass(frozen=True)
-class Files:
+class ModelFiles:
     """Where everything of one checkpoint is, or is to be looked for. `tokenizer` and `mimi` are the caller's."""
 
     name: str

@@ -7,8 +7,9 @@ from tokenizers import AddedToken
 from tokenizers import Tokenizer as TokenizerBackend
 
 from dia2.checkpoint.download import first_line
-from dia2.checkpoint.sources import Source, read_json
+from dia2.checkpoint.sources import Source
 from dia2.errors import CheckpointError
+from dia2.strict_json import read_object
 
 SPEAKER_TAGS = ("[S1]", "[S2]")
 _TOKENIZER_FILES = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
@@ -61,7 +62,7 @@ def load_tokenizer(source: Source, vocabulary: int) -> LoadedTokenizer:
         backend = TokenizerBackend.from_file(str(path))
     except Exception as error:  # the library raises bare Exception
         raise CheckpointError(f"{path}: not a tokenizer: {first_line(error)}") from None
-    settings = {name: read_json(found) for name, found in side.items()}
+    settings = {name: read_object(found) for name, found in side.items()}
     config = settings.get("tokenizer_config.json", {})
     try:
         _add_tokens(backend, config.get("added_tokens_decoder", {}), settings.get("added_tokens.json", {}))

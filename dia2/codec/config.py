@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any, Final
 
 from dia2.errors import ConfigError
+from dia2.strict_json import read_dataclass
 
 STRIDE: Final = 2  # latent frames per codec frame: 12.5 Hz of codes, 25 Hz in the transformer
 # Options of the format of which one value is implemented, the one of every published codec; absent means that value.
@@ -61,27 +62,27 @@ class MimiConfig:
 
         Raises ConfigError, naming the key, for a missing or malformed one and for an option that is not implemented.
         """
-        if raw.get("model_type") != "mimi":
-            raise ConfigError(f"mimi config: model_type is {raw.get('model_type')!r}, expected 'mimi'")
-        for key, value in _FIXED.items():
-            if raw.get(key, value) != value:
-                raise ConfigError(f"mimi config: {key} is {raw[key]!r}, only {value!r} is implemented")
-        filled = {**raw, **_rope(raw), **_derived(raw)}
-        missing = [field.name for field in fields(cls) if field.name not in filled]
-        if missing:
-            raise ConfigError(f"mimi config: missing {', '.join(missing)}")
-        config = cls(**{field.name: _typed(field.name, filled[field.name], str(field.type)) for field in fields(cls)})
-        config._check_echoes(raw)
+        try:
+            _check_implemented(raw)
+            filled = {**raw, **_rope(raw), **_derived(raw)}
+            names = [field.name for field in fields(cls)]
+            missing = [name for name in names if name not in filled]
+            if missing:
+                raise ConfigError(f"missing {', '.join(missing)}")
+            config = read_dataclass(cls, {name: filled[name] for name in names})
+            config.check_repeated_keys(raw)
+        except ConfigError as error:
+            raise ConfigError(f"mimi config: {error}") from None
         return config
 
     def __post_init__(self) -> None:
         for name, value in asdict(self).items():
             numbers = value if isinstance(value, tuple) else (value,)
             if not numbers or not all(number > 0 for number in numbers):
-                raise ConfigError(f"mimi config: {name} is {value!r}, it must be positive")
+                raise ConfigError(f"{name} is {value!r}, it must be positive")
         for wrong, message in self._conflicts():
             if wrong:
-                raise ConfigError(f"mimi config: {message}")
+                raise ConfigError(f"{message}")
 
     def _conflicts(self) -> Iterator[tuple[bool, str]]:
         heads, groups = self.num_attention_heads, self.num_key_value_heads
@@ -102,7 +103,7 @@ class MimiConfig:
         )
         yield self.num_filters < self.compress, f"compress {self.compress} leaves none of {self.num_filters} filters"
 
-    def _check_echoes(self, raw: Mapping[str, Any]) -> None:
+    def check_repeated_keys(self, raw: Mapping[str, Any]) -> None:
         """Keys that repeat what other keys already say: refuse a file in which they disagree."""
         for key, value in (
             ("frame_rate", self.frame_rate),
@@ -110,7 +111,7 @@ class MimiConfig:
             ("vector_quantization_hidden_dimension", self.codebook_dim),
         ):
             if raw.get(key) not in (None, value):
-                raise ConfigError(f"mimi config: {key} is {raw[key]!r}, only {value!r} is implemented here")
+                raise ConfigError(f"{key} is {raw[key]!r}, only {value!r} is implemented here")
 
     @property
     def sample_rate(self) -> int:
@@ -128,14 +129,22 @@ class MimiConfig:
         return self.sampling_rate / self.frame_samples
 
 
+def _check_implemented(raw: Mapping[str, Any]) -> None:
+    if raw.get("model_type") != "mimi":
+        raise ConfigError(f"model_type is {raw.get('model_type')!r}, expected 'mimi'")
+    for key, value in _FIXED.items():
+        if raw.get(key, value) != value:
+            raise ConfigError(f"{key} is {raw[key]!r}, only {value!r} is implemented")
+
+
 def _rope(raw: Mapping[str, Any]) -> dict[str, Any]:
     """rope_theta, from the top level (published) or from rope_parameters (as transformers 5 writes it)."""
     rope = raw.get("rope_parameters") or {}
     if not isinstance(rope, Mapping):
-        raise ConfigError(f"mimi config: rope_parameters is {rope!r}, expected an object")
+        raise ConfigError(f"rope_parameters is {rope!r}, expected an object")
     for key, value in (("rope_type", "default"), ("partial_rotary_factor", 1.0)):
         if rope.get(key, value) != value:
-            raise ConfigError(f"mimi config: rope_parameters.{key} is {rope[key]!r}, only {value!r} is implemented")
+            raise ConfigError(f"rope_parameters.{key} is {rope[key]!r}, only {value!r} is implemented")
     return {"rope_theta": rope["rope_theta"]} if "rope_theta" in rope else {}
 
 
@@ -146,17 +155,6 @@ def _derived(raw: Mapping[str, Any]) -> dict[str, Any]:
     if isinstance(hidden, int) and isinstance(heads, int) and heads > 0:
         derived["head_dim"] = hidden // heads
     return {key: size for key, size in derived.items() if size is not None and raw.get(key) is None}
-
-
-def _typed(name: str, value: Any, annotation: str) -> Any:
-    """`value` as a field of that annotation takes it, or a ConfigError that names the key."""
-    if annotation.startswith("tuple"):
-        if not isinstance(value, list | tuple):
-            raise ConfigError(f"mimi config: {name} is {value!r}, expected a list of integers")
-        return tuple(_typed(name, item, "int") for item in value)
-    if type(value) is not int and not (annotation == "float" and isinstance(value, float)):
-        raise ConfigError(f"mimi config: {name} is {value!r}, expected {annotation}")
-    return value
 
 
 # The shape of kyutai/mimi.

@@ -27,7 +27,6 @@ time.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
@@ -41,7 +40,8 @@ from torch import Tensor, nn
 from dia2.codec.config import MimiConfig
 from dia2.codec.decoder import FRAMES_PER_PASS, MimiDecoder, exact_float32
 from dia2.codec.state import DecoderState
-from dia2.errors import CheckpointError, ConfigError
+from dia2.errors import CheckpointError
+from dia2.strict_json import read_object
 
 _FLOATS: Final = ("F64", "F32", "F16", "BF16")
 _RANDOM_LEVEL: Final = 0.1  # standard deviation of what a random codec says
@@ -75,11 +75,11 @@ class Mimi:
     def from_folder(cls, folder: Path, codebooks: int, device: torch.device | str) -> Mimi:
         """Load config.json and the decoder's part of model.safetensors, with the first `codebooks` codebooks.
 
-        Raises ConfigError for a config that is not one or not implemented; CheckpointError for files that cannot be
-        read, and for tensors that are missing, misshapen or unknown, naming all of them.
+        Raises ConfigError for a config that is not implemented; CheckpointError for files that cannot be read, and for
+        tensors that are missing, misshapen or unknown, naming all of them.
         """
         folder, device = Path(folder), torch.device(device)
-        config = MimiConfig.from_dict(_read_json(folder / "config.json"))
+        config = MimiConfig.from_dict(read_object(folder / "config.json"))
         if codebooks > config.num_quantizers:
             raise CheckpointError(f"{folder}: the codec has {config.num_quantizers} codebooks, {codebooks} are needed")
         decoder = MimiDecoder(config, codebooks).to_empty(device=device)
@@ -168,18 +168,6 @@ class Mimi:
                 f"id {int(codes[slot, codebook, frame])} (slot {slot}, codebook {codebook}, frame {frame}) is outside "
                 f"0..{self.config.codebook_size - 1}"
             )
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        raw = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise CheckpointError(f"{path}: {error.strerror}") from error
-    except ValueError as error:
-        raise ConfigError(f"{path}: not JSON: {error}") from error
-    if not isinstance(raw, dict):
-        raise ConfigError(f"{path}: expected an object, found {type(raw).__name__}")
-    return raw
 
 
 def _load(decoder: MimiDecoder, path: Path, device: torch.device) -> None:

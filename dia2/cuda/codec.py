@@ -30,11 +30,6 @@ class PinnedSound:
         self._ready.synchronize()
         return self._pcm
 
-    @property
-    def done(self) -> bool:
-        """Whether `pcm` would not wait."""
-        return bool(self._ready.query())
-
 
 class GraphCodec(FrameCodec):
     """Decodes single frames; construction warms up and captures. `state` is what the decoder remembers."""

@@ -15,7 +15,7 @@ from dia2.cuda.kernels.launch import COLUMN, INDEX, MAIN, SECOND
 from dia2.cuda.kernels.products import MOST_ROWS
 from dia2.model.backbone import Backbone
 from dia2.model.config import Dia2Config
-from dia2.model.delays import column_of, token_rows
+from dia2.model.delays import token_rows
 from dia2.model.depformer import Depformer
 from dia2.model.fp8 import Fp8Matrix, Matrix, linear
 from dia2.model.kv_cache import KVCache
@@ -69,7 +69,7 @@ class StepTensors:
 
     def tokens(self) -> Tensor:
         """What the backbone reads in this step, int64 [2 slots, 1, 2 + C]: each slot with its text, then without."""
-        codes = column_of(self.codes, self.fields[:, COLUMN])
+        codes = self.codes[torch.arange(self.slots, device=self.codes.device), :, self.fields[:, COLUMN]]
         text = self.fields[:, None, MAIN : SECOND + 1]
         return token_rows(text, codes[:, None], self.blanked_text).flatten(0, 1)
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from dia2.model.config import Dia2Config
 from dia2.model.fp8 import Matrix, linear
-from dia2.model.kv_cache import KVCache
+from dia2.model.kv_cache import CacheView
 from dia2.model.layers import GatedMLP, RMSNorm, Rotary, TextEmbedding, attend, numbered, rotate, under, weight
 
 
@@ -39,7 +39,7 @@ class Backbone(nn.Module):
         self.rotary.prepare(device)
         self.codebooks = torch.arange(len(self.audio_embeds), device=device)
 
-    def forward(self, tokens: Tensor, index: Tensor, positions: Tensor, cache: KVCache, live: int) -> Tensor:
+    def forward(self, tokens: Tensor, index: Tensor, positions: Tensor, cache: CacheView, live: int) -> Tensor:
         """Runs n columns of every row and leaves their keys and values in the cache.
 
         tokens: int64 [rows, n, 2 + C]; main, second, then the codes.
@@ -95,7 +95,7 @@ class Block(nn.Module):
         self.mlp = GatedMLP(sizes.n_embd, sizes.n_hidden, config.model.linear.mlp_activations)
 
     def forward(
-        self, x: Tensor, number: int, angles: tuple[Tensor, Tensor], index: Tensor, mask: Tensor, cache: KVCache
+        self, x: Tensor, number: int, angles: tuple[Tensor, Tensor], index: Tensor, mask: Tensor, cache: CacheView
     ) -> Tensor:
         x += self.attention(self.pre_norm(x), number, angles, index, mask, cache)
         x += self.mlp(self.post_norm(x))
@@ -124,7 +124,7 @@ class Attention(nn.Module):
         self.k_norm = RMSNorm(self.head_dim, eps)
 
     def forward(
-        self, x: Tensor, number: int, angles: tuple[Tensor, Tensor], index: Tensor, mask: Tensor, cache: KVCache
+        self, x: Tensor, number: int, angles: tuple[Tensor, Tensor], index: Tensor, mask: Tensor, cache: CacheView
     ) -> Tensor:
         q, k, v = linear(x, self.qkv).unflatten(-1, (-1, self.head_dim)).split(self.split, dim=-2)
         keys, values = cache.update(number, index, rotate(self.k_norm(k), angles), v, live=mask.shape[-1])

@@ -2,27 +2,26 @@
 
 A checkpoint's config.json has four blocks: `data` (vocabularies, special ids, delays), `model` (the sizes of the two
 transformers), `runtime` (which depformer stage uses which weights, how long the context is) and `assets` (where the
-tokenizer and the codec live). Everything the model reads is a field here; a key that is not a field is refused with
-the fields that exist, because a misspelt key that falls back to its default is the hardest kind of wrong to find.
+tokenizer and the codec live). Everything the model reads is a field here, and a key that is no field is refused.
 """
 
-import json
-import math
-import types
-from collections.abc import Mapping
-from dataclasses import MISSING, dataclass, field, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any, Union, get_args, get_origin, get_type_hints
+from typing import Any
 
 from dia2.errors import ConfigError
+from dia2.strict_json import read_dataclass, read_object
+
+FRAME_RATE = 12.5
+"""Frames of sound a second; the model takes one step a frame. The codec's own sizes are in dia2/codec/config.py."""
 
 ACTIVATIONS = ("silu", "swish", "swiglu", "gelu", "geglu", "relu", "linear", "identity")
 GATED_SILU = ("silu", "linear")
 
-# Of what is built or looked at one by one, and not measured in memory: far more than any model has.
+# The most layers or codebooks a config may ask for, far more than any model has: each is built as a Python object.
 _MOST = 1000
 
-# Written by the published trainer, read by nobody at inference.
+# The published trainer writes these keys; nothing reads them when the model speaks.
 _UNUSED_KEYS = frozenset({"first_word_min_start", "max_pad", "dropout"})
 
 
@@ -148,7 +147,7 @@ class Dia2Config:
     def from_dict(cls, raw: object, source: str = "config.json") -> "Dia2Config":
         """Reads parsed JSON; raises ConfigError naming `source` and the key."""
         try:
-            config: Dia2Config = _read(cls, raw, "")
+            config = read_dataclass(cls, raw, unread=_UNUSED_KEYS)
             _check(config)
         except ConfigError as error:
             raise ConfigError(f"{source}: {error}") from None
@@ -156,14 +155,8 @@ class Dia2Config:
 
     @classmethod
     def from_file(cls, path: str | Path) -> "Dia2Config":
-        """Reads config.json at `path`; raises ConfigError when it is not a Dia2 config."""
-        try:
-            raw = json.loads(Path(path).read_text(encoding="utf-8"))
-        except OSError as error:
-            raise ConfigError(f"{path}: cannot be read: {error.strerror or error}") from None
-        except (ValueError, RecursionError) as error:
-            raise ConfigError(f"{path}: not JSON: {error}") from None
-        return cls.from_dict(raw, str(path))
+        """Reads a config.json. Raises CheckpointError when it is not JSON, ConfigError when it is no Dia2 config."""
+        return cls.from_dict(read_object(path), str(path))
 
     def to_dict(self) -> dict[str, Any]:
         """The JSON that `from_dict` reads back as an equal config."""
@@ -175,45 +168,6 @@ def _write(value: Any) -> Any:
     if hasattr(value, "__dataclass_fields__"):
         return {f.name: _write(getattr(value, f.name)) for f in fields(value) if getattr(value, f.name) is not None}
     return list(value) if isinstance(value, tuple) else value
-
-
-def _read(cls: Any, raw: object, where: str) -> Any:
-    """Builds dataclass `cls` from a JSON object; `where` is the dotted path of the block, for messages."""
-    if not isinstance(raw, Mapping):
-        raise ConfigError(f"{where or 'the file'} must be a JSON object, not {type(raw).__name__}")
-    known = {f.name: f for f in fields(cls)}
-    unknown = sorted(set(raw) - set(known) - _UNUSED_KEYS)
-    if unknown:
-        raise ConfigError(f"unknown {_dotted(where, unknown[0])}; {where or 'the file'} may have {', '.join(known)}")
-    missing = [n for n, f in known.items() if n not in raw and f.default is MISSING and f.default_factory is MISSING]
-    if missing:
-        raise ConfigError(f"{', '.join(_dotted(where, n) for n in missing)} missing")
-    hints = get_type_hints(cls)
-    return cls(**{name: _value(hints[name], raw[name], _dotted(where, name)) for name in known if name in raw})
-
-
-def _dotted(where: str, name: str) -> str:
-    return f"{where}.{name}" if where else name
-
-
-def _value(kind: Any, raw: Any, where: str) -> Any:
-    """Checks one JSON value against the field's type."""
-    if get_origin(kind) in (Union, types.UnionType):
-        return None if raw is None else _value(get_args(kind)[0], raw, where)
-    if hasattr(kind, "__dataclass_fields__"):
-        return _read(kind, {} if raw is None else raw, where)
-    if get_origin(kind) is tuple:
-        if not isinstance(raw, list):
-            raise ConfigError(f"{where} must be a list, not {raw!r}")
-        return tuple(_value(get_args(kind)[0], item, f"{where}[{i}]") for i, item in enumerate(raw))
-    accepted = (int, float) if kind is float else (kind,)
-    wrong = not isinstance(raw, accepted) or (isinstance(raw, bool) and kind is not bool)
-    if wrong or (kind is float and not math.isfinite(raw)):
-        raise ConfigError(f"{where} must be {_KIND_NAMES[kind]}, not {raw!r}")
-    return kind(raw)
-
-
-_KIND_NAMES = {int: "a whole number", float: "a number", str: "a string", bool: "true or false"}
 
 
 def _check(config: Dia2Config) -> None:

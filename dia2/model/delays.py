@@ -5,6 +5,8 @@ complete once the column of its most delayed codebook is. Columns before a codeb
 they read BOS.
 """
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -14,9 +16,20 @@ def complete_frames(columns: int, delays: tuple[int, ...]) -> int:
     return max(0, columns - max(delays))
 
 
-def aligned(columns: Tensor, delays: tuple[int, ...], start: int, stop: int) -> Tensor:
-    """columns [..., C, steps] -> frames start..stop - 1, [..., C, stop - start]."""
-    return torch.stack([columns[..., k, start + d : stop + d] for k, d in enumerate(delays)], dim=-2)
+def aligned(columns: Tensor, delays: Sequence[int] | Tensor, start: int, stop: int) -> Tensor:
+    """columns [..., C, steps] -> frames start..stop - 1, [..., C, stop - start], by one gather."""
+    delays = torch.as_tensor(delays, device=columns.device)
+    where = delays[:, None] + torch.arange(start, stop, device=columns.device)
+    return columns.gather(-1, where.expand(*columns.shape[:-1], -1))
+
+
+def frame_of_each(columns: Tensor, delays: Tensor, slots: Tensor, frames: Tensor) -> Tensor:
+    """One frame of each of n slots, by one gather: columns [slots, C, steps] -> [n, C].
+
+    delays: int64 [C]. slots, frames: int64 [n], which slot, and the number of its frame, counted from its column 0.
+    """
+    codebooks = torch.arange(len(delays), device=columns.device)
+    return columns[slots[:, None], codebooks, frames[:, None] + delays]
 
 
 def delay_frames(frames: Tensor, delays: tuple[int, ...], columns: Tensor, start: int = 0) -> None:
@@ -35,9 +48,9 @@ def blank(slots: int, columns: int, delays: tuple[int, ...], bos: int, device: t
     return torch.full((slots, len(delays), columns), bos, dtype=torch.int64, device=device)
 
 
-def column_of(columns: Tensor, numbers: Tensor) -> Tensor:
-    """One column of each grid: number numbers[n] of columns [n, C, steps] -> [n, C]."""
-    return columns.gather(2, numbers[:, None, None].expand(-1, columns.shape[1], 1)).squeeze(2)
+def column_of_each(columns: Tensor, slots: Tensor, numbers: Tensor) -> Tensor:
+    """One column of each of n slots: columns [slots, C, steps] -> [n, C]. slots, numbers: int64 [n]."""
+    return columns[slots, :, numbers]
 
 
 def token_rows(text: Tensor, codes: Tensor, blanked_text: Tensor | None) -> Tensor:

@@ -48,10 +48,6 @@ class Fp8Matrix(nn.Module):
         """x [..., K] -> x @ matrix.T [..., N], in x's dtype."""
         return (F.linear(x, self.values.to(x.dtype)) * self.scale).to(x.dtype)
 
-    def dequantized(self) -> Tensor:
-        """The matrix as it is computed with, float32."""
-        return self.values.float() * self.scale.unsqueeze(-1)
-
     def __iter__(self) -> "Iterator[Fp8Matrix]":
         return (self[index] for index in range(len(self.values)))
 

@@ -10,16 +10,53 @@ import torch
 from torch import Tensor
 
 from dia2.model.config import Dia2Config
+from dia2.model.slots import SlotIndex
 
 
-class KVCache:
-    """Keys and values, each [layers, slots, branches, kv_heads, capacity, head_dim]."""
+class CacheView:
+    """Keys and values of neighbouring slots, each [layers, slots, branches, kv_heads, capacity, head_dim].
+
+    They are the whole cache, or slices of it over the same memory.
+    """
 
     def __init__(self, k: Tensor, v: Tensor) -> None:
         self.k, self.v = k, v
-        # The backbone works on rows = slots x branches: [layers, rows, kv_heads, capacity, head_dim], the same memory.
-        rows = (k.shape[0], k.shape[1] * k.shape[2], *k.shape[3:])
-        self._k_rows, self._v_rows = k.view(rows), v.view(rows)
+
+    def rows(self, layer: int) -> tuple[Tensor, Tensor]:
+        """A layer's keys and values, each [rows, kv_heads, capacity, head_dim]; row = slot * branches + branch."""
+        return self.k[layer].flatten(0, 1), self.v[layer].flatten(0, 1)
+
+    def update(self, layer: int, index: Tensor, k: Tensor, v: Tensor, live: int) -> tuple[Tensor, Tensor]:
+        """Writes a layer's k and v [rows, n, kv_heads, head_dim] at columns index [rows, n].
+
+        Returns the layer's first `live` columns, [rows, kv_heads, live, head_dim] each.
+        """
+        keys, values = self.rows(layer)
+        where = index[:, None, :, None].expand(-1, k.shape[2], -1, k.shape[3])
+        keys.scatter_(2, where, k.transpose(1, 2))
+        values.scatter_(2, where, v.transpose(1, 2))
+        return keys[:, :, :live], values[:, :, :live]
+
+
+class ScatteredView(CacheView):
+    """The cache of slots that are not neighbours. They are written where they lie; reading them makes a copy."""
+
+    def __init__(self, k: Tensor, v: Tensor, slots: Tensor, branches: int) -> None:
+        super().__init__(k, v)
+        self.slots, self.branches = slots, branches
+
+    def update(self, layer: int, index: Tensor, k: Tensor, v: Tensor, live: int) -> tuple[Tensor, Tensor]:
+        slots, branches = self.slots[:, None, None], torch.arange(self.branches, device=index.device)[None, :, None]
+        index = index.unflatten(0, (-1, self.branches))  # [slots, branches, n]
+        parts = []
+        for whole, new in ((self.k[layer], k), (self.v[layer], v)):
+            whole[slots, branches, :, index] = new.unflatten(0, (-1, self.branches))
+            parts.append(whole[self.slots, : self.branches, :, :live].flatten(0, 1))
+        return parts[0], parts[1]
+
+
+class KVCache(CacheView):
+    """The whole cache: all slots, all branches."""
 
     @classmethod
     def allocate(
@@ -31,24 +68,11 @@ class KVCache:
         # Zeros, not empty: columns not yet written are masked, but a NaN in them would survive 0 x NaN.
         return cls(torch.zeros(shape, device=device, dtype=dtype), torch.zeros(shape, device=device, dtype=dtype))
 
-    def view(self, slots: slice, branches: int) -> "KVCache":
-        """Some slots, and their first `branches` branches (one, or all), over the same memory."""
-        return KVCache(self.k[:, slots, :branches], self.v[:, slots, :branches])
-
-    def rows(self, layer: int) -> tuple[Tensor, Tensor]:
-        """A layer's keys and values, each [rows, kv_heads, capacity, head_dim]; row = slot * branches + branch."""
-        return self._k_rows[layer], self._v_rows[layer]
-
-    def update(self, layer: int, index: Tensor, k: Tensor, v: Tensor, live: int) -> tuple[Tensor, Tensor]:
-        """Writes a layer's k and v [rows, n, kv_heads, head_dim] at columns index [rows, n].
-
-        Returns its first `live` columns, [rows, kv_heads, live, head_dim] each.
-        """
-        keys, values = self.rows(layer)
-        where = index[:, None, :, None].expand(-1, k.shape[2], -1, k.shape[3])
-        keys.scatter_(2, where, k.transpose(1, 2))
-        values.scatter_(2, where, v.transpose(1, 2))
-        return keys[:, :, :live], values[:, :, :live]
+    def view(self, slots: SlotIndex, branches: int) -> "CacheView":
+        """What a pass over some slots reads and writes: their first `branches` branches (one, or all)."""
+        if isinstance(slots.at, slice):
+            return CacheView(self.k[:, slots.at, :branches], self.v[:, slots.at, :branches])
+        return ScatteredView(self.k, self.v, slots.rows, branches)
 
     def copied(self, slot: int, branches: int, columns: int) -> "KVCache":
         """A copy of the first columns of one slot's first branches."""

@@ -16,6 +16,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from dia2.model.slots import SlotIndex
+
 # Streams of the uniform table: one a draw within a step.
 ACTION_STREAM = 0
 CB0_STREAM = 1  # depformer stage s draws from stream CB0_STREAM + 1 + s
@@ -59,14 +61,14 @@ class Draws:
         self.temperature[slot] = config.temperature
         self.top_k[slot] = config.top_k
 
-    def __call__(self, logits: Tensor, uniforms: Tensor, slots: slice) -> Tensor:
-        """logits float32 [n, V] of `slots`, uniforms [n] in [0, 1) -> int64 [n]."""
+    def __call__(self, logits: Tensor, uniforms: Tensor, slots: SlotIndex) -> Tensor:
+        """logits float32 [n, V] of n slots, uniforms [n] in [0, 1) -> a token for each, int64 [n]."""
         greedy = logits.argmax(dim=-1)
-        configs, temperature = self._configs[slots], self.temperature[slots]
+        configs, temperature = [self._configs[slot] for slot in slots.numbers], self.temperature[slots.at]
         if all(config.temperature <= 0 for config in configs):
             return greedy
         widest = max(config.top_k for config in configs)
-        drawn = _draw(logits, temperature.clamp(min=1e-4), self.top_k[slots], widest, uniforms)
+        drawn = _draw(logits, temperature.clamp(min=1e-4), self.top_k[slots.at], widest, uniforms)
         return torch.where(temperature > 0, drawn, greedy)
 
 
@@ -79,19 +81,19 @@ class Guidance:
         self._filters = [0] * slots
 
     def set(self, slot: int, settings: SlotSettings) -> None:
-        """Takes one slot's settings. Without guidance nothing is filtered, with one row or with two."""
+        """Takes one slot's settings. At scale 1 its filter is off, also where an unconditional row is computed."""
         self._filters[slot] = max(0, settings.cfg_filter_k) if settings.guided else 0
         self.scale[slot] = settings.cfg_scale
         self.filter_k[slot] = self._filters[slot]
 
-    def __call__(self, logits: Tensor, slots: slice) -> Tensor:
-        """logits float32 [n, branches, V] of `slots` -> the candidates' conditional logits [n, V], -inf elsewhere."""
-        conditional, widest = logits[:, 0], max(self._filters[slots])
+    def __call__(self, logits: Tensor, slots: SlotIndex) -> Tensor:
+        """logits float32 [n, branches, V] of n slots -> the candidates' conditional logits [n, V], -inf elsewhere."""
+        conditional, widest = logits[:, 0], max(self._filters[slot] for slot in slots.numbers)
         if logits.shape[1] == 1 or widest == 0:
             return conditional
         unconditional = logits[:, 1]
-        guided = unconditional + self.scale[slots, None] * (conditional - unconditional)
-        return conditional.masked_fill(guided < kth_largest(guided, self.filter_k[slots], widest), -torch.inf)
+        guided = unconditional + self.scale[slots.at, None] * (conditional - unconditional)
+        return conditional.masked_fill(guided < kth_largest(guided, self.filter_k[slots.at], widest), -torch.inf)
 
 
 def kth_largest(values: Tensor, k: Tensor, widest: int) -> Tensor:

@@ -1,27 +1,35 @@
-"""One step of one or more conversations: a column in, an action and the next column's codes out.
+"""One step of any of the conversations: a column in, an action and the next column's codes out.
 
-A step is cut where the text machine sits. `act` runs the backbone on each slot's current column and draws its action;
-the caller turns that into text; `complete` draws the codes of the next column and moves on to it.
+A step is cut where the text machine sits:
+
+    actions = stepper.act(slots)     # the backbone reads the column of each slot, and its action is drawn
+    texts = [...]                    # the caller turns every action into the text of the next column
+    stepper.complete(texts)          # the depformer draws the next column's codes; the slots move on to it
+
+`slots` are any of the stepper's, in any order: the others are not computed and do not change.
 
 **Known frames.** Whenever speech starts, for a while the columns hold audio that is known already: BOS at the start,
 the clip's codes after a voice prefix, what was heard after an interruption. A slot says which frames are known
 (`known`, all before it); then codebook k of column t + 1, which belongs to frame t + 1 - delay_k, is drawn only if that
-frame is not. So the first max(delay) - 1 steps of a lead-in need the backbone alone, without anyone having to count.
+frame is not. Until the newest column has a code to draw, a slot so costs a backbone step and no more: `complete` runs
+the depformer for the other slots alone. Example: a conversation starts while seven others speak. All eight are in one
+backbone pass; for its first 16 steps the depformer runs for seven.
 
 Rows = slots x branches: branch 0 is conditional, branch 1 has the text blanked out and runs only if some slot in the
 step is guided. Knows nothing about words, voices or when to stop.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from dia2.model.delays import aligned, blank, column_of, token_rows
+from dia2.model.delays import aligned, blank, column_of_each, frame_of_each, token_rows
 from dia2.model.kv_cache import KVCache
 from dia2.model.sampling import ACTION_STREAM, CB0_STREAM, Draws, Guidance, SlotSettings, uniform_table
+from dia2.model.slots import SlotIndex
 
 if TYPE_CHECKING:
     from dia2.checkpoint.load import Checkpoint
@@ -97,32 +105,37 @@ class Stepper:
         codes = self.codes[slot, :, state.column : stop].T
         rows = self._token_rows(text[None], codes[None], 2 if state.settings.guided else 1)  # [1, branches, n, 2 + C]
         positions = torch.arange(state.column, stop, device=self.device).expand(rows.shape[1], -1)
-        cache = self.cache.view(slice(slot, slot + 1), rows.shape[1])
+        cache = self.cache.view(SlotIndex.of([slot], self.device), rows.shape[1])
         live = stop + state.shift
         self.backbone(rows[0], positions + state.shift, positions, cache, live)
         state.column = stop
 
-    @torch.inference_mode()
-    def act(self, active: Sequence[int]) -> list[int]:
-        """Runs the backbone on the current column of each active slot. Returns their actions, drawn.
+    @property
+    def most_slots(self) -> int:
+        """How many slots one step can take."""
+        return len(self.slots)
 
-        Slots between two active ones are computed and ignored: what that writes is overwritten before it is read.
+    @torch.inference_mode()
+    def act(self, slots: Sequence[int]) -> list[int]:
+        """Runs the backbone on the current column of each of the slots and draws: their actions, in the same order.
+
+        slots: at most `most_slots` of them, in any order, none twice. Until `complete` follows, nothing is moved on.
         """
-        span = slice(min(active), max(active) + 1)
-        states = self.slots[span]
-        columns = torch.tensor([s.column for s in states], device=self.device)
+        chosen = SlotIndex.of(slots, self.device)
+        states = [self.slots[slot] for slot in chosen.numbers]
+        columns = self._numbers(s.column for s in states)
+        branches = 2 if any(s.settings.guided for s in states) else 1
         text = torch.tensor([s.text for s in states], device=self.device)
-        codes = column_of(self.codes[span], columns)
-        branches = 2 if any(self.slots[i].settings.guided for i in active) else 1
+        codes = column_of_each(self.codes, chosen.rows, columns)
         rows = self._token_rows(text[:, None], codes[:, None], branches).flatten(0, 1)
         position = columns.repeat_interleave(branches)[:, None]
-        shift = torch.tensor([s.shift for s in states], device=self.device).repeat_interleave(branches)[:, None]
+        index = self._numbers(s.column + s.shift for s in states).repeat_interleave(branches)[:, None]
         live = max(s.column + s.shift for s in states) + 1
-        hidden = self.backbone(rows, position + shift, position, self.cache.view(span, branches), live).squeeze(1)
-        uniforms = self.uniforms[span].gather(1, columns[:, None, None].expand(-1, 1, self._streams)).squeeze(1)
-        self._step = _Step(list(active), span, columns, hidden, uniforms, branches)
-        actions = self._draw(self.text_draws, self.backbone.action_logits(hidden), ACTION_STREAM).tolist()
-        return [int(actions[i - span.start]) for i in active]
+        hidden = self.backbone(rows, index, position, self.cache.view(chosen, branches), live).squeeze(1)
+        uniforms = self.uniforms[chosen.rows, columns]
+        self._step = _Step(chosen, columns, hidden, uniforms, branches)
+        logits = self.backbone.action_logits(hidden)
+        return [int(action) for action in self._draw(self._step, self.text_draws, logits, ACTION_STREAM).tolist()]
 
     @torch.inference_mode()
     def complete(self, texts: Sequence[TextColumn]) -> None:
@@ -131,81 +144,91 @@ class Stepper:
         texts: the two tokens of the next column, one pair for each slot that was given to `act`, in that order.
         """
         step = self._step
-        for slot, text in zip(step.active, texts, strict=True):
+        for slot, text in zip(step.slots.numbers, texts, strict=True):
             self.slots[slot].text = text
-        drawn = max(self._codebooks_due(slot) for slot in step.active)
-        if drawn:
-            self._write(torch.stack(self._draw_codes(drawn), dim=1))  # [n, drawn]
-        for slot in step.active:
+        due = [self._codebooks_due(slot) for slot in step.slots.numbers]
+        if any(due):
+            drawing = step.part([row for row, count in enumerate(due) if count], self.device)
+            self._write(drawing, torch.stack(self._draw_codes(drawing, max(due)), dim=1))  # [n, drawn]
+        for slot in step.slots.numbers:
             self.slots[slot].column += 1
 
     def frames(self, slot: int, start: int, stop: int) -> Tensor:
         """Aligned frames start..stop - 1 of a slot, int64 [C, stop - start]; they must be complete."""
-        return aligned(self.codes[slot], self.delays, start, stop)
+        return aligned(self.codes[slot], self._delays, start, stop)
+
+    def frame_of_each(self, slots: Sequence[int], frames: Sequence[int]) -> Tensor:
+        """One complete frame of each of n slots, by its number in the slot's context: int64 [n, C], in one gather."""
+        where = torch.tensor([slots, frames], device=self.device)
+        return frame_of_each(self.codes, self._delays, where[0], where[1])
 
     def _codebooks_due(self, slot: int) -> int:
-        """How many leading codebooks of the slot's next column must be drawn: up to the last whose frame is new.
+        """How many leading codebooks of the slot's next column must be drawn: up to the last one whose frame is new.
 
         Those before it are drawn too, even if known: each stage goes on from the code of the one before.
         """
         newest = self.slots[slot].column + 1 - self.slots[slot].known
         return max((k + 1 for k, delay in enumerate(self.delays) if newest >= delay), default=0)
 
-    def _draw_codes(self, count: int) -> list[Tensor]:
+    def _draw_codes(self, step: "_Step", count: int) -> list[Tensor]:
         """The first `count` codebooks of the next column, each int64 [n]."""
-        step = self._step
         logits = self.backbone.cb0_logits(step.hidden)
-        codes = [self._draw(self.audio_draws, logits, CB0_STREAM, banned=self._never_drawn)]
-        text = self._next_text() if self.depformer.text_embed is not None and count > 1 else None
+        codes = [self._draw(step, self.audio_draws, logits, CB0_STREAM, banned=self._never_drawn)]
+        text = self._next_text(step) if self.depformer.text_embed is not None and count > 1 else None
         cache = (self.depformer_cache[0][:, : len(step.hidden)], self.depformer_cache[1][:, : len(step.hidden)])
         for stage in range(count - 1):
             previous = codes[-1].repeat_interleave(step.branches)
             logits = self.depformer.stage(stage, step.hidden, previous, text, cache)
-            codes.append(self._draw(self.audio_draws, logits, CB0_STREAM + 1 + stage))
+            codes.append(self._draw(step, self.audio_draws, logits, CB0_STREAM + 1 + stage))
         return codes
 
-    def _next_text(self) -> Tensor | None:
+    def _next_text(self, step: "_Step") -> Tensor | None:
         """What the next column's text adds to the first stage, [rows, d]."""
-        step = self._step
-        text = torch.tensor([s.text for s in self.slots[step.span]], device=self.device)
+        text = torch.tensor([self.slots[slot].text for slot in step.slots.numbers], device=self.device)
         rows = text.repeat_interleave(step.branches, dim=0)  # here the unconditional branch sees the text too
         return self.depformer.embed_text(rows[:, 0], rows[:, 1])
 
-    def _draw(self, draws: Draws, logits: Tensor, stream: int, banned: Tensor | None = None) -> Tensor:
-        """logits float32 [rows, V] -> a draw for every slot of the span, int64 [n]."""
-        step = self._step
-        candidates = self.guidance(logits.unflatten(0, (-1, step.branches)), step.span)
+    def _draw(self, step: "_Step", draws: Draws, logits: Tensor, stream: int, banned: Tensor | None = None) -> Tensor:
+        """logits float32 [rows, V] -> a draw for every slot of the step, int64 [n]."""
+        candidates = self.guidance(logits.unflatten(0, (-1, step.branches)), step.slots)
         if banned is not None:
             candidates = candidates.index_fill(1, banned, -torch.inf)
             # Guidance with a narrow filter may have kept nothing else: then all the others are candidates.
             others = logits[:: step.branches].index_fill(1, banned, -torch.inf)
             candidates = torch.where(candidates.isneginf().all(dim=1, keepdim=True), others, candidates)
-        return draws(candidates, step.uniforms[:, stream], step.span)
+        return draws(candidates, step.uniforms[:, stream], step.slots)
 
-    def _write(self, drawn: Tensor) -> None:
-        """Stores drawn [n, count] in column t + 1 of every active slot, where its frame is not known."""
-        step, count = self._step, drawn.shape[1]
-        states = self.slots[step.span]
-        # A slot that is not active knows everything.
-        known = [s.known if i in step.active else self.capacity for i, s in enumerate(states, step.span.start)]
+    def _write(self, step: "_Step", drawn: Tensor) -> None:
+        """Stores drawn [n, count] in column t + 1 of every slot of the step, where its frame is not known."""
+        count = drawn.shape[1]
+        known = self._numbers(self.slots[slot].known for slot in step.slots.numbers)
         frame = step.columns[:, None] + 1 - self._delays[:count]  # [n, count]
-        new = frame >= torch.tensor(known, device=self.device)[:, None]
-        codes = self.codes[step.span, :count]
-        old = column_of(codes, step.columns + 1)
-        where = (step.columns + 1)[:, None, None].expand(-1, count, 1)
-        codes.scatter_(2, where, torch.where(new, drawn, old)[:, :, None])
+        codebooks = torch.arange(count, device=self.device)
+        where = step.slots.rows[:, None], codebooks, step.columns[:, None] + 1
+        self.codes[where] = torch.where(frame >= known[:, None], drawn, self.codes[where])
 
     def _token_rows(self, text: Tensor, codes: Tensor, branches: int) -> Tensor:
         return token_rows(text, codes, self.blanked_text if branches == 2 else None)
 
+    def _numbers(self, numbers: Iterable[int]) -> Tensor:
+        return torch.tensor(list(numbers), device=self.device)
 
-@dataclass
+
+@dataclass(frozen=True)
 class _Step:
-    """What `act` leaves for `complete`: n slots from span.start on, of which some are active."""
+    """What `act` leaves for `complete`, of n slots."""
 
-    active: list[int]
-    span: slice
-    columns: Tensor  # [n]
+    slots: SlotIndex
+    columns: Tensor  # int64 [n]
     hidden: Tensor  # [n * branches, D]
     uniforms: Tensor  # [n, streams]
     branches: int
+
+    def part(self, rows: list[int], device: torch.device) -> "_Step":
+        """The step of some of its slots, by their places in it."""
+        if len(rows) == len(self.slots):
+            return self
+        slots = SlotIndex.of([self.slots.numbers[row] for row in rows], device)
+        chosen = torch.tensor(rows, device=device)
+        hidden = self.hidden.unflatten(0, (-1, self.branches))[chosen].flatten(0, 1)
+        return _Step(slots, self.columns[chosen], hidden, self.uniforms[chosen], self.branches)

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from dia2.errors import ScriptError
+from dia2.model.config import FRAME_RATE
 
-FRAME_RATE = 12.5
 MAX_BREAK_SECONDS = 60
 
 # Rewritten before anything is split, so a colon parts words: "4:30" is "4 30".

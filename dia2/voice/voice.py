@@ -22,7 +22,8 @@ from torch import Tensor
 
 from dia2.codec.mimi import Mimi
 from dia2.errors import ScriptError
-from dia2.text.script import FRAME_RATE, Entry, TextTokenizer
+from dia2.model.config import FRAME_RATE
+from dia2.text.script import Entry, TextTokenizer
 from dia2.voice.recording import read_recording
 
 SUFFIX = ".voice.safetensors"

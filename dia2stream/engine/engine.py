@@ -35,7 +35,7 @@ import torch
 
 from dia2.backend import make_codec, make_stepper
 from dia2.checkpoint.download import Progress
-from dia2.checkpoint.load import BUNDLED, Checkpoint, has_bundled, load_checkpoint
+from dia2.checkpoint.load import BUNDLED, Checkpoint, LoadOptions, has_bundled, load_checkpoint
 from dia2.errors import Dia2Error as Dia2Error  # what `load` raises, for those who may not touch dia2
 from dia2.steps.context import Context
 from dia2.steps.voice_cache import VoiceCache
@@ -127,16 +127,7 @@ class Engine:
         files = read_voices(options["speech"].voice) if options.get("speech") else {}  # before anything takes long
         options.setdefault("history_seconds", model.history_seconds)
         options.setdefault("voice_cache_mb", model.voice_cache_mb)
-        checkpoint = load_checkpoint(
-            model.model or default_model(model.device),
-            device=model.device,
-            dtype=model.dtype,
-            weights=model.weights,
-            tokenizer=model.tokenizer,
-            mimi=model.mimi,
-            revision=model.revision,
-            progress=progress,
-        )
+        checkpoint = load_checkpoint(model.model or default_model(model.device), load_options(model, progress))
         if model.listen:
             checkpoint.codec.encode(torch.zeros(checkpoint.codec.frame_samples))
         if files:
@@ -346,6 +337,12 @@ class Engine:
 
 def _first_line(error: BaseException) -> str:
     return (str(error) or type(error).__name__).splitlines()[0]
+
+
+def load_options(model: ModelOptions, progress: Progress | None = None) -> LoadOptions:
+    """What the model library needs to know of the command line's options to load the model."""
+    names = ("device", "dtype", "weights", "tokenizer", "mimi", "revision")
+    return LoadOptions(**{name: getattr(model, name) for name in names}, progress=progress)
 
 
 def default_model(device: str) -> str:

@@ -57,7 +57,7 @@ BEHIND = 200
 
 
 @dataclass(frozen=True)
-class Line:
+class ClientConnection:
     """One client's connection: where to send, in which form, and what it has of the conversation it came back to."""
 
     socket: ServerConnection
@@ -77,7 +77,7 @@ class HangUp:
 GONE = HangUp(1000, "")  # the client has closed, or its connection broke
 
 
-class Call:
+class ServedConversation:
     """A conversation, and the client that listens to it when there is one. For one event loop."""
 
     session: "Session"
@@ -91,31 +91,31 @@ class Call:
         self._sent = Sent()
         self._paused: Paused | None = None  # what a client that comes back is told
         self._held = False  # whether it stands still already when the client goes
-        self._line: Line | None = None
+        self._connection: ClientConnection | None = None
         self._hang_up: asyncio.Future[HangUp] | None = None
         self._closing: asyncio.Task[None] | None = None
         self._telling: asyncio.Future[None] | None = None
 
     def open(self, engine: "Engine", max_lead_ms: float) -> None:
-        """Takes the engine's seat. Raises CommandError or EngineError when there is none."""
+        """Takes the slot of the engine. Raises CommandError or EngineError when there is none."""
         self.session = engine.conversation(max_lead_ms=max_lead_ms)
 
     async def close(self) -> None:
-        """Gives the engine's seat back, and waits until it is free. May be called again, and is safe to give up on."""
-        if self._closing is None and self.seated:
+        """Gives the slot back and waits until it is free. May be called twice, and the waiting may be cancelled."""
+        if self._closing is None and self.has_slot:
             self._closing = asyncio.create_task(self.session.aclose())
         if self._closing is not None:
             await asyncio.shield(self._closing)
 
     @property
-    def seated(self) -> bool:
-        """Whether it has the engine's seat; until then there is nothing in it."""
+    def has_slot(self) -> bool:
+        """Whether it has the slot of the engine; until then there is nothing in it."""
         return hasattr(self, "session")
 
     @property
     def connected(self) -> bool:
         """Whether a client is there. One that has closed is not, although it is still being seen off."""
-        return self._line is not None and self._line.socket.state is State.OPEN
+        return self._connection is not None and self._connection.socket.state is State.OPEN
 
     @property
     def speaking(self) -> bool:
@@ -128,7 +128,7 @@ class Call:
     @property
     def over(self) -> bool:
         """Whether it cannot go on."""
-        return self._closing is not None or (self.seated and self.session.ended)
+        return self._closing is not None or (self.has_slot and self.session.ended)
 
     async def leave(self, how: HangUp) -> None:
         """Has the client's connection closed, if there is one, and waits until nobody serves it. The call stays."""
@@ -139,17 +139,17 @@ class Call:
 
     def tell(self, event: Event) -> None:
         """Sends the client an event that does not come from the conversation."""
-        if self._line is not None:
-            self._telling = asyncio.ensure_future(_tell(self._line.socket, event))
+        if self._connection is not None:
+            self._telling = asyncio.ensure_future(_tell(self._connection.socket, event))
 
-    async def serve(self, line: Line, ready: Ready) -> HangUp:
+    async def serve(self, connection: ClientConnection, ready: Ready) -> HangUp:
         """Serves a client until it goes or has to go. Returns how to close its connection."""
         hang_up = self._hang_up = asyncio.get_running_loop().create_future()
-        self._line, self.expected = line, False
-        missed = [] if line.received_ms is None else self._missed(line.received_ms)
+        self._connection, self.expected = connection, False
+        missed = [] if connection.received_ms is None else self._missed(connection.received_ms)
         tasks = [
-            asyncio.create_task(self._listen(line.socket)),
-            asyncio.create_task(self._deliver(line, ready, missed)),
+            asyncio.create_task(self._read_commands(connection.socket)),
+            asyncio.create_task(self._deliver(connection, ready, missed)),
         ]
         try:
             await asyncio.wait({*tasks, hang_up}, return_when=asyncio.FIRST_COMPLETED)
@@ -160,7 +160,7 @@ class Call:
             await asyncio.gather(*tasks, return_exceptions=True)
             self._stand_still()
             self.since = time.monotonic()
-            self._line = self._hang_up = None
+            self._connection = self._hang_up = None
 
     def _missed(self, received_ms: float) -> list[Item]:
         """What was sent and did not arrive, as far as it is kept."""
@@ -182,7 +182,7 @@ class Call:
 
     # ---- Commands ----
 
-    async def _listen(self, socket: ServerConnection) -> None:
+    async def _read_commands(self, socket: ServerConnection) -> None:
         while True:
             self._obey(await socket.recv(decode=False))
             # recv does not wait while messages are there: let the audio through, and the engine catch up.
@@ -203,18 +203,18 @@ class Call:
 
     # ---- Audio and events ----
 
-    async def _deliver(self, line: Line, ready: Ready, missed: list[Item]) -> None:
-        encoder = _Frames(line.encoder)
-        await line.socket.send(dump_event(ready))
+    async def _deliver(self, connection: ClientConnection, ready: Ready, missed: list[Item]) -> None:
+        encoder = _Frames(connection.encoder)
+        await connection.socket.send(dump_event(ready))
         for item in missed:  # it counts as sent, so it comes before `paused`, whatever is done then
-            await _send(line.socket, encoder, item)
+            await _send(connection.socket, encoder, item)
         if self._paused is not None:
-            await line.socket.send(dump_event(self._paused))
+            await connection.socket.send(dump_event(self._paused))
         items = cast("AsyncGenerator[Item, None]", aiter(self.session))
         async with contextlib.aclosing(items):
             async for item in items:
                 self._note(item)
-                await _send(line.socket, encoder, item)
+                await _send(connection.socket, encoder, item)
 
     def _note(self, item: Item) -> None:
         """Keeps the books: before it is sent, because what is under way when the socket breaks has to be in them."""

@@ -30,9 +30,9 @@ class Metrics:
         self.conversations = Counter(
             "dia2stream_conversations", "Conversations begun by a start command", registry=registry
         )
-        self.clients = Counter("dia2stream_clients", "Clients that got a seat", registry=registry)
+        self.clients = Counter("dia2stream_clients", "Clients that got a slot", registry=registry)
         self.returned = Counter("dia2stream_returns", "Clients that came back to a conversation", registry=registry)
-        self.busy = Counter("dia2stream_busy", "Clients refused because no seat was free", registry=registry)
+        self.busy = Counter("dia2stream_busy", "Clients refused because no slot was free", registry=registry)
         self.errors = Counter("dia2stream_errors", "Errors told to clients", ["code"], registry=registry)
         self.first_audio = Histogram(
             "dia2stream_first_audio_seconds",

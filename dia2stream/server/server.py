@@ -3,11 +3,12 @@
 The port opens first, then the model is loaded: probes and clients are told how far it is. Everything here runs on one
 event loop and never waits for the model; loading has a thread, and so has the engine.
 
-    socket --commands--> Call --> engine's thread --> outbox --> Call --audio, events--> socket
+    socket --commands--> ServedConversation --> engine's thread
+    socket <--audio, events-- ServedConversation <-- outbox <-- engine's thread
 
-**Seats.** The engine holds so many conversations, today one. A client gets a seat or is told `busy` at once. Seats of
+**Slots.** The engine holds so many conversations, today one. A client gets a slot or is told `busy` at once. Slots of
 conversations whose client is gone are kept for it `linger` seconds, but give way to a client who is there: a phone bot
-whose framework connects anew for each call must not stand before a locked door. So does the seat of a client that has
+whose framework connects anew for each call must not stand before a locked door. So does the slot of a client that has
 not begun to speak in as long a time.
 """
 
@@ -40,10 +41,10 @@ from dia2stream.options import Encoding, ModelOptions, SampleRate, ServeOptions,
 from dia2stream.protocol.fields import shown
 from dia2stream.protocol.messages import Error, Ready, dump_event, error_event
 from dia2stream.server.connection import Connection
-from dia2stream.server.conversations import Call, HangUp, Line
+from dia2stream.server.conversations import ClientConnection, HangUp, ServedConversation
 from dia2stream.server.logs import set_up
 from dia2stream.server.metrics import Metrics
-from dia2stream.server.slots import CLOSE_SECONDS, SEATS, Seats, settle
+from dia2stream.server.slots import CLOSE_SECONDS, SLOTS, Slots, settle
 from dia2stream.server.watch import Watch
 from dia2stream.server.web import Door, Web, query
 
@@ -72,17 +73,17 @@ class Server:
         self.stage: str | None = "starting"  # of loading; None once that is done
         self._stopping = False
         self._metrics = Metrics()
-        self._seats = Seats(options, self._metrics)
+        self._slots = Slots(options, self._metrics)
         self._watch = Watch()
         self._door = Door(options.token, options.allow_origin)
         self._web = Web(self._door, self._unhealthy, self._unready, self._metrics.text)
-        self._metrics.observe(self._seats.gauges, self._seats.counters)
+        self._metrics.observe(self._slots.gauges, self._slots.counters)
 
     async def run(self) -> None:
         """Listens, loads, serves, and on SIGTERM lets the conversations finish."""
         stop: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, settle, stop)
-        listener = await self._listen()
+        listener = await self._open_port()
         try:
             loaded = self._load()
             waiting: list[asyncio.Future[Any]] = [loaded, stop]
@@ -95,12 +96,12 @@ class Server:
         finally:
             listener.close()
             await asyncio.wait({asyncio.ensure_future(listener.wait_closed())}, timeout=CLOSE_SECONDS)
-            await self._seats.close()
+            await self._slots.close()
             _log.info("stopped")
 
     # ---- From nothing to ready ----
 
-    async def _listen(self) -> Listener:
+    async def _open_port(self) -> Listener:
         options = self._options
         try:
             listener: Listener = await serve(
@@ -155,7 +156,7 @@ class Server:
         from dia2stream.engine.engine import Engine  # takes seconds
 
         return Engine.load(
-            self._model, progress=self._progress, slots=SEATS, speech=self._speech, observers=[self._metrics]
+            self._model, progress=self._progress, slots=SLOTS, speech=self._speech, observers=[self._metrics]
         )
 
     def _progress(self, stage: str, done: int, total: int) -> None:
@@ -164,14 +165,14 @@ class Server:
         self.stage = f"{stage} {100 * done // total}%" if total else stage
 
     def _begin(self, engine: "Engine") -> None:
-        self._seats.engine = self._watch.engine = engine
+        self._slots.engine = self._watch.engine = engine
         self.stage = None
         _log.info("ready", extra={"model": engine.checkpoint.name, "device": str(engine.checkpoint.device)})
 
     # ---- Health ----
 
     def _unhealthy(self) -> str | None:
-        engine = self._seats.engine
+        engine = self._slots.engine
         return engine.broken if engine else None
 
     def _unready(self) -> str | None:
@@ -186,19 +187,19 @@ class Server:
         while not stop.done():
             await asyncio.wait({stop}, timeout=1.0)
             self._watch.look(time.monotonic())
-            if (problem := self._unhealthy()) and not self._seats.connected:
+            if (problem := self._unhealthy()) and not self._slots.connected:
                 raise EngineError(problem)  # whatever started this process starts a new one
 
     async def _drain(self) -> None:
         """Refuses new clients, and lets the ones that are there hear what they have asked for."""
         self._stopping = True
         seconds = self._options.drain_seconds
-        _log.info("stopping", extra={"seconds": seconds, "conversations": self._seats.connected})
+        _log.info("stopping", extra={"seconds": seconds, "conversations": self._slots.connected})
         deadline = time.monotonic() + seconds
-        self._seats.tell(Error("busy", f"the server stops: what is queued is spoken, for up to {seconds:g} s"))
-        while self._seats.speaking and time.monotonic() < deadline:
+        self._slots.tell(Error("busy", f"the server stops: what is queued is spoken, for up to {seconds:g} s"))
+        while self._slots.speaking and time.monotonic() < deadline:
             await asyncio.sleep(0.02)
-        await self._seats.clear(HangUp(1013, "the server stops"))
+        await self._slots.clear(HangUp(1013, "the server stops"))
 
     # ---- Clients ----
 
@@ -229,24 +230,24 @@ class Server:
         if not self._door.knows(connection.request):
             raise CommandError("unauthorized", "the token is missing or wrong")
         asked = _asked(query(connection.request))
-        line = Line(connection, self._encoder(asked), _number(asked, "received_ms"))
+        client = ClientConnection(connection, self._encoder(asked), _number(asked, "received_ms"))
         if problem := self._unhealthy():
             raise EngineError(problem)
         if reason := self._unready():
             raise CommandError("busy", reason)
-        call = await self._seats.take(asked.get("conversation"), cast(Connection, connection).new_id)
+        served = await self._slots.take(asked.get("conversation"), cast(Connection, connection).new_id)
         started = time.monotonic()
-        _log.info("client", extra={"conversation": call.id[:6], "address": _address(connection)})
+        _log.info("client", extra={"conversation": served.id[:6], "address": _address(connection)})
         try:
-            ready = self._ready(call, line.encoder)
-            if asked.get("conversation") not in (None, call.id):
+            ready = self._ready(served, client.encoder)
+            if asked.get("conversation") not in (None, served.id):
                 gone = CommandError("no_session", "that conversation is gone; this is a new one", field="conversation")
-                call.session.refuse(gone)
-            return await call.serve(line, ready)
+                served.session.refuse(gone)
+            return await served.serve(client, ready)
         finally:
-            self._seats.leave(call)
+            self._slots.leave(served)
             _log.info(
-                "client gone", extra={"conversation": call.id[:6], "seconds": round(time.monotonic() - started, 1)}
+                "client gone", extra={"conversation": served.id[:6], "seconds": round(time.monotonic() - started, 1)}
             )
 
     def _encoder(self, asked: dict[str, str]) -> Encoder:
@@ -256,8 +257,8 @@ class Server:
         _one_of("sample_rate", rate, [str(known) for known in get_args(SampleRate)])
         return Encoder(cast("Encoding", encoding), int(rate))
 
-    def _ready(self, call: Call, encoder: Encoder) -> Ready:
-        engine = cast("Engine", self._seats.engine)  # whoever has a call has got it from the engine
+    def _ready(self, served: ServedConversation, encoder: Encoder) -> Ready:
+        engine = cast("Engine", self._slots.engine)  # whoever has a conversation has got it from the engine
         checkpoint = engine.checkpoint
         return Ready(
             version=__version__,
@@ -267,7 +268,7 @@ class Server:
             encoding=encoder.encoding,
             frame_ms=FRAME_MS,
             voices=tuple(engine.voices),
-            conversation=call.id,
+            conversation=served.id,
         )
 
 

@@ -12,7 +12,7 @@ from dia2stream.errors import CommandError
 from dia2stream.items import FRAME_MS
 from dia2stream.options import ServeOptions
 from dia2stream.protocol.messages import Error, Event
-from dia2stream.server.conversations import Call, HangUp
+from dia2stream.server.conversations import HangUp, ServedConversation
 from dia2stream.server.metrics import Metrics, Reading
 
 if TYPE_CHECKING:
@@ -20,108 +20,108 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
-SEATS = 1
-# A seat that is given back is free after a step of the model. Much longer means that there is no hope.
+SLOTS = 1
+# A slot that is given back is free after the step that is running. If that takes longer, the engine hangs.
 FREEING_SECONDS = 10.0
 CLOSE_SECONDS = 2.0  # for a client to answer that we close
 
 
-class Seats:
-    """Who sits where: calls with a client, and calls that wait for theirs to come back."""
+class Slots:
+    """Which conversations have a slot: those with a client, and those whose client may come back."""
 
     def __init__(self, options: ServeOptions, metrics: Metrics) -> None:
         self.engine: Engine | None = None
         self._options, self._metrics = options, metrics
-        self._calls: dict[str, Call] = {}
+        self._served: dict[str, ServedConversation] = {}
 
-    async def take(self, wanted: str | None, new_id: str) -> Call:
-        """The call of that id, or a new one with the other. Raises CommandError `busy` when every seat is taken.
+    async def take(self, wanted: str | None, new_id: str) -> ServedConversation:
+        """The conversation `wanted`, or a new one named `new_id`. Raises CommandError `busy` when every slot is taken.
 
-        Whoever has the id gets the call, also from a client that is still there: a client comes back sooner than a
-        server notices that its old connection is dead.
+        Whoever knows the id gets the conversation, even while another client is connected to it: a client whose
+        connection broke comes back sooner than the server notices the broken connection.
         """
-        call = self._calls.get(wanted or "")
-        if call is not None and call.seated and not call.over:
-            call.expected = True
-            await call.leave(HangUp(1000, "the conversation goes on over another connection"))
+        served = self._served.get(wanted or "")
+        if served is not None and served.has_slot and not served.over:
+            served.expected = True
+            await served.leave(HangUp(1000, "the conversation goes on over another connection"))
             self._metrics.returned.inc()
-            return call
-        return await self._new_call(new_id)
+            return served
+        return await self._begin(new_id)
 
-    async def _new_call(self, id: str) -> Call:
+    async def _begin(self, id: str) -> ServedConversation:
         assert self.engine is not None
         old = self._make_room()
-        call = Call(id, self._metrics)
-        self._calls[call.id] = call  # before anything is waited for: the seat is taken
+        served = ServedConversation(id, self._metrics)
+        self._served[served.id] = served  # before anything is waited for: the slot is taken
         try:
             if old is not None:
                 await old.leave(
-                    HangUp(1013, "another client took the seat", Error("busy", "another client took the seat"))
+                    HangUp(1013, "another client took the slot", Error("busy", "another client took the slot"))
                 )
                 await asyncio.wait_for(old.close(), FREEING_SECONDS)
-            call.open(self.engine, self._options.max_lead_ms)
+            served.open(self.engine, self._options.max_lead_ms)
         except asyncio.TimeoutError:
-            del self._calls[call.id]
-            raise CommandError("busy", "the seat is not free yet") from None
+            del self._served[served.id]
+            raise CommandError("busy", "the slot is not free yet") from None
         except BaseException:
-            del self._calls[call.id]
+            del self._served[served.id]
             raise
         self._metrics.clients.inc()
-        return call
+        return served
 
-    def _make_room(self) -> Call | None:
-        """Takes a seat from whoever needs it least, if all are taken. Raises CommandError when all need theirs."""
-        if len(self._calls) < SEATS:
+    def _make_room(self) -> ServedConversation | None:
+        """Takes a slot from whoever needs it least, if all are taken. Raises CommandError when all need theirs."""
+        if len(self._served) < SLOTS:
             return None
-        idle = [call for call in self._calls.values() if self._gives_way(call)]
+        idle = [served for served in self._served.values() if self._gives_way(served)]
         if not idle:
-            raise CommandError("busy", f"every seat is taken: this server speaks {SEATS} conversation at a time")
-        return self._calls.pop(min(idle, key=lambda call: call.since).id)
+            raise CommandError("busy", f"every slot is taken: this server speaks {SLOTS} conversation at a time")
+        return self._served.pop(min(idle, key=lambda served: served.since).id)
 
-    def _gives_way(self, call: Call) -> bool:
-        silent = not call.begun and time.monotonic() - call.since > self._options.linger
-        return call.seated and (call.over or not call.connected or silent)
+    def _gives_way(self, served: ServedConversation) -> bool:
+        silent = not served.begun and time.monotonic() - served.since > self._options.linger
+        return served.has_slot and (served.over or not served.connected or silent)
 
-    def leave(self, call: Call) -> None:
-        """Its client is gone: the call waits for it to come back, if it has anything to wait for."""
-        if call.expected:
+    def leave(self, served: ServedConversation) -> None:
+        """The client is gone. Keeps its conversation for a while, if anything was ever begun in it."""
+        if served.expected:
             return
-        if call.over or not call.begun:
-            self._forget(call)
-        elif call.id in self._calls:
-            asyncio.get_running_loop().call_later(self._options.linger, self._expire, call, call.since)
+        if served.over or not served.begun:
+            self._forget(served)
+        elif served.id in self._served:
+            asyncio.get_running_loop().call_later(self._options.linger, self._expire, served, served.since)
 
-    def _expire(self, call: Call, since: float) -> None:
-        if not call.connected and call.since == since:
-            _log.info("conversation forgotten", extra={"conversation": call.id[:6]})
-            self._forget(call)
+    def _expire(self, served: ServedConversation, since: float) -> None:
+        if not served.connected and served.since == since:
+            _log.info("conversation forgotten", extra={"conversation": served.id[:6]})
+            self._forget(served)
 
-    def _forget(self, call: Call) -> None:
-        """Gives the engine's seat back; it counts as taken until it is."""
-        if self._calls.get(call.id) is call:
-            closing = asyncio.create_task(call.close())
-            closing.add_done_callback(lambda _: self._calls.pop(call.id, None))
+    def _forget(self, served: ServedConversation) -> None:
+        """Gives the engine's slot back; it counts as taken until it is."""
+        if self._served.get(served.id) is served:
+            closing = asyncio.create_task(served.close())
+            closing.add_done_callback(lambda _: self._served.pop(served.id, None))
 
     # ---- All of them at once ----
 
     @property
     def connected(self) -> int:
         """How many clients are there."""
-        return sum(call.connected for call in self._calls.values())
+        return sum(served.connected for served in self._served.values())
 
     @property
     def speaking(self) -> bool:
         """Whether a client waits for something that was asked for."""
-        return any(call.speaking for call in self._calls.values())
+        return any(served.speaking for served in self._served.values())
 
     def tell(self, event: Event) -> None:
         """Sends every client an event."""
-        for call in self._calls.values():
-            call.tell(event)
+        for served in self._served.values():
+            served.tell(event)
 
     async def clear(self, how: HangUp) -> None:
         """Closes every connection."""
-        leaving = [asyncio.ensure_future(call.leave(how)) for call in self._calls.values()]
+        leaving = [asyncio.ensure_future(served.leave(how)) for served in self._served.values()]
         if leaving:
             await asyncio.wait(leaving, timeout=CLOSE_SECONDS)
 
@@ -143,18 +143,21 @@ class Seats:
 
     def gauges(self) -> Iterable[Reading]:
         """Figures of this moment."""
-        calls = [call for call in self._calls.values() if call.seated]
-        outboxes = [call.session.conversation.outbox for call in calls if call.connected]
+        all_served = [served for served in self._served.values() if served.has_slot]
+        outboxes = [served.session.conversation.outbox for served in all_served if served.connected]
         now = time.monotonic()
         yield "ready", "Whether the model is loaded", self.engine is not None
-        yield "seats", "Conversations that fit at once", SEATS
-        yield "seats_taken", "Clients that are there", self.connected
-        yield "lingering", "Conversations that wait for their client", len(calls) - self.connected
+        yield "slots", "Conversations that fit at once", SLOTS
+        yield "slots_taken", "Slots whose client is connected", self.connected
+        # The names of the release before this one; the next release drops them.
+        yield "seats", "Old name of slots", SLOTS
+        yield "seats_taken", "Old name of slots_taken", self.connected
+        yield "lingering", "Conversations that wait for their client", len(all_served) - self.connected
         yield "real_time_factor", "Work for a second of audio, in seconds, of late", self._metrics.real_time_factor
         lead = max([outbox.lead_ms(now) for outbox in outboxes], default=0.0)
         yield "lead_seconds", "Audio sent ahead of playback", lead / 1000
         yield "queue_frames", "Frames made and not sent", sum(outbox.waiting for outbox in outboxes)
-        yield "queue_words", "Words that wait to be spoken", sum(call.session.queued_words for call in calls)
+        yield "queue_words", "Words that wait to be spoken", sum(served.session.queued_words for served in all_served)
         if self.engine is not None:
             yield "gpu_memory_bytes", "Held on the GPU by this process", _gpu_memory(self.engine)
 

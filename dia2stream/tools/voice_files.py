@@ -18,12 +18,12 @@ from rich.table import Table
 from dia2.checkpoint.load import load_codec
 from dia2.codec.mimi import Mimi
 from dia2.errors import ScriptError
-from dia2.text.script import FRAME_RATE
+from dia2.model.config import FRAME_RATE
 from dia2.voice.recording import BEST_SECONDS, Recording, read_recording, trim
 from dia2.voice.voice import SUFFIX, Clip, ClipWord, Voice, make_clip, read_words
 from dia2.voice.word_times import align, transcribe
 from dia2stream import __version__
-from dia2stream.engine.engine import default_model
+from dia2stream.engine.engine import default_model, load_options
 from dia2stream.options import ModelOptions, ShowOptions, VoiceOptions
 from dia2stream.protocol.fields import MAX_ID_CHARS
 from dia2stream.terminal import load_progress, note
@@ -142,9 +142,7 @@ def _clip(recording: Recording, words: Sequence[ClipWord], codec: Mimi) -> Clip:
 
 def _load_codec(model: ModelOptions) -> tuple[Any, Mimi]:
     with load_progress() as progress:
-        return load_codec(
-            _model_name(model), device=model.device, mimi=model.mimi, revision=model.revision, progress=progress
-        )
+        return load_codec(_model_name(model), load_options(model, progress))
 
 
 def _model_name(model: ModelOptions) -> str:

@@ -29,7 +29,7 @@ def main() -> None:
     alike = (theirs == codes).float().mean((0, 2))
     print(f"codes alike, by codebook: {alike.tolist()}")
     print(f"decoded: at most {(decoded - made).abs().max():.1e} from MimiModel")
-    print(f"streamed: at most {(streamed.flatten() - made[0]).abs().max():.1e} from dia2.mimi")
+    print(f"streamed: at most {(streamed.flatten() - made[0]).abs().max():.1e} from dia2.codec")
     assert alike[:2].min() > 0.97  # untrained, entries lie close together: what is left over may round otherwise
     assert torch.allclose(decoded, made, atol=1e-4)
     assert torch.allclose(streamed.flatten(), made[0], atol=1e-4)

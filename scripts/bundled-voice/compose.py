@@ -19,7 +19,7 @@ import numpy as np
 FRAME_RATE = 12.5
 MAX_PADDING = 6  # steps that the machine lets a hold last; and frames of sound after the text's end
 AHEAD = 2  # words that the second stream looks ahead
-PREFIX_OFFSET = 3  # what dia2.voice adds to the steps of speaker 1's words
+PREFIX_OFFSET = 3  # what dia2.voice.voice adds to the steps of speaker 1's words
 NO_ACTION = -100  # the machine forces the outcome, or it is unknown when text comes
 
 
@@ -81,7 +81,7 @@ class Placed(NamedTuple):
 
     @property
     def padding(self) -> int:
-        """As dia2.script.Entry has it: a break's own step counts, a word's does not."""
+        """As dia2.text.script.Entry has it: a break's own step counts, a word's does not."""
         return self.free - self.step - bool(self.tokens)
 
 
@@ -303,7 +303,7 @@ class Composer:
     # ---- The voice prefix ----
 
     def _prefix(self, call: Call) -> int:
-        """One clip of each speaker, or of the first alone, laid out by dia2.voice's arithmetic. Returns its frames."""
+        """One clip of each speaker, or of the first alone, laid out as dia2.voice.voice does. Returns its frames."""
         ids, entries, at = self.ids, list[Placed](), 0
         for speaker in range(self.dice.randint(1, 2)):
             clip = self.dice.choice(self.of[speaker])

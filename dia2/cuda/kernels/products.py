@@ -11,7 +11,7 @@ Four habits, in all of them:
 - **Weights first.** A program loads its tile of the weights, which depend on nobody, before it waits for the kernel
   ahead (programmatic dependent launch, on Hopper and later). The memory so keeps reading while activations settle.
 - **Round where the layers round.** Products accumulate in float32; results are rounded to the model's dtype at the
-  places where dia2/layers.py does, so that eager and fast agree to rounding of sums.
+  places where dia2/model/layers.py does, so that eager and fast agree to rounding of sums.
 - **Weights give way.** Most are read once a step and are larger than any cache, so in L2 they go first (`evict_first`),
   before activations, gains and tables, and before the few that the next stage reads again.
 - **The same bits every time.** No float atomics: every sum has one order, so a conversation repeats exactly.

@@ -1,0 +1,181 @@
+"""Holds all calls of a load at once, on one event loop, and measures what became of them.
+
+All times are those of the loop, so a loop with a simulated clock measures simulated calls.
+"""
+
+import asyncio
+import contextlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from random import Random
+from typing import Any, Literal
+
+from dia2stream.bench.load.arrivals import poisson_arrivals, spread_arrivals
+from dia2stream.bench.load.clients import CallClient, Connect
+from dia2stream.bench.load.listener import Listener
+from dia2stream.bench.load.results import CallRecord, Usage, summarize
+from dia2stream.bench.load.scenarios import Call, Scenario, monologue, phone_call, request, starter
+from dia2stream.errors import CommandError, Dia2StreamError
+from dia2stream.protocol.messages import Start
+
+_DRAIN = 30.0  # seconds that requests have to end after the last one has come
+_RAMP = 0.1  # seconds for each call that begins, where all begin at about the same time
+_LONGEST_RAMP = 10.0
+
+Kind = Literal["rate", "phone", "crowd"]
+
+
+@dataclass(frozen=True)
+class Load:
+    """What is measured. kind: requests that arrive at random, phone calls, or monologues and one starter.
+
+    amount: requests a second, or calls at the same time. seconds: for how long it is held. seed: repeats arrivals,
+    texts and voices. start_lead: how long a listener waits with the first sample of a turn, in seconds.
+    """
+
+    kind: Kind
+    amount: float
+    seconds: float
+    seed: int = 0
+    start_lead: float = 0.0
+
+
+@dataclass(frozen=True)
+class Target:
+    """Where calls go. ahead, start: see `Call`. take_usage: what the engine did since the last time."""
+
+    connect: Connect
+    ahead: int
+    start: Callable[..., Start]
+    take_usage: Callable[[], Usage] | None = None
+
+
+async def measure(load: Load, target: Target) -> dict[str, Any]:
+    """Holds a load, and returns its point of the report."""
+    run = _Run(load, target)
+    if load.kind == "rate":
+        await run.requests()
+    elif load.kind == "phone":
+        await run.calls([phone_call] * round(load.amount))
+    else:
+        await run.calls([monologue] * (round(load.amount) - 1), then=starter)
+    return run.point()
+
+
+class _Run:
+    """One load while it is held."""
+
+    def __init__(self, load: Load, target: Target) -> None:
+        self._load, self._target = load, target
+        self._records: list[CallRecord] = []
+        self._open = self._most = 0  # calls that are let in
+        self._began = 0.0
+        self._frames_before = 0
+        self._seconds = 0.0
+        self._usage: Usage | None = None
+        self._frames = 0
+
+    async def requests(self) -> None:
+        """Requests come at random, whatever became of those before: an open loop."""
+        arrivals = poisson_arrivals(self._load.amount, self._load.seconds, self._random("arrivals"))
+        tasks = []
+        self._begin_window()
+        for number, at in enumerate(arrivals):
+            await asyncio.sleep(self._began + at - _now())
+            tasks.append(asyncio.create_task(self._hold(request, number)))
+        await asyncio.sleep(self._began + self._load.seconds - _now())
+        self._end_window()
+        await self._drain(tasks)
+
+    async def calls(self, scenarios: Sequence[Scenario], then: Scenario | None = None) -> None:
+        """Calls begin one after the other; once all have begun, the time runs, and `then` begins too."""
+        ramp = min(_LONGEST_RAMP, _RAMP * len(scenarios))
+        begins = spread_arrivals(len(scenarios), ramp, self._random("arrivals")) if scenarios else []
+        began, tasks = _now(), []
+        for number, (at, scenario) in enumerate(zip(begins, scenarios, strict=True)):
+            await asyncio.sleep(began + at - _now())
+            tasks.append(asyncio.create_task(self._hold(scenario, number)))
+        await asyncio.sleep(began + ramp - _now())
+        self._begin_window()
+        if then is not None:
+            tasks.append(asyncio.create_task(self._hold(then, len(scenarios))))
+        await asyncio.sleep(self._load.seconds)
+        self._end_window()
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    def point(self) -> dict[str, Any]:
+        """What was measured."""
+        point = summarize(self._records, self._seconds, self._frames, self._usage)
+        return {"load": self._load.amount, "most_at_once": self._most, **point}
+
+    # ---- Calls ----
+
+    async def _hold(self, scenario: Scenario, number: int) -> None:
+        """One call from connecting to closing, whatever happens in it."""
+        record, began = CallRecord(), _now()
+        self._records.append(record)
+        try:
+            client = await self._target.connect()
+        except Dia2StreamError as error:
+            record.problem = _code(error)
+            record.refused = record.problem == "busy"
+            return
+        record.connect = _now() - began
+        self._open += 1
+        self._most = max(self._most, self._open)
+        try:
+            await self._talk(scenario, client, record, number)
+        except Dia2StreamError as error:
+            record.problem = _code(error)
+        finally:
+            self._open -= 1
+
+    async def _talk(self, scenario: Scenario, client: CallClient, record: CallRecord, number: int) -> None:
+        listener = Listener(client, record, self._load.start_lead)
+        receiving = asyncio.create_task(listener.receive())
+        try:
+            random = self._random(str(number))
+            await scenario(Call(client, listener, record, random, self._target.ahead, self._target.start))
+        finally:
+            receiving.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await receiving
+            with contextlib.suppress(Dia2StreamError):
+                await client.close()
+
+    async def _drain(self, tasks: Sequence["asyncio.Task[None]"]) -> None:
+        """Lets requests end; those that take too long have failed."""
+        late = (await asyncio.wait(tasks, timeout=_DRAIN))[1] if tasks else set()
+        for task, record in zip(tasks, self._records, strict=True):
+            if task in late:
+                record.problem = "unfinished"
+                task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    # ---- The time that is measured ----
+
+    def _begin_window(self) -> None:
+        self._began, self._frames_before = _now(), self._received()
+        if self._target.take_usage is not None:
+            self._target.take_usage()
+
+    def _end_window(self) -> None:
+        self._seconds, self._frames = _now() - self._began, self._received() - self._frames_before
+        if self._target.take_usage is not None:
+            self._usage = self._target.take_usage()
+
+    def _received(self) -> int:
+        return sum(record.frames for record in self._records)
+
+    def _random(self, name: str) -> Random:
+        return Random(f"{self._load.seed} {self._load.kind} {self._load.amount} {name}")
+
+
+def _code(error: Dia2StreamError) -> str:
+    return error.code if isinstance(error, CommandError) else "broken"
+
+
+def _now() -> float:
+    return asyncio.get_running_loop().time()

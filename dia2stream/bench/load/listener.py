@@ -1,0 +1,116 @@
+"""Receives what comes in one call, and keeps its record."""
+
+import asyncio
+from collections.abc import Callable
+
+from dia2stream.bench.load.clients import CallClient
+from dia2stream.bench.load.playback import PlaybackClock
+from dia2stream.bench.load.results import CallRecord
+from dia2stream.errors import CommandError, EngineError
+from dia2stream.protocol.messages import Done, Error, Event, Paused, ResetDone
+
+
+class Listener:
+    """The ears of one caller. A task of its own runs `receive`; the call itself sends, and waits with `until`.
+
+    heard_ms: the sound received since the conversation began: where the next frame stands on its audio clock.
+    """
+
+    def __init__(self, client: CallClient, record: CallRecord, start_lead: float = 0.0) -> None:
+        self.playback = PlaybackClock(start_lead)
+        self.heard_ms = 0.0
+        self.paused = self.is_reset = False
+        self._client, self._record = client, record
+        self._asked: float | None = None  # when the words came whose first sample is still to come
+        self._done: set[str] = set()
+        self._ended = False
+        self._problem: Exception | None = None
+        self._changed = asyncio.Event()
+
+    # ---- The call ----
+
+    def expect_turn(self) -> None:
+        """The next sound begins a turn."""
+        self.playback.begin()
+        self._asked = None
+
+    def words_are_there(self) -> None:
+        """From now on the engine can start to speak: the first sample is timed from here."""
+        self._asked = _now()
+
+    def forget(self) -> None:
+        """Another conversation begins in this call."""
+        self.heard_ms, self.is_reset = 0.0, False
+        self._done.clear()
+
+    @property
+    def speaking(self) -> bool:
+        """Whether the turn's first sample has come."""
+        return self.playback.received > 0
+
+    def is_done(self, id: str) -> bool:
+        """Whether an utterance has been sent to its end."""
+        return id in self._done
+
+    async def until(self, condition: Callable[[], bool], timeout: float | None = None) -> bool:
+        """Waits for a condition that events or a turn's first sample make true. Returns whether it is true.
+
+        Raises what ended the call. timeout: seconds; None: for ever.
+        """
+        ends = None if timeout is None else _now() + timeout
+        while True:
+            self._changed.clear()
+            if self._problem is not None:
+                raise self._problem
+            if condition():
+                return True
+            if self._ended:
+                raise EngineError("the conversation has ended")
+            try:
+                await asyncio.wait_for(self._changed.wait(), None if ends is None else max(0.0, ends - _now()))
+            except asyncio.TimeoutError:
+                return condition()
+
+    # ---- What comes ----
+
+    async def receive(self) -> None:
+        """Takes everything, to the end of the conversation."""
+        try:
+            async for item in self._client.received():
+                if isinstance(item, Event):
+                    self._take_event(item)
+                else:
+                    self._take_sound(item)
+        except Exception as error:
+            self._problem = error
+        finally:
+            self._ended = True
+            self._changed.set()
+
+    def _take_sound(self, seconds: float) -> None:
+        now, is_first = _now(), not self.speaking
+        self.playback.receive(now, seconds)
+        self.heard_ms += 1000 * seconds
+        self._record.frames += 1
+        self._record.late, self._record.worst_underrun = self.playback.late, self.playback.worst_underrun
+        if is_first:
+            if self._asked is not None:
+                self._record.first.append(now - self._asked)
+            self._changed.set()
+
+    def _take_event(self, event: Event) -> None:
+        if isinstance(event, Done):
+            self._done.add(event.id)
+        elif isinstance(event, Paused):
+            self.paused = True
+        elif isinstance(event, ResetDone):
+            self.is_reset = True
+        elif isinstance(event, Error):
+            self._problem = CommandError(event.code, event.message)  # type: ignore[arg-type]
+        else:
+            return
+        self._changed.set()
+
+
+def _now() -> float:
+    return asyncio.get_running_loop().time()

@@ -1,0 +1,101 @@
+"""What became of calls, and what a load comes to: pure."""
+
+import math
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from statistics import fmean
+from typing import Any
+
+CONTINUOUS = 0.1  # seconds: a call whose worst underrun is no longer counts as continuous
+
+
+@dataclass
+class CallRecord:
+    """What was measured of one call.
+
+    first: seconds from the words that speech can start with to the first sample, one for each turn. pauses: seconds
+    from a barge-in's command to `paused`. connect: seconds until the connection was ready. problem: the code of the
+    error that ended the call; refused: it was not let in.
+    """
+
+    first: list[float] = field(default_factory=list)
+    pauses: list[float] = field(default_factory=list)
+    connect: float | None = None
+    frames: int = 0
+    late: int = 0
+    worst_underrun: float = 0.0
+    problem: str | None = None
+    refused: bool = False
+
+
+@dataclass(frozen=True)
+class Usage:
+    """What the engine did in a stretch of time, in seconds: see StepReport. rows: of all backbone batches, added up."""
+
+    steps: int
+    rows: int
+    frames: int
+    step_seconds: float
+    device_seconds: float
+
+
+def summarize(records: Sequence[CallRecord], seconds: float, frames: int, usage: Usage | None) -> dict[str, Any]:
+    """One point of the report, see `bench/report.py`. frames, usage: of the `seconds` in which the load was held."""
+    served = [record for record in records if not record.refused]
+    return {
+        "seconds": round(seconds, 3),
+        "calls": len(records),
+        "refused": dict(Counter(record.problem for record in records if record.refused)),
+        "failed": dict(Counter(record.problem for record in served if record.problem is not None)),
+        "first_audio_ms": milliseconds(value for record in served for value in record.first),
+        "connect_ms": milliseconds(record.connect for record in served if record.connect is not None),
+        "pause_ms": milliseconds(value for record in served for value in record.pauses),
+        "continuity": _continuity(served),
+        "worst_underrun_ms": round(1000 * max((record.worst_underrun for record in served), default=0.0), 3),
+        "late_frames": sum(record.late for record in served),
+        "frames": frames,
+        "frames_per_s": round(frames / seconds, 3),
+        "engine": None if usage is None else _shares(usage, seconds),
+    }
+
+
+def _continuity(served: Sequence[CallRecord]) -> float | None:
+    """The share of calls that were heard without a gap; a call that failed had one."""
+    heard = [record for record in served if record.frames or record.problem is not None]
+    whole = [record for record in heard if record.worst_underrun <= CONTINUOUS and record.problem is None]
+    return round(len(whole) / len(heard), 6) if heard else None
+
+
+def _shares(usage: Usage, seconds: float) -> dict[str, Any]:
+    host = max(0.0, usage.step_seconds - usage.device_seconds)
+    return {
+        "device_share": round(usage.device_seconds / seconds, 4),
+        "host_share": round(host / seconds, 4),
+        "steps_per_s": round(usage.steps / seconds, 2),
+        "rows_per_step": round(usage.rows / usage.steps, 2) if usage.steps else None,
+        "host_us_per_row": round(1e6 * host / usage.rows, 2) if usage.rows else None,
+        "host_us_per_frame": round(1e6 * host / usage.frames, 2) if usage.frames else None,
+    }
+
+
+def milliseconds(seconds: Iterable[float]) -> dict[str, Any] | None:
+    """The distribution of some times; percentiles are measured values (nearest rank). None where there are none."""
+    ordered = sorted(1000 * value for value in seconds)
+    if not ordered:
+        return None
+    ranks = {f"p{share}": ordered[math.ceil(len(ordered) * share / 100) - 1] for share in (50, 95, 99)}
+    figures = {**ranks, "max": ordered[-1], "mean": fmean(ordered)}
+    return {"count": len(ordered), **{name: round(value, 3) for name, value in figures.items()}}
+
+
+def holds(point: dict[str, Any], max_first_ms: float) -> bool:
+    """Whether a load is served well: first audio in time at p95, nobody refused, no failure, no gap in any call."""
+    first = point["first_audio_ms"]
+    return bool(
+        first
+        and first["p95"] <= max_first_ms
+        and point["continuity"] == 1.0
+        and not point["refused"]
+        and not point["failed"]
+    )
