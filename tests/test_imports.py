@@ -77,6 +77,8 @@ WITHOUT_TORCH = [
     "dia2stream.protocol.messages",
     "dia2stream.server.conversations",
     "dia2stream.server.dialects.cartesia",
+    "dia2stream.server.dialects.deepgram",
+    "dia2stream.server.dialects.elevenlabs",
     "dia2stream.server.dialects.openai_speech",
     "dia2stream.server.server",
     "dia2stream.server.web",

@@ -168,8 +168,8 @@ class Contexts:
         self._prefix = secrets.token_hex(4) + "." if prefix is None else prefix
         self._numbered = 0
         self._begun = False
-        self._clock_ms = self._base_ms = 0
-        self._voice: Voice | None = None  # that the conversation speaks in
+        self._clock_ms = self._base_ms = 0  # of the conversation; of it when the client came
+        self._unheard_ms = 0  # of what was sent since then
         self._pace = Pace(None)
         self._contexts: dict[str, _Context] = {}  # by name; those that are finished or cancelled are gone
         self._queue: deque[_Context] = deque()  # those with text, in turn; the first is being spoken
@@ -225,43 +225,33 @@ class Contexts:
             return CommandError("overloaded", f"{waiting} characters wait to be spoken, of at most {MAX_WAITING_CHARS}")
         return None
 
-    def has(self, name: str) -> bool:
-        """Whether there is a context of that name that is not over."""
-        return name in self._contexts
-
-    def closed(self, name: str) -> bool:
-        """Whether that context is to get no more text."""
-        return name in self._contexts and self._contexts[name].ended
-
     @property
     def names(self) -> list[str]:
         """The contexts that are not over, the oldest first."""
         return list(self._contexts)
 
     @property
-    def clock_ms(self) -> int:
-        """How much sound was sent in this conversation."""
-        return self._clock_ms
+    def position_ms(self) -> int:
+        """How much sound the client was sent since it came, but for what it was sent and did not hear."""
+        return self._clock_ms - self._base_ms - self._unheard_ms
 
     @property
-    def sent_ms(self) -> int:
-        """How much sound was sent since the client came."""
-        return self._clock_ms - self._base_ms
+    def pausing(self) -> bool:
+        """Whether a context was cancelled and the conversation does not stand still yet."""
+        return bool(self._pausing)
 
-    def heard_ms(self, name: str, now: float) -> float:
-        """How much of a context the listener has heard, by an estimate."""
-        context = self._contexts.get(name)
-        if context is None or context.begins_ms is None:
-            return 0.0
-        return max(0.0, self._played_ms(now) - context.begins_ms)
+    def heard_ms(self, now: float) -> float:
+        """How much of its sound the client has heard by an estimate, as a position like the one above."""
+        return self._played_ms(now) - self._base_ms - self._unheard_ms
 
     def cancel(self, name: str, now: float, played_ms: float | None = None) -> list[Turned]:
-        """A context is not wanted any more, nor what of it was sent and not heard: Interrupted follows if it sounds.
+        """A context is not wanted any more, nor what of it was sent and not heard: Interrupted follows.
 
-        The last one may be over already and still be heard. played_ms: where the listener is on the conversation's
-        clock; by default an estimate.
+        The last one may be over already and still be heard; nothing follows for one that was heard to its end.
+        played_ms: how much the client has heard since it came, as `position_ms` counts; by default an estimate.
         """
         context = self._contexts.pop(name, None)
+        over = context is None
         if context is None and self._last is not None and self._last.name == name:
             context = self._last
         if context is None or context.cancelled:
@@ -271,7 +261,10 @@ class Contexts:
             self._queue.remove(context)
         for utterance in context.unspoken:
             self._utterances.pop(utterance.id, None)
-        return [*self._stop(context, now, played_ms), *self._advance(now)]
+        stop = self._stop(context, now, played_ms)
+        if not stop and not over:
+            stop = [self._interrupted(context, self._played_ms(now))]
+        return [*stop, *self._advance(now)]
 
     def leave(self, now: float) -> list[Command]:
         """The client is gone: what it has not heard was not said."""
@@ -294,7 +287,7 @@ class Contexts:
             case Frame():
                 return self._frame(item, now)
             case Started():
-                self._clock_ms = self._base_ms = 0
+                self._clock_ms = self._base_ms = self._unheard_ms = 0
                 self._pace.restart(0)
             case FirstAudio():
                 self._sound(item.id)
@@ -353,6 +346,7 @@ class Contexts:
     def _paused(self, event: Paused, now: float) -> list[Turned]:
         if not self._pausing:
             return []
+        self._unheard_ms += self._clock_ms - event.heard_ms
         return [self._interrupted(self._pausing.popleft(), event.heard_ms), *self._advance(now)]
 
     def _interrupted(self, context: _Context, clock_ms: float) -> Interrupted:
@@ -365,6 +359,8 @@ class Contexts:
         error = CommandError(cast("ErrorCode", event.code), event.message, event.cmd, event.id, event.field)
         if event.cmd == "pause" and self._pausing:
             return self._pause_failed(error, now)
+        if event.cmd == "end":
+            return []  # what it was to end was refused, and that was told
         utterance = self._utterances.get(event.id or "")
         if utterance is None:
             return [Failed(None, error)]
@@ -442,7 +438,7 @@ class Contexts:
         if utterance not in context.unspoken:
             context.unspoken.append(utterance)
         self._utterances[utterance.id] = utterance
-        self._begun, self._voice = True, context.voice
+        self._begun = True
         return [*commands]
 
     def _flush_nothing(self, context: _Context, flush: int) -> list[Turned]:
@@ -477,7 +473,9 @@ class Contexts:
 
     def _stop(self, context: _Context, now: float, played_ms: float | None) -> list[Turned]:
         """Stops the conversation, if the context sounds, is about to, or was sent and not heard to its end."""
-        played = self._played_ms(now) if played_ms is None else min(played_ms, float(self._clock_ms))
+        played = self._played_ms(now)
+        if played_ms is not None:
+            played = min(played_ms + self._base_ms + self._unheard_ms, float(self._clock_ms))
         heard = context.ends_ms <= played and not context.unspoken
         if heard or not (context.unspoken or context is self._last):
             return []
