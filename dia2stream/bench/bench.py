@@ -1,10 +1,10 @@
 """`bench`: how soon it speaks and what a frame costs, on the warm engine that pipe and serve use.
 
-Every run is one call, see caller.py. After each call nobody speaks, and the parts are timed one at a time: a backbone
-step, a whole frame, the codec. Next to them stands what they could cost at best: the bytes of weights that have to be
-read, over the speed at which this machine reads memory, measured in this process too.
+Every run is one call, see calls.py. After each call, while nobody speaks, the parts are timed one at a time: a backbone
+step, a whole frame, the codec. Beside them stands the least they could cost: the bytes of weights that must be read,
+over the speed at which this machine reads memory, which is measured in this process too.
 
-A server is measured by the same calls, without what only the engine can tell.
+A server is measured by the same calls. Counts of steps and times of parts are known of the engine only.
 """
 
 import os
@@ -18,7 +18,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from dia2stream import __version__
-from dia2stream.bench.calls import Caller, EngineLine, ServerLine, Steps
+from dia2stream.bench.calls import BenchCall
+from dia2stream.bench.clients import EngineClient, ServerClient
 from dia2stream.bench.parts import Parts, floors, machine, peak_memory, read_bandwidth
 from dia2stream.bench.report import (
     FIGURES,
@@ -34,16 +35,17 @@ from dia2stream.bench.report import (
     read,
     show,
 )
+from dia2stream.bench.steps import EngineWatch, expected_steps
 from dia2stream.engine.engine import Engine
 from dia2stream.errors import Dia2StreamError
 from dia2stream.options import BenchOptions, ModelOptions, SpeechOptions
 from dia2stream.terminal import load_progress, note
 
-_PUBLISHED_AHEAD = 2  # of a server's model: the words it must know beyond the next one
+_PUBLISHED_AHEAD = 2  # words that the published model must know beyond the next one: what a server is taken to need
 
 
 def run(model: ModelOptions, speech: SpeechOptions, options: BenchOptions) -> None:
-    """Measures, and tells. Raises SystemExit(1) when a gate fails, Dia2Error when the model cannot be had."""
+    """Measures and reports. Raises SystemExit(1) when a gate fails, Dia2Error when the model cannot be loaded."""
     old = read(options.compare) if options.compare else None
     _check_outputs(options)
     report = _server_report(speech, options) if options.url else _engine_report(model, speech, options)
@@ -65,7 +67,7 @@ def run(model: ModelOptions, speech: SpeechOptions, options: BenchOptions) -> No
 
 
 def _check_outputs(options: BenchOptions) -> None:
-    """What would fail after minutes of measuring fails now."""
+    """Checks what would else fail only after minutes of measuring."""
     if options.plot:
         try:
             import matplotlib  # noqa: F401
@@ -77,21 +79,21 @@ def _check_outputs(options: BenchOptions) -> None:
 
 
 def _engine_report(model: ModelOptions, speech: SpeechOptions, options: BenchOptions) -> Report:
-    steps = Steps()
+    watch = EngineWatch()
     began = time.perf_counter()
     with load_progress() as progress:
-        engine = TimedEngine.load(model, progress=progress, speech=speech, observers=[steps])
-    assert isinstance(engine, TimedEngine)  # `load` makes what it is called on
+        engine = TimedEngine.load(model, progress=progress, speech=speech, observers=[watch])
+    assert isinstance(engine, TimedEngine)  # `load` is called on this class
     device = engine.checkpoint.device
     try:
-        steps.expect(engine.stepper.delays)
+        expected, ahead = expected_steps(engine.stepper.delays), engine.stepper.config.data.second_stream_ahead
         with engine.conversation() as session:
-            caller = Caller(EngineLine(engine, session), speech, steps, engine.stepper.config.data.second_stream_ahead)
+            call = BenchCall(EngineClient(engine, session, watch), speech, ahead, watch, expected)
             parts = Parts(engine, session)
-            _repeat(options, caller, parts)
+            _repeat(options, call, parts)
     finally:
         engine.close()
-    memory, speed = peak_memory(device), read_bandwidth(device)  # in this order: reading takes memory for itself
+    memory, speed = peak_memory(device), read_bandwidth(device)  # in this order: measuring the bandwidth takes memory
     return {
         **_head("engine", speech, options),
         "machine": machine(device),
@@ -102,23 +104,23 @@ def _engine_report(model: ModelOptions, speech: SpeechOptions, options: BenchOpt
             **memory,
             "read_bytes_per_s": speed,
         },
-        "figures": _figures(caller.taken | parts.taken),
-        "counts": {"expected": steps.expected, **{name: caller.counts[name] for name in LEAD_INS}},
+        "figures": _figures(call.taken | parts.taken),
+        "counts": {"expected": expected, **{name: call.counts[name] for name in LEAD_INS}},
         "floors": floors(engine, speed),
     }
 
 
 def _server_report(speech: SpeechOptions, options: BenchOptions) -> Report:
     assert options.url is not None
-    with ServerLine(options.url, options.token) as line:
-        caller = Caller(line, speech, None, _PUBLISHED_AHEAD)
-        _repeat(options, caller)
+    with ServerClient(options.url, options.token) as client:
+        call = BenchCall(client, speech, _PUBLISHED_AHEAD, None, {})
+        _repeat(options, call)
     return {
         **_head(options.url.partition("?")[0], speech, options),  # the query may hold a token
         "machine": machine(None),
-        "model": {**dict.fromkeys(_MODEL), "name": line.ready.model, "device": line.ready.device},
+        "model": {**dict.fromkeys(_MODEL), "name": client.ready.model, "device": client.ready.device},
         "once": dict.fromkeys(("load_s", "warm_up_s", "peak_rss_bytes", "peak_cuda_bytes", "read_bytes_per_s")),
-        "figures": _figures(caller.taken),
+        "figures": _figures(call.taken),
         "counts": None,
         "floors": None,
     }
@@ -138,23 +140,23 @@ def _figures(times: dict[str, list[float]]) -> Report:
     return {name: distribution(name, times.get(name, [])) for name in FIGURES}
 
 
-def _repeat(options: BenchOptions, caller: Caller, parts: "Parts | None" = None) -> None:
-    """All runs. The parts are timed between the calls, so that whatever else the machine does hits both alike."""
+def _repeat(options: BenchOptions, call: BenchCall, parts: Parts | None = None) -> None:
+    """Makes all runs. The parts are timed between the calls, so that other work of the machine slows both alike."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-    # No refreshing thread: it would take its time from what is being measured.
+    # Without a refreshing thread, which would take time from what is being measured.
     with Progress(*columns, console=Console(stderr=True), transient=True, auto_refresh=False) as bar:
         for number in bar.track(range(options.warmup + options.runs), description="measuring"):
             if number == options.warmup:
-                caller.taken.clear()
+                call.taken.clear()
                 if parts is not None:
                     parts.taken.clear()
-            caller.call(number)
+            call.run(number)
             if parts is not None:
                 parts.measure()
 
 
 class TimedEngine(Engine):
-    """An engine that remembers when the model was loaded and when all was warm."""
+    """An engine that remembers when the model was loaded and when it was warm."""
 
     loaded = warm = 0.0
 

@@ -1,4 +1,4 @@
-"""The parts of a frame, timed alone, beside what reading the weights takes."""
+"""The parts of a frame, timed alone, and the time that reading their weights takes at least."""
 
 import os
 import platform
@@ -26,9 +26,9 @@ _EARLY = 10  # columns from the beginning of the context, and for the late figur
 
 
 class Parts:
-    """Times a step, a frame and the codec, each call up to the end of what the device does for it; `taken` in ms.
+    """Times a step, a frame and the codec, each until the device has finished; `taken`: milliseconds, by figure.
 
-    Drives the engine's own stepper and codec from the caller's thread, while nobody speaks and the engine's waits.
+    Drives the engine's own stepper and codec from the calling thread. The engine's thread must rest meanwhile.
     """
 
     def __init__(self, engine: Engine, session: Session) -> None:
@@ -37,10 +37,13 @@ class Parts:
         self._device = engine.checkpoint.device
 
     def measure(self) -> None:
-        """Some calls of each."""
+        """Times each part a few times."""
         first, late = self._context.first_frame, self._context.limit - _EARLY
-        frames, early = cycle(range(first, self._context.frames)), first + _EARLY  # behind the voice, which stays
-        # Down to samples in main memory.
+        frames, early = (
+            cycle(range(first, self._context.frames)),
+            first + _EARLY,
+        )  # after the voice, which stays in the cache
+        # The codec's time ends when the samples are in main memory.
         self._time("codec_frame", lambda: self._context.decode(next(frames)).pcm())
         self._time("backbone_step", lambda: self._step(early, whole=False))
         self._time("backbone_step_late", lambda: self._step(late, whole=False))
@@ -48,7 +51,7 @@ class Parts:
         self._time("whole_frame_late", lambda: self._step(late, whole=True))
 
     def _step(self, column: int, whole: bool) -> None:
-        """A step of the first slot, whose codes are all known already unless a whole frame is wanted."""
+        """One step of the first slot. If all its codes are known, the depformer does not run."""
         stepper = self._stepper
         slot = stepper.slots[0]
         slot.column, slot.known = column, column - max(stepper.delays) if whole else stepper.capacity
@@ -56,7 +59,7 @@ class Parts:
         stepper.complete([stepper.opening])
 
     def _time(self, name: str, work: Callable[[], object]) -> None:
-        work()  # what was last in the machine's caches is of no interest
+        work()  # fills the machine's caches with this part's data
         for _ in range(_PARTS_PER_RUN):
             _finish(self._device)
             began = time.perf_counter()
@@ -71,7 +74,7 @@ def _finish(device: torch.device) -> None:
 
 
 def floors(engine: Engine, speed: float) -> Report:
-    """What reading the weights takes, at that many bytes a second."""
+    """By part: the bytes of weights it reads, and how long that takes at `speed` bytes a second."""
     backbone = backbone_bytes(engine.checkpoint.backbone)
     depformer = depformer_bytes(engine.checkpoint.depformer)
     parts = {"backbone": backbone, "depformer": depformer, "frame": backbone + depformer}
@@ -79,7 +82,7 @@ def floors(engine: Engine, speed: float) -> Report:
 
 
 def backbone_bytes(backbone: Any) -> int:
-    """Bytes of weights that a backbone step reads: all but the tables of embeddings, of which it reads a row or two."""
+    """Bytes of weights that a backbone step reads: all but the embedding tables, of which it reads a row or two."""
     return sum(p.nbytes for name, p in backbone.named_parameters() if "embed" not in name or name.endswith("_proj"))
 
 
@@ -98,7 +101,7 @@ def depformer_bytes(depformer: Any) -> int:
 
 
 def read_bandwidth(device: torch.device) -> float:
-    """Bytes per second that a long read from the device's memory gives: the best of some ways to read."""
+    """Bytes per second of a long read from the device's memory: the fastest of three ways to read."""
     size = min(4 << 30, torch.cuda.mem_get_info(device)[0] // 4) if device.type == "cuda" else 256 << 20
     x = torch.ones(size // 4, device=device)
     rows = x[: x.numel() // 4096 * 4096].view(-1, 4096)
@@ -108,7 +111,7 @@ def read_bandwidth(device: torch.device) -> float:
 
 
 def _device_seconds(work: Callable[[], object], device: torch.device) -> float:
-    """Seconds that a call keeps the device busy, the best of some."""
+    """Seconds that a call keeps the device busy: the least of eight."""
     best = float("inf")
     for _ in range(8):
         if device.type == "cuda":
@@ -125,16 +128,18 @@ def _device_seconds(work: Callable[[], object], device: torch.device) -> float:
     return best
 
 
-# ---- What it was measured on ----
+# ---- The machine ----
 
 
 def peak_memory(device: torch.device) -> Report:
+    """The most memory that the process has taken, here and on the device."""
     unit = 1 if sys.platform == "darwin" else 1024
     cuda = torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None
     return {"peak_rss_bytes": unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, "peak_cuda_bytes": cuda}
 
 
 def machine(device: torch.device | None) -> Report:
+    """What measures, for the report; device: where the model is, None if it is in another process."""
     cuda = device is not None and device.type == "cuda"
     return {
         "system": f"{platform.system()} {platform.release()} {platform.machine()}",

@@ -1,24 +1,24 @@
-"""What `bench` found: one JSON object, and what is made of it (a table, gates, a comparison, a picture).
+"""What `bench` measured: one JSON object, and what is made of it (a table, gates, a comparison, a picture).
 
-The object, schema "dia2stream-bench/1". Keys are only ever added while the number stays the same. What was not measured
-is null: a server has no steps that a client could time, a CPU has no CUDA memory.
+The object has the schema "dia2stream-bench/1". While this number stays the same, keys may be added and none goes away.
+What could not be measured is null: a client cannot time the steps of a server, and a CPU has no CUDA memory.
 
     schema       "dia2stream-bench/1"
     made         when, ISO 8601, UTC
     dia2stream   the version that measured
     target       "engine" in this process, or the URL of a server
     machine      system, python, cpu, cores, torch, threads, gpu, gpu_memory_bytes, cuda, triton
-    model        name, device, dtype, parameters, stepper; notes: what was chosen without being asked, and why
+    model        name, device, dtype, parameters, stepper; notes: what was chosen automatically, and why
     settings     runs, warmup, and every speech option
     once         load_s, warm_up_s, peak_rss_bytes, peak_cuda_bytes, read_bytes_per_s
     figures      by name, see FIGURES: unit, count, p50, p95, p99, max, mean, values
     counts       expected, and by figure: backbone_steps and frames (whole steps) from the command to its first sample;
-                 of a run that took others than expected, if there was one
+                 if a run took other steps than expected, those of that run
     floors       by part (backbone, depformer, frame): bytes of weights it must read, ms they take at read_bytes_per_s
-    lead_in_ms   what first audio is made of: the median backbone steps, frame and codec frame of one lead-in, added up
-    ratios       by figure: the median over its floor, or over lead_in_ms; depformer: what a whole frame takes longer
-                 than a backbone step, over its floor; *_late_over_early: the context's end over its beginning
-    compared     with --compare: made and machine of the old one, p50 (new over old, by figure), verdict
+    lead_in_ms   the parts of one first audio, added up: its backbone steps, its frame and its codec frame, by median
+    ratios       by figure: the median over its floor, or over lead_in_ms; depformer: the difference of a whole frame
+                 and a backbone step, over its floor; *_late_over_early: the context's end over its beginning
+    compared     with --compare: made and machine of the old report, p50 (new over old, by figure), verdict
     gates        flag, limit, value, passed, line
     passed       whether all gates did
 
@@ -38,7 +38,7 @@ from dia2stream.options import BenchOptions
 SCHEMA = "dia2stream-bench/1"
 Report = dict[str, Any]
 
-# Name -> (what it is, unit). Latencies run from the command to the sample, or the event, that its sender has in hand.
+# Name -> (label, unit). A latency ends when the sample, or the event, is in the hands of whoever sent the command.
 FIGURES = {
     "cold_start": ("cold start", "ms"),
     "inject_after_silence": ("inject after silence", "ms"),
@@ -57,10 +57,10 @@ FIGURES = {
 # First audio in four ways: each is one lead-in.
 LEAD_INS = ("cold_start", "inject_after_silence", "inject_after_barge_in", "pieces")
 
-# What the verdict of a comparison looks at, and how much of a change is one.
+# The figures that decide the verdict of a comparison, and the change below which it is noise.
 _VERDICT = (*LEAD_INS, "backbone_step", "whole_frame", "codec_frame", "real_time_factor")
 _NOISE = 0.10
-# An added delay is about 0: no ratio of two of them says anything.
+# A ratio of two added delays means nothing, since both are about 0.
 _COMPARED = [name for name in FIGURES if name != "inject_during_speech"]
 
 _SHOWN = ("p50", "p95", "p99", "max")
@@ -83,7 +83,7 @@ def distribution(name: str, values: Sequence[float]) -> Report | None:
 
 
 def rate(report: Report) -> None:
-    """Adds lead_in_ms and ratios: medians over what they could be at best."""
+    """Adds lead_in_ms and ratios: medians over the least that they could be."""
     p50 = {name: figure["p50"] for name, figure in report["figures"].items() if figure}
     floor = {part: entry["ms"] for part, entry in (report["floors"] or {}).items()}
     steps = report["counts"] and report["counts"]["expected"]
@@ -115,7 +115,7 @@ def _over(value: float | None, base: float | None) -> float | None:
 
 
 def read(path: str) -> Report:
-    """An older report. Raises Dia2StreamError for a file that is none."""
+    """Reads an older report. Raises Dia2StreamError if the file is not one."""
     try:
         report = json.loads(Path(path).read_text(encoding="utf-8"))
     except ValueError:
@@ -135,7 +135,7 @@ def dump(report: Report) -> str:
 
 
 def gates(report: Report, options: BenchOptions) -> list[Report]:
-    """What was asked of the figures, and of the counts always. Latencies are held at p95, the ratio at its median."""
+    """Checks the limits that were given, and the counts always. Latencies are checked at p95, the ratio at its median."""
     found: list[Report] = [_count_gate(report["counts"])] if report["counts"] else []
     latencies = {
         "--max-cold-ms": (options.max_cold_ms, ("cold_start",)),
@@ -178,7 +178,7 @@ def _counted(count: Report) -> str:
 
 
 def compare(report: Report, old: Report) -> Report:
-    """New over old at p50, and a line that says what came of it."""
+    """New over old at p50, and the verdict in one line."""
     both = [name for name in _COMPARED if report["figures"].get(name) and old["figures"].get(name)]
     p50 = {name: _over(report["figures"][name]["p50"], old["figures"][name]["p50"]) for name in both}
     changes = {name: ratio for name in _VERDICT if (ratio := p50.get(name))}
@@ -208,7 +208,7 @@ def _listed(changes: dict[str, float]) -> str:
 
 
 def show(report: Report, to_stderr: bool) -> None:
-    """The tables."""
+    """Prints the tables."""
     from rich.console import Console
 
     console = Console(stderr=to_stderr, highlight=False, soft_wrap=True)
@@ -279,7 +279,7 @@ def _memory(once: Report) -> str:
 
 
 def plot(report: Report, old: Report | None, path: str) -> None:
-    """Every run of every latency as a dot, with p50 and p95 marked; an older report in grey beneath."""
+    """Draws every run of every latency as a dot and marks p50 and p95; an older report is grey, below."""
     from matplotlib.figure import Figure
 
     names = [name for name in FIGURES if report["figures"][name] and FIGURES[name][1] == "ms"]

@@ -236,8 +236,8 @@ class Engine:
 
     def _rest(self) -> None:
         """Waits until somebody wants something."""
+        self._resting = True  # before observers are told: whoever waits for that looks at `has_work` then
         self._tell(EngineObserver.idle)
-        self._resting = True
         self._wake.wait()
         self._resting = False
         self._wake.clear()
