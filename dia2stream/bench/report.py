@@ -135,7 +135,7 @@ def dump(report: Report) -> str:
 
 
 def gates(report: Report, options: BenchOptions) -> list[Report]:
-    """Checks the limits that were given, and the counts always. Latencies are checked at p95, the ratio at its median."""
+    """Checks the limits that were given, and always the counts. Latencies are held at p95, the ratio at its median."""
     found: list[Report] = [_count_gate(report["counts"])] if report["counts"] else []
     latencies = {
         "--max-cold-ms": (options.max_cold_ms, ("cold_start",)),
