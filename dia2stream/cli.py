@@ -19,6 +19,7 @@ import typer
 from dia2stream import __version__
 from dia2stream.options import (
     BenchOptions,
+    CallOptions,
     ClientOptions,
     ModelOptions,
     PipeOptions,
@@ -240,9 +241,11 @@ def client(
   dia2stream bench
   dia2stream bench --json today.json --compare yesterday.json --plot today.png
   dia2stream bench --max-cold-ms 45 --max-inject-ms 45 --max-frame-ratio 2.5
-  dia2stream bench --url ws://127.0.0.1:8765 --json - | jq .figures.cold_start.p95""")
-def bench(model: ModelOptions, speech: SpeechOptions, options: BenchOptions) -> None:
-    """Measure how soon it speaks, and what a frame costs.
+  dia2stream bench --url ws://127.0.0.1:8765 --json - | jq .figures.cold_start.p95
+  dia2stream bench --calls 16,32,64 --plot calls.png
+  dia2stream bench --calls-per-second 4 --find --max-first-ms 80""")
+def bench(model: ModelOptions, speech: SpeechOptions, options: BenchOptions, load: CallOptions) -> None:
+    """Measure how soon it speaks, what a frame costs, and how many calls it holds.
 
     \b
     Each run is one call: a cold start, an inject after silence, one during
@@ -250,13 +253,37 @@ def bench(model: ModelOptions, speech: SpeechOptions, options: BenchOptions) -> 
     Then the parts: a backbone step, a whole frame, a frame of the codec, next
     to what reading the weights takes.
 
+    \b
+    With many calls at once, first audio and gaps in playback are measured:
+      --calls             phone calls: agent and caller take turns, text comes
+                          as a language model gives it, callers interrupt
+      --calls-per-second  requests at random moments, answered or not
+      --crowd             all but one speak without pause, one starts anew
+
     Exits with 1 when a gate fails (--max-...), or when a first sample took other steps than it needs.
     """
+    kinds = [name for name in ("calls", "calls_per_second", "crowd") if getattr(load, name) is not None]
+    _check_bench(options, load, kinds)
+    if kinds:
+        from dia2stream.bench.load.run import run as run_load
+
+        run_load(model, speech, options, load)
+    else:
+        from dia2stream.bench.bench import run
+
+        run(model, speech, options)
+
+
+def _check_bench(options: BenchOptions, load: CallOptions, kinds: list[str]) -> None:
+    """Refuses flags that exclude each other."""
     if options.url is not None and options.max_frame_ratio is not None:
         raise typer.BadParameter("--max-frame-ratio cannot be had of a server: --url and it are mutually exclusive")
-    from dia2stream.bench.bench import run
-
-    run(model, speech, options)
+    if len(kinds) > 1:
+        raise typer.BadParameter("--calls, --calls-per-second and --crowd are mutually exclusive")
+    if not kinds and (load.find or load.max_first_ms is not None):
+        raise typer.BadParameter("--find and --max-first-ms need --calls, --calls-per-second or --crowd")
+    if kinds and (options.max_cold_ms, options.max_inject_ms, options.max_frame_ratio) != (None, None, None):
+        raise typer.BadParameter("with many calls at once the gate is --max-first-ms")
 
 
 @command(

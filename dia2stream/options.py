@@ -119,14 +119,14 @@ class SayOptions:
 class BenchOptions:
     """What `bench` measures, what it holds the figures to, and where it puts them."""
 
-    runs: Annotated[int, CliFlag("Calls that are measured.", "N", low=1)] = 20
-    warmup: Annotated[int, CliFlag("Calls before them that are not counted.", "N", low=0)] = 3
+    runs: Annotated[int, CliFlag("Calls that are measured, one after the other.", "N", low=1)] = 20
+    warmup: Annotated[int, CliFlag("Calls before these, which are not counted.", "N", low=0)] = 3
     json: Annotated[
         str | None,
         CliFlag("Write everything as one line of JSON; - is stdout, and the table goes to stderr.", "FILE|-"),
     ] = None
     compare: Annotated[str | None, CliFlag("Show the change from an older JSON file.", "FILE")] = None
-    plot: Annotated[str | None, CliFlag("Draw every run of every latency; needs dia2stream[plot].", "FILE.png")] = None
+    plot: Annotated[str | None, CliFlag("Draw what was measured; needs dia2stream[plot].", "FILE.png")] = None
     max_cold_ms: Annotated[float | None, CliFlag("Fail if a cold start takes longer, at p95.", "MS", low=0)] = None
     max_inject_ms: Annotated[
         float | None, CliFlag("Fail if an inject after silence or a barge-in takes longer, at p95.", "MS", low=0)
@@ -138,6 +138,50 @@ class BenchOptions:
         str | None, CliFlag("Measure a running server, through its WebSocket; the model is then the server's.", "URL")
     ] = None
     token: Annotated[str | None, CliFlag("The server's secret.", "TEXT")] = None
+
+
+@dataclass(frozen=True)
+class CallOptions:
+    """Many calls at once, which `bench` holds instead of measuring single latencies: one of the first three fields."""
+
+    calls: Annotated[
+        str | None,
+        CliFlag("Phone calls at the same time; several loads one after the other as 16,32,64.", "N[,N...]"),
+    ] = None
+    calls_per_second: Annotated[
+        str | None, CliFlag("Requests of one sentence, at random moments, so many a second on average.", "R[,R...]")
+    ] = None
+    crowd: Annotated[
+        str | None,
+        CliFlag("Calls of which all but one speak without pause, and one starts again and again.", "N[,N...]"),
+    ] = None
+    seconds: Annotated[float, CliFlag("How long each load is held.", "S", low=1)] = 60.0
+    slots: Annotated[
+        int | None,
+        CliFlag(
+            "Calls that the engine can hold. Default: the most of --calls; else, and with --find, 64, on a CPU 16.",
+            "N",
+            low=1,
+        ),
+    ] = None
+    max_lead_ms: Annotated[
+        int, CliFlag("How far sending may be ahead of playback; a server has its own setting.", "MS", low=80)
+    ] = 3000
+    start_lead_ms: Annotated[
+        int, CliFlag("How long a listener waits with a turn's first sample before playing it.", "MS", low=0)
+    ] = 0
+    find: Annotated[
+        bool, CliFlag("Search the highest load that holds --max-first-ms; begins with the first one given.")
+    ] = False
+    max_first_ms: Annotated[
+        float | None,
+        CliFlag(
+            "Fail if first audio takes longer at p95, a call has a gap of over 100 ms, or one is refused. "
+            "Default with --find: 100.",
+            "MS",
+            low=0,
+        ),
+    ] = None
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from itertools import pairwise
+from typing import Any
 
 from dia2stream.bench.clients import BenchClient
 from dia2stream.bench.steps import EngineWatch, StepCount
@@ -48,6 +49,8 @@ MORE = "[S2] Oh, and one more thing before I forget it."
 INSTEAD = "[S1] Sorry, please go on, I am listening to what you have to say."
 PIECES = "[S1] Yes, there is still a room free on Tuesday, shall I keep it for you until the evening?"
 
+PUBLISHED_AHEAD = 2  # words that the published model must know beyond the next one: what a server is taken to need
+
 _SPAN = 30  # frames over which intervals are taken: fewer than a server sends ahead of playback
 _BEFORE_MORE = 10  # frames of the answer that are read before more text comes, and again before the interruption
 
@@ -67,9 +70,7 @@ class BenchCall:
         self.counts: dict[str, StepCount] = {}
         self._client, self._watch, self._expected = client, watch, expected
         self._seed = speech.seed or 0
-        # A server must be told of options that differ from its defaults. Voices are files: a server has its own.
-        usual, own = asdict(SpeechOptions()), ("seed", "voice")
-        self._chosen = {k: v for k, v in asdict(speech).items() if v != usual[k] and k not in own}
+        self._chosen = start_fields(speech)
         self._opening, self._rest = pieces(PIECES, ahead)
         self._heard = 0  # frames of this conversation
 
@@ -156,6 +157,15 @@ class BenchCall:
                 break
         self._heard += len(times)
         return times
+
+
+def start_fields(speech: SpeechOptions) -> dict[str, Any]:
+    """Fields of a start command for the options that are not the usual ones: a server must be told of them.
+
+    The seed is the caller's to choose. Voices are files, and a server has its own.
+    """
+    usual = asdict(SpeechOptions())
+    return {k: v for k, v in asdict(speech).items() if v != usual[k] and k not in ("seed", "voice")}
 
 
 def _intervals(times: Sequence[float]) -> list[float]:

@@ -1,15 +1,9 @@
 """The parts of a frame, timed alone, and the time that reading their weights takes at least."""
 
-import os
-import platform
-import resource
-import sys
 import time
 from collections import defaultdict
 from collections.abc import Callable
-from importlib.metadata import PackageNotFoundError, version
 from itertools import cycle
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -126,46 +120,3 @@ def _device_seconds(work: Callable[[], object], device: torch.device) -> float:
             work()
             best = min(best, time.perf_counter() - began)
     return best
-
-
-# ---- The machine ----
-
-
-def peak_memory(device: torch.device) -> Report:
-    """The most memory that the process has taken, here and on the device."""
-    unit = 1 if sys.platform == "darwin" else 1024
-    cuda = torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None
-    return {"peak_rss_bytes": unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, "peak_cuda_bytes": cuda}
-
-
-def machine(device: torch.device | None) -> Report:
-    """What measures, for the report; device: where the model is, None if it is in another process."""
-    cuda = device is not None and device.type == "cuda"
-    return {
-        "system": f"{platform.system()} {platform.release()} {platform.machine()}",
-        "python": platform.python_version(),
-        "cpu": _cpu(),
-        "cores": os.cpu_count(),
-        "torch": torch.__version__,
-        "threads": torch.get_num_threads(),
-        "gpu": torch.cuda.get_device_name(device) if cuda else None,
-        "gpu_memory_bytes": torch.cuda.get_device_properties(device).total_memory if cuda else None,
-        "cuda": torch.version.cuda if cuda else None,
-        "triton": _version("triton"),
-    }
-
-
-def _cpu() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        lines = []
-    named = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    return next(named, platform.processor() or platform.machine())
-
-
-def _version(package: str) -> str | None:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None

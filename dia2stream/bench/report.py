@@ -18,6 +18,9 @@ What could not be measured is null: a client cannot time the steps of a server, 
     lead_in_ms   the parts of one first audio, added up: its backbone steps, its frame and its codec frame, by median
     ratios       by figure: the median over its floor, or over lead_in_ms; depformer: the difference of a whole frame
                  and a backbone step, over its floor; *_late_over_early: the context's end over its beginning
+    calls        with --calls, --calls-per-second or --crowd; all of the keys above from figures on are then null:
+                 kind, settings, points (one for each load, see load/results.py), highest (with --find: the highest load
+                 that held, or null)
     compared     with --compare: made and machine of the old report, p50 (new over old, by figure), verdict
     gates        flag, limit, value, passed, line
     passed       whether all gates did
@@ -179,7 +182,8 @@ def _counted(count: Report) -> str:
 
 def compare(report: Report, old: Report) -> Report:
     """New over old at p50, and the verdict in one line."""
-    both = [name for name in _COMPARED if report["figures"].get(name) and old["figures"].get(name)]
+    olds = old["figures"] or {}
+    both = [name for name in _COMPARED if report["figures"].get(name) and olds.get(name)]
     p50 = {name: _over(report["figures"][name]["p50"], old["figures"][name]["p50"]) for name in both}
     changes = {name: ratio for name in _VERDICT if (ratio := p50.get(name))}
     slower = {name: ratio for name, ratio in changes.items() if ratio > 1 + _NOISE}
@@ -212,13 +216,14 @@ def show(report: Report, to_stderr: bool) -> None:
     from rich.console import Console
 
     console = Console(stderr=to_stderr, highlight=False, soft_wrap=True)
-    console.print(*_heading(report), sep="\n")
+    console.print(*heading(report), sep="\n")
     console.print(_table(report))
     for line in _lines(report):
         console.print(line)
 
 
-def _heading(report: Report) -> Iterable[str]:
+def heading(report: Report) -> Iterable[str]:
+    """What was measured, and on what."""
     machine, model = report["machine"], report["model"]
     place = machine["gpu"] or f"{machine['cpu']}, {machine['threads']} of {machine['cores']} cores"
     what = " ".join(filter(None, (model["name"], model["dtype"])))
@@ -288,12 +293,12 @@ def plot(report: Report, old: Report | None, path: str) -> None:
     ]
     heights = [len(group) for group in groups]
     figure = Figure(figsize=(9, 1.8 + 0.4 * sum(heights)), layout="constrained")
-    figure.suptitle("\n".join(_heading(report)), fontsize=10)
+    figure.suptitle("\n".join(heading(report)), fontsize=10)
     for axes, group in zip(
         figure.subplots(len(groups), 1, height_ratios=heights, squeeze=False).flat, groups, strict=True
     ):
         for row, name in enumerate(group):
-            if old is not None and old["figures"].get(name):
+            if old is not None and (old["figures"] or {}).get(name):
                 _dots(axes, row + 0.28, old["figures"][name], "0.6")
             _dots(axes, row, report["figures"][name], "C0")
         axes.set_yticks(range(len(group)), [FIGURES[name][0] for name in group])
