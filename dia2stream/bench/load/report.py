@@ -1,6 +1,6 @@
 """What `bench` tells of many calls: a table, gates, a comparison and the curve."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from dia2stream.bench.load.results import holds
@@ -82,19 +82,29 @@ def show_loads(report: Report, to_stderr: bool) -> None:
     """Prints the table."""
     from rich.console import Console
 
-    calls = report["calls"]
     console = Console(stderr=to_stderr, highlight=False, soft_wrap=True)
     console.print(*heading(report), sep="\n")
-    console.print(_table(calls["kind"], calls["points"]))
-    console.print(f"{LABELS[calls['kind']]}; each load is held for {calls['settings']['seconds']:g} s")
-    console.print("p50, p95, p99: first audio, ms; gap: the longest one in playback, ms")
-    console.print("fluent: calls without a gap of over 100 ms")
+    console.print(_table(report["calls"]["kind"], report["calls"]["points"]))
+    for line in _notes(report):
+        console.print(line)
+
+
+def _notes(report: Report) -> Iterable[str]:
+    """What stands below the table."""
+    calls = report["calls"]
+    yield f"{LABELS[calls['kind']]}; each load is held for {calls['settings']['seconds']:g} s"
+    yield "p50, p95, p99: first audio, ms; gap: the longest in playback, ms"
+    yield "fluent: calls without a gap of over 100 ms; lost: calls that were refused or failed"
     if report["target"] == "engine":
-        console.print("model, host: shares of the time that the engine's thread spends on the model, and beside it")
+        yield "model, host: shares of the time that the engine's thread spends on the model, and beside it"
+    for point in calls["points"]:
+        lost = [f"{kind} {code} x {count}" for kind in ("refused", "failed") for code, count in point[kind].items()]
+        if lost:
+            yield f"lost at {point['load']:g}: {', '.join(lost)}"
     if calls["settings"]["find"]:
-        console.print(_told_highest(calls))
+        yield _told_highest(calls)
     if report["compared"]:
-        console.print(f"against the report of {report['compared']['made']}: {report['compared']['verdict']}")
+        yield f"against the report of {report['compared']['made']}: {report['compared']['verdict']}"
 
 
 def _told_highest(calls: Report) -> str:
@@ -108,22 +118,29 @@ def _table(kind: str, points: Sequence[Report]) -> Any:
     from rich import box
     from rich.table import Table
 
-    columns = ("p50", "p95", "p99", "fluent", "gap", "refused", "failed", "frames/s", "model", "host")
     table = Table("per s" if kind == "rate" else "calls", box=box.SIMPLE_HEAD, pad_edge=False)
-    for name in columns:
+    for name in ("p50", "p95", "p99", "fluent", "gap", "lost", "frames/s", "model", "host"):
         table.add_column(name, justify="right", no_wrap=True)
     for point in points:
-        first, engine = point["first_audio_ms"], point["engine"]
-        table.add_row(
-            f"{point['load']:g}",
-            *(f"{first[share]:.1f}" if first else "-" for share in ("p50", "p95", "p99")),
-            "-" if point["continuity"] is None else _percent(point["continuity"]),
-            f"{point['worst_underrun_ms']:.0f}",
-            *(str(sum(point[key].values()) or "") for key in ("refused", "failed")),
-            f"{point['frames_per_s']:.0f}",
-            *(f"{engine[share]:.0%}" if engine else "" for share in ("device_share", "host_share")),
-        )
+        table.add_row(*_cells(point))
     return table
+
+
+def _cells(point: Report) -> Iterable[str]:
+    first, engine = point["first_audio_ms"], point["engine"]
+    yield f"{point['load']:g}"
+    for share in ("p50", "p95", "p99"):
+        yield _shown(first[share]) if first else "-"
+    yield "-" if point["continuity"] is None else _percent(point["continuity"])
+    yield f"{point['worst_underrun_ms']:.0f}"
+    yield str(sum(point["refused"].values()) + sum(point["failed"].values()))
+    yield f"{point['frames_per_s']:.0f}"
+    for share in ("device_share", "host_share"):
+        yield f"{engine[share]:.0%}" if engine else "-"
+
+
+def _shown(value: float) -> str:
+    return f"{value:.1f}" if value < 1000 else f"{value:.0f}"
 
 
 def _percent(share: float) -> str:
