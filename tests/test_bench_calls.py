@@ -3,10 +3,13 @@
 import json
 import math
 import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+from piping import PATIENCE
 from serving import Serve
 from test_bench import bench, numbers
 
@@ -210,3 +213,20 @@ def test_a_server_is_measured_by_the_same_calls() -> None:
     assert found["first_audio_ms"]["count"] + sum(found["refused"].values()) == found["calls"] > 0
     assert found["connect_ms"]["p50"] > 0
     assert "secret" not in done.stdout + done.stderr
+
+
+# ---- scripts/gpu-calls ----
+
+
+def test_the_acceptance_script_holds_every_kind_of_load_and_names_what_it_left_out(tmp_path: Path) -> None:
+    script = Path(__file__).parent.parent / "scripts/gpu-calls"
+    small = ["--model", "random:tiny", "--device", "cpu", "--slots", "3", "--seconds", "1", "--budget", "150"]
+    which = ["--crowd", "2", "--phone", "2", "--rate", "20", "--json", str(tmp_path / "all.jsonl")]
+    command = [sys.executable, str(script), *small, *which]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=2.5 * PATIENCE)
+    assert done.returncode == 0, done.stderr
+    reports = [json.loads(line) for line in (tmp_path / "all.jsonl").read_text(encoding="utf-8").splitlines()]
+    left_out = done.stdout.count("left out for want of time")
+    assert len(reports) + left_out == 3
+    assert re.search(r"rate 20: lost \d+, at most 0$", done.stdout, re.MULTILINE) or left_out
+    assert all(len(found["calls"]["points"]) == 1 for found in reports)
