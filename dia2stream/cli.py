@@ -8,6 +8,7 @@ stderr. Exit codes: 0 done, 1 failed, 2 wrong usage, 130 Ctrl-C (see `__main__.p
 """
 
 import inspect
+import re
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -21,6 +22,7 @@ from dia2stream.options import (
     BenchOptions,
     CallOptions,
     ClientOptions,
+    CliFlag,
     ModelOptions,
     PipeOptions,
     PlayOptions,
@@ -90,10 +92,24 @@ def _flag(field: Field[Any], group: type[Any]) -> inspect.Parameter:
         show_envvar=False,
         help=about.help,
         metavar=about.metavar,
-        min=getattr(rule, "low", about.low),
+        parser=_number_or_auto(about) if about.auto else None,
+        min=None if about.auto else getattr(rule, "low", about.low),
         max=getattr(rule, "high", about.high),
     )
     return inspect.Parameter(field.name, inspect.Parameter.KEYWORD_ONLY, default=flag, annotation=kind)
+
+
+def _number_or_auto(about: CliFlag) -> Callable[[str], int | None]:
+    """The parser of a flag that takes a whole number, or the word auto for None."""
+
+    def parse(text: str) -> int | None:
+        if text == "auto":
+            return None
+        if not re.fullmatch("[0-9]{1,4}", text) or int(text) < (about.low or 0):
+            raise typer.BadParameter(f"{text!r} is not auto or a whole number of at least {about.low}")
+        return int(text)
+
+    return parse
 
 
 @contextmanager

@@ -19,13 +19,17 @@ LogFormat = Literal["text", "json"]
 
 @dataclass(frozen=True)
 class CliFlag:
-    """What a command line adds to a field: its help, a name for the value, a short flag, the range."""
+    """What a command line adds to a field: its help, a name for the value, a short flag, the range.
+
+    auto: the flag also takes the word `auto`, which is None in the field.
+    """
 
     help: str
     metavar: str | None = None
     short: str | None = None
     low: int | None = None
     high: int | None = None
+    auto: bool = False
 
 
 @dataclass(frozen=True)
@@ -46,6 +50,15 @@ class ModelOptions:
         Weights,
         CliFlag("fp8 keeps the layers' matrices in 8 bits: half the memory, a little error. Default: as --dtype says."),
     ] = "dtype"
+    threads: Annotated[
+        int | None,
+        CliFlag(
+            "CPU threads for one step of the model. auto is 1 on CUDA and for a small model, else one a core.",
+            "N|auto",
+            low=1,
+            auto=True,
+        ),
+    ] = None
     tokenizer: Annotated[str | None, CliFlag("Repo id or folder of another tokenizer than the model's.", "MODEL")] = (
         None
     )

@@ -36,6 +36,7 @@ import torch
 from dia2.backend import make_codec, make_stepper
 from dia2.checkpoint.download import Progress
 from dia2.checkpoint.load import BUNDLED, Checkpoint, LoadOptions, has_bundled, load_checkpoint
+from dia2.checkpoint.threads import set_threads
 from dia2.errors import Dia2Error as Dia2Error  # what `load` raises, for those who may not touch dia2
 from dia2.steps.context import Context
 from dia2.steps.voice_cache import VoiceCache
@@ -128,6 +129,7 @@ class Engine:
         options.setdefault("history_seconds", model.history_seconds)
         options.setdefault("voice_cache_mb", model.voice_cache_mb)
         checkpoint = load_checkpoint(model.model or default_model(model.device), load_options(model, progress))
+        checkpoint.notes.append(set_threads(model.threads, checkpoint))
         if model.listen:
             checkpoint.codec.encode(torch.zeros(checkpoint.codec.frame_samples))
         if files:
