@@ -28,13 +28,13 @@ def make_stepper(checkpoint: Checkpoint, slots: int = 1) -> tuple[Stepper, str]:
     return stepper, f"steps are CUDA graphs of {stepper.kind}"
 
 
-def make_codec(codec: Mimi) -> FrameCodec:
-    """One conversation's codec: a captured graph on CUDA, else plain calls."""
+def make_codec(codec: Mimi, slots: int = 1) -> FrameCodec:
+    """The codec of `slots` conversations: captured graphs on CUDA, else plain calls."""
     if codec.device.type != "cuda":
-        return FrameCodec(codec)
+        return FrameCodec(codec, slots)
     from dia2.cuda.codec import GraphCodec
 
-    return GraphCodec(codec)
+    return GraphCodec(codec, slots)
 
 
 def obstacle_to_graphs(device: torch.device) -> str | None:

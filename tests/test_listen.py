@@ -128,7 +128,7 @@ def test_real_caches_equal_those_of_a_prefix(goldens: Path) -> None:
     prefix = make_prefix([(codes[:, :0], []), (codes, [ClipWord(*word) for word in words])], loaded.tokenizer)
 
     def cache(*listens: Listen, **options: Any) -> Tensor:
-        context = Context(Stepper(loaded), 0, FrameCodec(loaded.codec), 375)
+        context = Context(Stepper(loaded), 0, FrameCodec(loaded.codec).slot(0), 375)
         rig = Rig(context, loaded.tokenizer, GREEDY, ear=loaded.codec, **options)
         rig.do(Start("", cfg_scale=3.0), *listens)
         assert context.frames == context.step == prefix.frames

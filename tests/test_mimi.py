@@ -548,9 +548,9 @@ def test_the_process_keeps_its_choice_of_precision(small: Mimi, monkeypatch: pyt
     seen: list[str] = []
     forward = small.decoder.forward
 
-    def spy(codes: Tensor, state: DecoderState) -> Tensor:
+    def spy(codes: Tensor, state: DecoderState, rows: None) -> Tensor:
         seen.append(torch.get_float32_matmul_precision())
-        return forward(codes, state)
+        return forward(codes, state, rows)
 
     monkeypatch.setattr(small.decoder, "forward", spy)
     torch.set_float32_matmul_precision("high")

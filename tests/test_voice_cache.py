@@ -10,7 +10,7 @@ from conversations import Rig
 
 from dia2.checkpoint.load import Checkpoint, LoadOptions, load_checkpoint
 from dia2.codec.frames import FrameCodec
-from dia2.codec.state import DecoderState
+from dia2.codec.state import DecoderState, StateShape
 from dia2.model.kv_cache import KVCache
 from dia2.steps.context import Context
 from dia2.steps.stepper import Stepper
@@ -65,7 +65,7 @@ def rig(
     kept: VoiceCache | None = None,
 ) -> Rig:
     kept = VoiceCache(room) if kept is None else kept
-    context = Context(stepper or Counted(loaded), slot, FrameCodec(loaded.codec), 375, kept)
+    context = Context(stepper or Counted(loaded), slot, FrameCodec(loaded.codec).slot(0), 375, kept)
     return Rig(context, loaded.tokenizer, SPEECH, voices=voices)
 
 
@@ -172,7 +172,7 @@ def test_twenty_voices_under_load_stay_within_the_bound(tiny: Checkpoint) -> Non
 def kept(number: int, columns: int = 4) -> Kept:
     """A voice of 64 bytes a column."""
     empty = torch.zeros(1, 1, 1, 1, columns, 8)
-    state = DecoderState({}, 1, torch.device("cpu"))
+    state = DecoderState(StateShape({}, 0, 1, 1, 1), 1, torch.device("cpu"))
     voice = RunVoice(Prefix(torch.zeros(1, columns), (), ()), bool(number % 2), [], [], state)
     return Kept(voice, KVCache(empty, empty.clone()))
 

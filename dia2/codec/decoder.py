@@ -12,10 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dia2.codec.config import STRIDE, MimiConfig
-from dia2.codec.state import DecoderState
+from dia2.codec.state import DecoderState, StateShape
 
-# Longer sequences are cut into passes of at most this many frames, so that memory does not grow with length.
-FRAMES_PER_PASS: Final = 25
 _USAGE_FLOOR: Final = 1e-5  # codebook entries that training never used must not divide by zero
 
 
@@ -40,7 +38,6 @@ class MimiDecoder(nn.Module):
     Raises ValueError when the codec does not have that many codebooks.
     """
 
-    ring: Tensor  # int64 [capacity], the indices of an attention ring
     frequencies: Tensor  # float64 [head_dim / 2], radians per position
 
     def __init__(self, config: MimiConfig, codebooks: int) -> None:
@@ -60,9 +57,12 @@ class MimiDecoder(nn.Module):
         """Published tensor name -> the tensor, or view of one, to copy it into (float32, of the file's shape)."""
         return {f"{part.name}.{name}": tensor for part in self._parts() for name, tensor in part.published().items()}
 
-    def carries(self) -> dict[str, tuple[int, ...]]:
-        """What one conversation remembers: name of a part -> the shape of its memory (float32)."""
-        return {part.name: part.carry for part in self._parts() if part.carry}
+    def state_shape(self) -> StateShape:
+        """What one conversation remembers."""
+        config = self.config
+        carries = {part.name: part.carry for part in self._parts() if part.carry}
+        heads, width = config.num_key_value_heads, config.head_dim
+        return StateShape(carries, config.num_hidden_layers, heads, width, config.sliding_window)
 
     @torch.no_grad()
     def randomize(self, generator: torch.Generator) -> None:
@@ -85,49 +85,51 @@ class MimiDecoder(nn.Module):
         device, width = self.last.weight.device, self.config.head_dim
         exponents = torch.arange(0, width, 2, dtype=torch.float64, device=device) / width
         self.register_buffer("frequencies", self.config.rope_theta**-exponents)
-        self.register_buffer("ring", torch.arange(_ring_capacity(self.config), device=device))
 
-    def forward(self, codes: Tensor, state: DecoderState) -> Tensor:
-        """Codes [slots, codebooks, n], n in 1..FRAMES_PER_PASS -> [slots, n * frame_samples]; moves `state` on."""
-        carry = state.carry
-        x: Tensor = self.upsample(self.codes(codes), carry)  # [slots, 2n, hidden]
-        view = self._look(state, x.shape[1])
-        for layer in self.layers:
-            x = layer(x, carry, view)
-        x = self.first(x, carry)
+    def forward(self, codes: Tensor, state: DecoderState, rows: Tensor | None = None) -> Tensor:
+        """Codes [n, codebooks, frames] -> sound [n, frames * frame_samples]; moves n slots of `state` on.
+
+        rows: int64 [n], the slot of each, none twice; without it they are for all slots in order, which copies less.
+        frames: 1..FRAMES_PER_PASS.
+        """
+        frames, where = codes.shape[2], slice(None) if rows is None else rows
+        each = torch.arange(codes.shape[0], device=codes.device) if rows is None else rows
+        carry = state.log[each, state.entry(where)]  # a copy, [n, floats], whose parts the layers update
+        parts = state.shape.parts(carry)
+        x: Tensor = self.upsample(self.codes(codes), parts)  # [n, 2 frames, hidden]
+        view = self._look(state, x.shape[1], where, each)
+        for number, layer in enumerate(self.layers):
+            x = layer(x, state.keys[number], state.values[number], view)
+        x = self.first(x, parts)
         for stage in self.stages:
-            x = stage(x, carry)
-        x = self.last(F.elu_(x), carry)  # [slots, samples, 1]
+            x = stage(x, parts)
+        x = self.last(F.elu_(x), parts)  # [n, samples, 1]
+        state.log[each, state.entry(where, ahead=frames)] = carry
+        state.position[where] += STRIDE * frames
+        state.filled[where] = (state.filled[where] + STRIDE * frames).clamp_(max=state.capacity)
         return x.squeeze(2)
 
     def _parts(self) -> list[_Part]:
         return [module for module in self.modules() if isinstance(module, _Part)]
 
-    def _look(self, state: DecoderState, steps: int) -> _View:
-        """Where the next `steps` positions go and what they see, for every slot; moves the positions on."""
-        capacity, order = self.ring.shape[0], self.ring[:steps]
-        now = state.position[:, None] + order  # [slots, steps]
+    def _look(self, state: DecoderState, steps: int, where: Tensor | slice, each: Tensor) -> _View:
+        """Where the next `steps` positions of n slots go, and what they see."""
+        capacity, ring = state.capacity, torch.arange(state.capacity, device=each.device)
+        order = ring[:steps]
+        now = state.position[where, None] + order  # [n, steps]
         angles = now[:, :, None, None] * self.frequencies  # float64: exact enough after years
         # How many positions ago each entry of the ring was, or will be, written, seen from the last of these steps.
-        age = (now[:, -1:] - self.ring) % capacity  # [slots, capacity]
-        written = age < state.filled[:, None] + steps
-        distance = age[:, None] - (steps - 1 - order)[:, None]  # [slots, steps, capacity], from query back to key
+        age = (now[:, -1:] - ring) % capacity  # [n, capacity]
+        written = age < state.filled[where, None] + steps
+        distance = age[:, None] - (steps - 1 - order)[:, None]  # [n, steps, capacity], from query back to key
         visible = (distance >= 0) & (distance < self.config.sliding_window) & written[:, None]
         mask = torch.zeros(visible.shape, device=visible.device).masked_fill_(~visible, -math.inf)
-        state.position += steps
-        state.filled.add_(steps).clamp_(max=capacity)
         return _View(
             rotation=torch.polar(torch.ones_like(angles), angles).to(torch.complex64),
-            slots=torch.arange(now.shape[0], device=now.device)[:, None],
-            where=now % capacity,
+            read=where,
+            write=(each[:, None], now % capacity),
             mask=mask[:, None],
         )
-
-
-def _ring_capacity(config: MimiConfig) -> int:
-    """A pass writes all its keys before it looks: its first query must still find its whole window."""
-    needed = config.sliding_window - 1 + STRIDE * FRAMES_PER_PASS
-    return -(-needed // 8) * 8  # attention kernels like masks in multiples of 8
 
 
 def _seanet(config: MimiConfig) -> tuple[_Conv, nn.ModuleList, _Conv]:
@@ -145,10 +147,10 @@ def _seanet(config: MimiConfig) -> tuple[_Conv, nn.ModuleList, _Conv]:
 class _View(NamedTuple):
     """What attention needs to know about the steps of one pass; the same for all layers."""
 
-    rotation: Tensor  # complex64 [slots, steps, 1, head_dim / 2]
-    slots: Tensor  # int64 [slots, 1]; with `where`, the ring entries to write
-    where: Tensor  # int64 [slots, steps]
-    mask: Tensor  # float32 [slots, 1, steps, capacity], 0 or -inf
+    rotation: Tensor  # complex64 [n, steps, 1, head_dim / 2]
+    read: Tensor | slice  # the slots whose rings are read
+    write: tuple[Tensor, Tensor]  # int64 [n, 1] slots and [n, steps] places in the rings
+    mask: Tensor  # float32 [n, 1, steps, capacity], 0 or -inf
 
 
 class _Part(nn.Module):
@@ -240,7 +242,7 @@ class _Layer(_Part):
 
     def __init__(self, name: str, config: MimiConfig) -> None:
         self.heads, self.groups, self.width = config.num_attention_heads, config.num_key_value_heads, config.head_dim
-        super().__init__(name, carry=(_ring_capacity(config), 2 * self.groups, self.width))
+        super().__init__(name)
         hidden = config.hidden_size
         self.attention_norm = nn.LayerNorm(hidden, config.norm_eps).requires_grad_(False)
         self.qkv = _empty((self.heads + 2 * self.groups) * self.width, hidden)
@@ -278,20 +280,20 @@ class _Layer(_Part):
         self.down.mul_(self.mlp_scale[:, None])
         del self.attention_scale, self.mlp_scale
 
-    def forward(self, x: Tensor, carry: dict[str, Tensor], view: _View) -> Tensor:
-        """[slots, steps, hidden] -> the same shape."""
-        x = _linear(self._attend(self.attention_norm(x), carry[self.name], view), self.out).add_(x)
+    def forward(self, x: Tensor, keys: Tensor, values: Tensor, view: _View) -> Tensor:
+        """[n, steps, hidden] -> the same shape. keys, values: rings of all slots, [slots, groups, capacity, width]."""
+        x = _linear(self._attend(self.attention_norm(x), keys, values, view), self.out).add_(x)
         return _linear(F.gelu(_linear(self.mlp_norm(x), self.up)), self.down).add_(x)
 
-    def _attend(self, x: Tensor, ring: Tensor, view: _View) -> Tensor:
-        # x: [slots, steps, hidden]; ring: [slots, capacity, key heads and value heads, head_dim]
+    def _attend(self, x: Tensor, keys: Tensor, values: Tensor, view: _View) -> Tensor:
         slots, steps, _ = x.shape
         pairs = _linear(x, self.qkv).view(slots, steps, -1, self.width // 2, 2)
         turned, value = torch.split(pairs, [self.heads + self.groups, self.groups], dim=2)
         turned = torch.view_as_real(torch.view_as_complex(turned) * view.rotation)
         query, key = torch.split(turned.flatten(3), [self.heads, self.groups], dim=2)
-        ring[view.slots, view.where] = torch.cat([key, value.flatten(3)], dim=2)
-        keys, values = ring.transpose(1, 2).chunk(2, dim=1)  # [slots, key heads, capacity, head_dim]
+        slot, place = view.write
+        keys[slot, :, place], values[slot, :, place] = key, value.flatten(3)
+        keys, values = keys[view.read], values[view.read]
         # The query heads that share a key head count as more steps. Written out: with so few queries, a fused
         # attention kernel, which walks along the keys, takes three times as long.
         query = query.transpose(1, 2).reshape(slots, self.groups, -1, self.width)

@@ -1,61 +1,164 @@
-"""One conversation's codec, a frame at a time: codes in, 80 ms of sound out, and a past that can be put back.
+"""The codec of many conversations, a frame at a time: codes in, 80 ms of sound out for any of the slots.
 
-Ids that are no codes add nothing: a model without delays begins with a column of them.
+`submit` may return before the sound is made, and `Sounds.pcm` waits for it: on a CPU there is nothing to wait for,
+dia2/cuda/codec.py decodes beside the model's own work on a GPU. A slot goes back by `go_back`, which costs nothing, as
+far as `most_back` says; beyond that it hears again what was played (`reset` or `restore`, then `hear`).
 
-`submit` may return before the sound is made; `Sound.pcm` waits for it. On a CPU there is nothing to wait for;
-`graph_codec` does the same beside the model's own work on a GPU.
+`SlotCodec` is one conversation's view. Ids that are no codes add nothing: a model without delays begins with a column
+of them.
 """
 
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Protocol
 
 from torch import Tensor
 
 from dia2.codec.mimi import Mimi
 from dia2.codec.state import DecoderState
+from dia2.model.slots import on_device
+
+# How far a slot goes back at no cost, 7.7 s: more than a listener usually lies behind what was decoded.
+BACK_FRAMES = 96
 
 
-class Sound(Protocol):
-    """A frame of sound, perhaps still on its way."""
+class Sounds(Protocol):
+    """A frame of sound of each of n slots, perhaps still on its way to the host."""
 
     def pcm(self) -> Tensor:
-        """float32 [frame_samples] on the host, not clipped; waits for it."""
+        """float32 [n, frame_samples] on the host, not clipped. The first call waits for the device."""
 
 
 class FrameCodec:
-    """Decodes at once. `state` is what the decoder remembers."""
+    """Decodes at once, by plain calls. `state` is what the decoders of all slots remember."""
 
-    def __init__(self, mimi: Mimi) -> None:
-        self._mimi = mimi
-        self.state = mimi.state(1)
+    _spare = 0  # rows of the state that no conversation has
 
-    def submit(self, codes: Tensor) -> Sound:
+    def __init__(self, mimi: Mimi, slots: int = 1) -> None:
+        self.mimi = mimi
+        self.state = mimi.state(slots + self._spare, BACK_FRAMES)
+        self._decoded_singly = [0] * slots  # frames since the last thing that is in no log
+
+    @property
+    def slots(self) -> int:
+        """How many conversations there is room for."""
+        return len(self._decoded_singly)
+
+    def slot(self, number: int) -> "SlotCodec":
+        """One conversation's view."""
+        return SlotCodec(self, number)
+
+    def submit(self, slots: Sequence[int], codes: Tensor) -> Sounds:
+        """Decodes one frame of each of n slots, none twice: codes int64 [n, codebooks, 1] on the codec's device."""
+        for slot in slots:
+            self._decoded_singly[slot] += 1
+        return self._decode(slots, codes)
+
+    def hear(self, slot: int, codes: Tensor) -> None:
+        """Moves a slot on by frames that were played before, int64 [codebooks, n]; their sound is not wanted."""
+        self._decoded_singly[slot] = 0
+        with self._behind():
+            self._hear(slot, codes)
+
+    def most_back(self, slot: int) -> int:
+        """How many frames a slot can go back: those decoded since the last `hear`, `restore` or `reset`, up to 96."""
+        return min(self._decoded_singly[slot], self.state.back)
+
+    def go_back(self, slot: int, frames: int) -> None:
+        """Takes back the last frames of a slot. Raises ValueError beyond `most_back`."""
+        if frames > self.most_back(slot):
+            raise ValueError(f"slot {slot} cannot go back {frames} frames, but at most {self.most_back(slot)}")
+        # In the log there are as many frames before these as there were, but not more than it holds.
+        self._decoded_singly[slot] = self.most_back(slot) - frames
+        with self._behind():
+            self.state.go_back(slot, frames)
+
+    def saved(self, slot: int) -> DecoderState:
+        """A copy of a slot's state after everything submitted."""
+        with self._behind():
+            return self.state.clone(slot)
+
+    def restore(self, slot: int, state: DecoderState) -> None:
+        """Puts a saved state, of any slot, into a slot."""
+        self._decoded_singly[slot] = 0
+        with self._behind():
+            self.state.copy_(state, slot)
+
+    def reset(self, slot: int) -> None:
+        """Puts a slot back to silence before the first frame."""
+        self._decoded_singly[slot] = 0
+        with self._behind():
+            self.state.reset(slot)
+
+    def _decode(self, slots: Sequence[int], codes: Tensor) -> Sounds:
+        return MadeSounds(self.mimi.decode(codes, self.state, check=False, rows=self._index(slots)))
+
+    def _hear(self, slot: int, codes: Tensor) -> None:
+        self.mimi.decode(codes[None], self.state, check=False, rows=self._index([slot]))
+
+    def _index(self, slots: Sequence[int]) -> Tensor | None:
+        everyone = list(slots) == list(range(self.slots))
+        return None if everyone else on_device(slots, self.mimi.device)
+
+    @contextmanager
+    def _behind(self) -> Iterator[None]:
+        """Where work on the state is done, in order with everything submitted."""
+        yield
+
+
+class SlotCodec:
+    """One conversation's view of a FrameCodec: the same operations, for its slot."""
+
+    def __init__(self, codec: FrameCodec, slot: int) -> None:
+        self.codec, self.number = codec, slot
+
+    @property
+    def most_back(self) -> int:
+        """How many frames `go_back` can go back."""
+        return self.codec.most_back(self.number)
+
+    def submit(self, codes: Tensor) -> "Sound":
         """Decodes one frame, int64 [codebooks, 1] on the codec's device."""
-        return _Made(self._mimi.decode(codes[None], self.state, check=False)[0])
+        return Sound(self.codec.submit([self.number], codes[None]), 0)
 
     def hear(self, codes: Tensor) -> None:
         """Moves on by frames that were played before, int64 [codebooks, n]; their sound is not wanted."""
-        self._mimi.decode(codes[None], self.state, check=False)
+        self.codec.hear(self.number, codes)
 
-    def new_state(self) -> DecoderState:
-        """Room to save a state in."""
-        return self._mimi.state(1)
+    def go_back(self, frames: int) -> None:
+        """Takes back the last frames."""
+        self.codec.go_back(self.number, frames)
 
-    def save(self, into: DecoderState) -> None:
-        """Copies the state after everything submitted."""
-        into.copy_(self.state)
+    def saved(self) -> DecoderState:
+        """A copy of the state after everything submitted."""
+        return self.codec.saved(self.number)
 
     def restore(self, state: DecoderState) -> None:
-        """Puts a saved state back."""
-        self.state.copy_(state)
+        """Puts a saved state, of any slot, here."""
+        self.codec.restore(self.number, state)
 
     def reset(self) -> None:
         """Back to silence before the first frame."""
-        self.state.reset()
+        self.codec.reset(self.number)
 
 
-class _Made:
+class Sound:
+    """One slot's frame among those that were decoded together."""
+
+    def __init__(self, sounds: Sounds, row: int) -> None:
+        self._sounds, self._row = sounds, row
+
+    def pcm(self) -> Tensor:
+        """float32 [frame_samples] on the host, not clipped; waits for it."""
+        return self._sounds.pcm()[self._row]
+
+
+class MadeSounds:
+    """Sound that is there already."""
+
     def __init__(self, pcm: Tensor) -> None:
         self._pcm = pcm
 
     def pcm(self) -> Tensor:
+        """float32 [n, frame_samples] on the host."""
         return self._pcm.cpu()

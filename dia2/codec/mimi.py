@@ -11,8 +11,9 @@ A decoder that is causal all the way down can stream, if every layer remembers w
   position overwrites one that no query can see any more. RoPE tells only differences of positions: they may count on
   for days.
 
-All that a conversation's decoder remembers is therefore a fixed number of floats: one row of `DecoderState`. It is
-updated in place, so it can be saved, put back, and captured in a CUDA graph. The path of one frame (published sizes):
+All that a conversation's decoder remembers is therefore a fixed number of floats, one slot of `DecoderState`. It is
+updated in place, so it can be captured in a CUDA graph, and it can go back a few seconds (state.py). The path of one
+frame (published sizes):
 
     codes [32] -> one gather and sum per frame -> [1, 512] at 12.5 Hz -> upsample -> [2, 512] at 25 Hz
     -> 8 transformer layers -> convolution -> x8 -> x6 -> x5 -> x4, a residual block after each -> [1920, 1] samples
@@ -38,8 +39,8 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from dia2.codec.config import MimiConfig
-from dia2.codec.decoder import FRAMES_PER_PASS, MimiDecoder, exact_float32
-from dia2.codec.state import DecoderState
+from dia2.codec.decoder import MimiDecoder, exact_float32
+from dia2.codec.state import FRAMES_PER_PASS, DecoderState
 from dia2.errors import CheckpointError
 from dia2.strict_json import read_object
 
@@ -67,7 +68,7 @@ class Mimi:
         self.device = device
         self.sample_rate = config.sample_rate
         self.frame_samples = config.frame_samples
-        self._shapes = decoder.carries()
+        self._state_shape = decoder.state_shape()
         self._load_encoder = load_encoder
         self._encoder: nn.Module | None = None
 
@@ -100,19 +101,22 @@ class Mimi:
         decoder.last.weight.mul_(_RANDOM_LEVEL / mimi.decode(codes).std())
         return mimi
 
-    def state(self, slots: int = 1) -> DecoderState:
-        """The state of `slots` new conversations."""
-        return DecoderState(self._shapes, slots, self.device)
+    def state(self, slots: int = 1, back: int = 0) -> DecoderState:
+        """The state of `slots` new conversations, which can go back up to `back` frames."""
+        return DecoderState(self._state_shape, slots, self.device, back)
 
     @torch.no_grad()
-    def decode(self, codes: Tensor, state: DecoderState | None = None, check: bool = True) -> Tensor:
-        """Codes [slots, codebooks, n] int64 -> float32 [slots, n * frame_samples], moving `state` on by n frames.
+    def decode(
+        self, codes: Tensor, state: DecoderState | None = None, check: bool = True, rows: Tensor | None = None
+    ) -> Tensor:
+        """Codes [n, codebooks, frames] int64 -> float32 [n, frames * frame_samples], moving `state` on.
 
-        Without a state, a whole sequence from silence. However a sequence is cut, the sound is the same.
+        Without a state, whole sequences from silence. However a sequence is cut, the sound is the same.
+        rows: int64 [n], the slots of `state` that the codes are for, none twice; without it, all of them in order.
         Raises ValueError for a wrong shape, dtype or state, and for an id outside 0..codebook_size-1. `check=False`
         does not look at the ids, which on CUDA waits for the device: such an id then adds nothing.
         """
-        self._check_call(codes, state)
+        self._check_call(codes, state, rows)
         if check:
             self._check_ids(codes)
         codes = codes.to(self.device)
@@ -120,10 +124,10 @@ class Mimi:
         state = self.state(slots) if state is None else state
         step = max(1, FRAMES_PER_PASS // slots)
         if 0 < frames <= step:
-            return self._pass(codes, state)
+            return self._pass(codes, state, rows)
         out = torch.empty(slots, frames * self.frame_samples, device=self.device)
         for i in range(0, frames, step):
-            sound = self._pass(codes[:, :, i : i + step], state)
+            sound = self._pass(codes[:, :, i : i + step], state, rows)
             out[:, i * self.frame_samples :][:, : sound.shape[1]] = sound
         return out
 
@@ -145,19 +149,20 @@ class Mimi:
         codes: Tensor = found.audio_codes[0]
         return codes.to(torch.int64)
 
-    def _pass(self, codes: Tensor, state: DecoderState) -> Tensor:
+    def _pass(self, codes: Tensor, state: DecoderState, rows: Tensor | None) -> Tensor:
         with exact_float32():
-            sound: Tensor = self.decoder(codes, state)
+            sound: Tensor = self.decoder(codes, state, rows)
         return sound
 
-    def _check_call(self, codes: Tensor, state: DecoderState | None) -> None:
+    def _check_call(self, codes: Tensor, state: DecoderState | None, rows: Tensor | None) -> None:
         if codes.dim() != 3 or codes.shape[0] < 1 or codes.shape[1] != self.codebooks:
             raise ValueError(f"codes have shape {list(codes.shape)}, expected [slots, {self.codebooks}, frames]")
         if codes.dtype != torch.int64:
             raise ValueError(f"codes are {codes.dtype}, expected torch.int64")
-        if state is not None and state.slots != codes.shape[0]:
-            raise ValueError(f"codes are for {codes.shape[0]} slots, the state has {state.slots}")
-        if state is not None and state.shapes != self._shapes:
+        if state is not None and codes.shape[0] != (state.slots if rows is None else len(rows)):
+            named = f"the state has {state.slots}" if rows is None else f"rows names {len(rows)}"
+            raise ValueError(f"codes are for {codes.shape[0]} slots, {named}")
+        if state is not None and state.shape != self._state_shape:
             raise ValueError("the state belongs to a codec of another shape")
 
     def _check_ids(self, codes: Tensor) -> None:

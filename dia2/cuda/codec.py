@@ -1,88 +1,90 @@
-"""One conversation's codec on a GPU: a frame of codes in, 80 ms of sound out, as one captured graph on its own stream.
+"""The codec on a GPU: a frame of codes of any of the slots in, 80 ms of sound of each out, as one captured graph.
 
-The codec works beside the next step of the model: `submit` returns at once, and what it returns becomes sound when it
-is asked. The graph updates the decoder's state in place, so the state can be saved and put back between frames. What
-was played before is heard again by the same graph, and by a second one that takes many frames at once: whatever a
-conversation goes back to, the GPU meets no shape for the first time.
+The codec works on a stream of its own, beside the next step of the model: `submit` returns at once, and what it returns
+becomes sound when it is asked. There is a graph for each batch size. It reads which slots its rows stand for from a
+tensor, updates their memory in place, and its sound reaches the host by one copy and one event, however many slots
+there are. Rows of a graph that a batch does not need work on a spare slot that nobody has.
+
+What was played before is heard again by the graph of one slot, and by another one that takes many frames at once:
+whatever a conversation goes back to, the GPU meets no shape for the first time.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
 from torch import Tensor
 
-from dia2.codec.frames import FrameCodec
+from dia2.codec.frames import FrameCodec, Sounds
 from dia2.codec.mimi import Mimi
-from dia2.codec.state import DecoderState
+from dia2.cuda.graphs import Capture, batch_sizes, size_for
+from dia2.model.slots import on_device
 
-_MANY = 16  # frames that are heard at once, about the time of two alone
-
-
-class PinnedSound:
-    """A frame on its way to the host."""
-
-    def __init__(self, pcm: Tensor, ready: torch.cuda.Event) -> None:
-        self._pcm, self._ready = pcm, ready
-
-    def pcm(self) -> Tensor:
-        """The sound; waits for the device."""
-        self._ready.synchronize()
-        return self._pcm
+_MANY = 16  # frames that one slot hears at once, in about the time of two alone
 
 
 class GraphCodec(FrameCodec):
-    """Decodes single frames; construction warms up and captures. `state` is what the decoder remembers."""
+    """A FrameCodec whose passes are CUDA graphs; construction warms up and captures all of them."""
 
-    def __init__(self, mimi: Mimi) -> None:
-        super().__init__(mimi)
+    _spare = 1
+
+    def __init__(self, mimi: Mimi, slots: int = 1) -> None:
+        super().__init__(mimi, slots)
         self.device = mimi.device
+        self.sizes = batch_sizes(slots)
         # In front of the model's own work: a frame of sound is short, and somebody is waiting for it.
         self.stream = torch.cuda.Stream(self.device, priority=-1)
-        with self._behind():
-            self._frame = _Captured(mimi, self.state, 1)
-            self._frames = _Captured(mimi, self.state, _MANY)
+        with torch.inference_mode():
+            capture = Capture(self.device, self.stream)
+            self._rows = torch.full((self.sizes[-1],), slots, device=self.device)
+            self._codes = torch.zeros(self.sizes[-1], mimi.codebooks, 1, dtype=torch.int64, device=self.device)
+            self._many = torch.zeros(1, mimi.codebooks, _MANY, dtype=torch.int64, device=self.device)
+            self._sound = torch.zeros(self.sizes[-1], mimi.frame_samples, device=self.device)
+            self._frame = {size: capture(self._pass(size)) for size in reversed(self.sizes)}
+            self._hear_many = capture(lambda: self._run(self._many, 1))
             self.state.reset()
         self.stream.synchronize()
 
-    @torch.inference_mode()
-    def submit(self, codes: Tensor) -> PinnedSound:
-        """Starts decoding one frame, int64 [codebooks, 1] on the device, once the current stream has made it."""
-        self.stream.wait_stream(torch.cuda.current_stream(self.device))
-        with torch.cuda.stream(self.stream):
+    def _decode(self, slots: Sequence[int], codes: Tensor) -> Sounds:
+        count = len(slots)
+        size = size_for(count, self.sizes)
+        with self._behind():
             codes.record_stream(self.stream)
-            out = self._frame(codes)
-            pcm = torch.empty(out.shape[1], pin_memory=True)
-            pcm.copy_(out[0], non_blocking=True)
+            self._set_rows(slots, size)
+            self._codes[:count].copy_(codes)
+            self._frame[size]()
+            pcm = torch.empty(count, self._sound.shape[1], pin_memory=True)
+            pcm.copy_(self._sound[:count], non_blocking=True)
             ready = torch.cuda.Event()
             ready.record()
-        return PinnedSound(pcm, ready)
+        return PinnedSounds(pcm, ready)
 
-    def hear(self, codes: Tensor) -> None:
-        """Moves on by frames that were played before, int64 [codebooks, n]; their sound is not wanted."""
-        with self._behind():
-            codes.record_stream(self.stream)
-            count = codes.shape[1]
-            many = count // _MANY * _MANY
-            for start in range(0, many, _MANY):
-                self._frames(codes[:, start : start + _MANY])
-            for start in range(many, count):
-                self._frame(codes[:, start : start + 1])
+    def _hear(self, slot: int, codes: Tensor) -> None:
+        codes.record_stream(self.stream)
+        self._set_rows([slot], 1)
+        count = codes.shape[1]
+        many = count // _MANY * _MANY
+        for start in range(0, many, _MANY):
+            self._many[0].copy_(codes[:, start : start + _MANY])
+            self._hear_many()
+        for start in range(many, count):
+            self._codes[0].copy_(codes[:, start : start + 1])
+            self._frame[1]()
 
-    def save(self, into: DecoderState) -> None:
-        """Copies the state after everything submitted."""
-        with self._behind():
-            into.copy_(self.state)
+    def _pass(self, size: int) -> Callable[[], None]:
+        """Decodes a frame of the first `size` rows."""
 
-    def restore(self, state: DecoderState) -> None:
-        """Puts a saved state back, behind what was submitted."""
-        with self._behind():
-            self.state.copy_(state)
+        def work() -> None:
+            self._sound[:size] = self._run(self._codes[:size], size)
 
-    def reset(self) -> None:
-        """Back to silence before the first frame."""
-        with self._behind():
-            self.state.reset()
+        return work
+
+    def _run(self, codes: Tensor, size: int) -> Tensor:
+        return self.mimi.decode(codes, self.state, check=False, rows=self._rows[:size])
+
+    def _set_rows(self, slots: Sequence[int], size: int) -> None:
+        """Says which slots the next pass is for; the rows that are left are for the spare one."""
+        self._rows[:size] = on_device([*slots, *[self.slots] * (size - len(slots))], self.device)
 
     @contextmanager
     def _behind(self) -> Iterator[None]:
@@ -92,20 +94,16 @@ class GraphCodec(FrameCodec):
             yield
 
 
-class _Captured:
-    """The decoding of so many frames as a graph of the current stream, which goes on from `state` and moves it on."""
+class PinnedSounds:
+    """Frames on their way to the host."""
 
-    def __init__(self, mimi: Mimi, state: DecoderState, frames: int) -> None:
-        self._codes = torch.zeros(1, mimi.codebooks, frames, dtype=torch.int64, device=mimi.device)
-        for _ in range(3):  # lets the libraries choose their kernels
-            mimi.decode(self._codes, state, check=False)
-        torch.cuda.current_stream(mimi.device).synchronize()
-        self.graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self.graph, stream=torch.cuda.current_stream(mimi.device)):
-            self._out = mimi.decode(self._codes, state, check=False)
+    def __init__(self, pcm: Tensor, ready: torch.cuda.Event) -> None:
+        self._pcm, self._ready = pcm, ready
+        self._waited = False
 
-    def __call__(self, codes: Tensor) -> Tensor:
-        """Codes int64 [codebooks, frames] -> sound float32 [1, samples], in a buffer that the next call overwrites."""
-        self._codes[0].copy_(codes)
-        self.graph.replay()
-        return self._out
+    def pcm(self) -> Tensor:
+        """float32 [n, frame_samples]; the first call waits for the device."""
+        if not self._waited:
+            self._ready.synchronize()
+            self._waited = True
+        return self._pcm

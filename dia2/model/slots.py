@@ -5,11 +5,21 @@ dimension of slots. An operation on some of them, as a step of the conversations
 those rows alone. Neighbours in order are a slice, which indexes without copying; others are an index tensor.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+
+
+def on_device(numbers: Sequence[int] | Sequence[Sequence[int]], device: torch.device) -> Tensor:
+    """Whole numbers as an int64 tensor on the device, without waiting for the device to get there.
+
+    A copy from ordinary memory waits until the stream has done all it was given; one from pinned memory does not.
+    """
+    if device.type != "cuda":
+        return torch.tensor(numbers, dtype=torch.int64, device=device)
+    return torch.tensor(numbers, dtype=torch.int64, pin_memory=True).to(device, non_blocking=True)
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,7 +40,7 @@ class SlotIndex:
         numbers = tuple(numbers)
         if not numbers or len(set(numbers)) < len(numbers):
             raise ValueError(f"slots are {list(numbers)}, there must be at least one and none twice")
-        rows = torch.tensor(numbers, device=device)
+        rows = on_device(numbers, device)
         neighbours = numbers == tuple(range(numbers[0], numbers[0] + len(numbers)))
         return cls(numbers, rows, slice(numbers[0], numbers[0] + len(numbers)) if neighbours else rows)
 

@@ -19,7 +19,7 @@ from itertools import islice
 import torch
 from torch import Tensor
 
-from dia2.codec.frames import FrameCodec, Sound
+from dia2.codec.frames import SlotCodec, Sound
 from dia2.model.delays import delay_frames
 from dia2.model.sampling import SlotSettings
 from dia2.steps.stepper import Stepper, TextColumn
@@ -29,27 +29,28 @@ from dia2.voice.voice import Prefix
 
 ARCHIVE_FRAMES = 7500  # ten minutes: how far back a rewind can go
 
-# The codec's state is saved every so many frames, so that going back decodes few of them again.
-_SAVE_EVERY = 12
-_SAVED_STATES = 8
-# A codec that starts afresh, further back than any saved state, has to hear this much before it sounds the same.
+# A codec that starts from silence in the middle has to hear so many frames before it sounds the same.
 _CODEC_WARM_UP = 250
 
 
 class Context:
-    """One slot of a stepper, its text machine, and the codec's state, moving together.
+    """One slot of a stepper, its text machine, and its slot of the codec, moving together.
 
     history_frames: how much of the conversation a rebuilt context holds, 30 s by default. voices: those that have been
-    run, in whichever slot; without it, a slot knows only its last one.
+    run, in whichever slot; without it, a slot knows only its last one. archive: room for its frames (`new_archive`).
+
+    frames: the conversation's frames before this number are known. decoded: those before it have been decoded.
+    base: the step that the slot's column 0 stands for. first_frame: the first one that is spoken, after the voice.
     """
 
     def __init__(
         self,
         stepper: Stepper,
         slot: int,
-        codec: FrameCodec,
+        codec: SlotCodec,
         history_frames: int,
         voices: VoiceCache | None = None,
+        archive: Tensor | None = None,
     ) -> None:
         self.stepper, self.slot = stepper, slot
         self._voices = VoiceCache(0) if voices is None else voices
@@ -61,13 +62,12 @@ class Context:
         # Less than a few lead-ins would be no context at all.
         self._history_wanted = max(history_frames, 4 * self.lead_in)
         self._codec = codec
-        self._saved = [(-1, codec.new_state()) for _ in range(_SAVED_STATES)]
         # Complete frames by frame number % ARCHIVE_FRAMES, on the model's device, as small as codes allow.
-        shape = (len(stepper.delays), ARCHIVE_FRAMES)
-        self._archive = torch.zeros(shape, dtype=torch.int16, device=stepper.device)
+        self._archive = new_archive(stepper, 1)[0] if archive is None else archive
         self._columns: deque[tuple[TextColumn, Mark]] = deque(maxlen=ARCHIVE_FRAMES)
         self.state: TextState = self.machine.start()
         self.seed = self.base = self.frames = self.first_frame = 0
+        self.decoded = 0  # frames before it have been through the codec
         self._voice: RunVoice | None = None
         self._unplayed: list[range] = []  # frames that were not played: the codec knows nothing of them
         self.rollovers = 0
@@ -81,14 +81,13 @@ class Context:
         self.seed, self.base, self.frames = seed, 0, 0
         self._columns.clear()
         self._unplayed.clear()
-        self._saved = [(-1, state) for _, state in self._saved]
         if prefix is None:
             self._voice = None
             self._codec.reset()
         else:
             self._start_voice(prefix, settings.guided)
         self.state = self.machine.start(initial_padding)
-        self.first_frame = self.frames
+        self.first_frame = self.decoded = self.frames
         self.stepper.slots[self.slot].known = self.frames
 
     def distrust(self) -> None:
@@ -116,10 +115,16 @@ class Context:
         self._columns.append((self.stepper.slots[self.slot].text, self.state.mark()))
         return self.machine.process(self.state, self.step, action)
 
-    def next_frame(self) -> int | None:
-        """After a step: the number of the frame that it completed, if it did. `decode` it next."""
+    @property
+    def completed(self) -> int | None:
+        """After a step: the number of the frame that it completed, or None in the lead-in."""
         frame = self.step - self.lead_in
-        if frame < self.frames:
+        return frame if frame >= self.frames else None
+
+    def next_frame(self) -> int | None:
+        """After a step: takes the frame that it completed, if it did, and returns its number. `decode` it next."""
+        frame = self.completed
+        if frame is None:
             return None
         column = frame - self.base
         codes = self.stepper.frames(self.slot, column, column + 1)
@@ -129,11 +134,7 @@ class Context:
 
     def decode(self, frame: int) -> Sound:
         """The sound of a frame; frames are decoded in order."""
-        if frame % _SAVE_EVERY == 0:
-            oldest, state = min(self._saved, key=lambda saved: saved[0])
-            self._saved.remove((oldest, state))
-            self._codec.save(state)
-            self._saved.append((frame, state))
+        self.decoded = frame + 1
         return self._codec.submit(self._archived(frame, frame + 1))
 
     def oldest_step(self) -> int:
@@ -172,7 +173,7 @@ class Context:
         self.stepper.prefill(self.slot, columns[:-1])
         self._columns.extend(zip(columns, marks, strict=False))
         self._unplayed.append(range(begun, begun + count))
-        self.frames = begun + count
+        self.frames = self.decoded = begun + count
         slot.text, slot.known = columns[-1], self.frames - self.base
 
     def rollover(self) -> None:
@@ -220,9 +221,7 @@ class Context:
         # A codec that comes in cold where the clip ends would click.
         self._codec.reset()
         self._codec.hear(prefix.codes.to(self.stepper.device))
-        heard = self._codec.new_state()
-        self._codec.save(heard)
-        voice = RunVoice(prefix, guided, texts, marks, heard)
+        voice = RunVoice(prefix, guided, texts, marks, self._codec.saved())
         self._keep(voice)
         return voice
 
@@ -302,17 +301,27 @@ class Context:
 
     def _rewind_codec(self, frame: int) -> None:
         """Puts the codec where it was before `frame`."""
-        self._unplayed = [gap for gap in self._unplayed if gap.start < frame]
-        states = [(f, s) for f, s in self._saved if 0 <= f <= frame]
-        if self._voice:
-            states.append((self.first_frame, self._voice.codec_state))
-        saved, state = max(states, key=lambda item: item[0], default=(0, None))
-        if state is None or frame - saved > _CODEC_WARM_UP:
-            self._codec.reset()
-            unplayed = sum(len(gap) for gap in self._unplayed)
-            saved = max(0, frame - _CODEC_WARM_UP - unplayed, self.frames - ARCHIVE_FRAMES)
+        back = sum(stop - start for start, stop in self._played(frame, self.decoded))
+        if back <= self._codec.most_back:
+            self._codec.go_back(back)
         else:
-            self._codec.restore(state)
-        for start, stop in self._played(saved, frame):
-            self._codec.hear(self._archived(start, stop))
-        self._saved = [(f if f < frame else -1, s) for f, s in self._saved]
+            self._hear_again(frame)
+        self._unplayed = [gap for gap in self._unplayed if gap.start < frame]
+        self.decoded = min(self.decoded, frame)
+
+    def _hear_again(self, frame: int) -> None:
+        """Has the codec hear what was played before `frame`, from the voice on if that is near, else enough of it."""
+        if self._voice and frame - self.first_frame <= _CODEC_WARM_UP:
+            self._codec.restore(self._voice.codec_state)
+            start = self.first_frame
+        else:
+            self._codec.reset()
+            unplayed = sum(len(gap) for gap in self._unplayed if gap.start < frame)
+            start = max(0, frame - _CODEC_WARM_UP - unplayed, self.frames - ARCHIVE_FRAMES)
+        for begun, stop in self._played(start, frame):
+            self._codec.hear(self._archived(begun, stop))
+
+
+def new_archive(stepper: Stepper, slots: int) -> Tensor:
+    """Room for the last complete frames of each slot, int16 [slots, C, ARCHIVE_FRAMES] on the model's device."""
+    return torch.zeros(slots, len(stepper.delays), ARCHIVE_FRAMES, dtype=torch.int16, device=stepper.device)

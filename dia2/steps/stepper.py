@@ -29,7 +29,7 @@ from torch import Tensor
 from dia2.model.delays import aligned, blank, column_of_each, frame_of_each, token_rows
 from dia2.model.kv_cache import KVCache
 from dia2.model.sampling import ACTION_STREAM, CB0_STREAM, Draws, Guidance, SlotSettings, uniform_table
-from dia2.model.slots import SlotIndex
+from dia2.model.slots import SlotIndex, on_device
 
 if TYPE_CHECKING:
     from dia2.checkpoint.load import Checkpoint
@@ -101,7 +101,7 @@ class Stepper:
             return
         state = self.slots[slot]
         stop = state.column + len(texts)
-        text = torch.tensor(texts, device=self.device)
+        text = on_device(texts, self.device)
         codes = self.codes[slot, :, state.column : stop].T
         rows = self._token_rows(text[None], codes[None], 2 if state.settings.guided else 1)  # [1, branches, n, 2 + C]
         positions = torch.arange(state.column, stop, device=self.device).expand(rows.shape[1], -1)
@@ -125,7 +125,7 @@ class Stepper:
         states = [self.slots[slot] for slot in chosen.numbers]
         columns = self._numbers(s.column for s in states)
         branches = 2 if any(s.settings.guided for s in states) else 1
-        text = torch.tensor([s.text for s in states], device=self.device)
+        text = on_device([s.text for s in states], self.device)
         codes = column_of_each(self.codes, chosen.rows, columns)
         rows = self._token_rows(text[:, None], codes[:, None], branches).flatten(0, 1)
         position = columns.repeat_interleave(branches)[:, None]
@@ -159,7 +159,7 @@ class Stepper:
 
     def frame_of_each(self, slots: Sequence[int], frames: Sequence[int]) -> Tensor:
         """One complete frame of each of n slots, by its number in the slot's context: int64 [n, C], in one gather."""
-        where = torch.tensor([slots, frames], device=self.device)
+        where = on_device([slots, frames], self.device)
         return frame_of_each(self.codes, self._delays, where[0], where[1])
 
     def _codebooks_due(self, slot: int) -> int:
@@ -184,7 +184,7 @@ class Stepper:
 
     def _next_text(self, step: "_Step") -> Tensor | None:
         """What the next column's text adds to the first stage, [rows, d]."""
-        text = torch.tensor([self.slots[slot].text for slot in step.slots.numbers], device=self.device)
+        text = on_device([self.slots[slot].text for slot in step.slots.numbers], self.device)
         rows = text.repeat_interleave(step.branches, dim=0)  # here the unconditional branch sees the text too
         return self.depformer.embed_text(rows[:, 0], rows[:, 1])
 
@@ -211,7 +211,7 @@ class Stepper:
         return token_rows(text, codes, self.blanked_text if branches == 2 else None)
 
     def _numbers(self, numbers: Iterable[int]) -> Tensor:
-        return torch.tensor(list(numbers), device=self.device)
+        return on_device(list(numbers), self.device)
 
 
 @dataclass(frozen=True)
@@ -229,6 +229,6 @@ class _Step:
         if len(rows) == len(self.slots):
             return self
         slots = SlotIndex.of([self.slots.numbers[row] for row in rows], device)
-        chosen = torch.tensor(rows, device=device)
+        chosen = on_device(rows, device)
         hidden = self.hidden.unflatten(0, (-1, self.branches))[chosen].flatten(0, 1)
         return _Step(slots, self.columns[chosen], hidden, self.uniforms[chosen], self.branches)

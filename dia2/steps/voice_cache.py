@@ -40,7 +40,7 @@ class Kept:
     @property
     def bytes(self) -> int:
         """Device memory that it takes."""
-        return self.columns.bytes + self.voice.codec_state.memory.nbytes
+        return self.columns.bytes + self.voice.codec_state.bytes
 
 
 class VoiceCache:

@@ -38,7 +38,7 @@ from dia2.checkpoint.download import Progress
 from dia2.checkpoint.load import BUNDLED, Checkpoint, LoadOptions, has_bundled, load_checkpoint
 from dia2.checkpoint.threads import set_threads
 from dia2.errors import Dia2Error as Dia2Error  # what `load` raises, for those who may not touch dia2
-from dia2.steps.context import Context
+from dia2.steps.pool import ContextPool
 from dia2.steps.voice_cache import VoiceCache
 from dia2.voice.voice import Prefix
 from dia2stream.conversation.conversation import QUEUE_FRAMES, Conversation
@@ -105,8 +105,8 @@ class Engine:
         checkpoint.notes.append(reason)
         self.kept_voices = VoiceCache(voice_cache_mb * 1_000_000)
         history = round(history_seconds * 1000 / FRAME_MS)
-        codecs = [make_codec(checkpoint.codec) for _ in range(slots)]
-        self._contexts = [Context(self.stepper, n, c, history, self.kept_voices) for n, c in enumerate(codecs)]
+        self.pool = ContextPool(self.stepper, make_codec(checkpoint.codec, slots), history, self.kept_voices)
+        self._contexts = self.pool.contexts
         self._observers = tuple(observers)
         self._batch = Batch(self.stepper, self._conversation_failed)
         self._free = set(range(slots))
