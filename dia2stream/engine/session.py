@@ -5,7 +5,7 @@ import base64
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from enum import Enum
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Protocol
@@ -184,15 +184,22 @@ class Session:
 
     async def __aiter__(self) -> AsyncIterator[Item]:
         """Items as they come; ends when `finished`. One loop at a time."""
+        loop = asyncio.get_running_loop()
         with self._listening() as ready:
             while True:
                 ready.clear()
                 item = self.take()
-                if item is None or isinstance(item, float):
-                    if item is None and self.finished:
+                if item is None:
+                    if self.finished:
                         return
-                    with suppress(asyncio.TimeoutError):
-                        await asyncio.wait_for(ready.wait(), item)
+                    await ready.wait()
+                elif isinstance(item, float):
+                    # A timer costs half of wait_for, which makes a task and wakes the loop twice more for a frame.
+                    timer = loop.call_later(item, ready.set)
+                    try:
+                        await ready.wait()
+                    finally:
+                        timer.cancel()
                 else:
                     yield item
 
