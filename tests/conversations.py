@@ -75,6 +75,7 @@ class Rig:
         for command in commands:
             self.batch.settle()
             self.conversation.handle(command, self.now)
+            self.context.run_due()  # as the engine does, which finds time for it before the next step
         return self
 
     def can_step(self) -> bool:
@@ -99,6 +100,7 @@ class Rig:
         """Steps, taking all that leaves, until no step is wanted or so many were made."""
         for _ in range(steps):
             if not self.step():
+                self.context.run_due()
                 break
             self.take()
         self.take()

@@ -160,6 +160,7 @@ def test_codes_whose_frames_are_not_complete_survive_a_rebuild() -> None:
     slot = rig.stepper.slots[0]
     before = rig.stepper.codes[0, :, slot.column - 5 : slot.column + 1].clone()
     rig.context.rollover()
+    rig.context.run_due()
     slot = rig.stepper.slots[0]
     assert torch.equal(rig.stepper.codes[0, :, slot.column - 5 : slot.column + 1], before)
 

@@ -9,11 +9,16 @@ are, the model goes on at `step`, and the columns from there on are written anew
 nothing; further back, and at a rollover, the context is rebuilt from the voice prefix and the columns of the last
 seconds in one batched pass.
 
+A pass takes as long as many steps, and other conversations want to step meanwhile. So nothing here runs a pass at once:
+its columns become `due`, and whoever owns the model runs them by `run_due`, in as many parts as suit, before the next
+step.
+
 Knows nothing about words, clients or clocks.
 """
 
 from collections import deque
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from itertools import islice
 
 import torch
@@ -68,15 +73,20 @@ class Context:
         self.state: TextState = self.machine.start()
         self.seed = self.base = self.frames = self.first_frame = 0
         self.decoded = 0  # frames before it have been through the codec
+        self._due: deque[TextColumn] = deque()  # texts of the columns to run before the next step
         self._voice: RunVoice | None = None
+        self._voice_due: RunVoice | None = None  # a voice whose columns are among those that are due
         self._unplayed: list[range] = []  # frames that were not played: the codec knows nothing of them
         self.rollovers = 0
 
     def begin(self, settings: SlotSettings, seed: int, prefix: Prefix | None, initial_padding: int) -> None:
         """A new conversation. With a voice, its first frames are the prefix's; none of them is ever played.
 
-        A voice that is the last conversation's too is there already; another one that was run before is copied.
+        The voice of the slot's last conversation is there already, and one that was run before in any slot is copied.
+        The columns of another one are due.
         """
+        if self._due or self._voice_due is not None:
+            self.distrust()  # the last conversation's pass was given up half-way
         self.stepper.begin(self.slot, settings, seed)
         self.seed, self.base, self.frames = seed, 0, 0
         self._columns.clear()
@@ -92,23 +102,57 @@ class Context:
 
     def distrust(self) -> None:
         """Something failed in this slot: its next conversation uses nothing of what its caches hold."""
-        self._voice = None
+        self._voice = self._voice_due = None
+        self._due.clear()
+
+    @property
+    def due(self) -> int:
+        """How many columns have to run before the next step: of a voice, of a rebuilt context, or of the caller."""
+        return len(self._due)
+
+    def run_due(self, most: int | None = None) -> None:
+        """Runs columns that are due in one pass, at most so many of them."""
+        self._adopt_voice()
+        count = len(self._due) if most is None else min(most, len(self._due))
+        if not count:
+            return
+        slot = self.stepper.slots[self.slot]
+        text = slot.text  # of the column behind all that are due
+        self.stepper.prefill(self.slot, [self._due.popleft() for _ in range(count)])
+        slot.text = text
+        if self._voice_due is not None and slot.column >= self._voice_due.prefix.frames:
+            voice, self._voice_due = self._voice_due, None
+            self._finish_voice(voice)
 
     @property
     def step(self) -> int:
-        """The next step."""
-        return self.base + self.stepper.slots[self.slot].column
+        """The next step, behind the columns that are due."""
+        return self.base + self._column
+
+    @property
+    def guided(self) -> bool:
+        """Whether the conversation's steps take two rows, one of them without text."""
+        return self.stepper.slots[self.slot].settings.guided
+
+    @property
+    def lead_in_left(self) -> int:
+        """Steps of the backbone alone before the next whole step."""
+        return max(0, self._shortest_delay - (self._column + 1 - self.stepper.slots[self.slot].known))
+
+    @property
+    def _column(self) -> int:
+        """The column of the next step."""
+        return self.stepper.slots[self.slot].column + len(self._due)
 
     @property
     def draws_codes(self) -> bool:
         """Whether the next step runs the depformer. In a lead-in it does not: the codes of its columns are known."""
-        slot = self.stepper.slots[self.slot]
-        return slot.column + 1 - slot.known >= self._shortest_delay
+        return self.lead_in_left == 0
 
     @property
     def room(self) -> int:
         """Steps until the context is full."""
-        return self.limit - self.stepper.slots[self.slot].column
+        return self.limit - self._column
 
     def advance(self, action: int) -> TextColumn:
         """Processes the action of this step. Returns the text of the next column."""
@@ -157,20 +201,20 @@ class Context:
             if step - self.base < self._prefix_frames + 1 and self.base > 0:
                 self._rebuild(step, text, None)
             else:
-                slot = self.stepper.slots[self.slot]
-                slot.column, slot.text = step - self.base, text
+                self._drop_columns(self._column - (step - self.base))
+                self.stepper.slots[self.slot].text = text
         self.stepper.slots[self.slot].known = known - self.base
 
     def extend(self, texts: Sequence[TextColumn], marks: Sequence[Mark], codes: Tensor) -> None:
-        """Goes on, in one pass, with frames that somebody else made; they are not played. Only from `frames` on.
+        """Goes on with frames that somebody else made, from `frames` on. They are not played; their columns are due.
 
         texts: of the column after each. marks: of the text machine before each. codes: int64 [C, n].
         """
         slot, begun, count = self.stepper.slots[self.slot], self.frames, codes.shape[1]
         columns = [slot.text, *texts]
         self._archive[:, torch.arange(begun, begun + count) % ARCHIVE_FRAMES] = codes.to(self._archive)
-        delay_frames(codes.to(self.stepper.device), self.stepper.delays, self.stepper.codes[self.slot], slot.column)
-        self.stepper.prefill(self.slot, columns[:-1])
+        delay_frames(codes.to(self.stepper.device), self.stepper.delays, self.stepper.codes[self.slot], self._column)
+        self._due.extend(columns[:-1])
         self._columns.extend(zip(columns, marks, strict=False))
         self._unplayed.append(range(begun, begun + count))
         self.frames = self.decoded = begun + count
@@ -178,10 +222,10 @@ class Context:
 
     def rollover(self) -> None:
         """Rebuilds the context from the prefix and the last seconds; nothing is lost but what lies before them."""
-        slot = self.stepper.slots[self.slot]
+        slot, column = self.stepper.slots[self.slot], self._column
         # Codes of columns whose frames are not complete yet are in no archive.
-        first = max(0, slot.column + 1 - self.lead_in)
-        ahead = self.stepper.codes[self.slot, :, first : slot.column + 1].clone()
+        first = max(0, column + 1 - self.lead_in)
+        ahead = self.stepper.codes[self.slot, :, first : column + 1].clone()
         known = slot.known + self.base
         self._rebuild(self.step, slot.text, ahead)
         self.stepper.slots[self.slot].known = known - self.base
@@ -193,37 +237,59 @@ class Context:
 
     def _start_voice(self, prefix: Prefix, guided: bool) -> None:
         """Stands where the clips end, as if the model had spoken them; what they said is not part of the text."""
-        frames = prefix.frames
+        frames, slot = prefix.frames, self.stepper.slots[self.slot]
+        delay_frames(prefix.codes, self.stepper.delays, self.stepper.codes[self.slot])
         if self._voice is None or self._voice.prefix is not prefix or self._voice.guided != guided:
-            self._voice = None  # should this fail, its columns are not there
+            self._voice = None  # if the next lines fail, the columns of the new voice are not there
             kept = self._voices.find(prefix, guided)
-            self._voice = kept.voice if kept else self._run_voice(prefix, guided)
             if kept:
                 self.stepper.cache.paste(self.slot, kept.columns)
-        voice, slot = self._voice, self.stepper.slots[self.slot]
-        delay_frames(prefix.codes, self.stepper.delays, self.stepper.codes[self.slot])
-        slot.column, slot.text = frames, voice.texts[-1]
+            self._voice = kept.voice if kept else self._plan_voice(prefix, guided)
+        voice = self._voice
+        slot.column, slot.text = frames - len(self._due), voice.texts[-1]
         self._archive[:, torch.arange(frames) % ARCHIVE_FRAMES] = prefix.codes.to(self._archive)
         self._columns.extend((text, mark) for text, mark in zip(voice.texts, voice.marks, strict=False))
-        self._codec.restore(voice.codec_state)
+        self._hear_voice(voice)
         self.frames = frames
 
-    def _run_voice(self, prefix: Prefix, guided: bool) -> RunVoice:
-        """Runs the clips' columns and hears their sound: words are taken where they are, codes are known."""
+    def _plan_voice(self, prefix: Prefix, guided: bool) -> RunVoice:
+        """The clips' columns, which are due now: words are taken where they are said, and the codes are known."""
         state, starts = self.machine.start(), set(prefix.new_word_steps)
         state.append(prefix.entries)
         texts, marks = [self.stepper.opening], []
         for step in range(prefix.frames):
             marks.append(state.mark())
             texts.append(self.machine.process(state, step, int(step in starts), forced=True))
-        delay_frames(prefix.codes, self.stepper.delays, self.stepper.codes[self.slot])
-        self.stepper.prefill(self.slot, texts[:-1])
+        self._due.extend(texts[:-1])
+        self._voice_due = RunVoice(prefix, guided, texts, marks, None)
+        return self._voice_due
+
+    def _adopt_voice(self) -> None:
+        """Copies a voice whose columns are due, where another slot has run it in the meantime."""
+        slot, voice = self.stepper.slots[self.slot], self._voice_due
+        kept = self._voices.find(voice.prefix, voice.guided) if voice and not slot.column else None
+        if kept is not None:
+            self._voice, self._voice_due = kept.voice, None
+            for _ in range(kept.voice.prefix.frames):
+                self._due.popleft()
+            self.stepper.cache.paste(self.slot, kept.columns)
+            slot.column = kept.voice.prefix.frames
+            self._hear_voice(kept.voice)
+
+    def _hear_voice(self, voice: RunVoice) -> None:
+        """Puts the codec where the clips end. While their columns are due that is still to come."""
+        if voice.codec_state is None:
+            self._codec.reset()
+        else:
+            self._codec.restore(voice.codec_state)
+
+    def _finish_voice(self, voice: RunVoice) -> None:
+        """The voice's columns have been run: hears its sound, and keeps the voice."""
         # A codec that comes in cold where the clip ends would click.
         self._codec.reset()
-        self._codec.hear(prefix.codes.to(self.stepper.device))
-        voice = RunVoice(prefix, guided, texts, marks, self._codec.saved())
+        self._codec.hear(voice.prefix.codes.to(self.stepper.device))
+        self._voice = voice = replace(voice, codec_state=self._codec.saved())
         self._keep(voice)
-        return voice
 
     def _keep(self, voice: RunVoice) -> None:
         """Keeps the voice that has just been run in this slot, where there is room."""
@@ -239,6 +305,7 @@ class Context:
 
         ahead: the codes of the last columns up to `step`, [C, at most lead_in], if not all their frames are complete.
         """
+        self._due.clear()
         prefix, start = self._prefix_frames, self._history_start(step)
         self.base = start - prefix
         self.stepper.rebase(self.slot, self.seed, self.base)
@@ -253,8 +320,15 @@ class Context:
             opening = []
         # The first column of the history has no word before it to finish: it opens like a conversation.
         history = [column[0] for column in islice(self._columns, start - self.step_of_oldest(step), None)]
-        self.stepper.prefill(self.slot, [*opening, *([first] if history else []), *history[1:]])
+        self._due.extend([*opening, *([first] if history else []), *history[1:]])
         self.stepper.slots[self.slot].text = text
+
+    def _drop_columns(self, count: int) -> None:
+        """Goes back by so many columns: first those that are due, then those that were run."""
+        dropped = min(count, len(self._due))
+        for _ in range(dropped):
+            self._due.pop()
+        self.stepper.slots[self.slot].column -= count - dropped
 
     def _paste_voice(self) -> bool:
         """Copies the voice's columns into the slot, which then stands behind them, if they are kept."""
@@ -312,7 +386,7 @@ class Context:
     def _hear_again(self, frame: int) -> None:
         """Has the codec hear what was played before `frame`, from the voice on if that is near, else enough of it."""
         if self._voice and frame - self.first_frame <= _CODEC_WARM_UP:
-            self._codec.restore(self._voice.codec_state)
+            self._hear_voice(self._voice)
             start = self.first_frame
         else:
             self._codec.reset()

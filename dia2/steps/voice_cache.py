@@ -20,14 +20,15 @@ from dia2.voice.voice import Prefix
 class RunVoice:
     """A prefix that has been run, with guidance or without.
 
-    texts: of columns 0..frames. marks: of the machine before each. codec_state: after its last frame.
+    texts: of columns 0..frames. marks: of the machine before each. codec_state: after its last frame, None
+    while the columns are still to be run.
     """
 
     prefix: Prefix
     guided: bool
     texts: list[TextColumn]
     marks: list[Mark]
-    codec_state: DecoderState
+    codec_state: DecoderState | None
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,7 +41,7 @@ class Kept:
     @property
     def bytes(self) -> int:
         """Device memory that it takes."""
-        return self.columns.bytes + self.voice.codec_state.bytes
+        return self.columns.bytes + (self.voice.codec_state.bytes if self.voice.codec_state else 0)
 
 
 class VoiceCache:
@@ -64,6 +65,8 @@ class VoiceCache:
         """Keeps a voice, and lets others go to make room; one that is larger than all the room is not kept."""
         if kept.bytes > self.most_bytes:
             return
+        older = self._kept.pop((kept.voice.prefix, kept.voice.guided), None)
+        self.bytes -= older.bytes if older else 0
         while self.bytes + kept.bytes > self.most_bytes:
             _, gone = self._kept.popitem(last=False)
             self.bytes -= gone.bytes

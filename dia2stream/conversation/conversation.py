@@ -227,19 +227,30 @@ class Conversation:
         """Whether the client has paused it."""
         return self.heard_ms is not None
 
-    def can_step(self) -> bool:
+    def wants_step(self) -> bool:
         """Whether a step is wanted, and would be the same whatever text comes next."""
-        made = self.outbox.waiting + self._undelivered
-        if not self._speaking or self.paused or made >= self.outbox.capacity:
+        if not self._speaking or self.paused:
             return False
         state = self.context.state
         closed = self.words.opened is None or self._after_caller
         return state.end_step is not None or self.machine.may_step(state, closed)
 
+    def can_step(self) -> bool:
+        """Whether a step is wanted and there is room for a frame."""
+        return self.outbox.waiting + self._undelivered < self.outbox.capacity and self.wants_step()
+
+    @property
+    def waits_since(self) -> float | None:
+        """When the turn's first words arrived, until its first frame is made; None from then on and between turns."""
+        if not self._speaking or self._opening is None or self.context.frames > (self.clock.turn or 0):
+            return None
+        return self._opening.arrived
+
     def prepare(self) -> None:
-        """Before a step: rebuilds a context that is full."""
+        """Before a step: rebuilds a context that is full, and runs all columns that are due."""
         if self.context.room <= 0:
             self.context.rollover()
+        self.context.run_due()
 
     def advance(self, action: int) -> TextColumn:
         """Takes the step's action. Returns the text of the next column."""
@@ -280,7 +291,7 @@ class Conversation:
     @property
     def idle(self) -> bool:
         """Whether everything that was asked for has been made and taken."""
-        return not self._speaking and not self.words.backlog and self.outbox.empty
+        return not self._speaking and not self.words.backlog and self.outbox.empty and not self.context.due
 
     # ---- Text ----
 

@@ -63,6 +63,11 @@ class Outbox:
         with self._lock:  # a frame that leaves in between would be counted twice, or not at all
             return (self.sent + self.waiting) * FRAME_MS
 
+    def dry_at(self) -> float | None:
+        """When the listener will have played all frames, those that wait included; None before the first was taken."""
+        with self._lock:
+            return self._pace.dry_at((self.sent + self.waiting) * FRAME_MS)
+
     def lead_ms(self, now: float) -> float:
         """How much of what was sent the listener has not played yet."""
         return self._pace.lead_ms(self.sent * FRAME_MS, now)

@@ -15,6 +15,13 @@ class Pace:
         self._played_ms = played_ms
         self._since: float | None = None
 
+    def dry_at(self, made_ms: float) -> float | None:
+        """When a listener who gets all that is made has played it; None for one who has got nothing yet.
+
+        made_ms: of audio, what was sent included.
+        """
+        return None if self._since is None else self._since + (made_ms - self._played_ms) / 1000
+
     def played_ms(self, sent_ms: float, now: float) -> float:
         """Where the listener is now, having been sent `sent_ms`."""
         if self._since is not None:
@@ -29,7 +36,7 @@ class Pace:
 
     def wait(self, sent_ms: float, now: float) -> float:
         """Seconds until the next frame may be sent; 0: now."""
+        played_ms = self.played_ms(sent_ms, now)
         if self._max_lead_ms is None:
             return 0.0
-        ahead = sent_ms + FRAME_MS - self.played_ms(sent_ms, now) - self._max_lead_ms
-        return max(0.0, ahead / 1000)
+        return max(0.0, (sent_ms + FRAME_MS - played_ms - self._max_lead_ms) / 1000)

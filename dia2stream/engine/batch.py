@@ -54,6 +54,11 @@ class Batch:
             frames=frames,
         )
 
+    def run_pass(self, conversation: Conversation, columns: int) -> None:
+        """Runs columns that are due in a conversation's context, at most so many."""
+        self._failed.clear()
+        self._try(conversation, conversation.context.run_due, columns)
+
     def settle(self) -> None:
         """Delivers every frame that waits for its sound. Commands may be handled behind this."""
         waiting, self._made = self._made, []

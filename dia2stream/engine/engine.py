@@ -22,13 +22,13 @@ it does not, every conversation ends, and whoever asks for another one is told w
 """
 
 import logging
+import math
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from itertools import chain
 from typing import Any
 
 import torch
@@ -43,7 +43,10 @@ from dia2.steps.voice_cache import VoiceCache
 from dia2.voice.voice import Prefix
 from dia2stream.conversation.conversation import QUEUE_FRAMES, Conversation
 from dia2stream.engine.batch import Batch
+from dia2stream.engine.costs import unmeasured
+from dia2stream.engine.demands import demand_of
 from dia2stream.engine.observer import EngineObserver
+from dia2stream.engine.scheduler import Decision, Kind, Scheduler, Waits
 from dia2stream.engine.session import CLOSE, FINISH, Order, Session
 from dia2stream.engine.voices import prefixes, read_voices
 from dia2stream.errors import CommandError, EngineError
@@ -109,12 +112,17 @@ class Engine:
         self._contexts = self.pool.contexts
         self._observers = tuple(observers)
         self._batch = Batch(self.stepper, self._conversation_failed)
+        self._scheduler = Scheduler(unmeasured(slots))
+        self._changed: set[Session] = set()  # whose demands have to be told to the scheduler
+        self._roomy: deque[Session] = deque()  # the same, told by other threads: their outboxes have room
+        self._due_since: dict[int, float] = {}  # by slot: when a pass that nobody waits for became due
         self._free = set(range(slots))
         self._sessions: dict[int, Session] = {}  # by slot
         self._inbox: deque[tuple[Session, Order, float]] = deque()
         self._lock = threading.Lock()  # guards _free and _sessions
         self._wake = threading.Event()
-        self._resting = self._closing = False
+        # resting: the thread sleeps. calm: it sleeps until some time, and room in an outbox is no reason to wake up.
+        self._resting = self._calm = self._closing = False
         self._thread = threading.Thread(target=self._run, name="dia2-engine", daemon=True)
         self._thread.start()
 
@@ -142,16 +150,23 @@ class Engine:
 
     def warm_up(self) -> None:
         """Speaks one short utterance to nobody. What happens only once has then happened before the first caller."""
+        for voice in reversed(self.voices):  # the default one last: the slot then has it already
+            with self.conversation() as session:
+                session.submit(Start("", voice=voice, seed=0))
+                session.finish()
+                self._check_warm_up(session)
         with ExitStack() as stack:
             sessions = [stack.enter_context(self.conversation()) for _ in range(self.free)]
-            for voice in reversed(self.voices):  # the default one last
-                sessions[0].submit(Start("", voice=voice, seed=0))
             for session in sessions:
                 session.submit(Start(_WARM_UP_TEXT, seed=0))
                 session.finish()
-            for item in chain.from_iterable(sessions):
-                if isinstance(item, Error):
-                    raise EngineError(f"the model does not run here: {self.broken or item.message}")
+            for session in sessions:
+                self._check_warm_up(session)
+
+    def _check_warm_up(self, session: Session) -> None:
+        for item in session:
+            if isinstance(item, Error):
+                raise EngineError(f"the model does not run here: {self.broken or item.message}")
 
     def conversation(self, *, max_lead_ms: float | None = None, queue_frames: int = QUEUE_FRAMES) -> Session:
         """A conversation in a free slot. Raises CommandError `busy` without one, EngineError when the engine is broken.
@@ -211,9 +226,11 @@ class Engine:
         self._inbox.append((session, order, time.monotonic()))
         self._wake.set()
 
-    def wake(self) -> None:
-        """An outbox has room again."""
-        self._wake.set()
+    def wake(self, session: Session) -> None:
+        """The session's outbox has room again."""
+        self._roomy.append(session)
+        if not self._calm:
+            self._wake.set()
 
     # ---- The engine's thread ----
 
@@ -222,10 +239,13 @@ class Engine:
             if self.checkpoint.device.type == "cuda":
                 torch.cuda.set_device(self.checkpoint.device)  # each thread has its own current device
             while not self._closing:
-                worked = self._carry_out_orders()
-                worked |= self._step()
-                if not worked:
-                    self._rest()
+                self._carry_out_orders()
+                self._tell_demands()
+                decision = self._scheduler.decide(time.monotonic())
+                if decision.kind is Kind.REST:
+                    self._rest(decision.until)
+                else:
+                    self._work(decision)
                 self.stats.last_progress = time.monotonic()
         except BaseException as error:
             self.broken = f"the engine's thread has ended: {_first_line(error)}"
@@ -236,15 +256,33 @@ class Engine:
             for session in list(self._sessions.values()):
                 self._release(session)
 
-    def _rest(self) -> None:
-        """Waits until somebody wants something."""
+    def _rest(self, until: float) -> None:
+        """Waits until somebody wants something, or until a time."""
+        self._batch.settle()  # nobody may wait for a frame while the thread sleeps
+        self._calm = until < math.inf
         self._resting = True  # before observers are told: whoever waits for that looks at `has_work` then
-        self._tell(EngineObserver.idle)
-        self._wake.wait()
-        self._resting = False
+        if not self._calm:
+            self._tell(EngineObserver.idle)
+        self._wake.wait(until - time.monotonic() if self._calm else None)
+        self._resting = self._calm = False
         self._wake.clear()
 
-    def _carry_out_orders(self) -> bool:
+    def _tell_demands(self) -> None:
+        """Tells the scheduler what the conversations want whose state has changed."""
+        for _ in range(len(self._roomy)):
+            self._changed.add(self._roomy.popleft())
+        now = time.monotonic()
+        for session in self._changed:
+            slot = session.conversation.slot
+            if self._sessions.get(slot) is session:
+                since = self._due_since.setdefault(slot, now)
+                demand = None if session.ended else demand_of(session.conversation, since, now)
+                if demand is None or demand.waits is not Waits.NOBODY:
+                    del self._due_since[slot]
+                self._scheduler.update(slot, demand)
+        self._changed.clear()
+
+    def _carry_out_orders(self) -> None:
         count = len(self._inbox)
         if count:
             self._batch.settle()
@@ -255,7 +293,7 @@ class Engine:
             elif not session.ended:
                 self._carry_out(session, order, arrived)
             session.carried_out()
-        return count > 0
+            self._changed.add(session)
 
     def _carry_out(self, session: Session, order: Order, arrived: float) -> None:
         conversation = session.conversation
@@ -272,22 +310,25 @@ class Engine:
         except Exception as error:
             self._conversation_failed(conversation, error)
 
-    def _step(self) -> bool:
-        """One step of every conversation that can use one."""
-        active = [s for _, s in sorted(self._sessions.items()) if not s.ended and s.conversation.can_step()]
-        if not active:
-            return False
+    def _work(self, decision: Decision) -> None:
+        """Does what the scheduler has decided."""
+        sessions = [self._sessions[slot] for slot in sorted((*decision.slots, *decision.riders))]
+        self._changed.update(sessions)
         try:
-            report = self._batch.step([session.conversation for session in active])
+            if decision.kind is Kind.PASS:
+                self._batch.run_pass(sessions[0].conversation, decision.columns)
+            else:
+                self._step([session.conversation for session in sessions])
         except Exception:
-            self._model_failed("a step", active)
-            return True
-        for session in active:
+            self._model_failed(decision.kind.value, sessions)
+        for session in sessions:
             session.notify()
+
+    def _step(self, conversations: Sequence[Conversation]) -> None:
+        report = self._batch.step(conversations)
         self.stats.steps += 1
         self.stats.frames += report.frames
         self._tell(EngineObserver.stepped, report)
-        return True
 
     def _tell(self, what: Callable[..., None], *arguments: object) -> None:
         for observer in self._observers:
@@ -302,6 +343,7 @@ class Engine:
             if self._sessions.get(slot) is session:
                 del self._sessions[slot]
                 self._free.add(slot)
+                self._scheduler.update(slot, None)
         session.release()
 
     # ---- Failures ----
@@ -327,6 +369,7 @@ class Engine:
                 session.conversation.outbox.restart()
                 session.conversation.outbox.answer(_FAILED)
                 session.stop()
+                self._changed.add(session)
 
     def _check_device(self) -> None:
         try:

@@ -4,11 +4,14 @@ import asyncio
 import base64
 import threading
 import time
+import weakref
+from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
 from enum import Enum
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+from weakref import WeakKeyDictionary
 
 from dia2stream.errors import CommandError
 from dia2stream.items import Frame, Item
@@ -40,8 +43,8 @@ class EngineThread(Protocol):
     def submit(self, session: "Session", order: Order) -> None:
         """Hands an order to the engine's thread."""
 
-    def wake(self) -> None:
-        """Tells the engine's thread that an outbox has room again."""
+    def wake(self, session: "Session") -> None:
+        """Tells the engine's thread that the session's outbox has room again."""
 
 
 class Session:
@@ -124,7 +127,7 @@ class Session:
         for waiter in tuple(self._waiters):
             waiter.set()
         if isinstance(item, Frame):
-            self.engine.wake()
+            self.engine.wake(self)
         return item
 
     def next(self, answers_only: Callable[[], bool] = lambda: False) -> Item | None:
@@ -250,10 +253,11 @@ class Session:
     @contextmanager
     def _listening(self) -> Iterator[asyncio.Event]:
         """An event of this loop that `notify` sets."""
-        loop, ready = asyncio.get_running_loop(), asyncio.Event()
+        ready = asyncio.Event()
+        bell = _Bell.of(asyncio.get_running_loop())
 
         def listener() -> None:
-            _call_soon(loop, ready.set)
+            bell.ring(ready)
 
         self._listeners.append(listener)
         try:
@@ -262,9 +266,33 @@ class Session:
             self._listeners.remove(listener)
 
 
-def _call_soon(loop: asyncio.AbstractEventLoop, call: Callable[[], None]) -> None:
-    try:
-        loop.call_soon_threadsafe(call)
-    except RuntimeError:
-        if not loop.is_closed():
-            raise
+class _Bell:
+    """Sets events of one loop from other threads. Events that are set in quick succession wake the loop once."""
+
+    _bells: ClassVar["WeakKeyDictionary[asyncio.AbstractEventLoop, _Bell]"] = WeakKeyDictionary()
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = weakref.ref(loop)
+        self._rung: deque[asyncio.Event] = deque()
+
+    @classmethod
+    def of(cls, loop: asyncio.AbstractEventLoop) -> "_Bell":
+        """The bell of a loop."""
+        return cls._bells.setdefault(loop, cls(loop))
+
+    def ring(self, event: asyncio.Event) -> None:
+        """Has the loop set an event. A loop that is closed has nobody left who waits."""
+        self._rung.append(event)
+        # Whoever finds the queue empty wakes the loop. If two do, the loop is woken once too often.
+        if len(self._rung) == 1:
+            loop = self._loop()
+            try:
+                if loop is not None:
+                    loop.call_soon_threadsafe(self._set_all)
+            except RuntimeError:
+                if loop is not None and not loop.is_closed():
+                    raise
+
+    def _set_all(self) -> None:
+        while self._rung:
+            self._rung.popleft().set()

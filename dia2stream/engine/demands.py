@@ -1,0 +1,30 @@
+"""What a conversation asks of the model now, as the scheduler's table has it.
+
+Knows a conversation by a few properties, and imports no torch.
+"""
+
+from typing import TYPE_CHECKING
+
+from dia2stream.engine.scheduler import Demand, Waits
+from dia2stream.items import FRAME_MS
+
+if TYPE_CHECKING:
+    from dia2stream.conversation.conversation import Conversation
+
+
+def demand_of(conversation: "Conversation", changed: float, now: float) -> Demand | None:
+    """The demand of a conversation; None when it can do nothing.
+
+    changed: since when a pass that nobody waits for has been due. now: seconds, on the clock of the commands' arrival.
+    """
+    context = conversation.context
+    if not conversation.wants_step():
+        return Demand(Waits.NOBODY, columns=context.due, since=changed) if context.due else None
+    rows = 2 if context.guided else 1
+    since, dry = conversation.waits_since, conversation.outbox.dry_at()
+    if since is not None and (dry is None or dry <= now):
+        return Demand(Waits.STARTING, context.due, context.lead_in_left, since=since, rows=rows)
+    if dry is None:  # frames are there, and nobody has begun to take them
+        dry = now + conversation.outbox.waiting * FRAME_MS / 1000
+    ready = conversation.can_step()
+    return Demand(Waits.SPEAKING, context.due, context.lead_in_left, ready=ready, deadline=dry, rows=rows)
