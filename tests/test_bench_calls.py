@@ -14,6 +14,7 @@ from serving import Serve
 from test_bench import bench, numbers
 
 from dia2stream.bench import report as schema
+from dia2stream.bench.load import results
 from dia2stream.bench.load.report import LABELS, compare_loads, load_gates, plot_loads, show_loads
 from dia2stream.bench.load.results import CallRecord, Usage, summarize
 from dia2stream.bench.load.run import Plan, parse_amounts
@@ -171,6 +172,12 @@ def test_a_report_of_calls_has_every_key_of_the_schema(measured: dict[str, Any])
     assert measured["schema"] == schema.SCHEMA
     assert measured["figures"] is measured["counts"] is measured["floors"] is None
     assert all(math.isfinite(number) for number in numbers(measured))
+
+
+def test_a_point_has_every_key_that_is_documented(measured: dict[str, Any]) -> None:
+    lines = re.findall(r"^ {4}(\w+(?:, \w+)*)(?: {2,}\S|$)", results.__doc__ or "", re.MULTILINE)
+    documented = {name for line in lines for name in line.split(", ")}
+    assert all(set(found) == documented for found in measured["calls"]["points"])
 
 
 def test_an_engines_calls_are_measured_with_what_the_engine_did(measured: dict[str, Any]) -> None:

@@ -1,4 +1,25 @@
-"""What became of calls, and what a load comes to: pure."""
+"""What became of calls, and what a load comes to: pure.
+
+A point of the report, one for each load that was held. Times are distributions (count, p50, p95, p99, max, mean) in ms,
+or null where there were none; percentiles are measured values (nearest rank).
+
+    load             requests a second, or calls at the same time
+    seconds          for how long it was measured: without the time in which calls began or ended
+    calls            how many there were, refused ones included
+    most_at_once     calls that were let in and not over yet
+    refused          by reason: calls that were not let in
+    failed           by reason: calls that ended with an error; "broken" is a lost connection or 30 s without progress
+    first_audio_ms   from the words that speech can start with to the first sample; of a crowd the starter's only
+    connect_ms       from asking for a conversation to having one
+    pause_ms         from a barge-in's pause command to `paused`
+    continuity       share of the calls whose worst underrun is at most 100 ms; a call that failed is not among them
+    worst_underrun_ms, late_frames
+                     an underrun is the time for which the next sample was due and had not come
+    frames, frames_per_s
+                     received in these seconds
+    engine           of an engine in this process: device_share and host_share of the time, see StepReport; steps_per_s;
+                     rows_per_step: conversations in a backbone's batch; host_us_per_row, host_us_per_frame
+"""
 
 import math
 from collections import Counter
@@ -41,7 +62,7 @@ class Usage:
 
 
 def summarize(records: Sequence[CallRecord], seconds: float, frames: int, usage: Usage | None) -> dict[str, Any]:
-    """One point of the report, see `bench/report.py`. frames, usage: of the `seconds` in which the load was held."""
+    """All of a point but load and most_at_once. frames, usage: of the `seconds` in which the load was held."""
     served = [record for record in records if not record.refused]
     return {
         "seconds": round(seconds, 3),
@@ -80,7 +101,7 @@ def _shares(usage: Usage, seconds: float) -> dict[str, Any]:
 
 
 def milliseconds(seconds: Iterable[float]) -> dict[str, Any] | None:
-    """The distribution of some times; percentiles are measured values (nearest rank). None where there are none."""
+    """The distribution of some times, given in seconds."""
     ordered = sorted(1000 * value for value in seconds)
     if not ordered:
         return None
