@@ -21,13 +21,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from dia2.checkpoint.load import Checkpoint, LoadOptions, load_checkpoint
-from dia2.codec.frames import FrameCodec, SlotCodec
+from dia2.codec.frames import FrameCodec, MadeSounds, SlotCodec
 from dia2.codec.state import DecoderState
 from dia2.model.config import DataConfig, DecoderConfig, DepformerConfig, Dia2Config, ModelConfig, RuntimeConfig
 from dia2.model.delays import aligned, blank, delay_frames
 from dia2.model.kv_cache import KVCache
 from dia2.model.sampling import SlotSettings
 from dia2.steps.context import Context
+from dia2.steps.pool import FinishedFrames
 from dia2.steps.stepper import Slot, Stepper, TextColumn
 from dia2.text.machine import Mark
 from dia2.text.script import TextTokenizer, read_script
@@ -53,6 +54,21 @@ def _raise(conversation: Conversation, error: Exception) -> None:
     raise error
 
 
+class RigPool:
+    """The pool of conversations that each have a codec of their own."""
+
+    def __init__(self, stepper: Stepper) -> None:
+        self.stepper = stepper
+
+    def take_frames(self, contexts: Sequence[Context]) -> FinishedFrames:
+        frames = [(context, number) for context in contexts if (number := context.next_frame()) is not None]
+        return FinishedFrames([context for context, _ in frames], [number for _, number in frames], torch.zeros(0))
+
+    def decode(self, finished: FinishedFrames) -> MadeSounds:
+        sounds = [context.decode(number) for context, number in zip(finished.contexts, finished.numbers, strict=True)]
+        return MadeSounds(torch.stack([sound.pcm() for sound in sounds]))
+
+
 # Conversations of one stepper share a batch, as in the engine.
 _BATCHES: WeakKeyDictionary[Stepper, Batch] = WeakKeyDictionary()
 
@@ -65,7 +81,7 @@ class Rig:
     ) -> None:
         self.stepper, self.context = context.stepper, context
         self.conversation = Conversation(context, tokenizer, defaults=defaults, **options)
-        self.batch = _BATCHES.setdefault(context.stepper, Batch(context.stepper, _raise))
+        self.batch = _BATCHES.setdefault(context.stepper, Batch(RigPool(context.stepper), _raise))
         self.now = 0.0
         self.items: list[Item] = []
         self.steps = 0

@@ -14,7 +14,7 @@ from typing import Any, cast
 import numpy as np
 import pytest
 from conftest import GOLDENS
-from conversations import SAMPLED, ToyCodec, ToyStepper, golden, toy, toy_voice
+from conversations import SAMPLED, RigPool, ToyCodec, ToyStepper, golden, toy, toy_voice
 from models import checkpoint
 from piping import PATIENCE, a_second
 
@@ -107,7 +107,7 @@ class ToyEngine(Engine):
         super().__init__(checkpoint(GOLDENS / "published-like"), slots=slots, speech=SAMPLED, **options)
         self.toy = GatedStepper(slots)
         self.stepper = cast(Any, self.toy)
-        self._batch = Batch(self.stepper, self._conversation_failed)
+        self._batch = Batch(RigPool(self.stepper), self._conversation_failed)
         self._contexts = [Context(self.stepper, slot, cast(Any, ToyCodec()), 375) for slot in range(slots)]
 
 

@@ -5,8 +5,8 @@
     conversation.handle(command, arrived)       # between steps
     conversation.prepare()                      # a step: before the backbone,
     text = conversation.advance(action)         # behind it,
-    made = conversation.complete()              # and once the codes of the next column are drawn
-    conversation.deliver(made)                  # when the frame's sound is there, before the next command
+    made = conversation.complete(frame)         # once the codes of the next column are drawn, if they complete a frame
+    conversation.deliver(made, pcm)             # when the frame's sound is there, before the next command
     item = conversation.take(now)               # from any thread
 
 **Turns.** Speech begins with a lead-in and ends in silence. What lies between is a turn. A turn begins at the first
@@ -30,7 +30,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from dia2.codec.frames import Sound
+import numpy as np
+from numpy.typing import NDArray
+
 from dia2.model.sampling import SamplingConfig, SlotSettings
 from dia2.steps.context import Context
 from dia2.steps.stepper import TextColumn
@@ -71,13 +73,9 @@ TURN_ROOM = 250
 
 @dataclass(frozen=True)
 class MadeFrame:
-    """A frame that a step completed. events: go out before it. sound: perhaps still being decoded.
-
-    ends_turn: this is the turn's last frame.
-    """
+    """A frame that a step completed, without its sound. events: go out before it. ends_turn: it is the turn's last."""
 
     events: Sequence[Item]
-    sound: Sound
     ends_turn: bool
 
 
@@ -260,11 +258,8 @@ class Conversation:
         state.taken.clear()
         return text
 
-    def complete(self) -> MadeFrame | None:
-        """Behind a step: the frame that it completed. `deliver` has to be called with it. None in a lead-in."""
-        frame = self.context.next_frame()
-        if frame is None:
-            return None
+    def complete(self, frame: int) -> MadeFrame:
+        """Behind a step that completed this frame of the model. `deliver` has to be called with what this returns."""
         before: list[Item] = []
         if self._opening is not None and frame == self.clock.turn:
             before += self._announce(self._opening)
@@ -272,11 +267,11 @@ class Conversation:
             before += self._sound(word)
         self._undelivered += 1
         end = self.context.state.end_step
-        return MadeFrame(before, self.context.decode(frame), end is not None and frame >= end + MAX_PADDING)
+        return MadeFrame(before, end is not None and frame >= end + MAX_PADDING)
 
-    def deliver(self, made: MadeFrame) -> None:
-        """Queues a frame for the listener; waits for its sound if need be. After a turn's last frame the turn ends."""
-        self.outbox.put(*made.events, Frame(made.sound.pcm().clamp(-1.0, 1.0).numpy()))
+    def deliver(self, made: MadeFrame, pcm: NDArray[np.float32]) -> None:
+        """Queues a frame for the listener, with its sound in -1..1. After a turn's last frame the turn ends."""
+        self.outbox.put(*made.events, Frame(pcm))
         self._undelivered -= 1
         if made.ends_turn:
             self._end_turn()

@@ -1,10 +1,10 @@
 """One step of many conversations: the only place that knows in which order the parts of a step follow each other.
 
     contexts that are full are rebuilt -> backbone, actions -> frames of the step before are delivered
-    -> texts of the next columns -> depformer -> finished frames go to the codec
+    -> texts of the next columns -> depformer -> one gather of the finished frames -> one pass of the codec
 
-The codec works while the next step's backbone runs. So a frame waits for its sound until then, unless its listener has
-nothing left to play, or the conversation cannot go on before the frame is delivered.
+The codec works while the next step's backbone runs. So the frames of a step wait for their sound until then, unless a
+listener has nothing left to play, or a conversation cannot go on before its frame is delivered.
 
 A failure in one conversation's own work (its text, its events, its context) takes only that conversation out of the
 step. A failure of the model, which works for all of them at once, is raised to the caller.
@@ -12,25 +12,52 @@ step. A failure of the model, which works for all of them at once, is raised to 
 
 import time
 from collections.abc import Callable, Sequence
-from typing import TypeVar
+from dataclasses import dataclass
+from typing import Protocol, TypeVar
 
+from dia2.codec.frames import Sounds
+from dia2.steps.context import Context
+from dia2.steps.pool import FinishedFrames
 from dia2.steps.stepper import Stepper, TextColumn
 from dia2stream.conversation.conversation import Conversation, MadeFrame
 from dia2stream.engine.observer import StepReport
 
 _T = TypeVar("_T")
+_LOST = MadeFrame((), False)  # stands for the frame of a conversation that failed; nobody delivers it
+
+
+class Pool(Protocol):
+    """What a step needs of the contexts' pool: see `ContextPool`."""
+
+    @property
+    def stepper(self) -> Stepper:
+        """The stepper whose slots the contexts are."""
+
+    def take_frames(self, contexts: Sequence[Context]) -> FinishedFrames:
+        """The frames that a step of these contexts has completed."""
+
+    def decode(self, finished: FinishedFrames) -> Sounds:
+        """Starts decoding them."""
+
+
+@dataclass(frozen=True)
+class _Frames:
+    """The frames of one step, whose sound is on its way: of each conversation one, in the order of the sounds."""
+
+    made: list[tuple[Conversation, MadeFrame]]
+    sounds: Sounds
 
 
 class Batch:
-    """Steps conversations of one stepper, and holds the frames whose sound is on its way.
+    """Steps conversations of one pool, and holds the frames whose sound is on its way.
 
     on_failure: is told of a conversation whose own work failed, and of the exception. The conversation must not be
     stepped again.
     """
 
-    def __init__(self, stepper: Stepper, on_failure: Callable[[Conversation, Exception], None]) -> None:
-        self._stepper, self._on_failure = stepper, on_failure
-        self._made: list[tuple[Conversation, MadeFrame]] = []
+    def __init__(self, pool: Pool, on_failure: Callable[[Conversation, Exception], None]) -> None:
+        self._pool, self._stepper, self._on_failure = pool, pool.stepper, on_failure
+        self._frames: _Frames | None = None
         self._failed: set[Conversation] = set()
         self._device_seconds = 0.0
 
@@ -56,19 +83,24 @@ class Batch:
 
     def run_pass(self, conversation: Conversation, columns: int) -> None:
         """Runs columns that are due in a conversation's context, at most so many."""
+        self.settle()  # a pass may take long, and the frames of the last step are ready
         self._failed.clear()
         self._try(conversation, conversation.context.run_due, columns)
 
     def settle(self) -> None:
         """Delivers every frame that waits for its sound. Commands may be handled behind this."""
-        waiting, self._made = self._made, []
-        for conversation, made in waiting:
-            if conversation not in self._failed:
-                self._timed(self._deliver, conversation, made)
+        frames, self._frames = self._frames, None
+        if frames is None:
+            return
+        pcm = self._timed(frames.sounds.pcm).clamp(-1.0, 1.0).numpy()
+        for row, (conversation, made) in enumerate(frames.made):
+            if made is not _LOST:
+                # A copy, because one slow reader would keep the sound of all conversations in memory.
+                self._try(conversation, conversation.deliver, made, pcm[row].copy())
 
     def forget(self) -> None:
         """The model failed: the sound of frames that wait for it may never come."""
-        self._made.clear()
+        self._frames = None
 
     def _step(self, conversations: Sequence[Conversation]) -> int:
         """The step itself. Returns how many frames it completed."""
@@ -76,35 +108,33 @@ class Batch:
         self.settle()
         texts = [self._advance(c, action) for c, action in zip(conversations, actions, strict=True)]
         self._timed(self._stepper.complete, texts)
-        frames = sum(self._complete(c) for c in conversations if c not in self._failed)
-        self._deliver_urgent()
-        return frames
+        return self._complete([c for c in conversations if c not in self._failed])
 
     def _advance(self, conversation: Conversation, action: int) -> TextColumn:
         text = None if conversation in self._failed else self._try(conversation, conversation.advance, action)
         # The model has to complete the row of a conversation that failed, but nobody will read it.
         return self._stepper.opening if text is None else text
 
-    def _complete(self, conversation: Conversation) -> bool:
-        """Whether the step completed a frame of the conversation; the frame then waits for its sound."""
-        made = self._try(conversation, conversation.complete)
-        if made is None:
-            return False
-        self._made.append((conversation, made))
-        return True
+    def _complete(self, conversations: Sequence[Conversation]) -> int:
+        """Takes the frames that the step has completed, and has them decoded. Returns how many there are."""
+        finished = self._pool.take_frames([conversation.context for conversation in conversations])
+        if not len(finished):
+            return 0
+        sounds = self._timed(self._pool.decode, finished)
+        owners = {conversation.context: conversation for conversation in conversations}
+        frames = _Frames([], sounds)
+        for context, number in zip(finished.contexts, finished.numbers, strict=True):
+            conversation = owners[context]
+            made = self._try(conversation, conversation.complete, number)
+            frames.made.append((conversation, made or _LOST))  # each keeps its row of the sounds
+        self._frames = frames
+        if any(self._is_urgent(conversation, made) for conversation, made in frames.made):
+            self.settle()
+        return len(finished)
 
-    def _deliver_urgent(self) -> None:
-        """Delivers the frames that cannot wait for the next step."""
-        waiting, self._made = self._made, []
-        for conversation, made in waiting:
-            listener_is_dry = not conversation.outbox.waiting
-            if made.ends_turn or listener_is_dry or not conversation.can_step():
-                self._timed(self._deliver, conversation, made)
-            else:
-                self._made.append((conversation, made))
-
-    def _deliver(self, conversation: Conversation, made: MadeFrame) -> None:
-        self._try(conversation, conversation.deliver, made)
+    def _is_urgent(self, conversation: Conversation, made: MadeFrame) -> bool:
+        """Whether the frame cannot wait for the next step."""
+        return made.ends_turn or not conversation.outbox.waiting or not conversation.can_step()
 
     def _try(self, conversation: Conversation, work: Callable[..., _T], *arguments: object) -> _T | None:
         """Does a conversation's own work. When that fails, the conversation is out of the step and the rest goes on."""
@@ -112,7 +142,8 @@ class Batch:
             return work(*arguments)
         except Exception as error:
             self._failed.add(conversation)
-            self._made = [(other, made) for other, made in self._made if other is not conversation]
+            if self._frames is not None:
+                self._frames.made[:] = [(c, _LOST if c is conversation else made) for c, made in self._frames.made]
             self._on_failure(conversation, error)
             return None
 

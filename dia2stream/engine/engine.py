@@ -111,7 +111,7 @@ class Engine:
         self.pool = ContextPool(self.stepper, make_codec(checkpoint.codec, slots), history, self.kept_voices)
         self._contexts = self.pool.contexts
         self._observers = tuple(observers)
-        self._batch = Batch(self.stepper, self._conversation_failed)
+        self._batch = Batch(self.pool, self._conversation_failed)
         self._scheduler = Scheduler(unmeasured(slots))
         self._changed: set[Session] = set()  # whose demands have to be told to the scheduler
         self._roomy: deque[Session] = deque()  # the same, told by other threads: their outboxes have room
