@@ -1,4 +1,4 @@
-"""The README's lines for players, as they stand there, into sinks that write down what they would have played."""
+"""The manuals' lines for players, as they stand there, into sinks that write down what they would have played."""
 
 import os
 import re
@@ -8,11 +8,12 @@ from pathlib import Path
 import pytest
 import soundfile
 from conftest import CLIPS
-from piping import ENVIRONMENT, PATIENCE, dia2stream, put_on_path
+from piping import ENVIRONMENT, PATIENCE, ROOT, dia2stream, put_on_path
 from tools import needs
 
-README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
-LINES = re.findall(r"^ {4}(.* \| (ffplay|play|aplay|ffmpeg) .*)$", README, re.MULTILINE)
+MANUALS = [*(ROOT / "dia2").rglob("README.md"), *(ROOT / "dia2stream").rglob("README.md"), ROOT / "README.md"]
+SHOWN = "\n".join(path.read_text(encoding="utf-8") for path in MANUALS)
+LINES = dict.fromkeys(re.findall(r"^ {4}(.* \| (ffplay|play|aplay|ffmpeg) .*)$", SHOWN, re.MULTILINE))
 
 ALSA = """
 pcm.!default { type file slave.pcm null file %s format raw }
