@@ -1,8 +1,13 @@
-"""What the captured graphs of a step run: plain tensor operations, or the Triton kernels."""
+"""What the captured graphs of a step run: plain tensor operations, or the Triton kernels.
+
+A program is for one batch size. All sizes share the tensors: a batch of n takes their first n lines, or 2 n rows, so
+what `column` left is there for `codes`, which may be the program of a smaller size. The slots that have codes to draw
+come first in a step for that reason.
+"""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -11,29 +16,37 @@ from torch import Tensor
 from dia2.cuda.kernels import products as kernels
 from dia2.cuda.kernels.attention import Attention
 from dia2.cuda.kernels.draws import Sampler
-from dia2.cuda.kernels.launch import COLUMN, INDEX, MAIN, SECOND
+from dia2.cuda.kernels.launch import COLUMN, INDEX, MAIN, SECOND, SLOT
 from dia2.cuda.kernels.products import MOST_ROWS
 from dia2.model.backbone import Backbone
 from dia2.model.config import Dia2Config
-from dia2.model.delays import token_rows
+from dia2.model.delays import column_of_each, token_rows
 from dia2.model.depformer import Depformer
 from dia2.model.fp8 import Fp8Matrix, Matrix, linear
-from dia2.model.kv_cache import KVCache
+from dia2.model.kv_cache import CacheView, KVCache
 from dia2.model.sampling import ACTION_STREAM, CB0_STREAM, Draws, Guidance
+from dia2.model.slots import SlotIndex
 
-_SPLITS = 16  # at most, of the columns an attention reads: one conversation's 2 x 8 heads then fill a large GPU
+# An attention cuts the columns before the new one into at most so many parts, as long as there are not that many
+# programs without. One conversation's 2 x 8 heads so fill a large GPU; those of 128 conversations do by themselves.
+MOST_SPLITS = 16
+ENOUGH_PROGRAMS = 2048
 
 
 @dataclass(frozen=True)
 class StepTensors:
     """The model, and the device tensors that the graphs of a step read and write. A stepper makes them once.
 
-    fields: int64 [slots, STEP_FIELDS], what the host says about this step (launch.py names the fields).
-    drawn: int64 [slots, C + 1], what this step drew: the code of every codebook, then the action.
-    next_text: int64 [slots, 2], the next column's text, which a depformer with a text embedding reads.
+    Of the n slots that step, in lines of:
+    fields: int64 [n, STEP_FIELDS], what the host says about this step (launch.py names the fields).
+    drawn: int64 [n, C + 1], what this step drew: the code of every codebook, then the action.
+    next_text: int64 [n, 2], the next column's text, which a depformer with a text embedding reads.
+    hidden: [2 n, D], what the backbone leaves for the depformer; row 2 i is line i's, row 2 i + 1 without its text.
+
+    Of all slots:
     codes: int64 [slots, C, capacity], the delayed codes of every column.
     blanked_text: int64 [2], the text of the unconditional branch.
-    depformer_cache: keys and values of one column's stages.
+    depformer_cache: keys and values of one column's stages, [layers, 2 n, ...] each.
     uniforms: float32 [slots, capacity, streams], the random number of every draw.
     """
 
@@ -43,6 +56,7 @@ class StepTensors:
     fields: Tensor
     drawn: Tensor
     next_text: Tensor
+    hidden: Tensor
     codes: Tensor
     blanked_text: Tensor
     cache: KVCache
@@ -53,8 +67,8 @@ class StepTensors:
     audio_draws: Draws
 
     @property
-    def slots(self) -> int:
-        """How many conversations step at once."""
+    def lines(self) -> int:
+        """How many slots can step at once, n."""
         return len(self.fields)
 
     @property
@@ -62,14 +76,29 @@ class StepTensors:
         """Columns that the cache holds."""
         return self.codes.shape[2]
 
+    def first(self, lines: int) -> "StepTensors":
+        """The same for a batch of fewer lines, over the same memory."""
+        return replace(
+            self,
+            fields=self.fields[:lines],
+            drawn=self.drawn[:lines],
+            next_text=self.next_text[:lines],
+            hidden=self.hidden[: 2 * lines],
+            depformer_cache=(self.depformer_cache[0][:, : 2 * lines], self.depformer_cache[1][:, : 2 * lines]),
+        )
+
     def sampler(self, draws: Draws) -> Sampler:
         """The kernel that draws with every slot's settings, of one kind of draw."""
         guidance = self.guidance
         return Sampler(guidance.scale, guidance.filter_k, draws.temperature, draws.top_k, self.uniforms)
 
+    def slots(self) -> Tensor:
+        """The slot of each line, int64 [n]; slot 0 for lines that only fill up the batch."""
+        return self.fields[:, SLOT].clamp(min=0)
+
     def tokens(self) -> Tensor:
-        """What the backbone reads in this step, int64 [2 slots, 1, 2 + C]: each slot with its text, then without."""
-        codes = self.codes[torch.arange(self.slots, device=self.codes.device), :, self.fields[:, COLUMN]]
+        """What the backbone reads in this step, int64 [2 n, 1, 2 + C]: each line with its text, then without."""
+        codes = column_of_each(self.codes, self.slots(), self.fields[:, COLUMN])
         text = self.fields[:, None, MAIN : SECOND + 1]
         return token_rows(text, codes[:, None], self.blanked_text).flatten(0, 1)
 
@@ -85,19 +114,19 @@ class StepProgram(ABC):
 
     @abstractmethod
     def column(self) -> None:
-        """Runs the backbone on every slot's column; draws the action and codebook 0."""
+        """Runs the backbone on every line's column; draws the action and codebook 0."""
 
     @abstractmethod
     def codes(self) -> None:
         """Runs the depformer on what `column` left; draws all other codebooks."""
 
     def draw_action(self, logits: Tensor) -> None:
-        """logits float32 [2 slots, actions] -> the last entry of `drawn`."""
+        """logits float32 [2 n, actions] -> the last entry of `drawn`."""
         tensors = self.tensors
         self.text(logits, tensors.fields, ACTION_STREAM, tensors.drawn[:, -1])
 
     def draw_code(self, logits: Tensor, codebook: int) -> None:
-        """logits float32 [2 slots, V] -> `drawn`, and the next column's codes where the frame is not known."""
+        """logits float32 [2 n, V] -> `drawn`, and the next column's codes where the frame is not known."""
         tensors = self.tensors
         self.audio(
             logits,
@@ -112,15 +141,25 @@ class StepProgram(ABC):
 
 
 class LayerProgram(StepProgram):
-    """The layers' own operations, with the draws fused. Attention reads the whole cache: a graph's shapes are fixed."""
+    """The layers' own operations, with the draws fused. Attention reads the whole cache: a graph's shapes are fixed.
+
+    A line that only fills up the batch writes to the cache's last column, which no step ever reads.
+    """
 
     def column(self) -> None:
         tensors = self.tensors
         position, index = (_twice(tensors.fields[:, field])[:, None] for field in (COLUMN, INDEX))
-        hidden = tensors.backbone(tensors.tokens(), index, position, tensors.cache, tensors.capacity)
-        self.hidden = hidden.squeeze(1)
-        self.draw_action(tensors.backbone.action_logits(self.hidden))
-        self.draw_code(tensors.backbone.cb0_logits(self.hidden), 0)
+        tensors.hidden.copy_(
+            tensors.backbone(tensors.tokens(), index, position, self._cache(), tensors.capacity).squeeze(1)
+        )
+        self.draw_action(tensors.backbone.action_logits(tensors.hidden))
+        self.draw_code(tensors.backbone.cb0_logits(tensors.hidden), 0)
+
+    def _cache(self) -> CacheView:
+        if len(self.tensors.codes) == 1:  # then every line is that slot's, and nothing has to be gathered
+            return self.tensors.cache
+        slots = self.tensors.slots()
+        return self.tensors.cache.view(SlotIndex((), slots, slots), branches=2)
 
     def codes(self) -> None:
         tensors, depformer = self.tensors, self.tensors.depformer
@@ -128,44 +167,33 @@ class LayerProgram(StepProgram):
         text = depformer.embed_text(_twice(main), _twice(second))
         for stage in range(depformer.stages):
             previous = _twice(tensors.drawn[:, stage])
-            logits = depformer.stage(stage, self.hidden, previous, text, tensors.depformer_cache)
+            logits = depformer.stage(stage, tensors.hidden, previous, text, tensors.depformer_cache)
             self.draw_code(logits, stage + 1)
 
 
 def _twice(x: Tensor) -> Tensor:
-    """[slots] -> [rows]: each slot's value for both of its rows."""
+    """[n] -> [2 n]: each line's value for both of its rows."""
     return x[:, None].expand(-1, 2).flatten()
 
 
 class KernelProgram(StepProgram):
     """The kernels: five a layer, each reading its weights once for all rows."""
 
-    def __init__(self, tensors: StepTensors) -> None:
+    def __init__(self, tensors: StepTensors, buffers: "KernelBuffers") -> None:
         super().__init__(tensors)
-        config = tensors.config
-        backbone, depformer = tensors.backbone, tensors.depformer
-        big, small = config.model.decoder, config.model.depformer
-        rows = 2 * tensors.slots
+        config, device = tensors.config, tensors.fields.device
+        rows = 2 * tensors.lines
         self.few = rows <= MOST_ROWS
         self.eps = config.model.normalization_layer_epsilon
-
-        def buffer(width: int, dtype: torch.dtype | None = None) -> Tensor:
-            return backbone.cb0_head.new_zeros(rows, width, dtype=dtype)
-
-        self.heads = torch.cat([backbone.cb0_head, backbone.action_head])
-        self.logits = buffer(len(self.heads), torch.float32)
-        self.big = _Buffers(buffer, big.n_embd, big.n_hidden, big.gqa_query_heads, big.kv_heads, big.gqa_head_dim)
-        self.small = _Buffers(
-            buffer, small.n_embd, small.n_hidden, small.gqa_query_heads, small.gqa_query_heads, small.gqa_head_dim
-        )
-        self.attend = Attention(
-            rows, big.gqa_query_heads, big.kv_heads, big.gqa_head_dim, _SPLITS, tensors.fields.device
-        )
+        self.heads = buffers.heads
+        self.big, self.small = buffers.big.first(rows), buffers.small.first(rows)
+        self.logits, self.projected = buffers.logits[:rows], buffers.projected[:rows]
+        self.stage_logits = buffers.stage_logits[:rows]
+        big, small = config.model.decoder, config.model.depformer
+        splits = max(1, min(MOST_SPLITS, ENOUGH_PROGRAMS // (rows * big.kv_heads)))
+        self.attend = Attention(rows, big.gqa_query_heads, big.kv_heads, big.gqa_head_dim, splits, device)
         heads = small.gqa_query_heads
-        self.attend_stages = Attention(rows, heads, heads, small.gqa_head_dim, 1, tensors.fields.device)
-        groups = len(depformer.groups)
-        self.projected = buffer(groups * small.n_embd)  # the hidden state, as every weight group reads it
-        self.stage_logits = buffer(depformer.codes, torch.float32)
+        self.attend_stages = Attention(rows, heads, heads, small.gqa_head_dim, 1, device, long=False)
 
     def column(self) -> None:
         tensors = self.tensors
@@ -241,7 +269,7 @@ class KernelProgram(StepProgram):
 
     def _linear(
         self,
-        buffers: "_Buffers",
+        buffers: "Activations",
         x: Tensor,
         matrix: Matrix,
         out: Tensor,
@@ -264,7 +292,7 @@ class KernelProgram(StepProgram):
         else:
             torch.addmm(total, x, matrix.T, out=total)
 
-    def _mlp(self, buffers: "_Buffers", layer: Any, activations: tuple[str, ...]) -> None:
+    def _mlp(self, buffers: "Activations", layer: Any, activations: tuple[str, ...]) -> None:
         if self.few:
             kernels.gated(buffers.x, layer.post_norm.weight, self.eps, layer.mlp.wi, buffers.hidden, activations)
         else:
@@ -275,19 +303,62 @@ class KernelProgram(StepProgram):
 
 
 def _library_product(x: Tensor, matrix: Matrix, out: Tensor) -> None:
-    """out = x @ matrix.T."""
-    if isinstance(matrix, Fp8Matrix) or out.dtype != matrix.dtype:
+    """out = x @ matrix.T; summed up in float32, and rounded to out's dtype once."""
+    if isinstance(matrix, Fp8Matrix):
         out.copy_(linear(x, matrix))
-    else:
+    elif out.dtype == matrix.dtype:
         torch.mm(x, matrix.T, out=out)
+    elif x.is_cuda and "dtype_out" in torch.ops.aten.mm.overloads():  # torch 2.8 and later
+        torch.mm(x, matrix.T, out_dtype=out.dtype, out=out)
+    else:
+        torch.mm(x.to(out.dtype), matrix.T.to(out.dtype), out=out)
 
 
-class _Buffers:
+class KernelBuffers:
+    """Where the kernels leave what the next ones read: for the largest batch; smaller ones take the first rows."""
+
+    def __init__(self, tensors: StepTensors) -> None:
+        config, backbone, depformer = tensors.config, tensors.backbone, tensors.depformer
+        big, small = config.model.decoder, config.model.depformer
+        rows = 2 * tensors.lines
+
+        def buffer(width: int, dtype: torch.dtype | None = None) -> Tensor:
+            return backbone.cb0_head.new_zeros(rows, width, dtype=dtype)
+
+        self.heads = torch.cat([backbone.cb0_head, backbone.action_head])
+        self.logits = buffer(len(self.heads), torch.float32)
+        self.big = Activations.of(
+            buffer, big.n_hidden, big.gqa_query_heads, big.kv_heads, big.gqa_head_dim, tensors.hidden
+        )
+        own = buffer(small.n_embd)
+        heads = small.gqa_query_heads
+        self.small = Activations.of(buffer, small.n_hidden, heads, heads, small.gqa_head_dim, own)
+        self.projected = buffer(
+            len(depformer.groups) * small.n_embd
+        )  # the hidden state, as every weight group reads it
+        self.stage_logits = buffer(depformer.codes, torch.float32)
+
+
+@dataclass(frozen=True)
+class Activations:
     """The activations of one transformer, [rows, ...] each."""
 
-    def __init__(
-        self, buffer: Callable[[int], Tensor], width: int, hidden: int, heads: int, kv_heads: int, head_dim: int
-    ) -> None:
-        self.x, self.normed = buffer(width), buffer(width)
-        self.qkv, self.mixed = buffer((heads + 2 * kv_heads) * head_dim), buffer(heads * head_dim)
-        self.both, self.hidden = buffer(2 * hidden), buffer(hidden)
+    x: Tensor  # the residual stream
+    normed: Tensor
+    qkv: Tensor
+    mixed: Tensor  # what attention gives, before its projection
+    both: Tensor  # gate and up
+    hidden: Tensor  # their product
+
+    @classmethod
+    def of(
+        cls, buffer: Callable[[int], Tensor], hidden: int, heads: int, kv_heads: int, head_dim: int, x: Tensor
+    ) -> "Activations":
+        """Those of a transformer of these sizes whose residual stream is x."""
+        qkv, mixed = buffer((heads + 2 * kv_heads) * head_dim), buffer(heads * head_dim)
+        return cls(x, buffer(x.shape[1]), qkv, mixed, buffer(2 * hidden), buffer(hidden))
+
+    def first(self, rows: int) -> "Activations":
+        """Those of the first rows."""
+        every = (self.x, self.normed, self.qkv, self.mixed, self.both, self.hidden)
+        return Activations(*(each[:rows] for each in every))

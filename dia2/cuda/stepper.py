@@ -1,11 +1,13 @@
 """The stepper on a GPU: a step is one or two captured CUDA graphs, with the same tokens as the eager one.
 
 Graph A reads the columns, runs the backbone, draws the actions and codebook 0. Graph B runs the depformer: every other
-codebook, drawn and written. A step that is only the lead-in launches A alone.
+codebook, drawn and written. There is one of each for every batch size. A step takes the smallest A that its slots fit
+in, and the smallest B that those of them with codes to draw fit in; a step that is only lead-ins takes no B.
 
-What changes from step to step travels in one small table, `fields`: a row a slot with its column, cache index, known
-frames and text, written by the host into pinned memory and copied by graph A itself. Settings and uniforms are device
-tensors too. So nothing is ever captured again, and nothing is allocated after construction.
+What changes from step to step travels in one small table, `fields`: a line for each slot that steps, with the slot,
+its column, cache index, known frames and text, written by the host into pinned memory and copied by graph A itself.
+Settings and uniforms are device tensors too, and kernels find a line's slot in its fields. So nothing is ever captured
+again, and nothing is allocated after construction. Slots with codes to draw come first, and B takes the first lines.
 
 The only thing the host waits for is the actions, copied into pinned memory at the end of A. In the published models
 the depformer does not read the text that an action leads to, so B is launched right behind A, before the actions are
@@ -23,13 +25,16 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from dia2.cuda.kernels.launch import KNOWN, STEP_FIELDS
-from dia2.cuda.programs import KernelProgram, LayerProgram, StepProgram, StepTensors
+from dia2.cuda.graphs import Capture, batch_sizes, size_for
+from dia2.cuda.kernels.launch import STEP_FIELDS, UNUSED
+from dia2.cuda.programs import KernelBuffers, KernelProgram, LayerProgram, StepProgram, StepTensors
 from dia2.model.sampling import SlotSettings
 from dia2.steps.stepper import Slot, Stepper, TextColumn
 
 if TYPE_CHECKING:
     from dia2.checkpoint.load import Checkpoint
+
+Run = Callable[[], None]
 
 
 class GraphStepper(Stepper):
@@ -40,77 +45,94 @@ class GraphStepper(Stepper):
 
     def __init__(self, checkpoint: "Checkpoint", slots: int = 1, plain: bool | None = None) -> None:
         super().__init__(checkpoint, slots)
-        config, device = self.config, self.device
-        self._host = self._shared(slots, STEP_FIELDS)
-        self._host_actions = self._shared(slots)
-        self.fields = torch.zeros_like(self._host, device=device)
-        # What was drawn in this step: the codes of every codebook, then the action.
-        self.drawn = torch.zeros(slots, config.data.codebooks + 1, dtype=torch.int64, device=device)
+        self.sizes = batch_sizes(slots)
+        lines = self.sizes[-1]
         self.reads_text = self.depformer.text_embed is not None
-        self.next_text = torch.zeros(slots, 2, dtype=torch.int64, device=device)
-        self._host_text = self._shared(slots, 2)
         slow = checkpoint.dtype == torch.float32 or self.reads_text
         self.kind = "plain ops" if (slow if plain is None else plain) else "kernels"
-        self._host[:] = torch.tensor([0, 0, self.capacity, *self.opening])  # every frame is known: nothing is kept
+        self._host = self._shared(lines, STEP_FIELDS)
+        self._host_actions, self._host_text = self._shared(lines), self._shared(lines, 2)
+        self.tensors = self._step_tensors(lines)
+        # A line that fills up a batch: every frame is known, so nothing is drawn into codes. The last column of the
+        # cache is never read.
+        self._unused = [0, self.capacity - 1, self.capacity, *self.opening, UNUSED]
+        self._host[:] = torch.tensor(self._unused)
+        self._columns: dict[int, Run] = {}
+        self._codes: dict[int, Run] = {}
         with torch.inference_mode():
-            self.program = self._program()
-            self._run_column, self._run_codes = self._capture()
-        if device.type == "cuda":
+            self._capture()
+        if self.device.type == "cuda":
             self._meet_lengths()
 
-    @torch.inference_mode()
-    def act(self, active: Sequence[int]) -> list[int]:
-        """Runs the current column of each active slot and draws; returns their actions.
+    @property
+    def most_slots(self) -> int:
+        return min(len(self.slots), self.sizes[-1])
 
-        The others are computed too and ignored: they know every frame, so nothing of them is kept.
+    @torch.inference_mode()
+    def act(self, slots: Sequence[int]) -> list[int]:
+        """Runs the current column of each of the slots and draws: their actions, in the same order.
+
+        slots: at most `most_slots` of them, in any order, none twice.
         """
-        self._tell(active)
-        self._run_column()
+        column, codes = self.prepare(slots)
+        column()
         ready = self._mark()
-        self._active = list(active)
-        self._due = max(self._codebooks_due(slot) for slot in active) > 1
-        if self._due and not self.reads_text:
-            self._run_codes()
+        if codes is not None and not self.reads_text:
+            codes()
         if ready is not None:
             ready.synchronize()
-        return [int(self._host_actions[slot]) for slot in active]
+        actions = dict(zip(self._lines, self._host_actions[: len(self._lines)].tolist(), strict=True))
+        return [actions[slot] for slot in slots]
+
+    def prepare(self, slots: Sequence[int]) -> tuple[Run, Run | None]:
+        """Writes down what the step of these slots is to do. Returns its graphs: A, and B if there is a code to draw.
+
+        The copy of the step before is done by then: its actions have been waited for.
+        """
+        if not slots or len(set(slots)) < len(slots):
+            raise ValueError(f"slots are {list(slots)}, there must be at least one and none twice")
+        size = size_for(len(slots), self.sizes)
+        drawing = [slot for slot in slots if self._codebooks_due(slot) > 1]
+        self._active, self._lines = list(slots), [*drawing, *(slot for slot in slots if slot not in set(drawing))]
+        lines = [self._line(slot) for slot in self._lines] + [self._unused] * (size - len(slots))
+        self._host[:size] = torch.tensor(lines)
+        self._run_codes = self._codes[size_for(len(drawing), self.sizes)] if drawing else None
+        return self._columns[size], self._run_codes
 
     @torch.inference_mode()
     def complete(self, texts: Sequence[TextColumn]) -> None:
         """Moves the slots of `act` on to the next column, whose texts are given, in that order."""
         for slot, text in zip(self._active, texts, strict=True):
             self.slots[slot].text = text
-        if self._due and self.reads_text:
-            self._host_text.copy_(torch.tensor([slot.text for slot in self.slots]))
+        if self._run_codes is not None and self.reads_text:
+            self._host_text[: len(self._lines)] = torch.tensor([self.slots[slot].text for slot in self._lines])
             self._run_codes()
         for slot in self._active:
             self.slots[slot].column += 1
 
-    def _tell(self, active: Sequence[int]) -> None:
-        """Writes the step's fields. The copy of the step before is done: its actions have been waited for."""
-        rows = [[s.column, s.column + s.shift, self.capacity, *s.text] for s in self.slots]
-        for slot in active:
-            rows[slot][KNOWN] = self.slots[slot].known
-        self._host.copy_(torch.tensor(rows))
+    def _line(self, slot: int) -> list[int]:
+        state = self.slots[slot]
+        return [state.column, state.column + state.shift, state.known, *state.text, slot]
 
-    def _program(self) -> StepProgram:
-        tensors = StepTensors(
+    def _step_tensors(self, lines: int) -> StepTensors:
+        data, device = self.config.data, self.device
+        return StepTensors(
             self.config,
             self.backbone,
             self.depformer,
-            self.fields,
-            self.drawn,
-            self.next_text,
-            self.codes,
-            self.blanked_text,
-            self.cache,
-            self.depformer_cache,
-            self.uniforms,
-            self.guidance,
-            self.text_draws,
-            self.audio_draws,
+            fields=torch.zeros_like(self._host, device=device),
+            drawn=torch.zeros(lines, data.codebooks + 1, dtype=torch.int64, device=device),
+            next_text=torch.zeros(lines, 2, dtype=torch.int64, device=device),
+            hidden=self.backbone.cb0_head.new_zeros(2 * lines, self.config.model.decoder.n_embd),
+            codes=self.codes,
+            blanked_text=self.blanked_text,
+            cache=self.cache,
+            depformer_cache=self.depformer.new_cache(2 * lines),
+            uniforms=self.uniforms,
+            guidance=self.guidance,
+            text_draws=self.text_draws,
+            audio_draws=self.audio_draws,
         )
-        return LayerProgram(tensors) if self.kind == "plain ops" else KernelProgram(tensors)
 
     def _shared(self, *shape: int) -> Tensor:
         """Host memory that the device's copies can run beside the host with."""
@@ -130,35 +152,36 @@ class GraphStepper(Stepper):
                 self.prefill(0, [self.opening] * min(count, self.capacity - 2))
         self.slots[0] = Slot(0, self.opening)
 
-    def _capture(self) -> tuple[Callable[[], None], Callable[[], None]]:
-        """What runs a column and its codes."""
-        if self.device.type != "cuda":  # tests, with the kernels interpreted
-            return self._column, self._codes
-        self._actions_ready = torch.cuda.Event()
-        stream = torch.cuda.Stream(self.device)
-        stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(stream):
-            for _ in range(2):  # compiles the kernels, and lets the libraries choose theirs
-                self._column()
-                self._codes()
-        torch.cuda.current_stream().wait_stream(stream)
-        self._graphs = captured(self._column), captured(self._codes)
-        return self._graphs[0].replay, self._graphs[1].replay
+    def _capture(self) -> None:
+        """Makes what runs a column and its codes, for every batch size."""
+        on_gpu = self.device.type == "cuda"  # else: tests, with the kernels interpreted
+        capture = Capture(self.device) if on_gpu else None
+        if on_gpu:
+            self._actions_ready = torch.cuda.Event()
+        buffers = None if self.kind == "plain ops" else KernelBuffers(self.tensors)
+        for size in reversed(self.sizes):
+            tensors = self.tensors.first(size)
+            program = LayerProgram(tensors) if buffers is None else KernelProgram(tensors, buffers)
+            column, codes = self._column_of(program), self._codes_of(program)
+            self._columns[size] = capture(column) if capture else column
+            self._codes[size] = capture(codes) if capture else codes
 
-    def _column(self) -> None:
-        self.fields.copy_(self._host, non_blocking=True)
-        self.program.column()
-        self._host_actions.copy_(self.drawn[:, -1], non_blocking=True)
+    def _column_of(self, program: StepProgram) -> Run:
+        tensors, lines = program.tensors, program.tensors.lines
 
-    def _codes(self) -> None:
-        if self.reads_text:
-            self.next_text.copy_(self._host_text, non_blocking=True)
-        self.program.codes()
+        def column() -> None:
+            tensors.fields.copy_(self._host[:lines], non_blocking=True)
+            program.column()
+            self._host_actions[:lines].copy_(tensors.drawn[:, -1], non_blocking=True)
 
+        return column
 
-def captured(work: Callable[[], None]) -> torch.cuda.CUDAGraph:
-    """`work`, which has run before, as a graph."""
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        work()
-    return graph
+    def _codes_of(self, program: StepProgram) -> Run:
+        tensors, lines = program.tensors, program.tensors.lines
+
+        def codes() -> None:
+            if self.reads_text:
+                tensors.next_text.copy_(self._host_text[:lines], non_blocking=True)
+            program.codes()
+
+        return codes

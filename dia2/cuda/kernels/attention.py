@@ -90,6 +90,9 @@ def _attention_kernel(
     The columns before the new one are cut into as many splits as are worth it, at most SPLITS; programs beyond that
     exit. The last split also takes the new column, straight from the projection, and writes it to the cache, so that
     no program reads what another one writes. The split that finishes last adds up the others', in their order.
+
+    A row's keys and values lie in the cache of its slot. A row that only fills up the batch reads no cached column and
+    writes none.
     """
     DIM: tl.constexpr = 2 * HALF
     pair, split = tl.program_id(0), tl.program_id(1)
@@ -98,9 +101,15 @@ def _attention_kernel(
         gdc_launch_dependents()
         if not STEPPED:
             gdc_wait()
-    if STEPPED:  # where the column stands: position and cache index of the row's slot
-        position = tl.load(step_ptr + (row // 2) * FIELDS)
-        index = tl.load(step_ptr + (row // 2) * FIELDS + 1).to(tl.int32)
+    stored = DIM  # how much of the new key and value is written to the cache: all, or nothing
+    cache_row = row.to(tl.int64)
+    if STEPPED:  # where the column stands: the row's slot, position and cache index
+        step = step_ptr + (row // 2) * FIELDS
+        slot = tl.load(step + 5)
+        stored = tl.where(slot >= 0, DIM, 0)
+        cache_row = tl.maximum(slot, 0) * 2 + row % 2
+        position = tl.load(step)
+        index = tl.where(slot >= 0, tl.load(step + 1), 0).to(tl.int32)
     else:
         position = stage
         index = stage
@@ -112,7 +121,7 @@ def _attention_kernel(
     d = tl.arange(0, HALF)
     both = tl.arange(0, DIM)
     g = tl.arange(0, LANES)
-    cached = pair.to(tl.int64) * capacity * DIM
+    cached = (cache_row * KV + kv) * capacity * DIM
     start, stop = split * chunk, tl.minimum((split + 1) * chunk, index)
     k1, k2, v = _cached(k_ptr + cached, v_ptr + cached, start, stop, d, both, HALF, BLOCK)
     if PDL and STEPPED:
@@ -153,9 +162,10 @@ def _attention_kernel(
         new_k1, new_k2 = _turned(new_k1, new_k2, k_norm_ptr, d, cos, sin, eps, HALF, ROPE)
         v_new = tl.load(qkv_ptr + row * width + (HEADS + KV + kv) * DIM + both)
         into = cached + index.to(tl.int64) * DIM
-        tl.store(k_ptr + into + one[:, None] * DIM + d[None, :], new_k1.to(k_ptr.dtype.element_ty))
-        tl.store(k_ptr + into + one[:, None] * DIM + HALF + d[None, :], new_k2.to(k_ptr.dtype.element_ty))
-        tl.store(v_ptr + into + both, v_new)
+        new_k = k_ptr + into + one[:, None] * DIM + d[None, :]
+        tl.store(new_k, new_k1.to(k_ptr.dtype.element_ty), mask=(d < stored)[None, :])
+        tl.store(new_k + HALF, new_k2.to(k_ptr.dtype.element_ty), mask=(d < stored)[None, :])
+        tl.store(v_ptr + into + both, v_new, mask=both < stored)
         score = tl.sum(q1 * new_k1 + q2 * new_k2, axis=1)
         higher = tl.maximum(best, score)
         weight, shrink = tl.exp(score - higher), tl.exp(best - higher)
@@ -200,13 +210,26 @@ def _attention_kernel(
 
 
 class Attention:
-    """Attention of one new column a row over a cache, for rows of one shape; holds the scratch the splits need."""
+    """Attention of one new column a row over a cache, for rows of one shape; holds the scratch the splits need.
 
-    def __init__(self, rows: int, heads: int, kv_heads: int, head_dim: int, splits: int, device: torch.device) -> None:
+    splits: into how many parts the columns before the new one are cut at most. long: whether they can be more than a
+    block of 16.
+    """
+
+    def __init__(
+        self,
+        rows: int,
+        heads: int,
+        kv_heads: int,
+        head_dim: int,
+        splits: int,
+        device: torch.device,
+        long: bool = True,
+    ) -> None:
         self.heads, self.kv_heads, self.half, self.splits = heads, kv_heads, head_dim // 2, splits
         self.group = power(heads // kv_heads)
         # One short block is sums in registers; many are for the matrix units, which have 16 lanes at least.
-        units = splits > 1 and self.half >= 16
+        units = long and self.half >= 16
         self.lanes, self.block = (max(16, 2 * self.group), 32) if units else (self.group, 16)
         self.parts = torch.zeros(rows * kv_heads, splits, self.group * (head_dim + 2), device=device)
         self.counts = torch.zeros(rows * kv_heads, dtype=torch.int32, device=device)
@@ -224,8 +247,9 @@ class Attention:
         """qkv [R, (heads + 2 kv_heads) head_dim] -> out [R, heads head_dim], writing k and v into the cache.
 
         tables: cosines and sines [positions, head_dim / 2], None for no rotation.
-        cache: keys and values, each [R, kv_heads, capacity, head_dim] in one piece.
-        at: the step's fields (two rows a slot), or one index and position for all rows.
+        cache: keys and values, each [rows, kv_heads, capacity, head_dim] in one piece.
+        at: the step's fields, [R / 2, STEP_FIELDS]: rows 2 i and 2 i + 1 belong to the slot of line i, which has the
+        rows 2 slot and 2 slot + 1 of the cache. Or one index and position for all rows, each with its own in the cache.
         """
         stepped = isinstance(at, Tensor)
         cos, sin = tables or (norms[0], norms[0])

@@ -62,21 +62,22 @@ def _draw_kernel(
     WRITE: tl.constexpr,
     PDL: tl.constexpr,
 ):
-    """One draw a slot: guidance, filter, temperature, top k, inverse CDF in the vocabulary's order.
+    """One draw a line of the step: guidance, filter, temperature, top k, inverse CDF in the vocabulary's order.
 
-    The token goes to token[slot]; with WRITE also to the codes of the next column, unless its frame is known.
+    The token goes to token[line]; with WRITE also to the codes of the slot's next column, unless its frame is known.
     """
-    slot = tl.program_id(0)
+    line = tl.program_id(0)
     i = tl.arange(0, BLOCK)
     inside = i < V
     ahead(PDL)
+    slot = tl.maximum(tl.load(step_ptr + line * FIELDS + 5), 0)
     scale = tl.load(scale_ptr + slot)
     filter_k = tl.load(filter_ptr + slot).to(tl.int32)
     temperature = tl.load(temperature_ptr + slot)
     top_k = tl.load(top_k_ptr + slot).to(tl.int32)
-    column = tl.load(step_ptr + slot * FIELDS)
-    uniform = tl.load(uniforms_ptr + (slot.to(tl.int64) * capacity + column) * streams + stream)
-    row = logits_ptr + 2 * slot * logits_stride + i
+    column = tl.load(step_ptr + line * FIELDS)
+    uniform = tl.load(uniforms_ptr + (slot * capacity + column) * streams + stream)
+    row = logits_ptr + 2 * line * logits_stride + i
     all_logits = tl.load(row, mask=inside, other=0.0)
     logits = all_logits
     if (filter_k > 0) & (filter_k < V):
@@ -102,10 +103,10 @@ def _draw_kernel(
         token = tl.sum((cdf <= drawn).to(tl.int32), axis=0)
     else:
         token = tl.min(tl.where(logits == most, i, BLOCK), axis=0)
-    tl.store(token_ptr + slot * token_stride, token.to(tl.int64))
+    tl.store(token_ptr + line * token_stride, token.to(tl.int64))
     if WRITE:
-        new = column + 1 - delay >= tl.load(step_ptr + slot * FIELDS + 2)
-        into = codes_ptr + (slot.to(tl.int64) * codebooks + codebook) * capacity + column + 1
+        new = column + 1 - delay >= tl.load(step_ptr + line * FIELDS + 2)
+        into = codes_ptr + (slot * codebooks + codebook) * capacity + column + 1
         tl.store(into, token.to(tl.int64), mask=new)
 
 
@@ -131,9 +132,10 @@ class Sampler:
         codebook: int = 0,
         delay: int = 0,
     ) -> None:
-        """logits float32 [2 slots, V], rows of any stride -> token int64 [slots], of any stride.
+        """Draws for n lines of the step's fields: logits float32 [2 n, V], rows of any stride -> token int64 [n].
 
-        With codes [slots, C, capacity], the token is also that codebook's of the slot's next column, unless known.
+        token may have any stride. With codes [slots, C, capacity], the token is also stored as that codebook of the
+        slot's next column, unless the column's frame of this codebook, which has this delay, is known.
         """
         into = token if codes is None else codes
         _draw_kernel[(token.shape[0],)](

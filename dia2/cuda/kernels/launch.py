@@ -9,8 +9,11 @@ import triton.language as tl
 from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
-# Fields of a step's row, one row a slot, int64: what the host tells the device about a step.
-COLUMN, INDEX, KNOWN, MAIN, SECOND, STEP_FIELDS = 0, 1, 2, 3, 4, 5
+# What the host tells the device about a step: int64 [n, STEP_FIELDS], a line for each slot that steps. These are the
+# places of: its column, the column's index in the cache, its first frame that is not known, the column's two text
+# tokens, and the slot, UNUSED in a line that is there to fill up the batch.
+COLUMN, INDEX, KNOWN, MAIN, SECOND, SLOT, STEP_FIELDS = 0, 1, 2, 3, 4, 5, 6
+UNUSED = -1
 # ---- Launching ----
 
 DEPENDENT = True

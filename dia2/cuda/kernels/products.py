@@ -82,7 +82,7 @@ def _rows(x, r, k, R, K: tl.constexpr, stride, ROWS: tl.constexpr, BK: tl.conste
 
 @triton.jit
 def _embedded(x, table_ptr, token_ptr, sum_ptr, r, k, R, token_stride, K: tl.constexpr):
-    """x float32 [ROWS, BK] plus their slots' entries of a table, rounded to the sum's dtype; a slot has two rows."""
+    """x float32 [ROWS, BK] plus their lines' entries of a table, rounded to the sum's dtype; a line has two rows."""
     token = tl.load(token_ptr + (r // 2) * token_stride, mask=r < R, other=0)
     entry = tl.load(table_ptr + token[:, None] * K + k[None, :], mask=(r < R)[:, None] & (k < K)[None, :], other=0.0)
     return (x + entry.to(tl.float32)).to(sum_ptr.dtype.element_ty).to(tl.float32)
@@ -231,7 +231,7 @@ def _embed_kernel(
     BC: tl.constexpr,
     PDL: tl.constexpr,
 ):
-    """out [R, N]: the embedding of every slot's column, in row 2 slot as it is and in row 2 slot + 1 without text."""
+    """out [R, N]: the embedding of every line's column, in row 2 i as it is and in row 2 i + 1 without text."""
     n = tl.program_id(0) * BN + tl.arange(0, BN)
     k = tl.arange(0, BK)
     r = tl.arange(0, ROWS)
@@ -252,7 +252,8 @@ def _embed_kernel(
     c = tl.arange(0, BC)
     column = tl.load(step, mask=live, other=0)
     have = live[:, None] & (c < C)[None, :]
-    code = tl.load(codes_ptr + ((r // 2)[:, None] * C + c[None, :]) * capacity + column[:, None], mask=have, other=0)
+    slot = tl.maximum(tl.load(step + 5, mask=live, other=0), 0)
+    code = tl.load(codes_ptr + (slot[:, None] * C + c[None, :]) * capacity + column[:, None], mask=have, other=0)
     entry = (c[None, :] * V + code)[:, :, None] * N + n[None, None, :]
     audio = tl.load(audio_ptr + entry, mask=have[:, :, None] & (n < N)[None, None, :], other=0.0).to(tl.float32)
     y += tl.sum(audio, axis=1).to(dtype).to(tl.float32)
@@ -327,10 +328,10 @@ def _tile(kind: str, outputs: int, inputs: int) -> Tile:
 
 @dataclass(frozen=True)
 class Embedding:
-    """What a product's input gets added first: row token[slot] of a table, for both of a slot's rows."""
+    """What a product's input gets added first: row token[i] of a table, to both rows of line i of the step."""
 
     table: Tensor  # [vocabulary, K]
-    token: Tensor  # int64 [slots], any stride
+    token: Tensor  # int64 [n], any stride, for rows 2 i and 2 i + 1
     total: Tensor  # [rows, K], where the sum is left
 
 
@@ -450,7 +451,10 @@ def embed(
     zero: int,
     pad: int,
 ) -> None:
-    """out [2 slots, D]: every slot's column of codes [slots, C, capacity] and its text, embedded; odd rows textless."""
+    """out [2 n, D]: the column and text of n lines of the step's fields, embedded; odd rows have no text.
+
+    codes: int64 [slots, C, capacity]. zero, pad: the two text tokens of the rows without text.
+    """
     outputs, inputs = main_proj.shape
     codebooks, vocabulary = audio.shape[:2]
     tile = _tile("embed", outputs, inputs)
