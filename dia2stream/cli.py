@@ -13,6 +13,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import MISSING, Field, fields, is_dataclass, replace
+from pathlib import Path
 from typing import Annotated, Any, get_args, get_type_hints
 
 import typer
@@ -34,6 +35,7 @@ from dia2stream.options import (
 )
 from dia2stream.protocol.fields import FIELDS
 
+ENDINGS = ("", ".wav", ".mp3", ".flac", ".ogg")  # of what `say` writes
 ENVIRONMENT = "Every flag has an environment variable: --cfg-scale is DIA2STREAM_CFG_SCALE. The flag wins."
 
 app = typer.Typer(
@@ -185,6 +187,7 @@ def pipe(model: ModelOptions, speech: SpeechOptions, stream: PipeOptions) -> Non
 
 @command("""\
   dia2stream say "[S1] Hello. [S2] Hi!" -o hello.wav
+  dia2stream say "It's 4:30." --text-rules spoken -o time.mp3
   dia2stream say - -o speech.wav < speech.txt
   dia2stream say "[S1] Hello." -o - | aplay""")
 def say(
@@ -193,14 +196,19 @@ def say(
     speech: SpeechOptions,
     target: SayOptions,
 ) -> None:
-    """Speak one text into a WAV file.
+    """Speak one text: play it, or write it into a file.
 
     [S1] and [S2] change the speaker, <break time="0.5s"/> is a pause.
     """
     if target.output == "-":
         _refuse_terminal()
-    words = _read_stdin() if text == "-" else text
-    if not words.strip():
+    elif target.output is not None and (ending := Path(target.output).suffix.lower()) not in ENDINGS:
+        raise typer.BadParameter(f"-o {target.output}: {ending} is not known; known are {', '.join(ENDINGS[1:])}")
+    from dia2stream.stdio.decoding import read_text
+    from dia2stream.text.front_end import says_something
+
+    words = read_text(_read_stdin() if text == "-" else text.encode("utf-8", "surrogateescape"))
+    if not says_something(words):
         raise typer.BadParameter("there is nothing to say")
     from dia2stream.stdio.pipe import say as speak
 
@@ -353,8 +361,8 @@ def play(
     speak(target.text, model, replace(speech, voice=(path,)), SayOptions(target.output))
 
 
-def _read_stdin() -> str:
-    return sys.stdin.buffer.read().decode("utf-8", "replace") if sys.stdin else ""
+def _read_stdin() -> bytes:
+    return sys.stdin.buffer.read() if sys.stdin else b""
 
 
 def _refuse_terminal() -> None:

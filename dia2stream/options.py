@@ -15,6 +15,7 @@ Encoding = Literal["pcm16", "mulaw", "alaw"]
 SampleRate = Literal[24000, 16000, 8000]
 LogLevel = Literal["debug", "info", "warning", "error"]
 LogFormat = Literal["text", "json"]
+TextRulesOption = Literal["auto", "off", "clean", "spoken"]
 
 
 @dataclass(frozen=True)
@@ -103,6 +104,19 @@ class SpeechOptions:
     audio_temperature: Annotated[float, CliFlag("Variety of sound; 0 is always the likeliest.", "X")] = 0.8
     audio_top_k: Annotated[int, CliFlag("Draw the sound from this many of the likeliest.", "N")] = 80
     initial_padding: Annotated[int, CliFlag("Frames of 80 ms before the first word.", "N")] = 0
+    text_rules: Annotated[
+        TextRulesOption,
+        CliFlag(
+            "off reads text as it is; clean drops markdown, HTML and emoji; spoken writes numbers, dates and "
+            "addresses out. Default: spoken for the bundled voice, else clean."
+        ),
+    ] = "auto"
+    say: Annotated[
+        tuple[str, ...], CliFlag("How a word is said, as GIF=jiff; again for another one.", "WORD=SAID")
+    ] = ()
+    lexicon: Annotated[
+        tuple[str, ...], CliFlag("A file of WORD=SAID lines, for many words; again for another one.", "FILE")
+    ] = ()
 
 
 @dataclass(frozen=True)
@@ -125,7 +139,12 @@ class PipeOptions:
 class SayOptions:
     """What `say` writes."""
 
-    output: Annotated[str, CliFlag("The WAV file to write; - is stdout.", "PATH", short="-o")]
+    output: Annotated[
+        str | None,
+        CliFlag(
+            "A .wav, .mp3, .flac or .ogg file; - is stdout. Default: play it, where there is a player.", "PATH", "-o"
+        ),
+    ] = None
 
 
 @dataclass(frozen=True)

@@ -31,14 +31,16 @@ from dia2.steps.context import Context
 from dia2.steps.pool import FinishedFrames
 from dia2.steps.stepper import Slot, Stepper, TextColumn
 from dia2.text.machine import Mark
-from dia2.text.script import TextTokenizer, read_script
+from dia2.text.script import TextTokenizer
 from dia2.voice.voice import ClipWord, Prefix, load_prefix, make_prefix
 from dia2stream.conversation.conversation import Conversation
+from dia2stream.conversation.reader import TextReader
 from dia2stream.engine.batch import Batch
 from dia2stream.items import Frame, Item
 from dia2stream.options import SpeechOptions
 from dia2stream.protocol.messages import Command, Done, End, Event, FirstAudio, Inject, Pause, Paused, Start
 from dia2stream.protocol.messages import WordEvent as Spoken
+from dia2stream.text.front_end import TextFrontEnd
 
 HELLO = "[S1] Hello there my friend. [S2] How are you? [S1] One two three four five six seven."
 LONG = " ".join(f"word{number} and so on" for number in range(200))
@@ -209,6 +211,11 @@ def paused(rig: Rig, played_ms: float | None = None) -> Paused:
     return cast(Paused, rig.of(Paused)[-1])
 
 
+def report(told: Paused) -> tuple[int, str, str]:
+    """How much was heard, and the text that was and was not."""
+    return told.heard_ms, told.spoken, told.pending
+
+
 @dataclass
 class Memory:
     """All that goes on from here depends on: two conversations with the same memory go on alike."""
@@ -290,7 +297,8 @@ def assert_sound_alike(one: Sequence[NDArray[np.float32]], other: Sequence[NDArr
 
 def words_of(text: str) -> list[str]:
     """The words of a text as events spell them."""
-    return [entry.text for entry in read_script(text, ToyTokenizer()) if entry.tokens]
+    reader = TextReader(ToyTokenizer(), TextFrontEnd("clean"))
+    return [read.written.text for read in reader.read(text, True) if read.begins and read.entry.tokens]
 
 
 def cut(text: str, cuts: Sequence[int]) -> list[str]:

@@ -351,7 +351,7 @@ def test_text_that_is_refused_in_mid_speech_stops_what_was_taken_of_its_context(
 
 
 def test_half_a_character_fails_its_context_alone():
-    talk = Talk().say("a", "\ud83d", last=True).say("b", "Hi.", last=True).run()
+    talk = Talk().say("a", "\ud83d!", last=True).say("b", "Hi.", last=True).run()
     assert talk.of(Failed)[0].context == "a"
     assert talk.of(Finished)[0].context == "b"
 

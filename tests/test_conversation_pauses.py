@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from conversations import HELLO, golden, paused, toy
+from conversations import HELLO, golden, paused, report, toy
 
 from dia2stream.conversation.outbox import Outbox
 from dia2stream.errors import CommandError
@@ -85,7 +85,7 @@ def test_paused_tells_what_was_heard_and_half_a_word_is_a_word_heard() -> None:
             told = paused(rig, played)
             heard = min(played, sent * 80)
             spoken = [w for (w, start), end in zip(words, ends, strict=True) if heard >= (start + end) / 2]
-            assert told == Paused(heard, " ".join(spoken), " ".join(text.split()[len(spoken) :]))
+            assert report(told) == (heard, " ".join(spoken), " ".join(text.split()[len(spoken) :]))
         assert paused(rig).heard_ms == sent * 80
         rig.do(Resume())
 
@@ -100,20 +100,20 @@ def test_a_word_before_a_break_ends_where_the_break_begins() -> None:
 
 def test_pending_has_all_that_was_not_heard_down_to_the_beginning_of_a_word() -> None:
     rig = toy().do(Start("One two three", final=False), Inject(" four fi", final=False)).run()
-    assert paused(rig, 0) == Paused(0, "", "One two three four fi")
+    assert report(paused(rig, 0)) == (0, "", "One two three four fi")
 
 
 def test_paused_is_about_the_turn_that_was_heard() -> None:
     rig = toy().say("One two.").do(Inject("Three four.")).run()
     turn = rig.of(Done)[0].audio_ms
-    assert paused(rig) == Paused(rig.sent * 80, "Three four.", "")
+    assert report(paused(rig)) == (rig.sent * 80, "Three four.", "")
     assert paused(rig, turn).spoken == ""
-    assert paused(rig, turn - 80) == Paused(turn - 80, "One two.", "Three four.")
-    assert paused(rig, 0) == Paused(0, "", "One two. Three four.")
+    assert report(paused(rig, turn - 80)) == (turn - 80, "One two.", "Three four.")
+    assert report(paused(rig, 0)) == (0, "", "One two. Three four.")
 
 
 def test_after_an_interruption_the_report_begins_anew() -> None:
     rig = toy().do(Start(HELLO)).run_until_sent(30).do(Pause(1200), Inject("Well then, good."))
-    assert paused(rig) == Paused(30 * 80, "", "Well then, good.")
+    assert report(paused(rig)) == (30 * 80, "", "Well then, good.")
     rig.do(Resume()).run()
     assert paused(rig).spoken == "Well then, good."

@@ -1,6 +1,7 @@
 """Any plan of commands, steps and reads is heard as it was asked: hypothesis makes up the plans."""
 
 import base64
+import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -9,7 +10,7 @@ from conversations import HELLO, Rig, ToyEar, ToyTokenizer, frame_number, script
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dia2.text.script import Entry, ScriptReader
+from dia2stream.conversation.reader import ReadEntry, TextReader
 from dia2stream.errors import CommandError
 from dia2stream.items import Cut, Frame
 from dia2stream.protocol.messages import (
@@ -26,6 +27,7 @@ from dia2stream.protocol.messages import (
     Start,
     WordEvent,
 )
+from dia2stream.text.front_end import TextFrontEnd
 
 
 class Listener:
@@ -39,7 +41,7 @@ class Listener:
     def forget(self) -> None:
         """Another conversation."""
         self.active = True
-        self.reader = ScriptReader(ToyTokenizer())
+        self.reader = TextReader(ToyTokenizer(), TextFrontEnd("clean"))
         self.numbered = 0
         self.open: str | None = None
         self.asked: list[tuple[str, str]] = []  # (id, word) still to come
@@ -73,7 +75,7 @@ class Listener:
             self.numbered += 1
             self.open = f"u{self.numbered}"
             self.order.append(self.open)
-        self._ask(self.reader.feed(text))
+        self._ask(self.reader.read(text, final=False))
 
     def listen(self, _: float) -> None:
         self._interrupt()
@@ -84,7 +86,7 @@ class Listener:
         if self.played is not None:
             self.follows = min([*self.numbers[self.played :], self.follows])
             self.late, self.order, self.asked = [*self.late, *self.order], [], []
-            self.open, self.played, self.reader = None, None, ScriptReader(ToyTokenizer())
+            self.open, self.played, self.reader = None, None, TextReader(ToyTokenizer(), TextFrontEnd("clean"))
 
     def end(self, _: None) -> str | None:
         if self.open is None:
@@ -104,9 +106,9 @@ class Listener:
         self.forget()
         self.active = False
 
-    def _ask(self, entries: Sequence[Entry]) -> None:
+    def _ask(self, entries: Sequence[ReadEntry]) -> None:
         assert self.open is not None
-        self.asked += [(self.open, entry.text) for entry in entries if entry.tokens]
+        self.asked += [(self.open, read.written.text) for read in entries if read.begins and read.entry.tokens]
 
     # What comes out.
 
@@ -137,8 +139,13 @@ class Listener:
             elif isinstance(item, Paused):
                 assert self.played is not None
                 assert item.heard_ms // 80 == self.played
-                left = [word for _, word in self.asked] + self.reader.incomplete.split()
-                assert not left or item.pending.split()[-len(left) :] == left
+                left = [word for _, word in self.asked] + words(self.reader.incomplete)
+                assert not left or words(item.pending)[-len(left) :] == left
+
+
+def words(pending: str) -> list[str]:
+    """Without its tags and breaks."""
+    return re.sub(r"\[S[12]\]|<break[^>]*>", " ", pending).split()
 
 
 def refusal(rig: Rig, command: Command) -> str | None:

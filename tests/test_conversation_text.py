@@ -153,7 +153,9 @@ def test_text_that_comes_after_done_is_a_new_turn_right_behind_the_last_frame() 
     sent = len(rig.frames)
     rig.do(Inject("Four.", id="b")).run()
     assert frame_numbers(rig) == list(range(len(rig.frames)))
-    assert rig.of(WordEvent)[-1] == WordEvent("b", "Four.", "S1", sent * 80)
+    four = rig.of(WordEvent)[-1]
+    assert (four.id, four.word, four.speaker, four.start_ms) == ("b", "Four.", "S1", sent * 80)
+    assert (four.text_start, four.text_end) == (0, 5)
     first = [type(item) for item in rig.items if not isinstance(item, Frame)]
     assert first == [Started, FirstAudio, WordEvent, WordEvent, WordEvent, Done, FirstAudio, WordEvent, Done]
 

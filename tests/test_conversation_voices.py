@@ -13,6 +13,7 @@ from conversations import (
     frame_numbers,
     golden,
     paused,
+    report,
     said_in_pieces,
     toy,
     toy_voice,
@@ -22,7 +23,7 @@ from conversations import (
 from models import checkpoint
 
 from dia2stream.errors import CommandError
-from dia2stream.protocol.messages import Inject, Paused, Start, WordEvent
+from dia2stream.protocol.messages import Inject, Start, WordEvent
 
 
 def test_a_voice_is_heard_in_nothing_but_what_follows_it(goldens: Path) -> None:
@@ -60,6 +61,6 @@ def test_in_a_voice_everything_is_the_same_but_the_voice() -> None:
     assert frame_numbers(whole) == list(range(first, first + len(whole.frames)))
     assert said_in_pieces(in_voice(), cut(HELLO, range(99)), [1, 2, 0]).told == whole.told
     rig = in_voice().do(Start(HELLO)).run_until_sent(20)
-    assert paused(rig, 0) == Paused(0, "", " ".join(words_of(HELLO)))
+    assert report(paused(rig, 0)) == (0, "", HELLO)
     rig.do(Inject("Anew.")).run()
     assert_goes_on_from(rig, 20, first)

@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from dia2stream.errors import LexiconError
-from dia2stream.text.lexicon import MAX_SAID_CHARS, Lexicon, read_lexicon, read_pair
+from dia2stream.protocol.fields import MAX_SAID_CHARS
+from dia2stream.text.lexicon import Lexicon, read_lexicon, read_pair
 
 
 def test_a_word_is_found_in_any_case_and_with_an_s_behind_it() -> None:

@@ -400,18 +400,15 @@ def test_a_book_is_queued_no_faster_than_it_is_spoken(separator):
     assert sum(command.final for command in session.commands) == (49_999 if separator == "\n" else 0)
 
 
-@pytest.mark.parametrize("cut", range(7))
-def test_the_mark_that_a_text_file_begins_with_is_not_spoken_and_what_is_no_utf8_is_a_character(cut):
-    session, text = Listener(), b"\xef\xbb\xbfOne\xfftwo"
-    module._speak(session, iter([text[:cut], text[cut:]]))
-    assert session.text == "One\ufffdtwo"
-
-
-@pytest.mark.parametrize("end", [b"\xc3", b"\xe2\x82", b"\xf0\x9f\x98"])
-def test_a_text_that_ends_in_the_middle_of_a_character_ends_with_what_stands_for_one(end):
+@pytest.mark.parametrize(
+    ("line", "names_it"),
+    [(b"Hello there.", True), (b"[S1] Hi", True), (b'{"cmd": }', False), (b'{"cmd": "inject", "text": "a"}', False)],
+)
+def test_a_line_of_plain_text_is_answered_with_the_flag_for_it(line, names_it):
     session = Listener()
-    module._speak(session, iter([b"One two", end]))
-    assert session.text == "One two\ufffd"
+    session.refuse = session.commands.append
+    module._obey(session, iter([line]))
+    assert str(session.commands[0]).endswith("to speak plain text, give --text") == names_it
 
 
 @pytest.mark.slow

@@ -26,6 +26,7 @@ MANUALS = {
         "dia2stream/protocol/README.md",
         "dia2stream/server/README.md",
         "dia2stream/stdio/README.md",
+        "dia2stream/text/README.md",
     )
 }
 README, PROTOCOL, SERVER = (

@@ -100,6 +100,8 @@ def _opened(path: str | Path) -> Iterator[soundfile.SoundFile]:
             yield file
     except (OSError, soundfile.SoundFileError) as error:
         reason = str(error).replace("\n", " ")
+        if isinstance(error, soundfile.SoundFileError) and Path(path).is_file():
+            reason += " WAV, FLAC, OGG, MP3 and AIFF are read: convert it, as with ffmpeg -i clip.m4a clip.wav"
         raise ScriptError(f"voice clip {path} cannot be read: {reason}") from None
 
 

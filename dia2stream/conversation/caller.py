@@ -30,7 +30,7 @@ from dia2.voice.voice import ClipWord, plan_words
 from dia2.voice.word_times import spread
 from dia2stream.errors import CommandError
 from dia2stream.items import FRAME_MS
-from dia2stream.protocol.fields import shown
+from dia2stream.protocol.fields import HALF, shown
 from dia2stream.protocol.messages import Listen
 
 MAX_WORDS_A_SECOND = 15
@@ -79,7 +79,11 @@ def read_piece(command: Listen) -> Piece:
     pcm = (np.frombuffer(command.pcm, "<i2") / np.float32(32768)).astype(np.float32)
     sound = Recording("audio", pcm, command.sample_rate)
     field = "text" if command.words is None else "words"
-    words = spread(sound, command.text) if command.words is None else [ClipWord(*word) for word in command.words]
+    words = (
+        spread(sound, HALF.sub("", command.text).replace("\x1b", " "))
+        if command.words is None
+        else [ClipWord(*word) for word in command.words]
+    )
     most = MAX_WORDS_A_SECOND * sound.seconds + 2 if len(pcm) else 0
     late = max(words, key=lambda word: word.start, default=ClipWord("", 0, 0))
     if len(words) > most:

@@ -37,12 +37,13 @@ from dia2.model.sampling import SamplingConfig, SlotSettings
 from dia2.steps.context import Context
 from dia2.steps.stepper import TextColumn
 from dia2.text.machine import MAX_PADDING, Mark, Tokens
-from dia2.text.script import Entry, ScriptReader, TextTokenizer
+from dia2.text.script import TextTokenizer
 from dia2.voice.voice import Prefix
 from dia2stream.conversation.caller import Callers, Columns, Ear, read_piece
 from dia2stream.conversation.clock import AudioClock
 from dia2stream.conversation.outbox import Outbox
-from dia2stream.conversation.words import QueuedWord, Utterance, Words, check_room, check_utterances, read
+from dia2stream.conversation.reader import ReadEntry, TextReader
+from dia2stream.conversation.words import QueuedWord, Utterance, Words, check_room, check_utterances
 from dia2stream.errors import CommandError
 from dia2stream.items import FRAME_MS, FirstFrame, Frame, Item
 from dia2stream.options import SpeechOptions
@@ -54,6 +55,7 @@ from dia2stream.protocol.messages import (
     FirstAudio,
     Inject,
     Listen,
+    Notice,
     Pause,
     Paused,
     Reset,
@@ -64,8 +66,10 @@ from dia2stream.protocol.messages import (
     Started,
     WordEvent,
 )
+from dia2stream.text.settings import TextSettings
 
 QUEUE_FRAMES = 25
+WORD_MS = 400  # how long a word takes whose end is not known when it begins
 # Steps of room that a turn needs to begin, at most a sixth of the context: with less, the context is rebuilt first.
 # Between turns the context is rebuilt as soon as there is less than twice that room. A rebuilt context has more.
 TURN_ROOM = 250
@@ -84,7 +88,7 @@ class Conversation:
 
     voices: prefixes by name. The first one is the default; without any, the voice is random. max_lead_ms: how far
     sending may be ahead of the listener, None for as fast as items are taken. queue_frames: how many frames generation
-    may be ahead of sending. ear: encodes the caller; without it the conversation cannot listen.
+    may be ahead of sending. ear: encodes the caller; without it the conversation cannot listen. text: how text is read.
     """
 
     def __init__(
@@ -97,11 +101,12 @@ class Conversation:
         max_lead_ms: float | None = None,
         queue_frames: int = QUEUE_FRAMES,
         ear: Ear | None = None,
+        text: TextSettings | None = None,
     ) -> None:
         self.slot, self.context, self.machine = context.slot, context, context.machine
         self.defaults, self.voices = defaults or SpeechOptions(), voices or {}
         self.outbox = Outbox(queue_frames, max_lead_ms)
-        self._tokenizer, self._ear = tokenizer, ear
+        self._tokenizer, self._ear, self._text = tokenizer, ear, text or TextSettings()
         self._turn_room = min(TURN_ROOM, context.limit // 6)
         self._forget()
 
@@ -109,7 +114,7 @@ class Conversation:
         """No conversation: nothing was said, nothing is to be said."""
         self.outbox.restart()
         self.active = self._speaking = False  # active: whether a conversation has begun
-        self.words = Words(self._tokenizer)
+        self.words = Words(TextReader(self._tokenizer, self._text.front_end()))
         self.callers = Callers(self._ear, self._tokenizer, self.machine)
         self.clock = AudioClock()
         self.heard_ms: float | None = None  # while paused: what the listener has heard, on the audio clock
@@ -146,8 +151,8 @@ class Conversation:
 
     def _start(self, command: Start, arrived: float) -> None:
         voice = self._voice(command.voice)
-        reader = ScriptReader(self._tokenizer)
-        entries = read(reader, command.text, command.final)
+        reader = TextReader(self._tokenizer, self._text.front_end(command.text_rules, command.say))
+        entries = reader.read(command.text, command.final)
         check_room(entries, queued=0)
         seed = next((s for s in (command.seed, self.defaults.seed) if s is not None), secrets.randbelow(MAX_SEED + 1))
         padding = command.initial_padding if command.initial_padding is not None else self.defaults.initial_padding
@@ -168,7 +173,7 @@ class Conversation:
         closing = reader.finish() if opened and another else []  # the open utterance is complete as it is
         if another and self.callers.answering:
             reader.answer()
-        entries = read(reader, command.text, command.final)
+        entries = reader.read(command.text, command.final)
         check_room([*closing, *entries], self.queued)
         check_utterances(len(words.utterances) + self.outbox.events)
         words.reader = reader
@@ -181,7 +186,7 @@ class Conversation:
         reader = self.words.draft_from(step)
         if self.callers.answering:
             reader.answer()
-        entries = read(reader, command.text, command.final)
+        entries = reader.read(command.text, command.final)
         check_room(entries, queued=0)
         self._interrupt(step)
         self.words.reader = reader
@@ -191,7 +196,10 @@ class Conversation:
         self._need_conversation()
         if self.words.opened is None:
             raise CommandError("bad_command", 'end has nothing to end: no text was opened with "final": false')
-        self._add(self.words.opened, self.words.reader.finish(), final=True)
+        reader = self.words.draft()
+        entries = reader.finish()
+        self.words.reader = reader
+        self._add(self.words.opened, entries, final=True)
 
     def _pause(self, command: Pause, now: float) -> None:
         self._need_conversation()
@@ -204,7 +212,7 @@ class Conversation:
         self.heard_ms = min(played_ms, self.outbox.sent * FRAME_MS)
         position, state = self.clock.position(self.heard_ms), self.context.state
         heard = self.words.heard(position, self.clock.turn_at(position), state.end_step, state.queue)
-        self.outbox.answer(Paused(round(self.heard_ms), heard.spoken, heard.pending))
+        self.outbox.answer(Paused(round(self.heard_ms), *heard))
 
     def _resume(self) -> None:
         self._need_conversation()
@@ -305,8 +313,10 @@ class Conversation:
         self.callers.answering = False
         return utterance
 
-    def _add(self, utterance: Utterance, entries: Sequence[Entry], final: bool) -> None:
-        """Gives an utterance more words, the last ones if `final`."""
+    def _add(self, utterance: Utterance, entries: Sequence[ReadEntry], final: bool) -> None:
+        """Gives an utterance more words, the last ones if `final`. Tells what of its text was changed or left out."""
+        for notice in self.words.reader.take_notices():
+            self.outbox.answer(Notice(notice.code, notice.message, utterance.id, notice.start))
         words = self.words.add(utterance, entries, final)
         if self._speaking and self.context.state.end_step is None and not self._after_caller:
             self.context.state.queue.extend(words)
@@ -426,13 +436,22 @@ class Conversation:
         """The events before the frame with which a word begins to sound."""
         utterance = word.utterance
         items = [*self._done(before=utterance), *self._announce(utterance)]
-        if word.tokens:
-            items.append(WordEvent(utterance.id, word.text, f"S{word.speaker}", self.outbox.clock_ms))
+        if word.tokens and word.begins:
+            items.append(self._word_event(word))
         utterance.unheard -= 1
         oldest = self.context.oldest_step()
         self.words.forget_before(oldest)
         self.clock.forget_before(oldest)
         return items
+
+    def _word_event(self, word: QueuedWord) -> WordEvent:
+        """The event of a word that begins to sound with the frame that is made now."""
+        written, start_ms = word.written, self.outbox.clock_ms
+        end = self.words.end_of(word, self.context.state.end_step)
+        end_ms = start_ms + WORD_MS if end is None else start_ms + (end - self.context.frames + 1) * FRAME_MS
+        said = None if written.said == written.text else written.said
+        speaker = f"S{word.speaker}"
+        return WordEvent(word.utterance.id, written.text, speaker, start_ms, said, end_ms, written.start, written.end)
 
     def _done(self, before: Utterance | None = None) -> list[Item]:
         """`done` for the utterances whose last sample is queued: all before one, or all there are."""

@@ -13,16 +13,16 @@ text is complete and all of its words have sounded.
 Knows nothing of the model, of frames or of threads.
 """
 
-import copy
 from collections import deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, fields
+from itertools import chain, groupby
 from typing import NamedTuple, cast
 
-from dia2.errors import ScriptError
-from dia2.text.script import Entry, ScriptReader, TextTokenizer
+from dia2.text.script import Entry
+from dia2stream.conversation.reader import ReadEntry, TextReader, Written
 from dia2stream.errors import CommandError
-from dia2stream.protocol.fields import MAX_TEXT_CHARS
+from dia2stream.protocol.fields import HeardWord
 
 MAX_QUEUED_WORDS = 2000
 
@@ -47,14 +47,20 @@ class Utterance:
 
 @dataclass(frozen=True)
 class QueuedWord(Entry):
-    """A word or break, and the utterance that asked for it."""
+    """A word or break that is to be spoken, the utterance that asked for it, and the written word it came of.
+
+    begins: whether it is the first that came of that written word.
+    """
 
     utterance: Utterance = field(kw_only=True)
+    written: Written = field(kw_only=True)
+    begins: bool = field(kw_only=True)
 
     @classmethod
-    def of(cls, entry: Entry, utterance: Utterance) -> "QueuedWord":
-        """The entry as a word of the utterance."""
-        return cls(**{f.name: getattr(entry, f.name) for f in fields(Entry)}, utterance=utterance)
+    def of(cls, read: ReadEntry, utterance: Utterance) -> "QueuedWord":
+        """What was read as a word of the utterance."""
+        entry = {f.name: getattr(read.entry, f.name) for f in fields(Entry)}
+        return cls(**entry, utterance=utterance, written=read.written, begins=read.begins)
 
 
 class TakenWord(NamedTuple):
@@ -65,17 +71,18 @@ class TakenWord(NamedTuple):
 
 
 class Heard(NamedTuple):
-    """The words of a turn: those that the listener has heard, and those that were still to come."""
+    """The words of a turn as they were written: those that the listener has heard, and those still to come."""
 
     spoken: str
     pending: str
+    words: tuple[HeardWord, ...]
 
 
 class Words:
     """The utterances of one conversation and their words."""
 
-    def __init__(self, tokenizer: TextTokenizer) -> None:
-        self.reader = ScriptReader(tokenizer)
+    def __init__(self, reader: TextReader) -> None:
+        self.reader = reader
         self.utterances: deque[Utterance] = deque()  # not done yet, oldest first
         self.opened: Utterance | None = None  # the one that still takes pieces
         self.backlog: deque[QueuedWord] = deque()
@@ -85,11 +92,11 @@ class Words:
 
     # ---- In ----
 
-    def draft(self) -> ScriptReader:
+    def draft(self) -> TextReader:
         """A copy of the reader. A command reads with it, and hands it over once nothing can be refused any more."""
-        return copy.copy(self.reader)
+        return self.reader.copy()
 
-    def draft_from(self, step: int) -> ScriptReader:
+    def draft_from(self, step: int) -> TextReader:
         """A copy of the reader that stands behind the last word that sounded before `step`."""
         draft = self.draft()
         earlier = (taken.word for taken in reversed(self.sounded) if taken.step < step and taken.word.tokens)
@@ -108,7 +115,7 @@ class Words:
         self.opened = utterance
         return utterance
 
-    def add(self, utterance: Utterance, entries: Sequence[Entry], final: bool) -> list[QueuedWord]:
+    def add(self, utterance: Utterance, entries: Sequence[ReadEntry], final: bool) -> list[QueuedWord]:
         """Gives an utterance more words, the last ones if `final`. Returns them, for the queue or the backlog."""
         utterance.unheard += len(entries)
         if final:
@@ -158,36 +165,40 @@ class Words:
         """Whether the last thing that sounded is a break."""
         return bool(self.sounded) and not self.sounded[-1].word.tokens
 
+    def end_of(self, word: QueuedWord, last_end: int | None) -> int | None:
+        """The step at which the next written word begins, or the words end; None when that is not drawn yet.
+
+        word: has just begun to sound. last_end: the step at which the words of the turn ended, if they did.
+        """
+        return next((taken.step for taken in self.taken if taken.word.written is not word.written), last_end)
+
     # ---- What was heard ----
 
     def heard(self, position: float, turn: int, last_end: int | None, queue: Iterable[Entry]) -> Heard:
         """The words of the turn that began at step `turn`, parted at a position in steps.
 
-        A word counts as heard when half of it was. last_end: the step at which the words of the turn ended, if they
-        did. queue: the text machine's.
+        A word counts as heard when half of it was; one that is spoken as several, when half of those were. last_end:
+        the step at which the words of the turn ended, if they did. queue: the text machine's.
         """
         taken = [t for t in (*self.sounded, *self.taken) if t.step >= turn]
         ends = [*(t.step for t in taken[1:]), _end(taken[-1], last_end)] if taken else []
-        heard = [position - t.step >= (end - t.step) / 2 for t, end in zip(taken, ends, strict=True)]
-        spoken = [t.word.text for t, was in zip(taken, heard, strict=True) if was]
-        unheard = [t.word.text for t, was in zip(taken, heard, strict=True) if not was]
-        queued = [entry.text for entry in (*queue, *self.backlog)]
-        return Heard(_joined(spoken), _joined([*unheard, *queued, self.reader.incomplete.strip()]))
+        heard = [(t.word, position - t.step >= (end - t.step) / 2) for t, end in zip(taken, ends, strict=True)]
+        # Every entry of a conversation's queue went through `add`.
+        queued = ((cast(QueuedWord, word), False) for word in chain(queue, self.backlog))
+        spoken, pending, words = [], [], []
+        for written, group in groupby(chain(heard, queued), key=lambda pair: pair[0].written):
+            entries = list(group)
+            word, was_heard = entries[0][0], 2 * sum(was for _, was in entries) >= len(entries)
+            if word.tokens:
+                words.append(HeardWord(word.utterance.id, written.start, written.end, was_heard))
+            if not was_heard:
+                pending.append(written.again)
+            elif word.tokens:
+                spoken.append(written.text)
+        return Heard(" ".join(spoken), " ".join(filter(None, [*pending, self.reader.incomplete])), tuple(words))
 
 
-def read(reader: ScriptReader, text: str, final: bool) -> list[Entry]:
-    """The words that a piece of text completes. Raises CommandError for text that cannot be spoken."""
-    try:
-        entries = reader.feed(text) + (reader.finish() if final else [])
-    except ScriptError as error:
-        raise CommandError("bad_field", f"text: {error}", field="text") from None
-    if len(reader.incomplete) > MAX_TEXT_CHARS:
-        problem = f"text: a word of over {MAX_TEXT_CHARS} characters has not ended yet"
-        raise CommandError("too_long", problem, field="text")
-    return entries
-
-
-def check_room(entries: Sequence[Entry], queued: int) -> None:
+def check_room(entries: Sequence[ReadEntry], queued: int) -> None:
     """Raises CommandError when more words would wait than may."""
     if queued + len(entries) > MAX_QUEUED_WORDS:
         problem = (
@@ -207,7 +218,3 @@ def check_utterances(waiting: int) -> None:
 def _end(last: TakenWord, last_end: int | None) -> int:
     """The step at which the last word that was taken ends: where words ended, else once its tokens are out."""
     return last_end or last.step + max(1, last.word.padding)
-
-
-def _joined(words: Iterable[str]) -> str:
-    return " ".join(word for word in words if word)

@@ -53,6 +53,7 @@ from dia2stream.errors import CommandError, EngineError
 from dia2stream.items import FRAME_MS, FRAME_SAMPLES
 from dia2stream.options import ModelOptions, SpeechOptions
 from dia2stream.protocol.messages import Command, Error, Start, error_event
+from dia2stream.text.settings import TextSettings
 
 _log = logging.getLogger(__name__)
 PUBLISHED_MODEL = "nari-labs/Dia2-2B"
@@ -98,6 +99,7 @@ class Engine:
             )
         self.checkpoint = checkpoint
         self.speech = speech or SpeechOptions()
+        self.text = TextSettings.read(self.speech, "spoken" if checkpoint.name == BUNDLED else "clean")
         self.voices = voices or {}
         for name, voice in self.voices.items():
             if voice.frames > checkpoint.config.runtime.max_context_steps // 2:
@@ -133,7 +135,9 @@ class Engine:
         Raises Dia2Error when the model cannot be had, or a voice.
         """
         model = model or ModelOptions()
-        files = read_voices(options["speech"].voice) if options.get("speech") else {}  # before anything takes long
+        speech = options.get("speech") or SpeechOptions()
+        files = read_voices(speech.voice)  # before anything takes long
+        TextSettings.read(speech, "clean")  # the same: what is wrong with a lexicon is told at once
         options.setdefault("history_seconds", model.history_seconds)
         options.setdefault("voice_cache_mb", model.voice_cache_mb)
         checkpoint = load_checkpoint(model.model or default_model(model.device), load_options(model, progress))
@@ -217,6 +221,7 @@ class Engine:
             max_lead_ms=max_lead_ms,
             queue_frames=queue_frames,
             ear=self.checkpoint.codec,
+            text=self.text,
         )
 
     # ---- Called by sessions, from any thread: see `EngineThread` ----

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from dia2stream.protocol.audio_message import Audio, pack_audio, unpack_audio
-    from dia2stream.protocol.fields import FIELDS, MAX_ID_CHARS, MAX_SEED, MAX_TEXT_CHARS, shown
+    from dia2stream.protocol.fields import FIELDS, MAX_ID_CHARS, MAX_SEED, MAX_TEXT_CHARS, HeardWord, shown
     from dia2stream.protocol.messages import (
         COMMANDS,
         EVENTS,
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
         FirstAudio,
         Inject,
         Listen,
+        Notice,
         Pause,
         Paused,
         Ready,
@@ -50,8 +51,10 @@ __all__ = [
     "Error",
     "Event",
     "FirstAudio",
+    "HeardWord",
     "Inject",
     "Listen",
+    "Notice",
     "Pause",
     "Paused",
     "Ready",
@@ -77,6 +80,7 @@ _HOMES = {
     "pack_audio": "audio_message",
     "unpack_audio": "audio_message",
     "FIELDS": "fields",
+    "HeardWord": "fields",
     "MAX_ID_CHARS": "fields",
     "MAX_SEED": "fields",
     "MAX_TEXT_CHARS": "fields",

@@ -7,12 +7,14 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from types import MappingProxyType
-from typing import Any, NoReturn, Protocol
+from typing import Any, NamedTuple, NoReturn, Protocol
 
 from dia2stream.errors import ErrorCode
 
 MAX_TEXT_CHARS = 20_000  # Unicode characters of `text` in one command
 MAX_ID_CHARS = 128
+MAX_SAY_WORD_CHARS = 60
+MAX_SAID_CHARS = 500
 MAX_SEED = 2**32 - 1  # exact in every language's JSON numbers, also where they are doubles
 
 
@@ -69,7 +71,11 @@ class NameField:
 
 @dataclass(frozen=True)
 class SpeechField:
-    """Text to speak. Control characters have no sound and become spaces, so they end a word as whitespace does."""
+    """Text to speak. Control characters have no sound and become spaces, so they end a word as whitespace does.
+
+    Escape is kept: the text front end knows the sequences that it begins. Half a surrogate pair may stand at either end
+    of a piece, because clients cut text between its halves.
+    """
 
     limit: int
 
@@ -82,7 +88,7 @@ class SpeechField:
         if len(value) > self.limit:
             reason = f"is {len(value)} characters long; the limit is {self.limit} a command, send the rest with inject"
             raise Refused(reason, "too_long")
-        _refuse_half_characters(value)
+        _refuse_half_characters(_OUTER_HALVES.sub("", value))
         return _CONTROL.sub(" ", value)
 
 
@@ -207,8 +213,59 @@ class TimesField:
         raise Refused(f"must be {self}; item {number} is not one")
 
 
+@dataclass(frozen=True)
+class SayField:
+    """How words are said: an object of words and what is said for each."""
+
+    most: int
+
+    def __str__(self) -> str:
+        return f"an object of up to {self.most} words and what is said for each"
+
+    def accept(self, value: object) -> dict[str, str]:
+        if not isinstance(value, Mapping) or len(value) > self.most:
+            _refuse(self, value)
+        for word, said in value.items():
+            if not isinstance(word, str) or not isinstance(said, str):
+                _refuse(self, said)
+            _refuse_half_characters(word + said)
+            if problem := problem_of_pair(word, said):
+                raise Refused(f"{shown(word)}: {problem}")
+        return dict(value)
+
+
+@dataclass(frozen=True)
+class HeardField:
+    """Words and whether each was heard, kept as tuples of (utterance id, text_start, text_end, heard)."""
+
+    def __str__(self) -> str:
+        return "a list of objects with id, text_start, text_end and heard"
+
+    def accept(self, value: object) -> tuple[Any, ...]:
+        if not isinstance(value, list | tuple):
+            _refuse(self, value)
+        return tuple(self._word(item) for item in value)
+
+    def _word(self, item: object) -> "HeardWord":
+        if isinstance(item, HeardWord):
+            return item
+        if not isinstance(item, Mapping) or not set(HeardWord._fields) <= set(item):
+            _refuse(self, item)
+        return HeardWord(*(item[name] for name in HeardWord._fields))
+
+
+class HeardWord(NamedTuple):
+    """Where a word stands in its utterance's text, in code points, and whether the listener heard it."""
+
+    id: str
+    text_start: int
+    text_end: int
+    heard: bool
+
+
 _LARGEST = 1.7976931348623157e308  # an integer above it cannot become a float
-_CONTROL = re.compile(r"[\x00-\x08\x0e-\x1b\x7f-\x84\x86-\x9f]")  # category Cc but for what str.split() splits at
+_CONTROL = re.compile(r"[\x00-\x08\x0e-\x1a\x7f-\x84\x86-\x9f]")  # category Cc but for what str.split() splits at
+_OUTER_HALVES = re.compile(r"^[\udc00-\udfff]|[\ud800-\udbff]$")
 HALF = re.compile(r"[\ud800-\udfff]")
 
 
@@ -224,11 +281,24 @@ def _refuse(rule: Rule, value: object) -> NoReturn:
     raise Refused(f"must be {rule}, not {shown(value)}")
 
 
+def problem_of_pair(word: str, said: str) -> str | None:
+    """Why it cannot be said how a word is said; None where it can."""
+    if len(word.split()) != 1 or word != word.strip():
+        return f"the word must be one word, not {shown(word)}"
+    if len(word) > MAX_SAY_WORD_CHARS:
+        return f"the word has {len(word)} characters, of at most {MAX_SAY_WORD_CHARS}"
+    if not said.strip():
+        return "what is said for it is empty"
+    if len(said) > MAX_SAID_CHARS:
+        return f"what is said for it has {len(said)} characters, of at most {MAX_SAID_CHARS}"
+    return None
+
+
 def _refuse_half_characters(value: str) -> None:
     if half := HALF.search(value):
         raise Refused(
             f"holds half a character, the lone surrogate U+{ord(half[0]):04X} at index {half.start()}; "
-            "both halves of a pair must come in one command"
+            "the halves of a pair must follow each other"
         )
 
 
@@ -247,6 +317,8 @@ FIELDS: Mapping[str, Rule] = MappingProxyType(
         "audio_temperature": NumberField(0, 2),
         "audio_top_k": WholeField(1, 2048),
         "initial_padding": WholeField(0, 100),
+        "text_rules": ChoiceField(("auto", "off", "clean", "spoken")),
+        "say": SayField(1000),
         "played_ms": NumberField(0),
         "audio": SamplesField(),
         "words": TimesField(60),
@@ -262,7 +334,11 @@ FIELDS: Mapping[str, Rule] = MappingProxyType(
         "conversation": TextField(),
         "latency_ms": NumberField(0, digits=1),
         "word": TextField(),
+        "said": TextField(),
         "start_ms": NumberField(0, digits=0),
+        "end_ms": NumberField(0, digits=0),
+        "text_start": WholeField(0),
+        "text_end": WholeField(0),
         "audio_ms": NumberField(0, digits=0),
         "heard_ms": NumberField(0, digits=0),
         "spoken": TextField(),
@@ -273,6 +349,13 @@ FIELDS: Mapping[str, Rule] = MappingProxyType(
         "field": TextField(),
     }
 )
+# Fields that are something else in one message than under the same name elsewhere.
+OWN_FIELDS: Mapping[tuple[str, str], Rule] = MappingProxyType({("Paused", "words"): HeardField()})
+
+
+def rule_of(message: type[Any], field: str) -> Rule:
+    """What a field of a command or event may hold."""
+    return OWN_FIELDS.get((message.__name__, field)) or FIELDS[field]
 
 
 def settle(message: Any) -> None:
@@ -282,7 +365,7 @@ def settle(message: Any) -> None:
         if value is None and field.default is None:
             continue
         try:
-            object.__setattr__(message, field.name, FIELDS[field.name].accept(value))
+            object.__setattr__(message, field.name, rule_of(type(message), field.name).accept(value))
         except Refused as refused:
             refused.field = field.name
             raise

@@ -7,10 +7,11 @@ A client sends commands, JSON objects, one a WebSocket text message or one a lin
     {"event": "word", "id": "a", "word": "Hello.", ...}     each word ahead of its audio; audio is binary, see Audio
     {"cmd": "inject", "text": "How are", "final": false}    more text, while it speaks; final: false leaves it open,
     {"cmd": "end"}                                          and end closes it
-    {"cmd": "pause", "played_ms": 840}                      {"event": "paused", "spoken": ..., "pending": ...}
+    {"cmd": "pause", "played_ms": 840}                      {"event": "paused", "spoken": ..., "pending": ..., ...}
     {"cmd": "resume"}  or  {"cmd": "inject", ...}           go on where it stopped, or drop the rest and say this
     {"cmd": "listen", "audio": "UklGR...", "text": "Hi"}    what the caller said, for the reply to answer to
     {"cmd": "reset"}                                        forget the conversation
+    {"event": "notice", "code": "unknown_tag", ...}         something in the text was changed or left out
     {"event": "done", "id": "a", "audio_ms": 2320}          or {"event": "error", "code": "bad_field", ...}
 
 The dataclasses below give names, order and defaults; FIELDS gives every field's type and range, once for all messages.
@@ -26,7 +27,7 @@ from types import MappingProxyType
 from typing import Any, TypeAlias
 
 from dia2stream.errors import CommandError, ProtocolError, UnknownEvent
-from dia2stream.protocol.fields import FIELDS, HALF, MAX_ID_CHARS, Refused, settle, shown
+from dia2stream.protocol.fields import FIELDS, HALF, MAX_ID_CHARS, HeardWord, Refused, settle, shown
 from dia2stream.protocol.strict_json import line, load
 
 MAX_COMMAND_BYTES = 256 * 1024  # a full text of 12-byte escapes ("\ud83d\ude00") is 240,000 bytes and still fits
@@ -71,6 +72,8 @@ class Start(_Command):
     cfg_scale: 0 to 20, 1 is off; cfg_filter_k: 0 (all) to 2048 candidates
     text_temperature, audio_temperature: 0 (always the likeliest) to 2; text_top_k, audio_top_k: 1 to 2048 tokens
     initial_padding: 0 to 100 frames of 80 ms before the first word
+    text_rules: what the text front end does: off, clean, spoken, or auto, which depends on the model
+    say: how words are said, {"GIF": "jiff"}; whole words, in any case, before the server's own
     None stands for the server's own setting.
     """
 
@@ -86,6 +89,8 @@ class Start(_Command):
     audio_temperature: float | None = None
     audio_top_k: int | None = None
     initial_padding: int | None = None
+    text_rules: str | None = None
+    say: Mapping[str, str] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -239,12 +244,23 @@ class FirstAudio(_Event):
 
 @dataclass(frozen=True, slots=True)
 class WordEvent(_Event):
-    """A word, sent ahead of its audio. speaker: "S1" or "S2"; start_ms: on the conversation's audio clock, to 1 ms."""
+    """A word, sent ahead of its audio.
+
+    word: as the caller wrote it; said: what is spoken for it, where that is something else
+    speaker: "S1" or "S2"
+    start_ms, end_ms: on the conversation's audio clock, to 1 ms; the end is that of the next word's beginning where it
+    is known, else start_ms + 400
+    text_start, text_end: its place in the utterance's text, in code points
+    """
 
     id: str
     word: str
     speaker: str
     start_ms: int
+    said: str | None = None
+    end_ms: int | None = None
+    text_start: int | None = None
+    text_end: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -257,11 +273,27 @@ class Done(_Event):
 
 @dataclass(frozen=True, slots=True)
 class Paused(_Event):
-    """No audio after this. heard_ms: on the audio clock, to 1 ms; spoken, pending: the text heard and not heard."""
+    """No audio after this.
+
+    heard_ms: on the audio clock, to 1 ms
+    spoken, pending: the text heard and not heard, as it was written; pending, with its tags and breaks, can be injected
+    words: the same, word by word
+    """
 
     heard_ms: int
     spoken: str
     pending: str
+    words: tuple[HeardWord, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Notice(_Event):
+    """Something in the text was changed or left out; no error. text_start: where, in code points of the utterance."""
+
+    code: str
+    message: str
+    id: str | None = None
+    text_start: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -285,7 +317,7 @@ class Error(_Event):
     field: str | None = None
 
 
-Event: TypeAlias = Ready | Started | FirstAudio | WordEvent | Done | Paused | Resumed | ResetDone | Error
+Event: TypeAlias = Ready | Started | FirstAudio | WordEvent | Done | Paused | Resumed | ResetDone | Notice | Error
 EVENTS: Mapping[str, type[Event]] = MappingProxyType(
     {
         "ready": Ready,
@@ -296,6 +328,7 @@ EVENTS: Mapping[str, type[Event]] = MappingProxyType(
         "paused": Paused,
         "resumed": Resumed,
         "reset": ResetDone,
+        "notice": Notice,
         "error": Error,
     }
 )
@@ -310,6 +343,8 @@ def error_event(error: CommandError) -> Error:
 def dump_event(event: Event) -> str:
     """The event as one line of JSON without its newline, "event" first; fields that are None are left out."""
     values = {field.name: getattr(event, field.name) for field in fields(event)}
+    if isinstance(event, Paused):
+        values["words"] = [word._asdict() for word in event.words]
     return line({"event": _NAMES[type(event)], **{name: value for name, value in values.items() if value is not None}})
 
 

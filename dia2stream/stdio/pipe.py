@@ -10,7 +10,6 @@ thread moves items from the session to the writer and to the events. The model r
 The reader stops reading while many commands or answers wait, so a flood of lines costs no memory.
 """
 
-import codecs
 import logging
 import os
 import re
@@ -30,6 +29,7 @@ from dia2stream.protocol.messages import (
     Error,
     Event,
     Inject,
+    Notice,
     Paused,
     Ready,
     ResetDone,
@@ -37,8 +37,11 @@ from dia2stream.protocol.messages import (
     Started,
     parse_command,
 )
+from dia2stream.stdio.decoding import as_utf8, decoded
 from dia2stream.stdio.descriptors import position_in_file, read_some, take_stdout, when_reader_leaves
 from dia2stream.stdio.events import Events
+from dia2stream.stdio.players import find_player, playing, takes_wav
+from dia2stream.stdio.sound_files import SoundFileWriter, ending
 from dia2stream.stdio.writer import SampleWriter
 from dia2stream.terminal import load_progress, note
 
@@ -48,7 +51,8 @@ _log = logging.getLogger(__name__)
 _BEHIND = 200
 # Plain text is read in pieces, and the next piece only when fewer words than this wait to be spoken.
 _TEXT_AHEAD = 200
-_PIECE = re.compile(r"[^\n]{1,1000}\n?|\n")
+_PIECE_CHARS = 1000
+_PIECE = re.compile(rf"[^\n]{{1,{_PIECE_CHARS}}}\n?|\n")
 # No audio may follow the event `paused`: it waits for the frame that is being written, at most this long.
 _SETTLE_SECONDS = 0.05
 
@@ -65,7 +69,11 @@ def run(model: ModelOptions, speech: SpeechOptions, stream: PipeOptions) -> None
         events.write(_ready(engine, stream))
         if events.only_json and engine.checkpoint.about is not None:
             events.log("info", engine.checkpoint.about)  # elsewhere it is among the notes
-        read = (lambda: _speak(session, _chunks(0))) if stream.text else (lambda: _obey(session, _lines(_chunks(0))))
+        read = (
+            (lambda: _speak(session, _chunks(0)))
+            if stream.text
+            else (lambda: _obey(session, _lines(as_utf8(_chunks(0)))))
+        )
         reader = Reader(session, read)
         done = _deliver(session, writer, events.write)
         if reader.problem is not None:
@@ -75,20 +83,24 @@ def run(model: ModelOptions, speech: SpeechOptions, stream: PipeOptions) -> None
 
 
 def say(text: str, model: ModelOptions, speech: SpeechOptions, target: SayOptions) -> None:
-    """Speaks one text into a WAV file; the same errors as `run`."""
+    """Speaks one text into a file, or plays it; the same errors as `run`."""
     with ExitStack() as stack:
         name, out = _output(target.output, stack)
         engine = _load(model, speech)
         stack.callback(engine.close)
         session = stack.enter_context(engine.conversation())
-        if position_in_file(out) is not None:
-            os.ftruncate(out, 0)
-        writer = _writer(out, PipeOptions(wav=True), session, lambda why: note(f"{name}: {why}"))
+        writer = _sink(name, out, session, stack)
         problems: list[str] = []
         started = time.monotonic()
-        words = " ".join(text.split()).encode("utf-8", "replace")
-        reader = Reader(session, lambda: _speak(session, iter([words])))
-        _deliver(session, writer, lambda event: problems.append(event.message) if isinstance(event, Error) else None)
+        reader = Reader(session, lambda: _speak_all(session, text))
+
+        def told(event: Event) -> None:
+            if isinstance(event, Error):
+                problems.append(event.message)
+            elif isinstance(event, Notice):
+                note(event.message)
+
+        _deliver(session, writer, told)
         took = time.monotonic() - started
     problems += [reader.problem] if reader.problem is not None else []
     for problem in problems:
@@ -117,8 +129,13 @@ def _load_for_pipe(model: ModelOptions, speech: SpeechOptions, events: Events) -
         raise SystemExit(1) from None
 
 
-def _output(target: str, stack: ExitStack) -> tuple[str, int]:
-    """The name and descriptor of what `say` writes. A file that it creates is removed again if it stays empty."""
+def _output(target: str | None, stack: ExitStack) -> tuple[str, int | None]:
+    """The name and descriptor of what `say` writes. A file that it creates is removed again if it stays empty.
+
+    Without a target it is the name of a player, which is started once there is something to play.
+    """
+    if target is None:
+        return find_player(), None
     if target == "-":
         return "stdout", _stdout()
     is_new = not os.path.exists(target)
@@ -131,6 +148,24 @@ def _output(target: str, stack: ExitStack) -> tuple[str, int]:
 
     stack.callback(close)
     return target, out
+
+
+def _sink(name: str, out: int | None, session: Session, stack: ExitStack) -> "SampleWriter | SoundFileWriter":
+    """What takes the frames of `say`."""
+
+    def tell(why: str) -> None:
+        note(f"{name}: {why}")
+
+    if out is None:
+        return _writer(stack.enter_context(playing(name)), PipeOptions(wav=takes_wav(name)), session, tell)
+    if position_in_file(out) is not None:
+        os.ftruncate(out, 0)
+    kind = ending(name)
+    if name == "stdout" or kind in ("", "wav"):
+        return _writer(out, PipeOptions(wav=True), session, tell)
+    writer = SoundFileWriter(out, kind)
+    stack.callback(writer.close)
+    return writer
 
 
 def _stdout() -> int:
@@ -169,7 +204,7 @@ def _ready(engine: Engine, stream: PipeOptions) -> Ready:
 # ---- Out ----
 
 
-def _deliver(session: Session, writer: SampleWriter, write_event: Callable[[Event], None]) -> bool:
+def _deliver(session: Session, writer: "SampleWriter | SoundFileWriter", write_event: Callable[[Event], None]) -> bool:
     """Moves items until the session is finished. Returns whether all went well."""
     while True:
         # While stdout blocks, answers to commands still get through.
@@ -248,13 +283,15 @@ def _obey(session: Session, lines: Iterator[bytes | None]) -> None:
                 raise CommandError("too_long", f"a line is over {MAX_COMMAND_BYTES} bytes long, which is the limit")
             session.submit(parse_command(line))
         except CommandError as error:
+            if error.code == "bad_json" and line is not None and not line.lstrip().startswith(b"{"):
+                error = CommandError(error.code, f"{error.message}; to speak plain text, give --text")
             session.refuse(error)
 
 
 def _speak(session: Session, chunks: Iterator[bytes]) -> None:
     """Speaks plain text as it arrives, also in the middle of a line. Each line is an utterance of one conversation."""
     begun = is_open = False
-    for text in _decoded(chunks):
+    for text in decoded(chunks):
         for piece in _PIECE.findall(text):
             line_ends = piece.endswith("\n")
             if not is_open and not piece.strip():
@@ -266,9 +303,9 @@ def _speak(session: Session, chunks: Iterator[bytes]) -> None:
             begun, is_open = True, not line_ends
 
 
-def _decoded(chunks: Iterator[bytes]) -> Iterator[str]:
-    """UTF-8 as text. Invalid bytes, and half a character at the very end, become replacement characters."""
-    decoder = codecs.getincrementaldecoder("utf-8-sig")("replace")  # editors on Windows begin a file with a mark
-    for chunk in chunks:
-        yield decoder.decode(chunk)
-    yield decoder.decode(b"", final=True)
+def _speak_all(session: Session, text: str) -> None:
+    """Speaks one text as one utterance, with all of its lines."""
+    session.submit(Start("", final=False))
+    for start in range(0, len(text), _PIECE_CHARS):
+        session.wait_while(lambda: session.behind > 0 or session.queued_words > _TEXT_AHEAD)
+        session.submit(Inject(text[start : start + _PIECE_CHARS], final=False))

@@ -108,3 +108,9 @@ class TextFrontEnd:
         if self._kept_at > at:
             self._kept = self._kept[self._kept_at - at :]
         return pieces
+
+
+def says_something(text: str) -> bool:
+    """Whether anything of a text can be heard, be it a break."""
+    front_end = TextFrontEnd("clean")
+    return any(piece.kind is not PieceKind.TAG for piece in front_end.feed(text) + front_end.flush())

@@ -4,9 +4,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from dia2stream.errors import LexiconError
-
-MAX_WORD_CHARS = 60
-MAX_SAID_CHARS = 500
+from dia2stream.protocol.fields import problem_of_pair
 
 
 class Lexicon:
@@ -39,22 +37,9 @@ def read_pair(line: str) -> tuple[str, str]:
     word, equals, said = (part.strip() for part in line.partition("="))
     if not equals or not word or not said:
         raise LexiconError(f"{line.strip()!r} must be WORD=SAID, as GIF=jiff")
-    if problem := problem_of(word, said):
+    if problem := problem_of_pair(word, said):
         raise LexiconError(f"{line.strip()[:80]!r}: {problem}")
     return word, said
-
-
-def problem_of(word: str, said: str) -> str | None:
-    """Why a pair cannot be used; None where it can."""
-    if len(word.split()) != 1 or word != word.strip():
-        return f"the word must be one word, not {word!r}"
-    if len(word) > MAX_WORD_CHARS:
-        return f"the word has {len(word)} characters, of at most {MAX_WORD_CHARS}"
-    if not said.strip():
-        return "what is said for it is empty"
-    if len(said) > MAX_SAID_CHARS:
-        return f"what is said for it has {len(said)} characters, of at most {MAX_SAID_CHARS}"
-    return None
 
 
 def read_lexicon(pairs: Iterable[str], files: Iterable[str]) -> Lexicon:
