@@ -2,7 +2,9 @@
 
 import os
 import signal
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 # pytest-xdist fills the cores with workers already. Set before anything imports torch, which reads it once.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -37,3 +39,21 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 def goldens(request: pytest.FixtureRequest) -> Path:
     """A folder of goldens; a test that takes it runs once for each of the two checkpoints."""
     return GOLDENS / request.param
+
+
+@pytest.fixture
+def engine() -> Iterator[Any]:
+    """A `ToyEngine` with one slot."""
+    from engines import running  # which imports from here
+
+    with running(slots=1) as engine:
+        yield engine
+
+
+@pytest.fixture
+def pair() -> Iterator[Any]:
+    """A `ToyEngine` with two slots."""
+    from engines import running
+
+    with running(slots=2) as engine:
+        yield engine
