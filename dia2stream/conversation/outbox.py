@@ -91,7 +91,9 @@ class Outbox:
         """Queues frames and the events that have their place among them."""
         with self._lock:
             self._stream.extend(items)
-            self.waiting += sum(isinstance(item, Frame) for item in items)
+            for item in items:
+                if type(item) is Frame:
+                    self.waiting += 1
 
     def take(self, now: float, answers_only: bool = False) -> Item | float | None:
         """The next item; seconds to wait where the pace asks for it; None when nothing may leave.

@@ -15,6 +15,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
+import numpy as np
+
 from dia2.codec.frames import Sounds
 from dia2.steps.context import Context
 from dia2.steps.pool import FinishedFrames
@@ -92,7 +94,7 @@ class Batch:
         frames, self._frames = self._frames, None
         if frames is None:
             return
-        pcm = self._timed(frames.sounds.pcm).clamp(-1.0, 1.0).numpy()
+        pcm = np.clip(self._timed(frames.sounds.pcm).numpy(), -1.0, 1.0)
         for row, (conversation, made) in enumerate(frames.made):
             if made is not _LOST:
                 # A copy, because one slow reader would keep the sound of all conversations in memory.

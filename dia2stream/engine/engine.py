@@ -45,6 +45,7 @@ from dia2stream.conversation.conversation import QUEUE_FRAMES, Conversation
 from dia2stream.engine.batch import Batch
 from dia2stream.engine.costs import unmeasured
 from dia2stream.engine.demands import demand_of
+from dia2stream.engine.measure import measured
 from dia2stream.engine.observer import EngineObserver
 from dia2stream.engine.scheduler import Decision, Kind, Scheduler, Waits
 from dia2stream.engine.session import CLOSE, FINISH, Order, Session
@@ -153,7 +154,12 @@ class Engine:
         return engine
 
     def warm_up(self) -> None:
-        """Speaks one short utterance to nobody. What happens only once has then happened before the first caller."""
+        """Speaks one short utterance to nobody. What happens only once has then happened before the first caller.
+
+        An engine of many slots also measures what its work costs, because the scheduler plans with that.
+        """
+        if len(self.pool.contexts) > 1:
+            self._scheduler = Scheduler(measured(self.pool, f"{self.checkpoint.name} on {self.checkpoint.device}"))
         for voice in reversed(self.voices):  # the default one last: the slot then has it already
             with self.conversation() as session:
                 session.submit(Start("", voice=voice, seed=0))

@@ -1,0 +1,96 @@
+"""What the model's work costs on this machine: timed at warm-up, before there is any conversation.
+
+Every batch size is run a few times as a step of the backbone alone, as a whole step, and through the codec. The slots
+are left as they are after a conversation: the next one begins them anew.
+"""
+
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
+
+import torch
+
+from dia2.model.sampling import SlotSettings
+from dia2.steps.pool import ContextPool
+from dia2stream.engine.costs import CostCurve
+
+_RUNS = 5
+_LARGEST = 128
+# Columns of the passes that are timed.
+_PASSES = (16, 125, 500)
+_MOST_SECONDS = 20.0  # a machine so slow that this is not enough keeps the figures of fewer runs
+
+
+@torch.inference_mode()
+def measured(pool: ContextPool, name: str) -> CostCurve:
+    """The cost curve of this machine. No conversation may be open; contexts trust their slots no more afterwards."""
+    timer = _Timer(time.monotonic() + _MOST_SECONDS)
+    slots = len(pool.contexts)
+    for slot in range(slots):
+        pool.stepper.begin(slot, SlotSettings(), 0)
+    passes = {columns: timer.median(partial(_pass, pool, columns)) for columns in _PASSES if columns < _room(pool)}
+    backbone, depformer, codec = {}, {}, {}
+    for size in _sizes(slots):
+        rows = range(min(size, slots))
+        backbone[size] = timer.median(partial(_step, pool, rows, pool.stepper.capacity))
+        depformer[size] = max(0.0, timer.median(partial(_step, pool, rows, 0)) - backbone[size])
+        codec[size] = timer.median(partial(_decode, pool, rows))
+    for context in pool.contexts:
+        context.distrust()
+    return CostCurve.measured(name, backbone=backbone, depformer=depformer, codec=codec, passes=passes)
+
+
+class _Timer:
+    """Times work, with fewer runs once time is short."""
+
+    def __init__(self, until: float) -> None:
+        self._until = until
+
+    def median(self, work: Callable[[], None]) -> float:
+        """Seconds that the work takes: the median of some runs after one to warm up."""
+        work()
+        taken: list[float] = []
+        while len(taken) < _RUNS and not (taken and time.monotonic() > self._until):
+            began = time.perf_counter()
+            work()
+            taken.append(time.perf_counter() - began)
+        return statistics.median(taken)
+
+
+def _sizes(slots: int) -> list[int]:
+    """Batch sizes: powers of two up to the first that all slots fit in."""
+    sizes = [1]
+    while sizes[-1] < min(slots, _LARGEST):
+        sizes.append(2 * sizes[-1])
+    return sizes
+
+
+def _room(pool: ContextPool) -> int:
+    return pool.stepper.config.runtime.max_context_steps
+
+
+def _step(pool: ContextPool, rows: Sequence[int], known: int) -> None:
+    """A step in the middle of the context. known: frames before this number are not drawn."""
+    for slot in rows:
+        state = pool.stepper.slots[slot]
+        state.column, state.known = min(400, _room(pool) // 2), known
+    pool.stepper.act(list(rows))
+    pool.stepper.complete([pool.stepper.opening] * len(rows))
+    _wait(pool)
+
+
+def _decode(pool: ContextPool, rows: Sequence[int]) -> None:
+    codes = torch.zeros(len(rows), len(pool.stepper.delays), 1, dtype=torch.int64, device=pool.stepper.device)
+    pool.codec.submit(list(rows), codes).pcm()
+
+
+def _pass(pool: ContextPool, columns: int) -> None:
+    pool.stepper.slots[0].column = 0
+    pool.stepper.prefill(0, [pool.stepper.opening] * columns)
+    _wait(pool)
+
+
+def _wait(pool: ContextPool) -> None:
+    if pool.stepper.device.type == "cuda":
+        torch.cuda.synchronize(pool.stepper.device)
