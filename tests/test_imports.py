@@ -68,6 +68,7 @@ WITHOUT_TORCH = [
     "dia2stream.cli",
     "dia2stream.client",
     "dia2stream.engine",
+    "dia2stream.engine.admission",
     "dia2stream.engine.costs",
     "dia2stream.engine.scheduler",
     "dia2stream.engine.observer",

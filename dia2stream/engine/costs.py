@@ -28,8 +28,10 @@ class CostCurve:
     codec: tuple[float, ...]
     passes: tuple[tuple[int, float], ...]
     host: float = 30e-6
-    turn: float = 200e-6
-    _padded: tuple[int, ...] = field(init=False, repr=False, compare=False)  # the index into sizes, by places
+    turn: float = 100e-6
+    # By how many there are: the index of their size, and how many of them to step at once.
+    _padded: tuple[int, ...] = field(init=False, repr=False, compare=False)
+    _best: tuple[int, ...] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if not self.sizes or not self.passes or sorted(set(self.sizes)) != list(self.sizes) or self.sizes[0] < 1:
@@ -38,6 +40,8 @@ class CostCurve:
             raise ValueError(f"backbone, depformer and codec need {len(self.sizes)} costs each, one for each size")
         padded = (bisect_left(self.sizes, places) for places in range(self.sizes[-1] + 1))
         object.__setattr__(self, "_padded", tuple(padded))
+        best = (self._most_per_second(slots) for slots in range(1, self.largest + 1))
+        object.__setattr__(self, "_best", (0, *best))
 
     @classmethod
     def measured(
@@ -49,7 +53,7 @@ class CostCurve:
         codec: Mapping[int, float],
         passes: Mapping[int, float],
         host: float = 30e-6,
-        turn: float = 200e-6,
+        turn: float = 100e-6,
     ) -> "CostCurve":
         """A curve of seconds by batch size. Only the backbone needs every size: the others are drawn as lines."""
         sizes = tuple(sorted(backbone))
@@ -78,6 +82,17 @@ class CostCurve:
         whole, all_places = self._padded[places], self._padded[places + riding]
         parts = self.backbone[all_places] + self.depformer[whole] + self.codec[self._padded[slots]]
         return parts + (slots + riders) * self.host + self.turn
+
+    def best(self, slots: int) -> int:
+        """Of so many slots that want a frame, how many are best stepped at once: those that make most frames a second.
+
+        Example: of 70, first 64. Padded to 128, all 70 would take longer than a batch of 64 and one of 8.
+        """
+        return self._best[min(slots, self.largest)]
+
+    def _most_per_second(self, slots: int) -> int:
+        smaller = [size for size in self.sizes if size < slots][-1:]
+        return max([*smaller, slots], key=lambda count: (count / self.frame(count, count), count))
 
     def one_pass(self, columns: int) -> float:
         """One pass of so many columns of one slot."""

@@ -21,8 +21,11 @@ The rules, first to last:
 3. **Frames in advance.** Nobody is in danger and nobody starts: speakers are stepped in the batch that makes the most
    frames a second. Who has less than `comfort` in hand is served at once. Otherwise such work takes at most `share`
    of the time, so that a starter finds the model free. A conversation that is alone is stepped whenever it can.
-4. **What nobody waits for:** passes in the background, then prepared replies. A pass that has waited for `patience`
-   counts as a starter, so it is not starved by others who start again and again.
+4. **What nobody waits for:** passes in the background, then prepared replies. A pass that has waited for `background`
+   counts as a starter's, so it is not starved by others who start again and again.
+
+Where the load is too much for the machine, somebody has to be late. Starters and passes that somebody has waited for
+longer than `patience` then take turns with frames in need, so nobody waits for ever.
 
 Places of a batch that its size leaves free are filled: with starters, who take part in the backbone and so win a step
 for nothing, then with prepared replies.
@@ -62,8 +65,7 @@ class Kind(Enum):
     REST = "nothing"
 
 
-@dataclass(frozen=True)
-class Demand:
+class Demand(NamedTuple):
     """What one conversation asks of the model now.
 
     waits: who waits for it. columns: of a pass that comes first; 0: none. lead_in: steps of the backbone alone before
@@ -103,14 +105,16 @@ class Policy:
     """What the scheduler aims at, in seconds.
 
     margin: how long before its deadline a frame should be there. comfort: who has less in hand is stepped at once.
-    share: of the time, for frames that are made in advance while others may start. patience: how long a pass that
-    nobody waits for may wait. piece: how long a part of a pass may take while others have something to do.
+    share: of the time, for frames that are made in advance while others may start. patience: who has
+    waited for so long to be heard takes turns with frames in need. background: a pass that nobody waits for counts as
+    a starter's after so long. piece: how long a part of a pass may take while others have something to do.
     """
 
-    margin: float = 0.02
-    comfort: float = 0.24
-    share: float = 0.5
+    margin: float = 0.012
+    comfort: float = 0.4
+    share: float = 0.6
     patience: float = 1.0
+    background: float = 5.0
     piece: float = 0.008
 
 
@@ -137,7 +141,6 @@ class Scheduler:
         self._prepared: list[int] = []  # whose frames nobody waits for
         self._calm_until = -inf  # frames in advance rest until then
         self._last = Kind.REST
-        self._best = [0, *(self._most_per_second(count) for count in range(1, costs.largest + 1))]
 
     def update(self, slot: int, demand: Demand | None) -> None:
         """What a slot asks for from now on; None: nothing."""
@@ -161,7 +164,7 @@ class Scheduler:
         job = self._job(now)
         if job is not None and (now + job.seconds <= self._latest or self._starves(now)):
             return job
-        if self._line and (job is not None or self._urgent(now)):
+        if self._line and (job is not None or now >= self._short_from()):
             return self._frames(now)
         if self._line and (now >= self._calm_until or len(self._demands) == 1):
             decision = self._frames(now)
@@ -170,7 +173,8 @@ class Scheduler:
         unheard = self._unheard()
         if unheard is not None and now + unheard.seconds <= self._latest:
             return unheard
-        return Decision(Kind.REST, until=self._calm_until if self._line else inf)
+        until = min(self._calm_until, self._short_from()) if self._line else inf
+        return Decision(Kind.REST, until=until)
 
     # ---- The table, sorted ----
 
@@ -204,26 +208,22 @@ class Scheduler:
             takes = passing + demand.lead_in * self.costs.lead_in(1, 1) + self.costs.frame(1, 1)
             return _Job(demand.deadline - takes - self.policy.comfort, demand.deadline - takes, slot, demand)
         if demand.waits is Waits.NOBODY:
-            return _Job(demand.since + self.policy.patience, demand.since + 2 * self.policy.patience, slot, demand)
+            return _Job(demand.since + self.policy.background, inf, slot, demand)
         return _Job(inf, inf, slot, demand)
 
-    def _latest_start(self) -> float:
-        """When the frames of the line have to begin, so that all of them are there in time, batch after batch."""
-        latest, taking, served = inf, 0.0, 0
+    def _latest_start(self, served: int = 0) -> float:
+        """When the frames of the line, but for the first `served`, have to begin, so that all are there in time."""
+        latest, taking = inf, self.policy.margin
         while served < len(self._line):
-            count = self._best[min(len(self._line) - served, self.costs.largest)]
+            count = self.costs.best(len(self._line) - served)
             taking += self.costs.frame(count, count)
             latest = min(latest, self._line[served][0] - taking)
             served += count
-        return latest - self.policy.margin
+        return latest
 
-    def _most_per_second(self, count: int) -> int:
-        """Of so many slots that want a frame, how many are best stepped at once: all, or as many as a size has."""
-        sizes = [size for size in self.costs.sizes if size < count]
-        return max([*sizes[-1:], count], key=lambda n: (n / self.costs.frame(n, n), n))
-
-    def _urgent(self, now: float) -> bool:
-        return self._line[0][0] - now < self.policy.comfort
+    def _short_from(self) -> float:
+        """From when on the first of the line has less than `comfort` in hand."""
+        return self._line[0][0] - self.policy.comfort
 
     # ---- Passes and lead-ins ----
 
@@ -276,11 +276,25 @@ class Scheduler:
         return self._whole_step([*slots, *self._prepared[:free]])
 
     def _count(self, now: float) -> int:
-        """How many of the line to step: the best batch, or the few for whom that would be too late."""
-        best = self._best[min(len(self._line), self.costs.largest)]
-        late = now + self.costs.frame(best, best) + self.policy.margin
-        endangered = bisect_left(self._line, (late,), hi=best)
-        return min(best, self.costs.padded(endangered)) if endangered else best
+        """How many of the line to step: the most frames a second that leave nobody late.
+
+        Whoever is overdue is not made to wait for a batch larger than their own, as long as all others have the time.
+        """
+        best = self.costs.best(len(self._line))
+        overdue = bisect_left(self._line, (now,), hi=best)
+        smaller = [size for size in self.costs.sizes if overdue <= size < best]
+        choices = [*smaller, best] if overdue else [best, *reversed(smaller)]
+        for spare in (0.0, -self.policy.margin):
+            for count in choices:
+                if self._slack(count, overdue, now) >= spare:
+                    return count
+        return best
+
+    def _slack(self, count: int, overdue: int, now: float) -> float:
+        """How long a step of the first `count` could wait before somebody who is not overdue yet would be."""
+        ends = now + self.costs.frame(count, count)
+        first = self._line[overdue][0] - ends - self.policy.margin if overdue < count else inf
+        return min(first, self._latest_start(count) - ends)
 
     def _whole_step(self, slots: Sequence[int]) -> Decision:
         """A whole step of `slots`; those in their lead-in ride along where that is cheaper than a step of their own."""

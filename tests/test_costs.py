@@ -1,0 +1,67 @@
+"""Cost curves: padding to batch sizes, lines between measured points, the best batch."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dia2stream.engine.costs import H100, CostCurve
+
+
+def curve(**parts: dict[int, float]) -> CostCurve:
+    flat = {1: 0.01, 4: 0.01}
+    return CostCurve.measured(
+        "test", **{"backbone": flat, "depformer": flat, "codec": flat, "passes": {1: 0.1}, **parts}
+    )
+
+
+@pytest.mark.parametrize("places", [1, 2, 3, 5, 9, 64, 65, 128])
+def test_a_batch_costs_what_the_next_size_costs(places):
+    assert H100.padded(places) == min(size for size in H100.sizes if size >= places)
+    padded = H100.padded(places)
+    assert H100.lead_in(places, 1) == H100.lead_in(padded, 1)
+    assert H100.frame(places, places) + (padded - places) * H100.host == pytest.approx(H100.frame(padded, padded))
+
+
+def test_the_h100_makes_a_frame_of_64_in_18_ms_besides_the_host():
+    assert H100.frame(64, 64) - 64 * H100.host - H100.turn == pytest.approx(0.01783)
+
+
+def test_a_size_that_a_part_was_not_measured_at_lies_on_the_line_between_its_neighbours():
+    assert curve(backbone={1: 0.01, 2: 0.02, 4: 0.03}, codec={1: 0.01, 4: 0.04}).codec == pytest.approx(
+        (0.01, 0.02, 0.04)
+    )
+
+
+def test_a_pass_costs_at_least_the_shortest_one_and_in_proportion_behind_the_longest():
+    passes = curve(passes={100: 0.02, 200: 0.03})
+    assert [passes.one_pass(n) - passes.turn for n in (1, 100, 150, 400)] == pytest.approx([0.02, 0.02, 0.025, 0.06])
+
+
+@given(st.integers(1, 1000), st.floats(0.0, 0.2))
+def test_the_columns_within_a_time_are_as_many_as_fit(columns, seconds):
+    passes = curve(passes={10: 0.02, 200: 0.03, 500: 0.08})
+    within = passes.columns_within(seconds)
+    assert within >= 1
+    assert within == 1 or passes.one_pass(within) <= seconds
+    assert passes.one_pass(within + 1) > seconds or within == 1000
+
+
+def test_riders_pay_for_the_backbone_only():
+    assert H100.frame(1, 1, riding=1, riders=1) - H100.frame(1, 1) == pytest.approx(2.04e-3 - 1.40e-3 + H100.host)
+
+
+@pytest.mark.parametrize(("wanted", "best"), [(1, 1), (5, 5), (64, 64), (70, 64), (120, 120), (300, 128)])
+def test_the_best_batch_makes_the_most_frames_a_second(wanted, best):
+    assert H100.best(wanted) == best
+
+
+def test_a_curve_needs_a_cost_for_every_size():
+    with pytest.raises(ValueError, match="costs each, one for each size"):
+        CostCurve("half", (1, 2), (0.1,), (0.1, 0.2), (0.1, 0.2), ((1, 0.1),))
+
+
+@pytest.mark.parametrize("sizes", [(), (2, 1), (1, 1), (0, 1)])
+def test_sizes_ascend_from_one(sizes):
+    costs = tuple(0.1 for _ in sizes)
+    with pytest.raises(ValueError, match="ascending"):
+        CostCurve("mixed", sizes, costs, costs, costs, ((1, 0.1),))
