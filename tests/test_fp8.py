@@ -123,7 +123,7 @@ def logits(loaded: Checkpoint) -> Tensor:
         stepper.slots[0].column, stepper.slots[0].known = column, stepper.capacity
         stepper.slots[0].text = (20 + column, 3)
         stepper.act([0])
-    return loaded.backbone.cb0_logits(stepper._step.hidden)
+    return loaded.backbone.cb0_logits(stepper.hidden)
 
 
 def test_logits_stay_close_and_are_not_the_same() -> None:

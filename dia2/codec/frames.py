@@ -50,9 +50,10 @@ class FrameCodec:
 
     def submit(self, slots: Sequence[int], codes: Tensor) -> Sounds:
         """Decodes one frame of each of n slots, none twice: codes int64 [n, codebooks, 1] on the codec's device."""
+        sounds = self._decode(slots, codes)
         for slot in slots:
             self._decoded_singly[slot] += 1
-        return self._decode(slots, codes)
+        return sounds
 
     def hear(self, slot: int, codes: Tensor) -> None:
         """Moves a slot on by frames that were played before, int64 [codebooks, n]; their sound is not wanted."""

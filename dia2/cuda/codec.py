@@ -40,7 +40,7 @@ class GraphCodec(FrameCodec):
             self._codes = torch.zeros(self.sizes[-1], mimi.codebooks, 1, dtype=torch.int64, device=self.device)
             self._many = torch.zeros(1, mimi.codebooks, _MANY, dtype=torch.int64, device=self.device)
             self._sound = torch.zeros(self.sizes[-1], mimi.frame_samples, device=self.device)
-            self._frame = {size: capture(self._pass(size)) for size in reversed(self.sizes)}
+            self.passes = {size: capture(self._pass(size)) for size in reversed(self.sizes)}
             self._hear_many = capture(lambda: self._run(self._many, 1))
             self.state.reset()
         self.stream.synchronize()
@@ -52,7 +52,7 @@ class GraphCodec(FrameCodec):
             codes.record_stream(self.stream)
             self._set_rows(slots, size)
             self._codes[:count].copy_(codes)
-            self._frame[size]()
+            self.passes[size]()
             pcm = torch.empty(count, self._sound.shape[1], pin_memory=True)
             pcm.copy_(self._sound[:count], non_blocking=True)
             ready = torch.cuda.Event()
@@ -69,7 +69,7 @@ class GraphCodec(FrameCodec):
             self._hear_many()
         for start in range(many, count):
             self._codes[0].copy_(codes[:, start : start + 1])
-            self._frame[1]()
+            self.passes[1]()
 
     def _pass(self, size: int) -> Callable[[], None]:
         """Decodes a frame of the first `size` rows."""

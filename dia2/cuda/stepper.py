@@ -20,6 +20,7 @@ which no published model has.
 """
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
@@ -57,8 +58,10 @@ class GraphStepper(Stepper):
         # cache is never read.
         self._unused = [0, self.capacity - 1, self.capacity, *self.opening, UNUSED]
         self._host[:] = torch.tensor(self._unused)
-        self._columns: dict[int, Run] = {}
-        self._codes: dict[int, Run] = {}
+        # By batch size: what is captured, graphs A and graphs B.
+        self.programs: dict[int, StepProgram] = {}
+        self.columns: dict[int, Run] = {}
+        self.depformers: dict[int, Run] = {}
         with torch.inference_mode():
             self._capture()
         if self.device.type == "cuda":
@@ -96,17 +99,17 @@ class GraphStepper(Stepper):
         self._active, self._lines = list(slots), [*drawing, *(slot for slot in slots if slot not in set(drawing))]
         lines = [self._line(slot) for slot in self._lines] + [self._unused] * (size - len(slots))
         self._host[:size] = torch.tensor(lines)
-        self._run_codes = self._codes[size_for(len(drawing), self.sizes)] if drawing else None
-        return self._columns[size], self._run_codes
+        self._due_codes = self.depformers[size_for(len(drawing), self.sizes)] if drawing else None
+        return self.columns[size], self._due_codes
 
     @torch.inference_mode()
     def complete(self, texts: Sequence[TextColumn]) -> None:
         """Moves the slots of `act` on to the next column, whose texts are given, in that order."""
         for slot, text in zip(self._active, texts, strict=True):
             self.slots[slot].text = text
-        if self._run_codes is not None and self.reads_text:
+        if self._due_codes is not None and self.reads_text:
             self._host_text[: len(self._lines)] = torch.tensor([self.slots[slot].text for slot in self._lines])
-            self._run_codes()
+            self._due_codes()
         for slot in self._active:
             self.slots[slot].column += 1
 
@@ -162,26 +165,20 @@ class GraphStepper(Stepper):
         for size in reversed(self.sizes):
             tensors = self.tensors.first(size)
             program = LayerProgram(tensors) if buffers is None else KernelProgram(tensors, buffers)
-            column, codes = self._column_of(program), self._codes_of(program)
-            self._columns[size] = capture(column) if capture else column
-            self._codes[size] = capture(codes) if capture else codes
+            self.programs[size] = program
+            column, codes = partial(self.run_column, program), partial(self.run_codes, program)
+            self.columns[size] = capture(column) if capture else column
+            self.depformers[size] = capture(codes) if capture else codes
 
-    def _column_of(self, program: StepProgram) -> Run:
+    def run_column(self, program: StepProgram) -> None:
+        """Graph A, as it is captured."""
         tensors, lines = program.tensors, program.tensors.lines
+        tensors.fields.copy_(self._host[:lines], non_blocking=True)
+        program.column()
+        self._host_actions[:lines].copy_(tensors.drawn[:, -1], non_blocking=True)
 
-        def column() -> None:
-            tensors.fields.copy_(self._host[:lines], non_blocking=True)
-            program.column()
-            self._host_actions[:lines].copy_(tensors.drawn[:, -1], non_blocking=True)
-
-        return column
-
-    def _codes_of(self, program: StepProgram) -> Run:
-        tensors, lines = program.tensors, program.tensors.lines
-
-        def codes() -> None:
-            if self.reads_text:
-                tensors.next_text.copy_(self._host_text[:lines], non_blocking=True)
-            program.codes()
-
-        return codes
+    def run_codes(self, program: StepProgram) -> None:
+        """Graph B, as it is captured."""
+        if self.reads_text:
+            program.tensors.next_text.copy_(self._host_text[: program.tensors.lines], non_blocking=True)
+        program.codes()

@@ -153,6 +153,11 @@ class Stepper:
         for slot in step.slots.numbers:
             self.slots[slot].column += 1
 
+    @property
+    def hidden(self) -> Tensor:
+        """What the backbone left in the last `act`, [n * branches, D]; the depformer and the heads read it."""
+        return self._step.hidden
+
     def frames(self, slot: int, start: int, stop: int) -> Tensor:
         """Aligned frames start..stop - 1 of a slot, int64 [C, stop - start]; they must be complete."""
         return aligned(self.codes[slot], self._delays, start, stop)

@@ -1,0 +1,91 @@
+"""The codec as CUDA graphs: any of the slots sounds as it does alone, goes back, and shares the device with the model.
+
+Run by scripts/gpu-tests.
+"""
+
+import random
+from functools import cache
+
+import pytest
+import torch
+from torch import Tensor
+
+from dia2.codec.config import PUBLISHED
+from dia2.codec.frames import BACK_FRAMES, FrameCodec
+from dia2.codec.mimi import Mimi
+
+pytestmark = [pytest.mark.gpu, pytest.mark.timeout(300)]
+
+FRAMES = 30
+TOLERANCE = 1e-4  # of samples with a standard deviation of 0.1; libraries sum in another order for other batch sizes
+
+
+@cache
+def mimi() -> Mimi:
+    return Mimi.random(PUBLISHED, 32, "cuda", seed=1)
+
+
+def captured(slots: int = 1) -> FrameCodec:
+    from dia2.cuda.codec import GraphCodec  # imports triton
+
+    return GraphCodec(mimi(), slots)
+
+
+def draw_codes(frames: int, slots: int = 1) -> Tensor:
+    generator = torch.Generator("cuda").manual_seed(frames)
+    return torch.randint(2048, (slots, 32, frames), generator=generator, device="cuda")
+
+
+def close(found: Tensor, expected: Tensor) -> None:
+    torch.testing.assert_close(found, expected.cpu(), rtol=0, atol=TOLERANCE)
+
+
+@pytest.mark.parametrize("slots", [1, 2, 3, 8, 32, 128])
+def test_any_of_the_slots_in_any_order_sound_as_each_does_alone(slots: int) -> None:
+    dice, codec, codes = random.Random(slots), captured(slots), draw_codes(FRAMES, slots)
+    done, heard = [0] * slots, torch.zeros(slots, FRAMES, 1920)
+    while waiting := [slot for slot in range(slots) if done[slot] < FRAMES]:
+        chosen = dice.sample(waiting, dice.randint(1, len(waiting)))
+        pcm = codec.submit(chosen, torch.stack([codes[slot, :, done[slot], None] for slot in chosen])).pcm()
+        for slot, sound in zip(chosen, pcm, strict=True):
+            heard[slot, done[slot]] = sound
+            done[slot] += 1
+    for slot in dice.sample(range(slots), min(slots, 8)):
+        close(heard[slot].flatten(), mimi().decode(codes[slot : slot + 1])[0])
+
+
+def test_batches_that_are_submitted_before_the_first_is_heard_are_all_right() -> None:
+    codec, codes = captured(4), draw_codes(FRAMES, 4)
+    sounds = [codec.submit([0, 2, 3], codes[[0, 2, 3], :, frame, None]) for frame in range(FRAMES)]
+    heard = torch.cat([sound.pcm() for sound in sounds], dim=1)
+    for row, slot in enumerate((0, 2, 3)):
+        close(heard[row], mimi().decode(codes[slot : slot + 1])[0])
+
+
+@pytest.mark.parametrize("back", [1, 17, BACK_FRAMES])
+def test_going_back_is_as_if_it_had_not_gone_on(back: int) -> None:
+    codec, codes = captured(3), draw_codes(120)
+    for frame in range(119):
+        codec.submit([1], codes[:, :, frame, None])
+    codec.go_back(1, back)
+    kept = torch.cat([codes[:, :, : 119 - back], codes[:, :, 119:]], dim=2)
+    close(codec.submit([1], codes[:, :, 119:]).pcm()[0], mimi().decode(kept)[0, -1920:])
+
+
+@pytest.mark.parametrize("count", [1, 15, 16, 50])
+def test_what_is_heard_again_leaves_a_slot_where_it_was(count: int) -> None:
+    codec, codes = captured(3), draw_codes(60)
+    codec.hear(2, codes[0, :, :count])
+    saved = codec.saved(2)
+    expected = mimi().decode(codes)[0, count * 1920 :][:1920]
+    close(codec.submit([2], codes[:, :, count, None]).pcm()[0], expected)
+    codec.restore(0, saved)
+    close(codec.submit([0], codes[:, :, count, None]).pcm()[0], expected)
+    codec.reset(2)
+    close(codec.submit([2], codes[:, :, :1]).pcm()[0], mimi().decode(codes[:, :, :1])[0])
+
+
+def test_more_slots_at_once_than_the_largest_graph_are_refused() -> None:
+    codec = captured(2)
+    with pytest.raises(ValueError, match="3 slots at once; at most 2 can be"):
+        codec.submit([0, 1, 0], draw_codes(1, 3))
