@@ -14,6 +14,7 @@ import torch
 from conversations import toy
 from piping import Pipe
 from safetensors.torch import load_file, save_file
+from tokenizers import Tokenizer, normalizers
 
 from dia2 import Dia2
 from dia2.checkpoint import load, sources
@@ -157,3 +158,49 @@ def test_the_real_one_has_its_files_and_at_most_40_mb() -> None:
     assert sum(there.values()) <= 40_000_000
     about = load_checkpoint("bundled", LoadOptions(device="cpu"))
     assert (about.codec.sample_rate, about.codec.frame_samples) == (24_000, 1920)
+
+
+# ---- Its tokenizer ----
+
+
+@pytest.fixture(scope="module")
+def tokenizers() -> tuple[Any, Any]:
+    """The real one, and the same without what it does to characters that it was not taught."""
+    path = str(ROOT / "dia2" / "bundled" / "tokenizer.json")
+    plain = Tokenizer.from_file(path)
+    plain.normalizer = normalizers.Sequence([normalizers.NFKD(), normalizers.StripAccents(), normalizers.Lowercase()])
+    return Tokenizer.from_file(path), plain
+
+
+@pytest.mark.parametrize("name", ["test-20.txt", "test-100.txt"])
+def test_ordinary_text_has_the_tokens_that_the_voice_was_taught(tokenizers: tuple[Any, Any], name: str) -> None:
+    real, plain = tokenizers
+    words = (ROOT / "scripts" / "bundled-voice" / name).read_text(encoding="utf-8").split()
+    more = ["well-known", "$5", "50%", "dogs'", "'tis", "Wait...", "What?!", "[S1] Hi", "na\u00efve", "caf\u00e9,"]
+    assert words
+    assert [real.encode(word).ids for word in [*words, *more]] == [plain.encode(word).ids for word in [*words, *more]]
+
+
+@pytest.mark.parametrize(
+    ("word", "like"),
+    [
+        ('"hello"', "hello"),
+        ("\u201chello\u201d", "hello"),
+        ("**hello**,", "hello,"),
+        ("it\u2019s", "it's"),
+        ("well\u2014known", "well-known"),
+        ("and/or", "and-or"),
+        ("so;", "so,"),
+        ("Stra\u00dfe", "strasse"),
+        ("hello\U0001f600", "hello"),
+        ("\U0001f600", ""),
+        ("no!!!!!!!!", "no!!!!"),
+        ("[S2] (yes)", "[S2] yes"),
+        ("\u65e5\u672c", ""),
+    ],
+)
+def test_characters_that_it_was_not_taught_are_dropped_or_become_some_that_it_was(
+    tokenizers: tuple[Any, Any], word: str, like: str
+) -> None:
+    real, plain = tokenizers
+    assert real.encode(word).ids == plain.encode(like).ids

@@ -19,12 +19,37 @@ SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<pad>", *[f"<reserved
 TAGS = ("[S1]", "[S2]")
 # Digits and signs stand alone; an apostrophe inside a word belongs to it.
 ALONE = Regex(r"\d|_|(?<!\w)'|'(?!\w)|[^\w\s']")
+# Characters that no text to learn from has: those that sound like one that is there become it, the rest goes away.
+SOUND_ALIKE = {
+    "[\u2018\u2019\u201b\u02bc\u2032`]": "'",
+    "[\u2010-\u2015\u2044\u2212/_]": "-",
+    "[;:]": ",",
+    "\u00df": "ss",
+    "\u00e6": "ae",
+    "\u0153": "oe",
+    "\u00f8": "o",
+    "\u0142": "l",
+    "\u0131": "i",
+}
+UNKNOWN = Regex("[^a-z0-9 ,.?!'$%-]")
+LONG_RUN = Regex("(?<=[,.?!]{4})[,.?!]+")
+
+
+def normalizer() -> normalizers.Normalizer:
+    """Case, accents and characters that the voice was never taught."""
+    alike = [normalizers.Replace(Regex(pattern), by) for pattern, by in SOUND_ALIKE.items()]
+    return normalizers.Sequence(
+        [
+            *(normalizers.NFKD(), normalizers.StripAccents(), normalizers.Lowercase(), *alike),
+            *(normalizers.Replace(UNKNOWN, ""), normalizers.Replace(LONG_RUN, "")),
+        ]
+    )
 
 
 def learn(lines: list[str], vocabulary: int = VOCABULARY) -> Tokenizer:
     """A tokenizer for these texts' words."""
     built = Tokenizer(BPE())
-    built.normalizer = normalizers.Sequence([normalizers.NFKD(), normalizers.StripAccents(), normalizers.Lowercase()])
+    built.normalizer = normalizer()
     built.pre_tokenizer = pre_tokenizers.Sequence(
         [pre_tokenizers.Split(ALONE, "isolated"), pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
     )
