@@ -35,9 +35,9 @@ from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
 from websockets.asyncio.client import ClientConnection
 from websockets.asyncio.client import connect as open_websocket
-from websockets.exceptions import ConnectionClosed, ConnectionClosedOK, InvalidHandshake, InvalidURI
+from websockets.exceptions import ConnectionClosed, ConnectionClosedOK, InvalidHandshake, InvalidStatus, InvalidURI
 
-from dia2stream.errors import CommandError, Disconnected, UnknownEvent
+from dia2stream.errors import CommandError, Disconnected, ProtocolError, UnknownEvent
 from dia2stream.protocol.audio_message import Audio, unpack_audio
 from dia2stream.protocol.messages import (
     Command,
@@ -111,6 +111,8 @@ class connect:
     async def _connect(self) -> "Client":
         try:
             socket = await open_websocket(self._url, **self._options)
+        except InvalidStatus as refused:
+            raise _refusal(refused) or Disconnected(f"{_plain(self._url)}: {_told(refused)}") from None
         except (OSError, InvalidHandshake, InvalidURI, TimeoutError, asyncio.TimeoutError) as error:
             raise Disconnected(f"{_plain(self._url)}: {_told(error)}") from None
         client = Client(socket, self._received_ms)
@@ -250,6 +252,17 @@ def _told(error: Exception) -> str:
     if isinstance(error, OSError) and error.errno:
         return os.strerror(error.errno)
     return str(error).splitlines()[0] if str(error) else "no answer in time"
+
+
+def _refusal(refused: InvalidStatus) -> CommandError | None:
+    """What the server said instead of a handshake, if it was one of ours: an error event."""
+    try:
+        error = parse_event(bytes(refused.response.body or b""))
+    except ProtocolError:
+        return None
+    if not isinstance(error, Error):
+        return None
+    return CommandError(error.code, error.message, field=error.field)  # type: ignore[arg-type]
 
 
 def _closed(error: ConnectionClosed) -> str:

@@ -233,6 +233,14 @@ class ServeOptions:
             "ORIGINS",
         ),
     ] = None
+    allow_host: Annotated[
+        str | None,
+        CliFlag(
+            "Names by which this server may be reached without a token, separated by commas; * is any. "
+            "IP addresses and localhost always may.",
+            "HOSTS",
+        ),
+    ] = None
     encoding: Annotated[Encoding, CliFlag("16-bit little-endian, or 8-bit G.711, where a client does not choose.")] = (
         "pcm16"
     )

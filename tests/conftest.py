@@ -57,3 +57,39 @@ def pair() -> Iterator[Any]:
 
     with running(slots=2) as engine:
         yield engine
+
+
+# Servers for all tests of a module that leave them as they were.
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Any]:
+    """A patient one."""
+    from serving import Serve
+
+    with Serve(linger=60, ping_seconds=60, max_message_bytes=2**20) as running:
+        yield running
+        assert not running.faults
+
+
+@pytest.fixture(scope="module")
+def impatient() -> Iterator[Any]:
+    """One that never waits for playback and soon gives up on the silent."""
+    from piping import a_second
+    from serving import Serve
+
+    slow = a_second()  # a machine that is busy takes longer to come back, and to answer a ping
+    with Serve(linger=3 * slow, ping_seconds=1.5 * slow, max_lead_ms=3_600_000) as running:
+        yield running
+        assert not running.faults
+
+
+@pytest.fixture(scope="module")
+def guarded() -> Iterator[Any]:
+    """One with a token, and with a site that is allowed to use it."""
+    from serving import Serve
+
+    origins = "https://app.example, https://b.example/"
+    with Serve(token="s3cret é", allow_origin=origins, log_format="json") as running:
+        yield running
+        assert not running.faults

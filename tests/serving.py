@@ -1,10 +1,13 @@
 """`dia2stream serve` in a process of its own, and ways to look at it from outside."""
 
 import asyncio
+import contextlib
 import functools
+import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -13,6 +16,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
+from email.message import Message
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -94,20 +98,25 @@ class Serve:
             assert self.process.poll() is None or not self._reader.is_alive(), "".join(self.log[-30:])
             time.sleep(0.02)
 
-    def get(self, path: str, method: str = "GET", **headers: str) -> tuple[int, str, dict[str, str]]:
+    def get(self, path: str, method: str = "GET", **headers: str) -> tuple[int, str, Message]:
         """Status, body and headers of an HTTP request."""
         request = urllib.request.Request(f"http://127.0.0.1:{self.port}{path}", method=method, headers=headers)
         try:
             with urllib.request.urlopen(request, timeout=PATIENCE) as answer:
-                return answer.status, answer.read().decode(), dict(answer.headers)
+                return answer.status, answer.read().decode(), answer.headers
         except urllib.error.HTTPError as refused:
             with refused:
-                return refused.code, refused.read().decode(), dict(refused.headers)
+                return refused.code, refused.read().decode(), refused.headers
 
     def metric(self, name: str) -> float:
         """One figure of /metrics, with its labels as Prometheus writes them."""
         found = re.search(rf"^{re.escape(name)} (\S+)$", self.get("/metrics")[1], re.MULTILINE)
         return float(found[1]) if found else 0.0
+
+    @property
+    def faults(self) -> list[str]:
+        """Lines of the log that should not be there: tracebacks, and whatever is told at `error`."""
+        return [line for line in self.log if "Traceback" in line or " ERROR " in line or '"level": "error"' in line]
 
     @property
     def resident(self) -> float:
@@ -205,3 +214,41 @@ def killed(process: subprocess.Popen[Any]) -> Iterator[subprocess.Popen[Any]]:
         for stream in (process.stdin, process.stdout, process.stderr):
             if stream is not None:
                 stream.close()
+
+
+HANDSHAKE = (
+    b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+    b"Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\nSec-WebSocket-Version: 13\r\n\r\n"
+)
+
+
+def stopped_reader(server: Serve) -> socket.socket:
+    """A connection that has asked for speech and from then on takes nothing."""
+    raw = socket.socket()
+    raw.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    raw.connect(("127.0.0.1", server.port))
+    raw.sendall(HANDSHAKE)
+    assert b"101" in raw.recv(200)
+    raw.sendall(frame(0x81, json.dumps({"cmd": "start", "text": LONG * 5}).encode()))
+    return raw
+
+
+def frame(first: int, payload: bytes) -> bytes:
+    """A masked WebSocket frame."""
+    size = len(payload)
+    length = bytes([0x80 | size]) if size < 126 else bytes([0x80 | 126]) + size.to_bytes(2, "big")
+    return bytes([first]) + length + b"\0\0\0\0" + payload
+
+
+def dialled(server: Serve) -> socket.socket:
+    """A bare connection."""
+    return socket.create_connection(("127.0.0.1", server.port), timeout=PATIENCE)
+
+
+def rest(raw: socket.socket) -> bytes:
+    """What comes until the server hangs up."""
+    said = b""
+    with contextlib.suppress(ConnectionError):
+        while piece := raw.recv(1 << 16):
+            said += piece
+    return said

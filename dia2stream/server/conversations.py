@@ -1,16 +1,16 @@
-"""A call: a conversation that outlives its sockets.
+"""A conversation that outlives its connections.
 
-Agent frameworks drop the socket on every interruption, and networks drop it whenever they like. So a conversation
-belongs to its id: without a socket it is paused and waits, and the next socket that brings the id goes on with it.
+Agent frameworks drop the connection on every interruption, and networks drop it whenever they like. So a conversation
+belongs to its id: without a connection it is paused and waits, and the next connection that brings the id goes on:
 
-    socket A: start ... audio ... gone        the call is paused and lingers
-    socket B: ready, paused, then what B says: resume, or pause with played_ms and inject
+    connection A: start ... audio ... gone        the conversation is paused and lingers
+    connection B: ready, paused, then what B says: resume, or pause with played_ms and inject
 
 What A was sent and never got is not lost either: the last seconds are kept, and when B says how much it has, the rest
 comes between ready and paused. So the audio clock is right again, and B may go on in either way.
 
-While there is a socket two tasks serve it, so that neither waits for the other: one reads commands and hands them to
-the engine, one sends what the engine makes. Only bytes move here; what they mean is the engine's business.
+While there is a connection two tasks serve it, so that neither waits for the other: one reads commands and hands them
+to the engine, one sends what the engine makes. Only bytes move here; what they mean is the engine's business.
 """
 
 import asyncio
@@ -18,17 +18,14 @@ import contextlib
 import time
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, cast
-
-from websockets.asyncio.server import ServerConnection
-from websockets.exceptions import ConnectionClosed
-from websockets.protocol import State
+from typing import TYPE_CHECKING, Protocol, cast
 
 from dia2stream.audio import Encoder
 from dia2stream.errors import CLOSE_CODES, CommandError
 from dia2stream.items import Cut, Frame, Item
-from dia2stream.protocol.audio_message import pack_audio
+from dia2stream.protocol.audio_message import Audio
 from dia2stream.protocol.messages import (
+    Command,
     Done,
     Error,
     Event,
@@ -42,9 +39,8 @@ from dia2stream.protocol.messages import (
     Start,
     Started,
     WordEvent,
-    dump_event,
-    parse_command,
 )
+from dia2stream.server.connection import ClientGone
 from dia2stream.server.metrics import Metrics
 from dia2stream.server.resend import Sent
 
@@ -56,13 +52,28 @@ if TYPE_CHECKING:
 BEHIND = 200
 
 
-@dataclass(frozen=True)
-class ClientConnection:
-    """One client's connection: where to send, in which form, and what it has of the conversation it came back to."""
+class ClientConnection(Protocol):
+    """One client, however it is connected: by a WebSocket of ours, by a dialect's, or within this process.
 
-    socket: ServerConnection
+    encoder: the form in which it wants its audio. received_ms: how much of the conversation it has already, None for
+    a client that does not say.
+    """
+
     encoder: Encoder
-    received_ms: float | None = None
+    received_ms: float | None
+
+    @property
+    def open(self) -> bool:
+        """Whether the client is there. One that has closed is not, although it is still being seen off."""
+
+    async def receive(self) -> Command:
+        """The next command. Raises CommandError for one that cannot be read, ClientGone when there will be none."""
+
+    async def send(self, item: Event | Audio) -> None:
+        """Sends an event, or 80 ms of audio; waits while the client is slow. Raises ClientGone."""
+
+    async def gone(self) -> None:
+        """Returns when the client is gone, also while nothing of it is received."""
 
 
 @dataclass(frozen=True)
@@ -75,6 +86,14 @@ class HangUp:
 
 
 GONE = HangUp(1000, "")  # the client has closed, or its connection broke
+TAKEN_OVER = HangUp(1000, "the conversation goes on over another connection")
+
+
+@dataclass(frozen=True, eq=False)
+class Claim:
+    """The right to serve a conversation, of whoever took it last; worth nothing once somebody else takes it."""
+
+    conversation: "ServedConversation"
 
 
 class ServedConversation:
@@ -83,10 +102,11 @@ class ServedConversation:
     session: "Session"
 
     def __init__(self, id: str, metrics: Metrics) -> None:
-        self.id = id  # who knows it may take the call over
+        self.id = id  # who knows it may take the conversation over
         self.begun = False  # whether there is anything to come back to
         self.since = time.monotonic()  # when its client came, last spoke, or left
-        self.expected = False  # another client is about to take it over
+        self.awaited = False  # somebody has taken it and is about to be served
+        self._claim: Claim | None = None  # of whoever took it last
         self._metrics = metrics
         self._sent = Sent()
         self._paused: Paused | None = None  # what a client that comes back is told
@@ -97,7 +117,7 @@ class ServedConversation:
         self._telling: asyncio.Future[None] | None = None
 
     def open(self, engine: "Engine", max_lead_ms: float) -> None:
-        """Takes the slot of the engine. Raises CommandError or EngineError when there is none."""
+        """Takes a slot of the engine. Raises CommandError or EngineError when there is none."""
         self.session = engine.conversation(max_lead_ms=max_lead_ms)
 
     async def close(self) -> None:
@@ -109,13 +129,13 @@ class ServedConversation:
 
     @property
     def has_slot(self) -> bool:
-        """Whether it has the slot of the engine; until then there is nothing in it."""
+        """Whether it has a slot of the engine; until then there is nothing in it."""
         return hasattr(self, "session")
 
     @property
     def connected(self) -> bool:
-        """Whether a client is there. One that has closed is not, although it is still being seen off."""
-        return self._connection is not None and self._connection.socket.state is State.OPEN
+        """Whether a client is there."""
+        return self._connection is not None and self._connection.open
 
     @property
     def speaking(self) -> bool:
@@ -131,7 +151,7 @@ class ServedConversation:
         return self._closing is not None or (self.has_slot and self.session.ended)
 
     async def leave(self, how: HangUp) -> None:
-        """Has the client's connection closed, if there is one, and waits until nobody serves it. The call stays."""
+        """Has the client's connection closed, if there is one, and waits until nobody serves it. This one stays."""
         while self._hang_up is not None:  # a loop: another client may be as quick
             if not self._hang_up.done():
                 self._hang_up.set_result(how)
@@ -140,16 +160,33 @@ class ServedConversation:
     def tell(self, event: Event) -> None:
         """Sends the client an event that does not come from the conversation."""
         if self._connection is not None:
-            self._telling = asyncio.ensure_future(_tell(self._connection.socket, event))
+            self._telling = asyncio.ensure_future(_tell(self._connection, event))
 
-    async def serve(self, connection: ClientConnection, ready: Ready) -> HangUp:
+    def take(self) -> Claim:
+        """From here on the conversation is the taker's; whoever is served is to be hung up on."""
+        self.awaited = True
+        self._claim = Claim(self)
+        return self._claim
+
+    def give_up(self, claim: Claim) -> bool:
+        """Whoever has the claim is gone. Returns whether nobody else has taken the conversation."""
+        mine = self._claim is claim
+        self.awaited = self.awaited and not mine
+        return mine
+
+    async def serve(self, claim: Claim, connection: ClientConnection, ready: Ready) -> HangUp:
         """Serves a client until it goes or has to go. Returns how to close its connection."""
+        await self.leave(TAKEN_OVER)
+        if self._claim is not claim:
+            return TAKEN_OVER
+        self.awaited = False
         hang_up = self._hang_up = asyncio.get_running_loop().create_future()
-        self._connection, self.expected = connection, False
+        self._connection = connection
         missed = [] if connection.received_ms is None else self._missed(connection.received_ms)
         tasks = [
-            asyncio.create_task(self._read_commands(connection.socket)),
+            asyncio.create_task(self._read_commands(connection)),
             asyncio.create_task(self._deliver(connection, ready, missed)),
+            asyncio.create_task(connection.gone()),
         ]
         try:
             await asyncio.wait({*tasks, hang_up}, return_when=asyncio.FIRST_COMPLETED)
@@ -175,27 +212,27 @@ class ServedConversation:
         """Nobody listens: nothing more is said, unless the client had stopped it already and knows better where."""
         if self.begun and not self._held:
             self._held = True
-            # Now, and not when the engine comes to it: the next client may be quicker, and `paused` is its first word.
+            # The outbox is held at once, before the engine carries out the pause: otherwise the next client could
+            # connect in between and be sent audio ahead of `paused`.
             self.session.conversation.outbox.hold(time.monotonic())
-            # Still paused after a command: that was refused, or nothing of what it led to was heard.
+            # If the client had paused, its last command was refused, or nothing of what followed was heard: the
+            # conversation stands where the client said, not where sending stopped.
             self.session.submit(Pause(self._paused.heard_ms if self._paused else None))
 
     # ---- Commands ----
 
-    async def _read_commands(self, socket: ServerConnection) -> None:
+    async def _read_commands(self, connection: ClientConnection) -> None:
         while True:
-            self._obey(await socket.recv(decode=False))
-            # recv does not wait while messages are there: let the audio through, and the engine catch up.
+            try:
+                self._obey(await connection.receive())
+            except CommandError as error:
+                self.session.refuse(error)
+            # `receive` does not wait while messages are there: let the audio through, and the engine catch up.
             await asyncio.sleep(0)
             while self.session.behind > BEHIND:
                 await asyncio.sleep(0.01)
 
-    def _obey(self, message: bytes) -> None:
-        try:
-            command = parse_command(message)
-        except CommandError as error:
-            self.session.refuse(error)
-            return
+    def _obey(self, command: Command) -> None:
         if isinstance(command, Start | Reset):
             self.begun = isinstance(command, Start)
         self._held, self.since = isinstance(command, Pause), time.monotonic()
@@ -204,17 +241,18 @@ class ServedConversation:
     # ---- Audio and events ----
 
     async def _deliver(self, connection: ClientConnection, ready: Ready, missed: list[Item]) -> None:
-        encoder = _Frames(connection.encoder)
-        await connection.socket.send(dump_event(ready))
+        encoder = connection.encoder
+        encoder.restart()
+        await connection.send(ready)
         for item in missed:  # it counts as sent, so it comes before `paused`, whatever is done then
-            await _send(connection.socket, encoder, item)
+            await _send(connection, encoder, item)
         if self._paused is not None:
-            await connection.socket.send(dump_event(self._paused))
+            await connection.send(self._paused)
         items = cast("AsyncGenerator[Item, None]", aiter(self.session))
         async with contextlib.aclosing(items):
             async for item in items:
                 self._note(item)
-                await _send(connection.socket, encoder, item)
+                await _send(connection, encoder, item)
 
     def _note(self, item: Item) -> None:
         """Keeps the books: before it is sent, because what is under way when the socket breaks has to be in them."""
@@ -239,44 +277,32 @@ class ServedConversation:
                 self._held = self._held and item.cmd != "pause"
 
 
-class _Frames:
-    """Frames -> messages of 80 ms each."""
-
-    def __init__(self, encoder: Encoder) -> None:
-        self._encoder = encoder
-        self.restart()
-
-    def restart(self) -> None:
-        """What was encoded is not going on."""
-        self._encoder.restart()
-
-    def message(self, frame: Frame) -> bytes:
-        """The binary message."""
-        data = self._encoder.encode(frame.pcm)
-        return pack_audio(len(data) // self._encoder.sample_bytes, data)
-
-
-async def _send(socket: ServerConnection, frames: _Frames, item: Item) -> None:
-    if isinstance(item, Cut | Started | ResetDone):
-        frames.restart()
+async def _send(connection: ClientConnection, encoder: Encoder, item: Item) -> None:
     if isinstance(item, Frame):
-        await socket.send(frames.message(item))
-    elif isinstance(item, Event):
-        await socket.send(dump_event(item))
+        data = encoder.encode(item.pcm)
+        await connection.send(Audio(len(data) // encoder.sample_bytes, data))
+        return
+    if isinstance(item, Cut | Started | ResetDone):
+        encoder.restart()  # what was encoded before is not going on
+    if isinstance(item, Event):
+        await connection.send(item)
 
 
-async def _tell(socket: ServerConnection, event: Event) -> None:
-    with contextlib.suppress(ConnectionClosed):
-        await socket.send(dump_event(event))
+async def _tell(connection: ClientConnection, event: Event) -> None:
+    with contextlib.suppress(ClientGone):
+        await connection.send(event)
 
 
 def _outcome(tasks: list[asyncio.Task[None]]) -> HangUp:
     """How serving a client ended, told by the task that ended it. Raises what is a fault of ours."""
-    for task in tasks:
+    *serving, gone = tasks
+    for task in serving:
         error = task.exception() if task.done() else None
-        if isinstance(error, ConnectionClosed):
+        if isinstance(error, OSError):  # ClientGone
             return GONE
         if error is not None:
             raise error
+    if gone.done():
+        return GONE
     # All was delivered although nobody asked for an end: the engine has given up on this conversation, and said so.
     return HangUp(CLOSE_CODES["internal"] or 1011, "the conversation is over")

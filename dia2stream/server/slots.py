@@ -12,7 +12,7 @@ from dia2stream.errors import CommandError
 from dia2stream.items import FRAME_MS
 from dia2stream.options import ServeOptions
 from dia2stream.protocol.messages import Error, Event
-from dia2stream.server.conversations import HangUp, ServedConversation
+from dia2stream.server.conversations import TAKEN_OVER, Claim, HangUp, ServedConversation
 from dia2stream.server.metrics import Metrics, Reading
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ class Slots:
         self._options, self._metrics = options, metrics
         self._served: dict[str, ServedConversation] = {}
 
-    async def take(self, wanted: str | None, new_id: str) -> ServedConversation:
+    async def take(self, wanted: str | None, new_id: str) -> Claim:
         """The conversation `wanted`, or a new one named `new_id`. Raises CommandError `busy` when every slot is taken.
 
         Whoever knows the id gets the conversation, even while another client is connected to it: a client whose
@@ -42,16 +42,17 @@ class Slots:
         """
         served = self._served.get(wanted or "")
         if served is not None and served.has_slot and not served.over:
-            served.expected = True
-            await served.leave(HangUp(1000, "the conversation goes on over another connection"))
+            claim = served.take()
+            await served.leave(TAKEN_OVER)
             self._metrics.returned.inc()
-            return served
+            return claim
         return await self._begin(new_id)
 
-    async def _begin(self, id: str) -> ServedConversation:
+    async def _begin(self, id: str) -> Claim:
         assert self.engine is not None
         old = self._make_room()
         served = ServedConversation(id, self._metrics)
+        claim = served.take()
         self._served[served.id] = served  # before anything is waited for: the slot is taken
         try:
             if old is not None:
@@ -67,7 +68,7 @@ class Slots:
             del self._served[served.id]
             raise
         self._metrics.clients.inc()
-        return served
+        return claim
 
     def _make_room(self) -> ServedConversation | None:
         """Takes a slot from whoever needs it least, if all are taken. Raises CommandError when all need theirs."""
@@ -80,19 +81,21 @@ class Slots:
 
     def _gives_way(self, served: ServedConversation) -> bool:
         silent = not served.begun and time.monotonic() - served.since > self._options.linger
-        return served.has_slot and (served.over or not served.connected or silent)
+        present = served.connected or served.awaited
+        return served.has_slot and (served.over or not present or silent)
 
-    def leave(self, served: ServedConversation) -> None:
-        """The client is gone. Keeps its conversation for a while, if anything was ever begun in it."""
-        if served.expected:
-            return
+    def leave(self, claim: Claim) -> None:
+        """Whoever has the claim is gone. Keeps the conversation for a while, if anything was ever begun in it."""
+        served = claim.conversation
+        if not served.give_up(claim):
+            return  # somebody else has taken it
         if served.over or not served.begun:
             self._forget(served)
         elif served.id in self._served:
             asyncio.get_running_loop().call_later(self._options.linger, self._expire, served, served.since)
 
     def _expire(self, served: ServedConversation, since: float) -> None:
-        if not served.connected and served.since == since:
+        if not (served.connected or served.awaited) and served.since == since:
             _log.info("conversation forgotten", extra={"conversation": served.id[:6]})
             self._forget(served)
 

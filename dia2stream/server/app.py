@@ -1,0 +1,123 @@
+"""Everything that is served on the port, as one ASGI application.
+
+/                       the WebSocket of our own protocol; and a page to try it in a browser
+/healthz                200 while the process can be of use; when it says 503, start a new one
+/readyz                 200 when a client would be served (or told `busy`), else 503 and why
+/metrics                for Prometheus
+what DIALECTS add       the addresses that other services' clients know
+"""
+
+from collections.abc import Callable
+from http import HTTPStatus
+from importlib.resources import files
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, Response
+from starlette.routing import BaseRoute, Route, WebSocketRoute
+
+from dia2stream.options import ServeOptions
+from dia2stream.server import metrics
+from dia2stream.server.connection import App, Receive, Scope, Send
+from dia2stream.server.endpoint import Endpoint
+from dia2stream.server.gate import Gate, behind, headers
+from dia2stream.server.service import Service
+
+# The wire formats of other services: each a function from the service to routes. See service.py.
+DIALECTS: tuple[Callable[[Service], list[BaseRoute]], ...] = ()
+
+# The page has no other file, talks to its own server, and is not to be framed. blob: is its audio worklet.
+_PAGE_POLICY = (
+    "default-src 'none'; script-src 'unsafe-inline' blob:; style-src 'unsafe-inline'; img-src data:; "
+    "connect-src 'self' ws: wss:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
+_ALWAYS = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
+
+
+def make_app(
+    service: Service,
+    options: ServeOptions,
+    health: Callable[[], str | None],
+    ready: Callable[[], str | None],
+    scrape: Callable[[], bytes],
+) -> App:
+    """health, ready: why not, or None. scrape: the metrics as text."""
+    gate = Gate(options.token, options.allow_origin, options.allow_host)
+
+    def healthz(request: Request) -> Response:
+        return _status(health())
+
+    def readyz(request: Request) -> Response:
+        return _status(ready())
+
+    def prometheus(request: Request) -> Response:
+        return Response(scrape(), headers=_ALWAYS, media_type=metrics.CONTENT_TYPE)
+
+    places: list[BaseRoute] = [
+        Route("/", _async(_page)),
+        WebSocketRoute("/", Endpoint(service, gate, options)),
+        Route("/healthz", _async(healthz)),
+        Route("/readyz", _async(readyz)),
+        Route("/metrics", _async(prometheus)),
+        *(route for dialect in DIALECTS for route in dialect(service)),
+    ]
+    nowhere = _Nowhere(places)
+    app = Starlette(
+        routes=[*places, WebSocketRoute("/{path:path}", nowhere)],
+        exception_handlers={HTTPStatus.NOT_FOUND: nowhere.answer, HTTPStatus.METHOD_NOT_ALLOWED: _wrong_method},
+    )
+    app.router.redirect_slashes = False
+    return behind(gate, app, _tells_a_missing_token)
+
+
+def _tells_a_missing_token(scope: Scope) -> bool:
+    """Our own WebSocket tells browsers by an event, because they would see no status."""
+    return bool(scope["type"] == "websocket" and scope["path"] == "/")
+
+
+class _Nowhere:
+    """Whatever is not there, and what there is instead."""
+
+    def __init__(self, places: list[BaseRoute]) -> None:
+        pages = sorted({route.path for route in places if isinstance(route, Route)})
+        sockets = sorted({route.path for route in places if isinstance(route, WebSocketRoute)})
+        self._pages = f"there is {', '.join(pages)}\n"
+        self._sockets = f"a WebSocket is at {', '.join(sockets)}\n"
+
+    async def answer(self, request: Request, error: Exception) -> Response:
+        return PlainTextResponse(self._pages, HTTPStatus.NOT_FOUND, _ALWAYS)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await PlainTextResponse(self._sockets, HTTPStatus.NOT_FOUND, _ALWAYS)(scope, receive, send)
+
+
+def _async(answer: Callable[[Request], Response]) -> Callable[[Request], object]:
+    """What takes no time needs no thread, which Starlette would give to a plain function."""
+
+    async def endpoint(request: Request) -> Response:
+        upgrades = [value.lower() for value in headers(request.scope, "upgrade")]
+        if "websocket" in upgrades:
+            text = "to open a WebSocket, send Connection: Upgrade too, over HTTP/1.1\n"
+            return PlainTextResponse(text, HTTPStatus.UPGRADE_REQUIRED, {**_ALWAYS, "Upgrade": "websocket"})
+        return answer(request)
+
+    return endpoint
+
+
+async def _wrong_method(request: Request, error: Exception) -> Response:
+    allowed = error.headers if isinstance(error, HTTPException) else None
+    methods = (allowed or {}).get("Allow", "GET, HEAD")
+    return PlainTextResponse(f"there is only {methods}\n", HTTPStatus.METHOD_NOT_ALLOWED, {**_ALWAYS, "Allow": methods})
+
+
+def _status(problem: str | None) -> Response:
+    if problem is None:
+        return PlainTextResponse("ok\n", HTTPStatus.OK, _ALWAYS)
+    return PlainTextResponse(f"{problem}\n", HTTPStatus.SERVICE_UNAVAILABLE, _ALWAYS)
+
+
+def _page(request: Request) -> Response:
+    body = files(__package__).joinpath("page.html").read_bytes()
+    policy = {"Content-Security-Policy": _PAGE_POLICY, "Referrer-Policy": "no-referrer"}
+    return Response(body, headers={**_ALWAYS, **policy}, media_type="text/html")

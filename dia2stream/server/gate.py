@@ -1,0 +1,156 @@
+"""Who may come in: every request passes here first, HTTP or WebSocket, whatever dialect it speaks.
+
+Three checks, in this order:
+
+- **Host.** Any site can have its own name point to 127.0.0.1 (DNS rebinding), and its pages are then of "the same
+  origin" as a server there. So without a token only hosts that nobody else can own are served: an IP address,
+  localhost, or a name that `--allow-host` lists. Programs that send no Host, as health checks do, are no page.
+- **Origin.** A browser sends it and a page cannot change it, so a page of another site is told apart by it. It may open
+  no WebSocket and post nothing, unless `--allow-origin` lists it.
+- **Token.** Accepted in every form in which clients of other services send theirs. Health is anybody's business.
+"""
+
+import hashlib
+import hmac
+import ipaddress
+from collections.abc import Callable
+from http import HTTPStatus
+from urllib.parse import parse_qs
+
+from starlette.responses import PlainTextResponse, Response
+
+from dia2stream.protocol.fields import shown
+from dia2stream.server.connection import App, Receive, Scope, Send
+
+OPEN_PATHS = ("/healthz", "/readyz")  # need neither a token nor a host
+_NEEDS_TOKEN = "this needs the server's token: send Authorization: Bearer TOKEN, or add ?token=TOKEN\n"
+_TOKEN_HEADERS = ("x-api-key", "xi-api-key")
+_TOKEN_SCHEMES = ("bearer", "token")
+_TOKEN_PARAMETERS = ("token", "api_key")
+
+
+class Gate:
+    """Says who may come in.
+
+    allow_origins, allow_hosts: what the options list, separated by commas; * is all.
+    """
+
+    def __init__(self, token: str | None, allow_origins: str | None = None, allow_hosts: str | None = None) -> None:
+        self._digest = _digest(token) if token else None
+        self._origins = {origin.rstrip("/") for origin in _listed(allow_origins)}
+        self._hosts = _listed(allow_hosts)
+
+    def knows(self, scope: Scope) -> bool:
+        """Whether the request has the token, or needs none. Takes the same time for every wrong one."""
+        if self._digest is None:
+            return True
+        return any(hmac.compare_digest(_digest(token), self._digest) for token in _tokens(scope))
+
+    def refusal(self, scope: Scope, needs_token: bool) -> Response | None:
+        """Why the request may not come in; None when it may."""
+        if not self._admits_host(scope):
+            host = shown(_header(scope, "host"))
+            problem = (
+                f"without a token this server answers to IP addresses and localhost only, not to {host}: "
+                "list that name in --allow-host, or set a --token\n"
+            )
+            return PlainTextResponse(problem, HTTPStatus.MISDIRECTED_REQUEST)
+        if _may_change_something(scope) and not self._admits_origin(scope):
+            return PlainTextResponse("pages of this origin may not connect; see --allow-origin\n", HTTPStatus.FORBIDDEN)
+        if needs_token and not self.knows(scope):
+            return PlainTextResponse(_NEEDS_TOKEN, HTTPStatus.UNAUTHORIZED, {"WWW-Authenticate": "Bearer"})
+        return None
+
+    def _admits_host(self, scope: Scope) -> bool:
+        if self._digest is not None or "*" in self._hosts or scope["path"] in OPEN_PATHS:
+            return True
+        return all(self._is_ours(host) for host in headers(scope, "host"))
+
+    def _is_ours(self, host: str) -> bool:
+        name = _without_port(host).rstrip(".").lower()
+        return name in {"", "localhost"} or name in self._hosts or host.lower() in self._hosts or _is_address(name)
+
+    def _admits_origin(self, scope: Scope) -> bool:
+        return all(self._admits(origin.lower(), scope) for origin in headers(scope, "origin"))
+
+    def _admits(self, origin: str, scope: Scope) -> bool:
+        if "*" in self._origins or origin in self._origins:
+            return True
+        # A proxy may have put its own name for us into Host. No page can set either header.
+        ours = {_host(name) for key in ("host", "x-forwarded-host") for name in headers(scope, key)}
+        return _host(origin.partition("://")[2]) in ours - {""}
+
+
+def behind(gate: Gate, app: App, tells_itself: Callable[[Scope], bool]) -> App:
+    """`app` for those who may come in. tells_itself: whether the application will ask for the token of this request."""
+
+    async def checked(scope: Scope, receive: Receive, send: Send) -> None:
+        needs_token = scope["path"] not in OPEN_PATHS and not tells_itself(scope)
+        if (refusal := gate.refusal(scope, needs_token)) is not None:
+            await refusal(scope, receive, send)
+        else:
+            await app(scope, receive, send)
+
+    return checked
+
+
+def headers(scope: Scope, name: str) -> list[str]:
+    """All values of a header, given in lower case."""
+    return [value.decode("latin-1") for key, value in scope["headers"] if key.decode("latin-1").lower() == name]
+
+
+def query(scope: Scope) -> dict[str, list[str]]:
+    """The parameters of the request's URL."""
+    return parse_qs(scope["query_string"].decode("latin-1"), keep_blank_values=True)
+
+
+def _header(scope: Scope, name: str) -> str:
+    return (headers(scope, name) or [""])[0]
+
+
+def _may_change_something(scope: Scope) -> bool:
+    return scope["type"] == "websocket" or scope["method"] not in ("GET", "HEAD", "OPTIONS")
+
+
+def _tokens(scope: Scope) -> list[str]:
+    """What the request offers as tokens."""
+    asked = query(scope)
+    found = [value for name in _TOKEN_PARAMETERS for value in asked.get(name, [])]
+    found += [_as_sent(value) for name in _TOKEN_HEADERS for value in headers(scope, name)]
+    for value in headers(scope, "authorization"):
+        scheme, _, token = value.partition(" ")
+        if scheme.lower() in _TOKEN_SCHEMES:
+            found.append(_as_sent(token))
+    return found
+
+
+def _as_sent(value: str) -> str:
+    """A header's value, whose bytes clients mean as UTF-8."""
+    return value.strip().encode("latin-1", "replace").decode("utf-8", "replace")
+
+
+def _digest(token: str) -> bytes:
+    return hashlib.sha256(token.encode("utf-8", "surrogatepass")).digest()
+
+
+def _listed(option: str | None) -> set[str]:
+    return {part.strip().lower() for part in (option or "").split(",")} - {""}
+
+
+def _host(netloc: str) -> str:
+    """host:port without what is said by default."""
+    return netloc.strip().lower().removesuffix(":80").removesuffix(":443")
+
+
+def _without_port(host: str) -> str:
+    if host.startswith("["):
+        return host[1:].partition("]")[0]
+    return host.partition(":")[0]
+
+
+def _is_address(name: str) -> bool:
+    try:
+        ipaddress.ip_address(name)
+    except ValueError:
+        return False
+    return True

@@ -1,0 +1,172 @@
+"""HTTP beside the WebSocket: who may come in, what is told to whom, and an answer to every request."""
+
+import json
+
+import pytest
+from serving import (
+    HANDSHAKE,
+    NEVER_LOADED,
+    SHORT,
+    Serve,
+    dialled,
+    hear,
+    on_loop,
+    rest,
+    take_slot,
+)
+from websockets.asyncio.client import connect as open_websocket
+from websockets.exceptions import ConnectionClosed, InvalidStatus
+
+from dia2stream.client import connect
+from dia2stream.errors import CommandError
+from dia2stream.protocol.audio_message import Audio
+from dia2stream.protocol.messages import (
+    parse_event,
+)
+
+
+@pytest.mark.parametrize(
+    ("request_", "status"),
+    [
+        (b"\x16\x03\x01\x02\x00\x01 and so on\r\n\r\n", b""),
+        (b"GET / HTTP/1.1\r\nHost: [::1]:80\r\nUpgrade: websocket\r\n\r\n", b"426"),
+        (HANDSHAKE.replace(b"Host:", b"Upgrade: websocket\r\nHost:"), b"426"),
+        (HANDSHAKE.replace(b"Host:", b"Origin: http://z\r\nHost:"), b"403"),
+        (HANDSHAKE.replace(b"Host:", b"Host: y\r\nHost:"), b"400"),
+        (HANDSHAKE.replace(b"13", b"12"), b"400"),
+        (b"GET /?token=%ff&&=;%zz HTTP/1.0\r\nAuthorization: Bearer\r\nAuthorization: x y z\r\n\r\n", b"200"),
+        (b"GET /" + b"a" * 9000 + b" HTTP/1.1\r\nHost: localhost\r\n\r\n", b"414"),
+    ],
+)
+def test_no_request_brings_out_a_traceback(server, request_, status):
+    with dialled(server) as raw:
+        raw.sendall(request_)
+        assert status in rest(raw)[:12]
+    for begun in range(0, 40, 8):
+        with dialled(server) as raw:
+            raw.sendall(request_[:begun])
+
+
+def test_the_port_is_open_before_the_model_is_there_and_says_how_far_it_is():
+    with Serve(wait=False, before=NEVER_LOADED) as starting:
+        status, said, _ = starting.get("/readyz")
+        assert (status, said.split(":")[0]) == (503, "loading")
+        assert starting.get("/healthz")[0] == 200
+
+        @on_loop
+        async def early():
+            with pytest.raises(CommandError, match="loading") as refused:
+                await connect(starting.url)
+            assert refused.value.code == "busy"
+
+        early()
+        assert starting.stop() == 0
+
+
+def test_health_metrics_and_the_page_are_on_the_same_port(server):
+    assert server.get("/healthz")[:2] == server.get("/readyz")[:2] == (200, "ok\n")
+    status, page, headers = server.get("/")
+    assert (status, headers["Content-Type"]) == (200, "text/html; charset=utf-8")
+    assert "AudioWorkletProcessor" in page
+    assert "//cdn" not in page
+    assert "default-src 'none'" in headers["Content-Security-Policy"]
+    assert server.get("/nothing")[0] == 404
+    assert server.get("/healthz", method="HEAD")[:2] == (200, "")
+    assert server.get("/", method="DELETE")[0] == 405
+
+
+@on_loop
+async def test_metrics_count_what_happens(server):
+    names = [
+        "dia2stream_conversations_total",
+        "dia2stream_busy_total",
+        'dia2stream_errors_total{code="bad_json"}',
+        "dia2stream_first_audio_seconds_count",
+        "dia2stream_frame_seconds_count",
+        "dia2stream_frames_total",
+    ]
+    before = [server.metric(name) for name in names]
+    async with await take_slot(server) as client:
+        await client.start(SHORT, seed=12)
+        await client.socket.send("{")
+        with pytest.raises(CommandError):
+            await connect(server.url)
+        items = await hear(client)
+        assert server.metric("dia2stream_slots_taken") == server.metric("dia2stream_slots") == 1
+    frames = sum(isinstance(item, Audio) for item in items)
+    after = [server.metric(name) for name in names]
+    grown = [new - old for old, new in zip(before, after, strict=True)]
+    assert grown[0] == grown[2] == grown[3] == 1
+    assert grown[1] >= 1
+    assert grown[4] == grown[5] == frames
+    for gauge in ("real_time_factor", "slots"):
+        assert server.metric(f"dia2stream_{gauge}") > 0
+    for gauge in ("lead_seconds", "queue_frames", "queue_words", "rollovers_total", "lingering"):
+        assert f"\ndia2stream_{gauge} " in server.get("/metrics")[1]
+    assert server.metric("process_resident_memory_bytes") > 1e7
+
+
+@pytest.mark.parametrize("token", [None, "", "wrong", "s3cret", "s3cret é "])
+@on_loop
+async def test_without_the_token_a_program_gets_401_and_a_browser_an_event_and_4401(guarded, token):
+    query = "" if token is None else f"?token={token.replace(' ', '%20')}x"
+    with pytest.raises(InvalidStatus) as refused:
+        await open_websocket(f"{guarded.url}/{query}")
+    assert refused.value.response.status_code == 401
+    assert parse_event(refused.value.response.body).code == "unauthorized"
+    page = {"Origin": f"http://127.0.0.1:{guarded.port}"}
+    async with open_websocket(f"{guarded.url}/{query}", additional_headers=page) as client:
+        assert parse_event(await client.recv()).code == "unauthorized"
+        with pytest.raises(ConnectionClosed) as closed:
+            await client.recv()
+    assert closed.value.rcvd.code == 4401
+
+
+@on_loop
+async def test_with_the_token_in_the_url_or_the_header_there_is_a_slot(guarded):
+    async with await take_slot(guarded, token="s3cret é") as client:
+        assert client.ready.conversation
+    async with open_websocket(f"{guarded.url}/?token=s3cret%20%C3%A9") as client:
+        assert b'"ready"' in (await client.recv()).encode()
+
+
+def test_http_wants_the_token_where_there_is_something_to_see(guarded):
+    for path in ("/", "/metrics"):
+        status, said, headers = guarded.get(path)
+        assert (status, headers["WWW-Authenticate"]) == (401, "Bearer")
+        assert "--token" not in said
+        assert guarded.get(f"{path}?token=nope")[0] == 401
+        assert guarded.get(f"{path}?token=s3cret%20%C3%A9")[0] == 200
+    assert guarded.get("/healthz")[0] == guarded.get("/readyz")[0] == 200
+
+
+@pytest.mark.parametrize(
+    ("origin", "more", "status"),
+    [
+        ("http://127.0.0.1:{port}", {}, 101),
+        ("https://APP.example", {}, 101),
+        ("https://b.example", {}, 101),
+        ("https://pod-8765.proxy.example", {"X-Forwarded-Host": "pod-8765.proxy.example"}, 101),
+        ("https://evil.example", {}, 403),
+        ("https://app.example.evil.example", {}, 403),
+        ("http://app.example", {}, 403),
+        ("null", {}, 403),
+        ("", {}, 403),
+    ],
+)
+@on_loop
+async def test_pages_of_other_sites_may_not_connect_unless_listed(guarded, origin, more, status):
+    headers = {"Origin": origin.format(port=guarded.port), **more}
+    url = f"{guarded.url}/?token=wrong"  # which is asked for after the origin
+    if status == 101:
+        async with open_websocket(url, additional_headers=headers):
+            return
+    with pytest.raises(InvalidStatus) as refused:
+        await open_websocket(url, additional_headers=headers)
+    assert refused.value.response.status_code == status
+
+
+def test_the_log_is_json_and_holds_no_token(guarded):
+    lines = [json.loads(line) for line in guarded.log]
+    assert {"time", "level", "logger", "message"} <= set(lines[0])
+    assert "s3cret" not in "".join(guarded.log)

@@ -1,0 +1,255 @@
+"""Who has a slot: conversations that outlive their connections, who comes back, who gives way."""
+
+import asyncio
+import json
+import statistics
+import time
+
+import pytest
+from serving import (
+    LONG,
+    SHORT,
+    hear,
+    on_loop,
+    sound,
+    take_slot,
+)
+from websockets.asyncio.client import connect as open_websocket
+from websockets.exceptions import ConnectionClosed, InvalidStatus
+
+from dia2stream.client import connect
+from dia2stream.errors import CommandError
+from dia2stream.protocol.audio_message import Audio
+from dia2stream.protocol.messages import (
+    Error,
+    Paused,
+    ResetDone,
+    WordEvent,
+    parse_event,
+)
+
+
+@on_loop
+async def test_of_twenty_clients_one_speaks_and_nineteen_are_told_at_once(server):
+    async def arrive():
+        began = time.monotonic()
+        try:
+            return await connect(server.url), time.monotonic() - began
+        except CommandError as error:
+            return error, time.monotonic() - began
+
+    def check():
+        began = time.monotonic()
+        server.get("/healthz")
+        return time.monotonic() - began
+
+    async with await take_slot(server) as client:
+        await client.start(LONG, seed=4)
+        await hear(client, Audio)
+        refused, checks = zip(*[(await arrive(), check()) for _ in range(10)], strict=True)
+        assert {error.code for error, _ in refused} == {"busy"}
+        health = statistics.median(checks)  # a few ms, and on a busy machine as much more as a refusal takes
+        assert statistics.median(seconds for _, seconds in refused) < max(0.05, 5 * health)
+        await client.reset()
+    came = await asyncio.gather(*[arrive() for _ in range(20)])
+    [(first, _)] = [(who, at) for who, at in came if not isinstance(who, CommandError)]
+    async with first as client:
+        await client.start(SHORT, seed=4)
+        await hear(client)
+    assert max(seconds for _, seconds in came) < max(2, 20 * 5 * health)
+
+
+@on_loop
+async def test_a_program_is_told_busy_by_503_and_a_browser_by_an_event_and_1013(server):
+    async with await take_slot(server):
+        with pytest.raises(InvalidStatus) as refused:
+            await open_websocket(server.url)
+        answer = refused.value.response
+        assert (answer.status_code, answer.headers["Retry-After"]) == (503, "2")
+        assert parse_event(answer.body).code == "busy"
+        page = {"Origin": f"http://127.0.0.1:{server.port}"}
+        for url, headers in ((server.url, page), (f"{server.url}/?busy=event", {})):
+            async with open_websocket(url, additional_headers=headers) as second:
+                assert parse_event(await second.recv()) == parse_event(answer.body)
+                with pytest.raises(ConnectionClosed) as closed:
+                    await second.recv()
+            assert closed.value.rcvd.code == 1013
+
+
+@on_loop
+async def test_a_dropped_conversation_is_picked_up_without_a_sample_lost(server):
+    async with await take_slot(server) as client:
+        await client.start(LONG[:70], id="a", seed=5)
+        whole = await hear(client)
+    client = await take_slot(server)
+    await client.start(LONG[:70], id="a", seed=5)
+    heard = await hear(client, lambda item: client.received_ms >= 800)
+    had = client.received_ms
+    client.socket.transport.abort()
+    async with await take_slot(server, conversation=client.ready.conversation, received_ms=had) as back:
+        assert back.ready.conversation == client.ready.conversation
+        heard += await hear(back, Paused)
+        assert heard[-1].heard_ms == back.received_ms >= had
+        await back.resume()
+        heard += await hear(back)
+    assert sound(heard) == sound(whole)
+    assert heard[-1] == whole[-1]
+    words = dict.fromkeys(item for item in heard if isinstance(item, WordEvent))
+    assert list(words) == [item for item in whole if isinstance(item, WordEvent)]
+
+
+@on_loop
+async def test_the_clock_is_right_also_for_who_comes_back_without_what_was_sent_before_an_interruption(server):
+    client = await take_slot(server)
+    await client.start(LONG, seed=6)
+    await hear(client, lambda item: client.received_ms >= 1600)
+    had = client.received_ms - 400
+    await client.pause(played_ms=800)
+    await client.inject("[S2] Something else.", id="else")
+    await hear(client, lambda item: isinstance(item, WordEvent) and item.id == "else")
+    await client.close()
+    async with await take_slot(server, conversation=client.ready.conversation, received_ms=had) as back:
+        items = await hear(back, Paused)
+        assert items[-1].heard_ms == back.received_ms
+        assert "Something" in [item.word for item in items if isinstance(item, WordEvent)]
+        assert sound(items)[: 5 * 3840] == bytes(5 * 3840)
+        await back.resume()
+        assert (await hear(back))[-1].audio_ms == back.received_ms
+
+
+@on_loop
+async def test_who_comes_back_after_too_long_is_told(impatient):
+    client = await take_slot(impatient)
+    await client.start(LONG, seed=6)
+    await hear(client, lambda item: client.received_ms >= 12_000)
+    await client.close()
+    async with await take_slot(impatient, conversation=client.ready.conversation, received_ms=80) as back:
+        items = await hear(back, Error)
+        assert (items[-1].code, items[-1].field) == ("bad_field", "received_ms")
+        assert "received_ms 80 is too long ago" in items[-1].message
+        await back.reset()
+        await hear(back, ResetDone)
+
+
+@on_loop
+async def test_who_comes_back_may_rewind_to_what_was_heard_and_say_something_else(server):
+    client = await take_slot(server)
+    await client.start(LONG, seed=6)
+    await hear(client, lambda item: client.received_ms >= 1600)
+    await client.close()
+    async with await take_slot(
+        server, conversation=client.ready.conversation, encoding="mulaw", sample_rate=8000
+    ) as back:
+        assert isinstance(await back.receive(), Paused)
+        await back.pause(played_ms=800)
+        paused = await back.receive()
+        assert paused.heard_ms == 800
+        assert paused.pending
+        await back.inject("[S2] Something else.", id="else")
+        items = await hear(back)
+    assert [item.word for item in items if isinstance(item, WordEvent)] == ["Something", "else."]
+    assert items[-1].id == "else"
+
+
+@on_loop
+async def test_a_pause_before_the_drop_is_what_the_client_comes_back_to(server):
+    client = await take_slot(server)
+    await client.start(LONG, seed=6)
+    await hear(client, lambda item: client.received_ms >= 800)
+    await client.pause(played_ms=400)
+    paused = (await hear(client, Paused))[-1]
+    await client.close()
+    async with await take_slot(server, conversation=client.ready.conversation) as back:
+        assert await back.receive() == paused
+        await back.reset()
+
+
+@pytest.mark.parametrize("refused", [{"cmd": "inject", "text": "a " * 2001}, {"cmd": "pause", "played_ms": -1}])
+@on_loop
+async def test_a_command_that_was_refused_in_a_pause_changes_nothing_about_where_it_stopped(server, refused):
+    client = await take_slot(server)
+    await client.start(LONG, seed=6)
+    await hear(client, lambda item: client.received_ms >= 800)
+    await client.pause(played_ms=400)
+    paused = (await hear(client, Paused))[-1]
+    await client.socket.send(json.dumps(refused))
+    assert (await hear(client, Error))[-1].cmd == refused["cmd"]
+    await client.close()
+    async with await take_slot(server, conversation=client.ready.conversation) as back:
+        await back.reset()
+        assert {item for item in await hear(back, ResetDone) if isinstance(item, Paused)} == {paused}
+
+
+@on_loop
+async def test_a_conversation_that_waits_gives_way_to_a_client_who_is_there(server):
+    client = await take_slot(server)
+    await client.start(LONG, seed=7)
+    await hear(client, Audio)
+    await client.close()
+    async with await connect(server.url) as other:
+        assert other.ready.conversation != client.ready.conversation
+        await other.start(SHORT, seed=7)
+        await hear(other)
+
+
+@on_loop
+async def test_a_conversation_is_gone_after_linger_and_the_client_gets_a_new_one(impatient):
+    client = await take_slot(impatient)
+    await client.start(LONG, seed=7)
+    await hear(client, Audio)
+    await client.close()
+    for lingering in (1, 0):
+        await asyncio.to_thread(impatient.until, lambda n=lingering: impatient.metric("dia2stream_lingering") == n)
+    async with await take_slot(impatient, conversation=client.ready.conversation) as other:
+        assert other.ready.conversation != client.ready.conversation
+        error = await other.receive()
+        assert (error.code, error.field) == ("no_session", "conversation")
+
+
+@on_loop
+async def test_who_has_the_id_takes_the_conversation_over_from_a_connection_that_may_be_dead(server):
+    async with await take_slot(server) as client:
+        await client.start(LONG, seed=7)
+        await hear(client, Audio)
+        async with await connect(server.url, conversation=client.ready.conversation) as other:
+            assert other.ready.conversation == client.ready.conversation
+            assert isinstance(await other.receive(), Paused)
+            await other.reset()
+        async for _ in client:
+            pass
+        assert client.socket.close_code == 1000
+
+
+@on_loop
+async def test_a_client_that_never_speaks_gives_way_after_a_while(impatient):
+    async with await take_slot(impatient) as client:
+        with pytest.raises(CommandError, match="every slot is taken"):
+            await connect(impatient.url)
+        async with await take_slot(impatient) as other:
+            await other.start(SHORT)
+            await hear(other)
+        assert isinstance(await client.receive(), Error)
+
+
+@on_loop
+async def test_a_slot_that_is_still_being_freed_is_nobodys():
+    """A client waits for it: who asks for that client's conversation, or stops the server, finds nobody there yet."""
+    from types import SimpleNamespace
+
+    from dia2stream.options import ServeOptions
+    from dia2stream.server.metrics import Metrics
+    from dia2stream.server.slots import Slots
+
+    free = asyncio.Event()
+    slots = Slots(ServeOptions(), Metrics())
+    slots.engine = SimpleNamespace(conversation=lambda **_: SimpleNamespace(ended=False, aclose=free.wait))
+    old = await slots.take(None, "old")
+    old.conversation.begun = True
+    slots.leave(old)
+    waiting = asyncio.create_task(slots.take(None, "new"))
+    await asyncio.sleep(0)
+    assert not slots.speaking
+    with pytest.raises(CommandError, match="every slot is taken"):
+        await slots.take("new", "another")
+    free.set()
+    assert (await waiting).conversation.id == "new"
