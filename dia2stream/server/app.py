@@ -21,7 +21,7 @@ from dia2stream.options import ServeOptions
 from dia2stream.server import metrics
 from dia2stream.server.connection import App, Receive, Scope, Send
 from dia2stream.server.endpoint import Endpoint
-from dia2stream.server.gate import Gate, behind, headers
+from dia2stream.server.gate import Gate, behind, headers, no_token
 from dia2stream.server.service import Service
 
 # The wire formats of other services: each a function from the service to routes. See service.py.
@@ -35,15 +35,14 @@ _PAGE_POLICY = (
 _ALWAYS = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
 
 
-def make_app(
+def make_routes(
     service: Service,
     options: ServeOptions,
     health: Callable[[], str | None],
     ready: Callable[[], str | None],
     scrape: Callable[[], bytes],
-) -> App:
-    """health, ready: why not, or None. scrape: the metrics as text."""
-    gate = Gate(options.token, options.allow_origin, options.allow_host)
+) -> list[BaseRoute]:
+    """Every address. health, ready: why not, or None. scrape: the metrics as text."""
 
     def healthz(request: Request) -> Response:
         return _status(health())
@@ -54,26 +53,25 @@ def make_app(
     def prometheus(request: Request) -> Response:
         return Response(scrape(), headers=_ALWAYS, media_type=metrics.CONTENT_TYPE)
 
-    places: list[BaseRoute] = [
-        Route("/", _async(_page)),
-        WebSocketRoute("/", Endpoint(service, gate, options)),
-        Route("/healthz", _async(healthz)),
-        Route("/readyz", _async(readyz)),
-        Route("/metrics", _async(prometheus)),
+    return [
+        Route("/", _place(_page, service.gate)),
+        WebSocketRoute("/", Endpoint(service, options)),
+        Route("/healthz", _place(healthz)),
+        Route("/readyz", _place(readyz)),
+        Route("/metrics", _place(prometheus, service.gate)),
         *(route for dialect in DIALECTS for route in dialect(service)),
     ]
-    nowhere = _Nowhere(places)
+
+
+def make_app(gate: Gate, routes: list[BaseRoute]) -> App:
+    """The application of these addresses, behind the gate."""
+    nowhere = _Nowhere(routes)
     app = Starlette(
-        routes=[*places, WebSocketRoute("/{path:path}", nowhere)],
+        routes=[*routes, WebSocketRoute("/{path:path}", nowhere)],
         exception_handlers={HTTPStatus.NOT_FOUND: nowhere.answer, HTTPStatus.METHOD_NOT_ALLOWED: _wrong_method},
     )
     app.router.redirect_slashes = False
-    return behind(gate, app, _tells_a_missing_token)
-
-
-def _tells_a_missing_token(scope: Scope) -> bool:
-    """Our own WebSocket tells browsers by an event, because they would see no status."""
-    return bool(scope["type"] == "websocket" and scope["path"] == "/")
+    return behind(gate, app)
 
 
 class _Nowhere:
@@ -92,14 +90,16 @@ class _Nowhere:
         await PlainTextResponse(self._sockets, HTTPStatus.NOT_FOUND, _ALWAYS)(scope, receive, send)
 
 
-def _async(answer: Callable[[Request], Response]) -> Callable[[Request], object]:
-    """What takes no time needs no thread, which Starlette would give to a plain function."""
+def _place(answer: Callable[[Request], Response], gate: Gate | None = None) -> Callable[[Request], object]:
+    """An endpoint, for those who have the token if a gate is given. It needs no thread, as it takes no time."""
 
     async def endpoint(request: Request) -> Response:
         upgrades = [value.lower() for value in headers(request.scope, "upgrade")]
         if "websocket" in upgrades:
             text = "to open a WebSocket, send Connection: Upgrade too, over HTTP/1.1\n"
             return PlainTextResponse(text, HTTPStatus.UPGRADE_REQUIRED, {**_ALWAYS, "Upgrade": "websocket"})
+        if gate is not None and not gate.knows(request.scope):
+            return no_token()
         return answer(request)
 
     return endpoint

@@ -106,7 +106,9 @@ class Connection(asyncio.BufferedProtocol):
         self._unsent = 0  # in our buffer, when it was looked at last
         self._held_back = False  # since the last look
         self._hung_up = False  # at the last look
+        self._client_ended = False
         self._closed_at = 0.0
+        self.active = self._alive  # when bytes came or went last
         self._tasks: set[asyncio.Task[None]] = set()
 
     # ---- Called by the event loop ----
@@ -124,7 +126,7 @@ class Connection(asyncio.BufferedProtocol):
         return self._buffer
 
     def buffer_updated(self, nbytes: int) -> None:
-        self._alive = self.loop.time()
+        self._alive = self.active = self.loop.time()
         if self.closing:
             return  # read, so that what was sent arrives, and not looked at
         self._speaker.data(bytes(self._buffer[:nbytes]))
@@ -132,6 +134,7 @@ class Connection(asyncio.BufferedProtocol):
             self.drop("it reads nothing of what it asks for")
 
     def eof_received(self) -> bool:
+        self._client_ended = True
         if self.closing:
             return False
         to_be_answered = self._speaker.end_of_data()
@@ -167,6 +170,7 @@ class Connection(asyncio.BufferedProtocol):
     def write(self, data: bytes) -> None:
         """Sends, without waiting."""
         if not self.closing:
+            self.active = self.loop.time()
             self.transport.write(data)
 
     async def drain(self) -> None:
@@ -190,7 +194,7 @@ class Connection(asyncio.BufferedProtocol):
         if self.closing:
             return
         self.closing = True
-        if not self.transport.can_write_eof():
+        if self._client_ended or not self.transport.can_write_eof():
             self.transport.close()
             return
         with contextlib.suppress(OSError, RuntimeError):  # it is closing by itself

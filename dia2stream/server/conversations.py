@@ -18,7 +18,7 @@ import contextlib
 import time
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol, cast
+from typing import TYPE_CHECKING, Protocol, TypeAlias, cast
 
 from dia2stream.audio import Encoder
 from dia2stream.errors import CLOSE_CODES, CommandError
@@ -52,14 +52,18 @@ if TYPE_CHECKING:
 BEHIND = 200
 
 
+# What a client is sent: Audio where it asked for an encoding, else the frames, and where they do not go on.
+Outgoing: TypeAlias = Event | Audio | Frame | Cut
+
+
 class ClientConnection(Protocol):
     """One client, however it is connected: by a WebSocket of ours, by a dialect's, or within this process.
 
-    encoder: the form in which it wants its audio. received_ms: how much of the conversation it has already, None for
-    a client that does not say.
+    encoder: the form in which it wants its audio; None for a client that encodes frames itself. received_ms: how much
+    of the conversation it has already, None for a client that does not say.
     """
 
-    encoder: Encoder
+    encoder: Encoder | None
     received_ms: float | None
 
     @property
@@ -69,8 +73,8 @@ class ClientConnection(Protocol):
     async def receive(self) -> Command:
         """The next command. Raises CommandError for one that cannot be read, ClientGone when there will be none."""
 
-    async def send(self, item: Event | Audio) -> None:
-        """Sends an event, or 80 ms of audio; waits while the client is slow. Raises ClientGone."""
+    async def send(self, item: Outgoing) -> None:
+        """Sends an event or 80 ms of audio; waits while the client is slow. Raises ClientGone."""
 
     async def gone(self) -> None:
         """Returns when the client is gone, also while nothing of it is received."""
@@ -242,7 +246,8 @@ class ServedConversation:
 
     async def _deliver(self, connection: ClientConnection, ready: Ready, missed: list[Item]) -> None:
         encoder = connection.encoder
-        encoder.restart()
+        if encoder is not None:
+            encoder.restart()
         await connection.send(ready)
         for item in missed:  # it counts as sent, so it comes before `paused`, whatever is done then
             await _send(connection, encoder, item)
@@ -277,7 +282,11 @@ class ServedConversation:
                 self._held = self._held and item.cmd != "pause"
 
 
-async def _send(connection: ClientConnection, encoder: Encoder, item: Item) -> None:
+async def _send(connection: ClientConnection, encoder: Encoder | None, item: Item) -> None:
+    if encoder is None:
+        if isinstance(item, Event | Frame | Cut):
+            await connection.send(item)
+        return
     if isinstance(item, Frame):
         data = encoder.encode(item.pcm)
         await connection.send(Audio(len(data) // encoder.sample_bytes, data))

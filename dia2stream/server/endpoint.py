@@ -16,7 +16,8 @@ from dia2stream.protocol.audio_message import Audio, pack_audio
 from dia2stream.protocol.fields import shown
 from dia2stream.protocol.messages import Command, Event, dump_event, parse_command
 from dia2stream.server.connection import ClientGone, Receive, Scope, Send
-from dia2stream.server.gate import Gate, headers, query
+from dia2stream.server.conversations import Outgoing
+from dia2stream.server.gate import headers, query
 from dia2stream.server.service import Service, hang_up, new_id, refusal
 from dia2stream.server.websocket_client import WebSocketClient
 
@@ -29,10 +30,10 @@ class OwnProtocol:
     def commands(self, message: str | bytes) -> Iterable[Command]:
         return (parse_command(message),)
 
-    def messages(self, item: Event | Audio) -> Iterable[str | bytes]:
+    def messages(self, item: Outgoing) -> Iterable[str | bytes]:
         if isinstance(item, Audio):
             return (pack_audio(item.samples, item.data),)
-        return (dump_event(item),)
+        return (dump_event(item),) if isinstance(item, Event) else ()
 
 
 @dataclass(frozen=True)
@@ -48,14 +49,14 @@ class Wishes:
 class Endpoint:
     """The ASGI application at `/` for WebSockets."""
 
-    def __init__(self, service: Service, gate: Gate, options: ServeOptions) -> None:
-        self._service, self._gate, self._options = service, gate, options
+    def __init__(self, service: Service, options: ServeOptions) -> None:
+        self._service, self._options = service, options
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         encoder = self._service.encoder(self._options.encoding, self._options.sample_rate)
         client = WebSocketClient(scope, receive, send, encoder, OwnProtocol())
         try:
-            if not self._gate.knows(scope):
+            if not self._service.gate.knows(scope):
                 raise CommandError("unauthorized", "the token is missing or wrong")
             wishes = self._wishes(scope)
             client.encoder = self._service.encoder(wishes.encoding, wishes.sample_rate)

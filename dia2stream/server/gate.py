@@ -13,7 +13,6 @@ Three checks, in this order:
 import hashlib
 import hmac
 import ipaddress
-from collections.abc import Callable
 from http import HTTPStatus
 from urllib.parse import parse_qs
 
@@ -22,11 +21,11 @@ from starlette.responses import PlainTextResponse, Response
 from dia2stream.protocol.fields import shown
 from dia2stream.server.connection import App, Receive, Scope, Send
 
-OPEN_PATHS = ("/healthz", "/readyz")  # need neither a token nor a host
+OPEN_PATHS = ("/healthz", "/readyz")  # what probes ask for, under whatever name
 _NEEDS_TOKEN = "this needs the server's token: send Authorization: Bearer TOKEN, or add ?token=TOKEN\n"
-_TOKEN_HEADERS = ("x-api-key", "xi-api-key")
+_TOKEN_HEADERS = ("x-api-key", "xi-api-key", "kyutai-api-key")
 _TOKEN_SCHEMES = ("bearer", "token")
-_TOKEN_PARAMETERS = ("token", "api_key")
+_TOKEN_PARAMETERS = ("token", "api_key", "authorization")
 
 
 class Gate:
@@ -46,8 +45,8 @@ class Gate:
             return True
         return any(hmac.compare_digest(_digest(token), self._digest) for token in _tokens(scope))
 
-    def refusal(self, scope: Scope, needs_token: bool) -> Response | None:
-        """Why the request may not come in; None when it may."""
+    def refusal(self, scope: Scope) -> Response | None:
+        """Why the request may not come in, tokens apart; None when it may."""
         if not self._admits_host(scope):
             host = shown(_header(scope, "host"))
             problem = (
@@ -57,8 +56,6 @@ class Gate:
             return PlainTextResponse(problem, HTTPStatus.MISDIRECTED_REQUEST)
         if _may_change_something(scope) and not self._admits_origin(scope):
             return PlainTextResponse("pages of this origin may not connect; see --allow-origin\n", HTTPStatus.FORBIDDEN)
-        if needs_token and not self.knows(scope):
-            return PlainTextResponse(_NEEDS_TOKEN, HTTPStatus.UNAUTHORIZED, {"WWW-Authenticate": "Bearer"})
         return None
 
     def _admits_host(self, scope: Scope) -> bool:
@@ -81,17 +78,18 @@ class Gate:
         return _host(origin.partition("://")[2]) in ours - {""}
 
 
-def behind(gate: Gate, app: App, tells_itself: Callable[[Scope], bool]) -> App:
-    """`app` for those who may come in. tells_itself: whether the application will ask for the token of this request."""
+def behind(gate: Gate, app: App) -> App:
+    """`app`, for requests whose host and origin are all right. Tokens are its business."""
 
     async def checked(scope: Scope, receive: Receive, send: Send) -> None:
-        needs_token = scope["path"] not in OPEN_PATHS and not tells_itself(scope)
-        if (refusal := gate.refusal(scope, needs_token)) is not None:
-            await refusal(scope, receive, send)
-        else:
-            await app(scope, receive, send)
+        await (gate.refusal(scope) or app)(scope, receive, send)
 
     return checked
+
+
+def no_token() -> Response:
+    """What a request without the token is answered, where no other shape is expected."""
+    return PlainTextResponse(_NEEDS_TOKEN, HTTPStatus.UNAUTHORIZED, {"WWW-Authenticate": "Bearer"})
 
 
 def headers(scope: Scope, name: str) -> list[str]:
@@ -119,8 +117,7 @@ def _tokens(scope: Scope) -> list[str]:
     found += [_as_sent(value) for name in _TOKEN_HEADERS for value in headers(scope, name)]
     for value in headers(scope, "authorization"):
         scheme, _, token = value.partition(" ")
-        if scheme.lower() in _TOKEN_SCHEMES:
-            found.append(_as_sent(token))
+        found.append(_as_sent(token if scheme.lower() in _TOKEN_SCHEMES else value))
     return found
 
 

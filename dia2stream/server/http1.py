@@ -28,6 +28,9 @@ MAX_UNWANTED = 1024 * 1024  # bytes of a body that are read after the answer, so
 REQUEST_SECONDS = 10.0  # for a request's head to come
 BODY_SECONDS = 60.0  # and for its body
 KEEP_ALIVE_SECONDS = 15.0  # between two requests
+# Who has closed its end may still wait for its answer, or may be gone: the next bytes for it show which. When there
+# are none for so long, it is taken to be gone.
+HALF_CLOSED_SECONDS = 1.0
 
 
 class Http:
@@ -74,6 +77,9 @@ class Http:
                     self.refuse(HTTPStatus.REQUEST_TIMEOUT, "the request did not come to its end")
                 else:
                     self._connection.close()
+        elif self._ended and now - self._connection.active > HALF_CLOSED_SECONDS:
+            self._exchange.client_is_gone()
+            self._connection.close()
         elif self._exchange.awaits_body and waited > BODY_SECONDS:
             self.refuse(HTTPStatus.REQUEST_TIMEOUT, "the request's body did not come to its end")
 
@@ -220,10 +226,9 @@ class Exchange:
         """Has the application answer, and answers for it when it fails to."""
         try:
             await app(self.scope, self.receive, self.send)
-        except ClientGone:
-            return
         except Exception:
-            _log.exception("serving a request failed", extra={"path": self.scope["path"]})
+            if not self._gone:  # else it failed for want of a client, which libraries say in various ways
+                _log.exception("serving a request failed", extra={"path": self.scope["path"]})
         if self._complete or self._gone:
             return
         if not self.started:

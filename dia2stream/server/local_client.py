@@ -4,27 +4,34 @@ import asyncio
 from collections.abc import AsyncIterator
 
 from dia2stream.audio import Encoder
-from dia2stream.protocol.audio_message import Audio
-from dia2stream.protocol.messages import Command, Event
+from dia2stream.protocol.messages import Command
 from dia2stream.server.connection import ClientGone
-from dia2stream.server.conversations import HangUp
+from dia2stream.server.conversations import HangUp, Outgoing
 
 
 class LocalClient:
     """Submit commands, iterate for events and audio; see `service.py`. One iteration at a time.
 
+    encoder: None gives the frames as the codec made them. lost: done when the socket that all this is for is gone.
     To the server it is a ClientConnection, and a slow one when its items are not taken.
     """
 
     address = "local"
 
-    def __init__(self, encoder: Encoder, received_ms: float | None = None) -> None:
+    def __init__(
+        self,
+        encoder: Encoder | None = None,
+        received_ms: float | None = None,
+        lost: "asyncio.Future[None] | None" = None,
+    ) -> None:
         self.encoder, self.received_ms = encoder, received_ms
         self.how: HangUp | None = None  # why the server ended it
         self._commands: asyncio.Queue[Command] = asyncio.Queue()
-        self._items: asyncio.Queue[Event | Audio | None] = asyncio.Queue(maxsize=2)
+        self._items: asyncio.Queue[Outgoing | None] = asyncio.Queue(maxsize=2)
         self._left = asyncio.Event()
         self._over = False
+        if lost is not None:
+            lost.add_done_callback(lambda _: self.leave())
 
     # ---- The dialect's side ----
 
@@ -32,7 +39,7 @@ class LocalClient:
         """Sends a command."""
         self._commands.put_nowait(command)
 
-    async def __aiter__(self) -> AsyncIterator[Event | Audio]:
+    async def __aiter__(self) -> AsyncIterator[Outgoing]:
         """What the server sends; ends when it hangs up."""
         while not (self._over and self._items.empty()):
             if (item := await self._items.get()) is not None:
@@ -53,7 +60,7 @@ class LocalClient:
     async def receive(self) -> Command:
         return await self._commands.get()
 
-    async def send(self, item: Event | Audio) -> None:
+    async def send(self, item: Outgoing) -> None:
         if self._left.is_set():
             raise ClientGone("the client has left")
         await self._items.put(item)

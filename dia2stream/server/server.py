@@ -28,9 +28,10 @@ from typing import TYPE_CHECKING, Any
 from dia2stream.errors import Dia2StreamError, EngineError
 from dia2stream.options import ModelOptions, ServeOptions, SpeechOptions
 from dia2stream.protocol.messages import Error
-from dia2stream.server.app import make_app
+from dia2stream.server.app import make_app, make_routes
 from dia2stream.server.connection import Limits
 from dia2stream.server.conversations import HangUp
+from dia2stream.server.gate import Gate
 from dia2stream.server.logs import set_up
 from dia2stream.server.metrics import Metrics
 from dia2stream.server.port import Port
@@ -64,8 +65,10 @@ class Server:
         self._slots = Slots(options, self._metrics)
         self.watch = Watch()
         self._metrics.observe(self._slots.gauges, self._slots.counters)
-        service = Service(self._slots, self._metrics, self.unhealthy, self.unready)
-        self.app = make_app(service, options, self.unhealthy, self.unready, self._metrics.text)
+        gate = Gate(options.token, options.allow_origin, options.allow_host)
+        service = Service(gate, self._slots, self._metrics, self.unhealthy, self.unready)
+        self.routes = make_routes(service, options, self.unhealthy, self.unready, self._metrics.text)
+        self.app = make_app(gate, self.routes)
 
     async def run(self) -> None:
         """Listens, loads, serves, and on SIGTERM lets the conversations finish."""

@@ -5,25 +5,25 @@ Our own protocol is one user (`endpoint.py`), the dialects of other services are
 
     def routes(service: Service) -> list[BaseRoute]
 
-Its routes are ordinary Starlette routes; whoever gets that far has passed the gate (host, origin, token). They hold no
-state of conversations and move no audio by themselves. There are two ways to speak:
+Its routes are ordinary Starlette routes. Host and origin have been checked when a request gets there; a missing token
+is told in each format's own shape, so a dialect asks `service.gate.knows(request.scope)` first: a test holds all to
+that. There are two ways to speak:
 
 **Over HTTP**: a client within this process. What the server refuses (`busy`, `bad_field`) is raised by entering, before
-the answer has begun; `refusal` says which status fits.
+the answer has begun; `refusal` says which status fits. The answer is sent within the block, so that a client that
+goes away ends it.
 
-    async def speech(request: Request) -> Response:
-        ...
-        speaking = service.converse(name, encoding="pcm16", sample_rate=24000)
-        client = await stack.enter_async_context(speaking)
-        client.submit(Start("Hello."))          # any command of the protocol, at any moment
-        async for item in client:               # events, and Audio: 80 ms in the encoding that was asked for
-            ...                                 # ends when the server hangs up; leaving the context ends it too
+    async def speech(scope: Scope, receive: Receive, send: Send) -> None:
+        async with service.converse(name, service.encoder("pcm16", 24000), scope) as client:
+            client.submit(Start("Hello."))      # any command of the protocol, at any moment
+            async for item in client:           # events, and Audio: 80 ms each; without an encoder, Frame and Cut
+                await send(...)                 # ends when the server hangs up; leaving the block ends it too
 
 **Over a WebSocket**: a translator, which does no I/O, and `WebSocketClient`, which does.
 
     class Cartesia:
         def commands(self, message: str | bytes) -> Iterable[Command]: ...      # raises CommandError
-        def messages(self, item: Event | Audio) -> Iterable[str | bytes]: ...
+        def messages(self, item: Outgoing) -> Iterable[str | bytes]: ...
 
     async def talk(scope: Scope, receive: Receive, send: Send) -> None:
         client = WebSocketClient(scope, receive, send, service.encoder("pcm16", 24000), Cartesia())
@@ -50,14 +50,15 @@ from typing import TYPE_CHECKING, cast, get_args
 from starlette.responses import Response
 
 from dia2stream import __version__
-from dia2stream.audio import Encoder
+from dia2stream.audio import SOURCE_RATE, Encoder
 from dia2stream.errors import CommandError, Dia2StreamError, EngineError
 from dia2stream.items import FRAME_MS
 from dia2stream.options import Encoding, SampleRate
 from dia2stream.protocol.fields import shown
 from dia2stream.protocol.messages import Error, Ready, dump_event, error_event
-from dia2stream.server.connection import ClientGone
+from dia2stream.server.connection import GONE, ClientGone, Scope
 from dia2stream.server.conversations import Claim, ClientConnection, HangUp, ServedConversation
+from dia2stream.server.gate import Gate
 from dia2stream.server.local_client import LocalClient
 from dia2stream.server.metrics import Metrics
 from dia2stream.server.slots import Slots
@@ -86,11 +87,13 @@ class Service:
 
     def __init__(
         self,
+        gate: Gate,
         slots: Slots,
         metrics: Metrics,
         broken: Callable[[], str | None],
         unready: Callable[[], str | None],
     ) -> None:
+        self.gate = gate
         self._slots, self._metrics, self._broken, self._unready = slots, metrics, broken, unready
 
     @property
@@ -138,11 +141,12 @@ class Service:
             return hang_up(error)
 
     @contextlib.asynccontextmanager
-    async def converse(
-        self, name: str | None, *, encoding: str = "pcm16", sample_rate: int = 24000
-    ) -> AsyncIterator[LocalClient]:
-        """A client within this process, and a conversation for it. Raises CommandError and EngineError on entering."""
-        client = LocalClient(self.encoder(encoding, sample_rate))
+    async def converse(self, name: str | None, encoder: Encoder | None, scope: Scope) -> AsyncIterator[LocalClient]:
+        """A client within this process, and a conversation for it, while the client of that request is there.
+
+        Raises CommandError and EngineError on entering.
+        """
+        client = LocalClient(encoder, lost=scope.get("extensions", {}).get(GONE))
         async with self.conversation(name, client=client) as claim:
             serving = asyncio.create_task(self.serve(claim, client))
             serving.add_done_callback(client.ended)
@@ -159,14 +163,14 @@ class Service:
             if how.event.code == "busy":
                 self._metrics.busy.inc()
 
-    def _ready(self, served: ServedConversation, encoder: Encoder) -> Ready:
+    def _ready(self, served: ServedConversation, encoder: Encoder | None) -> Ready:
         engine = cast("Engine", self._slots.engine)  # whoever has a slot has it from the engine
         return Ready(
             version=__version__,
             model=engine.checkpoint.name,
             device=str(engine.checkpoint.device),
-            sample_rate=encoder.sample_rate,
-            encoding=encoder.encoding,
+            sample_rate=encoder.sample_rate if encoder else SOURCE_RATE,
+            encoding=encoder.encoding if encoder else "pcm16",
             frame_ms=FRAME_MS,
             voices=self.voices,
             conversation=served.id,

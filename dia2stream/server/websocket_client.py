@@ -9,10 +9,9 @@ from typing import Any, Protocol
 from starlette.responses import Response
 
 from dia2stream.audio import Encoder
-from dia2stream.protocol.audio_message import Audio
-from dia2stream.protocol.messages import Command, Event
+from dia2stream.protocol.messages import Command
 from dia2stream.server.connection import GONE, ClientGone, Receive, Scope, Send
-from dia2stream.server.conversations import HangUp
+from dia2stream.server.conversations import HangUp, Outgoing
 
 # A client that is gone has sent a few messages that are not read yet: they are, if that does not take longer.
 LAST_WORDS_SECONDS = 0.5
@@ -24,7 +23,7 @@ class Translator(Protocol):
     def commands(self, message: str | bytes) -> Iterable[Command]:
         """What a message asks for. Raises CommandError when that cannot be read."""
 
-    def messages(self, item: Event | Audio) -> Iterable[str | bytes]:
+    def messages(self, item: Outgoing) -> Iterable[str | bytes]:
         """How an event or audio is told: text messages and binary ones."""
 
 
@@ -36,7 +35,7 @@ class WebSocketClient:
         scope: Scope,
         receive: Receive,
         send: Send,
-        encoder: Encoder,
+        encoder: Encoder | None,
         translator: Translator,
         received_ms: float | None = None,
     ) -> None:
@@ -81,7 +80,7 @@ class WebSocketClient:
                 self._commands.extend(self._translator.commands(message["bytes"] if text is None else text))
         return self._commands.popleft()
 
-    async def send(self, item: Event | Audio) -> None:
+    async def send(self, item: Outgoing) -> None:
         for message in self._translator.messages(item):
             kind = "text" if isinstance(message, str) else "bytes"
             await self._tell({"type": "websocket.send", kind: message})
