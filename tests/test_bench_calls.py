@@ -79,7 +79,7 @@ def point(load: float, first_ms: float, **fields: Any) -> dict[str, Any]:
 
 
 def made_up(*points: dict[str, Any], kind: str = "phone", **settings: Any) -> dict[str, Any]:
-    setting = {"seconds": 10.0, "find": False, "max_first_ms": None, **settings}
+    setting = {"seconds": 10.0, "find": False, "max_first_ms": None, "slots": 64, **settings}
     return {
         "made": "2026-01-01",
         "target": "engine",
@@ -142,6 +142,16 @@ def test_the_table_fits_into_80_columns_whatever_was_measured(kind: str, capsys:
     assert "no load holds first audio within 80 ms" in told
     table = told[: told.index(LABELS[kind])]
     assert max(len(line.rstrip()) for line in table.splitlines()) <= 80
+
+
+def test_a_search_that_ends_at_the_engines_slots_says_so(capsys: pytest.CaptureFixture[str]) -> None:
+    for slots, capped in ((16, True), (32, False)):
+        report = made_up(point(16, 40.0), find=True, max_first_ms=80.0, slots=slots)
+        report["calls"]["highest"] = 16.0
+        show_loads(report, to_stderr=False)
+        told = capsys.readouterr().out
+        assert "holds 16 phone calls with first audio within 80 ms" in told
+        assert ("as many as the engine has slots" in told) == capped
 
 
 @pytest.mark.parametrize("kind", LABELS)

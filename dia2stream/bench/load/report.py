@@ -111,7 +111,9 @@ def _told_highest(calls: Report) -> str:
     limit = f"first audio within {calls['settings']['max_first_ms']:g} ms at p95 and no gap in any call"
     if calls["highest"] is None:
         return f"no load holds {limit}"
-    return f"holds {calls['highest']:g} {LABELS[calls['kind']]} with {limit}"
+    told = f"holds {calls['highest']:g} {LABELS[calls['kind']]} with {limit}"
+    capped = calls["kind"] != "rate" and calls["highest"] == calls["settings"]["slots"]
+    return f"{told}; that is as many as the engine has slots, see --slots" if capped else told
 
 
 def _table(kind: str, points: Sequence[Report]) -> Any:

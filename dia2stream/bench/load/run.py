@@ -131,7 +131,8 @@ def _measure_all(target: Target, speech: SpeechOptions, load: CallOptions, plan:
     else:
         for amount in plan.amounts:
             hold(amount)
-    settings = {**asdict(load), "slots": plan.slots, "max_first_ms": plan.max_first_ms}
+    slots = plan.slots if target.take_usage is not None else None  # a server has its own
+    settings = {**asdict(load), "slots": slots, "max_first_ms": plan.max_first_ms}
     return {"kind": plan.kind, "settings": settings, "points": points, "highest": highest}
 
 
