@@ -205,6 +205,7 @@ def play(plan: list[tuple[str, Any]], queue: int, ahead: int, with_voice: bool) 
     while rig.step() or not rig.conversation.outbox.empty:
         listener.take(3)
     assert (listener.asked, listener.order) == ([], [])
+    rig.context.run_due()  # the last turn may have rebuilt the context; the engine finds time for that between steps
     assert rig.conversation.idle
 
 
