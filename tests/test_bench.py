@@ -201,7 +201,7 @@ def test_percentiles_are_values_that_were_measured():
 
 
 def test_floors_count_the_weights_that_a_frame_of_the_2b_model_reads():
-    config = random_models.named("random:2b").config
+    config = random_models.random_model("random:2b").config
     with torch.device("meta"):
         backbone, depformer = Backbone(config, 8), Depformer(config)
     assert backbone_bytes(backbone) / 4 == pytest.approx(1.422e9, rel=1e-3)

@@ -406,7 +406,7 @@ BOS = {"__type": "AddedToken", "content": "<|im_start|>", "special": True, "norm
 
 def published_tokenizer(folder: Path, place: str) -> None:
     """The files of a repo with the published tokenizer's class, digits split, and its tags in one of three places."""
-    raw = json.loads(random_models.tokenizer().to_str())
+    raw = json.loads(random_models.train_tokenizer().to_str())
     digits = {"type": "Digits", "individual_digits": True}
     raw["pre_tokenizer"] = {"type": "Sequence", "pretokenizers": [digits, raw["pre_tokenizer"]]}
     settings: dict[str, Any] = {"tokenizer_class": "GPT2Tokenizer", "bos_token": BOS}
@@ -522,17 +522,17 @@ def test_a_random_model_takes_no_files(option: str) -> None:
 
 @pytest.mark.parametrize(("name", "published_bytes"), [("random:1b", 4_309_852_127), ("random:2b", 7_683_100_734)])
 def test_the_large_random_models_have_the_published_sizes(name: str, published_bytes: int) -> None:
-    modules = _build(random_models.named(name).config, torch.float32)
+    modules = _build(random_models.random_model(name).config, torch.float32)
     stored = sum(tensor.numel() * 4 for module in modules for tensor in module.checkpoint_tensors().values())
     assert 4e6 < published_bytes - stored < 6e6, "the rest is the tokenizer's files"
 
 
 def test_random_models_step_as_the_published_ones_do() -> None:
     for size in ("tiny", "1b", "2b"):
-        config = random_models.named(f"random:{size}").config
+        config = random_models.random_model(f"random:{size}").config
         assert config.data.delays == (16, *[18] * (config.data.codebooks - 1))
         assert (config.data.second_stream_ahead, config.runtime.max_context_steps) == (2, 1500)
-    assert len(set(random_models.named("random:2b").config.schedule)) == 5
+    assert len(set(random_models.random_model("random:2b").config.schedule)) == 5
 
 
 def test_random_logits_are_neither_flat_nor_certain() -> None:

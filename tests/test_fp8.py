@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from dia2.checkpoint import random_models
 from dia2.checkpoint.load import Checkpoint, LoadOptions, _build, load_checkpoint
-from dia2.model.fp8 import Fp8Matrix, linear, shrink
+from dia2.model.fp8 import Fp8Matrix, linear, quantize
 from dia2.model.sampling import SlotSettings
 from dia2.steps.stepper import Stepper
 from dia2stream.bench.parts import backbone_bytes, depformer_bytes
@@ -81,7 +81,7 @@ def test_a_file_loads_into_the_same_8_bits_as_its_rounded_tensors(goldens: Path)
     exact = load_checkpoint(goldens / "checkpoint", LoadOptions(device="cpu", dtype="float32"))
     modules: tuple[nn.Module, ...] = (exact.backbone, exact.depformer)
     for module in modules:
-        shrink(module)
+        quantize(module)
     expected = matrices(exact)
     assert expected
     for name, matrix in matrices(loaded).items():
@@ -107,10 +107,10 @@ def test_it_takes_half_the_memory_and_half_the_reading() -> None:
 
 def published_shape(shrunk: bool) -> tuple[nn.Module, nn.Module]:
     """The published 2B shape in bfloat16, without memory."""
-    modules = _build(random_models.named("random:2b").config, torch.bfloat16)
+    modules = _build(random_models.random_model("random:2b").config, torch.bfloat16)
     if shrunk:
         for module in modules:
-            shrink(module)
+            quantize(module)
     return modules
 
 

@@ -1,4 +1,9 @@
-"""Which device and dtype a model gets, and whether it fits there."""
+"""Which device and dtype a model gets, and whether it fits there.
+
+What the user leaves open is chosen here, and every such choice adds a line with its reason to `notes`, for the log.
+Memory is compared with what is needed before anything is allocated: a model that does not fit is refused at once, in
+a line that says what it needs, what is free and what would help.
+"""
 
 import re
 from collections.abc import Iterator
@@ -7,7 +12,7 @@ from pathlib import Path
 
 import torch
 
-from dia2.checkpoint.download import size
+from dia2.checkpoint.download import readable_size
 from dia2.errors import DeviceError
 from dia2.model.config import Dia2Config
 
@@ -15,6 +20,7 @@ from dia2.model.config import Dia2Config
 
 
 def pick_device(device: str, notes: list[str]) -> torch.device:
+    """The device by name: "auto", "cpu", "cuda" or "cuda:N". Raises DeviceError for another name, or an absent one."""
     if device == "auto":
         if torch.cuda.is_available():
             notes.append("device cuda: auto, a CUDA device is there")
@@ -36,21 +42,23 @@ def pick_device(device: str, notes: list[str]) -> torch.device:
 
 
 def pick_dtype(dtype: str) -> torch.dtype | None:
-    """The dtype by name, None for "auto"."""
+    """The dtype by name, "float32" or "bfloat16"; None for "auto". Raises DeviceError for another name."""
     try:
         return {"auto": None, "float32": torch.float32, "bfloat16": torch.bfloat16}[dtype]
     except KeyError:
         raise DeviceError(f"dtype must be auto, float32 or bfloat16, not {dtype!r}") from None
 
 
-def check_weights(weights: str, notes: list[str]) -> None:
+def check_weights_kind(weights: str, notes: list[str]) -> None:
+    """Raises DeviceError unless `weights` is "dtype" or "fp8"."""
     if weights not in ("dtype", "fp8"):
         raise DeviceError(f"weights must be dtype or fp8, not {weights!r}")
     if weights == "fp8":
         notes.append("weights fp8: the layers' matrices are rounded to 8 bits, with a scale for each output")
 
 
-def auto_dtype(device: torch.device, notes: list[str]) -> torch.dtype:
+def default_dtype(device: torch.device, notes: list[str]) -> torch.dtype:
+    """bfloat16 on a CUDA device that computes in it, else float32."""
     if device.type == "cpu":
         notes.append("dtype float32: auto on the CPU")
         return torch.float32
@@ -61,13 +69,13 @@ def auto_dtype(device: torch.device, notes: list[str]) -> torch.dtype:
 
 
 def set_up_cuda(device: torch.device, dtype: torch.dtype, notes: list[str]) -> None:
-    """Two of torch's process-wide switches.
+    """Sets two switches of torch that hold for the whole process.
 
-    cuDNN's attention compiles for every new shape, up to a second each: a conversation, which has many lengths, would
-    meet new ones for ever. torch has others.
+    cuDNN's attention is switched off: it compiles for every new shape, for up to a second, and a conversation goes
+    through many lengths. torch has other kernels for attention.
 
-    float32 on CUDA means what it means in the published code: float32 values, TF32 matrix products. The newer
-    per-backend spelling of that switch makes everyone who still reads the old one (torch.compile among them) fail.
+    float32 on CUDA is computed as in the published code: float32 values, matrix products in TF32. torch has a newer way
+    to say this, for each backend, but then code that reads the old switch raises an error, torch.compile for example.
     """
     if device.type != "cuda":
         return
@@ -81,7 +89,7 @@ def set_up_cuda(device: torch.device, dtype: torch.dtype, notes: list[str]) -> N
 
 
 @contextmanager
-def room_for(
+def memory_guard(
     name: str,
     config: Dia2Config,
     modules: tuple[torch.nn.Module, ...],
@@ -89,7 +97,10 @@ def room_for(
     device: torch.device,
     mimi_bytes: int,
 ) -> Iterator[None]:
-    """Refuses before anything is allocated when the device has too little free, and says so when it runs out anyway."""
+    """Around the allocation of a model: raises DeviceError if the device has too little memory, before or during it.
+
+    Needed are the weights, the codec, and the keys and values of one conversation.
+    """
     weights = sum(weight.numel() * weight.element_size() for module in modules for weight in module.parameters())
     needed = weights + mimi_bytes + _cache_bytes(config, dtype)
     free = _free_bytes(device)
@@ -118,14 +129,16 @@ def _too_large(
     kinds = {weight.dtype for module in modules for weight in module.parameters()}
     fp8 = torch.float8_e4m3fn in kinds
     kind = "fp8" if fp8 else str(kinds.pop()).removeprefix("torch.")
-    # A limit on this process, or memory in pieces: there can be enough free and still none to be had.
-    there = f"{size(free)} free" if free is not None and free < needed else "more than it is given"
+    # Enough may be free and still not be given to this process, because of a limit, or because it is in pieces.
+    there = f"{readable_size(free)} free" if free is not None and free < needed else "more than it is given"
     mend = {"float32": "--dtype bfloat16 or ", "bfloat16": "--weights fp8 or "}.get(kind, "") + "a smaller model"
-    return DeviceError(f"out of memory: {name} needs {size(needed)} in {kind}, {there} on {device}; use {mend}")
+    return DeviceError(
+        f"out of memory: {name} needs {readable_size(needed)} in {kind}, {there} on {device}; use {mend}"
+    )
 
 
 def _free_bytes(device: torch.device) -> int | None:
-    """Memory a new tensor could have; None where nobody says."""
+    """Memory that a new tensor could have; None where the system does not say."""
     if device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(device)
         return int(free) + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
@@ -143,7 +156,7 @@ def _available_bytes() -> int | None:
 
 
 def _cgroup_bytes(root: str = "/sys/fs/cgroup") -> int | None:
-    """What a container's limit leaves; its page cache counts as used but is given back on demand."""
+    """What a container's limit leaves free. Its page cache counts as used, but the kernel gives it back on demand."""
     try:
         limit = int(Path(root, "memory.max").read_text())
         used = int(Path(root, "memory.current").read_text())

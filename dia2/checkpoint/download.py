@@ -1,4 +1,9 @@
-"""Files of a hub repo -> files on this disk, with a bar for each and one line for each way to fail."""
+"""Files of a hub repo -> files on this disk.
+
+huggingface_hub does the work, in its own cache, so that models are shared with other programs. Here are the two things
+that it does not do for us: progress goes to a callback and not to the terminal, and every way to fail (no network, no
+room, no permission, no such repo) becomes one line that says what to do.
+"""
 
 import errno
 import re
@@ -11,19 +16,20 @@ from dia2.errors import CheckpointError
 
 
 class Progress(Protocol):
-    """Told how far a slow stage is: bytes done of bytes in total (0 when not known)."""
+    """Is told how far a slow stage is."""
 
-    def __call__(self, stage: str, done: int, total: int) -> None: ...
+    def __call__(self, stage: str, done: int, total: int) -> None:
+        """stage: what is done, as "downloading config.json". done, total: bytes; total is 0 when it is not known."""
 
 
 # ---- Downloading ----
 
 
-def download(repo: str, file: str, revision: str | None, progress: Progress | None, required: bool) -> Path | None:
-    """One file of a repo, from the cache or the hub; None when the repo has no such file.
+def download_file(repo: str, file: str, revision: str | None, progress: Progress | None, required: bool) -> Path | None:
+    """One file of a repo, from the cache or the hub; None when the repo has no such file. Raises CheckpointError.
 
-    Without the hub, a file that is not required and not in the cache counts as one that the repo does not have, if the
-    cache knows the repo at all.
+    required: whether the file must be there. Offline nobody can say whether the repo has a file that is not in the
+    cache. One that is not required then counts as absent, provided that other files of the repo are in the cache.
     """
     from huggingface_hub import hf_hub_download, try_to_load_from_cache
     from huggingface_hub.errors import LocalEntryNotFoundError, RemoteEntryNotFoundError
@@ -40,7 +46,7 @@ def download(repo: str, file: str, revision: str | None, progress: Progress | No
         if not required and _is_cached(repo):
             return None
         raise _explain_download(error, repo, file, revision) from error
-    except Exception as error:  # the one place where whatever the network stack raises becomes a line for the user
+    except Exception as error:  # huggingface_hub and what is below it raise many kinds; the user gets one line
         raise _explain_download(error, repo, file, revision) from error
 
 
@@ -70,8 +76,8 @@ def _bar(progress: Progress | None, stage: str) -> type:
     class Bar:
         def __init__(self, total: int | None = None, initial: int = 0, **_: object) -> None:
             self.total, self.n = total, initial
-            if (total or 0) - initial > _free_disk(_cache()):  # rather now than after most of it
-                raise OSError(errno.ENOSPC, f"it takes {size(total or 0)}")
+            if (total or 0) - initial > _free_disk(_cache()):  # better to say so now than after most of it
+                raise OSError(errno.ENOSPC, f"it takes {readable_size(total or 0)}")
 
         def update(self, n: float | None = 1) -> None:
             self.n += int(n or 0)
@@ -94,13 +100,13 @@ def _bar(progress: Progress | None, stage: str) -> type:
 
 
 def _explain_download(error: Exception, repo: str, file: str, revision: str | None) -> CheckpointError:
-    """The one line a failed download deserves."""
+    """What the user is told: one line for each way to fail, the most telling cause first."""
     from huggingface_hub import constants, errors
 
     chain = list(_causes(error))
     full = next((e for e in chain if isinstance(e, OSError) and e.errno in _NO_SPACE), None)
     if full is not None:
-        why = f"{full.strerror}, {size(_free_disk(_cache()))} free"
+        why = f"{full.strerror}, {readable_size(_free_disk(_cache()))} free"
         return CheckpointError(
             f"disk full: no room for {repo}/{file} in {_cache()} ({why}); free some, or set HF_HOME elsewhere"
         )
@@ -136,9 +142,11 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
 
 
 def first_line(error: BaseException) -> str:
+    """The first line of an error's message, or the name of its class if the message is empty."""
     lines = str(error).strip().splitlines()
     return lines[0] if lines else type(error).__name__
 
 
-def size(count: int) -> str:
+def readable_size(count: int) -> str:
+    """Bytes as MB or GB, as "1.2 GB"."""
     return f"{count / 1e9:.1f} GB" if count >= 1e8 else f"{count / 1e6:.1f} MB"

@@ -3,10 +3,11 @@
 A checkpoint is a hub repo id, a local folder, `bundled`, which is a folder in this package, or the name of a random
 model. Loading takes four steps, each of which can refuse before the next one costs anything:
 
-1. find the files: config, weights, tokenizer, codec. A hub repo is downloaded file by file, only what is needed, into
-   huggingface_hub's own cache; the rest of this module sees local paths.
-2. read the config and build both transformers on the meta device, which takes no memory;
-3. compare the weights file's names, shapes and dtypes with theirs, and the bytes they need with what is free;
+1. find the files: config, weights, tokenizer, codec (sources.py). A hub repo is downloaded file by file, and only what
+   is needed (download.py); everything else sees local paths.
+2. read the config, and build both transformers on the meta device, which takes no memory;
+3. compare the weights file's names, shapes and dtypes with theirs (weights.py), and the bytes that they need with what
+   is free (device.py);
 4. allocate once, in the target dtype on the target device, and copy the tensors into place one by one.
 
 Nothing from a repo is ever executed: weights are safetensors, and a tokenizer is tokenizer.json.
@@ -18,17 +19,17 @@ from pathlib import Path
 import torch
 
 from dia2.checkpoint import random_models
-from dia2.checkpoint.device import auto_dtype, check_weights, pick_device, pick_dtype, room_for, set_up_cuda
+from dia2.checkpoint.device import check_weights_kind, default_dtype, memory_guard, pick_device, pick_dtype, set_up_cuda
 from dia2.checkpoint.download import Progress, first_line
 from dia2.checkpoint.sources import Folder, ModelFiles, Source, open_source, read_manifest
 from dia2.checkpoint.tokenizer import LoadedTokenizer, load_tokenizer
-from dia2.checkpoint.weights import compare, fill
+from dia2.checkpoint.weights import check_tensors, copy_tensors
 from dia2.codec.mimi import Mimi
 from dia2.errors import CheckpointError, ConfigError
 from dia2.model.backbone import Backbone
 from dia2.model.config import Dia2Config
 from dia2.model.depformer import Depformer
-from dia2.model.fp8 import shrink
+from dia2.model.fp8 import quantize
 
 BUNDLED = "bundled"
 _BUNDLED_FOLDER = Path(__file__).parent.parent / "bundled"
@@ -40,10 +41,12 @@ _BUNDLED_ABOUT = (
 
 @dataclass
 class Checkpoint:
-    """A loaded model. `notes` has one line for every choice made without being asked, with its reason.
+    """A loaded model.
 
+    name: as it was asked for. device, dtype: where its weights are and what they are computed in.
     weights: "dtype", or "fp8" when the layers' matrices are kept in 8 bits.
-    about: what whoever hears it should be told once, if anything; it is among the notes too.
+    notes: a line for every choice that the user left open, with its reason, for the log.
+    about: what a user of this model should be told once, or None; it is among the notes too.
     """
 
     name: str
@@ -91,7 +94,7 @@ def load_checkpoint(model: str | Path, options: LoadOptions = _DEFAULTS) -> Chec
     or amount of memory that is not there.
     """
     name = str(model)
-    target = _Target.of(options)
+    target = _Placement.of(options)
     if name.startswith(random_models.SCHEME):
         _refuse_for_random(name, tokenizer=options.tokenizer, mimi=options.mimi, revision=options.revision)
         return _load_random(name, target)
@@ -109,7 +112,7 @@ def load_files(config_path: str | Path, weights_path: str | Path, options: LoadO
 
     options: as for `load_checkpoint`, without a revision. Raises Dia2Error.
     """
-    target = _Target.of(options)
+    target = _Placement.of(options)
     config, tensors = Path(config_path), Path(weights_path)
     for path in (config, tensors):
         if not path.is_file():
@@ -128,7 +131,7 @@ def load_codec(model: str | Path, options: LoadOptions = _DEFAULTS) -> tuple[Dia
     name, place = str(model), pick_device(options.device, [])
     if name.startswith(random_models.SCHEME):
         _refuse_for_random(name, mimi=options.mimi, revision=options.revision)
-        known = random_models.named(name)
+        known = random_models.random_model(name)
         return known.config, Mimi.random(known.mimi, known.config.data.codebooks, place, known.seed)
     source = _open_model(name, options)
     files = ModelFiles(name, source, read_manifest(source), None, options.mimi, options.progress)
@@ -139,12 +142,12 @@ def load_codec(model: str | Path, options: LoadOptions = _DEFAULTS) -> tuple[Dia
 
 
 def has_bundled() -> bool:
-    """Whether this build brings a model along: a clone may have been made before there was one."""
+    """Whether this installation has the bundled model's weights."""
     return (_BUNDLED_FOLDER / "model.safetensors").is_file()
 
 
 def _open_model(name: str, options: LoadOptions) -> Source:
-    """Where a model's files lie. What a model refers to is not looked for here: that is never the bundled one."""
+    """Where a model's own files lie. A tokenizer or codec that a manifest names is found elsewhere (ModelFiles)."""
     if name != BUNDLED:
         return open_source(name, options.revision, options.progress)
     if not has_bundled():
@@ -160,8 +163,8 @@ def _open_model(name: str, options: LoadOptions) -> Source:
 
 
 @dataclass(frozen=True)
-class _Target:
-    """Where a model is to lie, and how; `notes` collects what was chosen without being asked."""
+class _Placement:
+    """On which device and in which dtype a model is to be, once "auto" is decided; `notes` has the reasons."""
 
     device: torch.device
     dtype: torch.dtype
@@ -169,11 +172,11 @@ class _Target:
     notes: list[str]
 
     @classmethod
-    def of(cls, options: LoadOptions) -> "_Target":
+    def of(cls, options: LoadOptions) -> "_Placement":
         notes: list[str] = []
         device, dtype = pick_device(options.device, notes), pick_dtype(options.dtype)
-        check_weights(options.weights, notes)
-        return cls(device, dtype or auto_dtype(device, notes), options.weights, notes)
+        check_weights_kind(options.weights, notes)
+        return cls(device, dtype or default_dtype(device, notes), options.weights, notes)
 
     def finish(
         self,
@@ -190,8 +193,8 @@ class _Target:
         )
 
 
-def _load(files: ModelFiles, target: _Target) -> Checkpoint:
-    """Small files first: a checkpoint that cannot be used is refused before its weights are downloaded."""
+def _load(files: ModelFiles, target: _Placement) -> Checkpoint:
+    """Loads small files first: a checkpoint that cannot be used is refused before its weights are downloaded."""
     config = Dia2Config.from_file(files.config())
     tokenizer = load_tokenizer(files.tokenizer_source(config, target.notes), config.data.text_vocab_size)
     mimi_source = files.mimi_source(config)
@@ -199,15 +202,15 @@ def _load(files: ModelFiles, target: _Target) -> Checkpoint:
     mimi_bytes = mimi_source.need("model.safetensors").stat().st_size
     backbone, depformer = _build(config, target.dtype)
     if target.weights == "fp8":
-        shrink(backbone)
-        shrink(depformer)
-    with room_for(files.name, config, (backbone, depformer), target.dtype, target.device, mimi_bytes):
+        quantize(backbone)
+        quantize(depformer)
+    with memory_guard(files.name, config, (backbone, depformer), target.dtype, target.device, mimi_bytes):
         path = files.weights()
-        compare(path, backbone.checkpoint_tensors() | depformer.checkpoint_tensors())
+        check_tensors(path, backbone.checkpoint_tensors() | depformer.checkpoint_tensors())
         backbone.to_empty(device=target.device)
         depformer.to_empty(device=target.device)
         tensors = backbone.checkpoint_tensors() | depformer.checkpoint_tensors()
-        fill(path, tensors, target.device, files.progress)
+        copy_tensors(path, tensors, target.device, files.progress)
         backbone.prepare()
         depformer.prepare()
         codec = _read_codec(mimi_folder, config, target.device)
@@ -215,7 +218,7 @@ def _load(files: ModelFiles, target: _Target) -> Checkpoint:
 
 
 def _read_codec(folder: Path, config: Dia2Config, device: torch.device) -> Mimi:
-    """The codec, if it has all the codes that the model may draw."""
+    """The codec. Raises CheckpointError when the model may draw codes that it does not have."""
     codec = Mimi.from_folder(folder, config.data.codebooks, device)
     has, needed = codec.config.codebook_size, config.data.audio_codes
     if has < needed:
@@ -223,18 +226,18 @@ def _read_codec(folder: Path, config: Dia2Config, device: torch.device) -> Mimi:
     return codec
 
 
-def _load_random(name: str, target: _Target) -> Checkpoint:
-    model = random_models.named(name)
+def _load_random(name: str, target: _Placement) -> Checkpoint:
+    model = random_models.random_model(name)
     config = model.config
-    tokenizer = LoadedTokenizer(random_models.tokenizer(), random_models.BOS, config.data.text_vocab_size, name)
+    tokenizer = LoadedTokenizer(random_models.train_tokenizer(), random_models.BOS, config.data.text_vocab_size, name)
     backbone, depformer = _build(config, target.dtype)
     modules: tuple[Backbone | Depformer, ...] = (backbone, depformer)
-    with room_for(name, config, modules, target.dtype, target.device, model.mimi_bytes):
+    with memory_guard(name, config, modules, target.dtype, target.device, model.mimi_bytes):
         for number, module in enumerate(modules):
             module.to_empty(device=target.device)
-            random_models.fill(module, model.seed + number)
+            random_models.randomize(module, model.seed + number)
             if target.weights == "fp8":
-                shrink(module)
+                quantize(module)
             module.prepare()
         codec = Mimi.random(model.mimi, config.data.codebooks, target.device, model.seed)
     loaded = target.finish(name, config, backbone, depformer, tokenizer, codec)
@@ -251,7 +254,8 @@ def _refuse_for_random(name: str, **options: str | None) -> None:
 def _build(config: Dia2Config, dtype: torch.dtype) -> tuple[Backbone, Depformer]:
     """Both transformers without memory: shapes and dtype only.
 
-    One rotary position to spare: the published voice prefix writes its last column twice.
+    There is one rotary position more than the context has steps, because the published voice prefix runs its last
+    column twice.
     """
     try:
         with torch.device("meta"):

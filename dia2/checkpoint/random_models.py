@@ -33,7 +33,7 @@ _HEAD_GAIN = 2.0  # how far logits spread: about e^2 between a likely code and a
 
 @dataclass(frozen=True)
 class RandomModel:
-    """What a random model is made of; `mimi_bytes` is about what its codec takes."""
+    """What a random model is made of. mimi_bytes: about what its codec's weights take in memory."""
 
     config: Dia2Config
     mimi: MimiConfig
@@ -41,8 +41,8 @@ class RandomModel:
     seed: int = 0
 
 
-def named(name: str) -> RandomModel:
-    """`random:tiny`, or `random:tiny:7` for another seed than 0."""
+def random_model(name: str) -> RandomModel:
+    """The model called `random:tiny`, or `random:tiny:7` for another seed than 0. Raises CheckpointError."""
     match = re.fullmatch(rf"{SCHEME}(\w+)(?::(\d+))?", name)
     if match is None or match[1] not in _MODELS:
         known = ", ".join(f"{SCHEME}{size}" for size in _MODELS)
@@ -53,7 +53,7 @@ def named(name: str) -> RandomModel:
 def _config(
     text_vocab: int, codes: int, codebooks: int, groups: int, decoder: DecoderConfig, depformer: DepformerConfig
 ) -> Dia2Config:
-    """The published options around some sizes; the weight groups are spread evenly over the stages."""
+    """A config of these sizes with the published options; stages share weight groups evenly."""
     stages = codebooks - 1
     data = DataConfig(
         channels=codebooks + 2,
@@ -128,11 +128,12 @@ _MODELS = {
 
 
 @torch.no_grad()
-def fill(module: Backbone | Depformer, seed: int) -> None:
-    """Draws every weight of an allocated module, on its device."""
+def randomize(module: Backbone | Depformer, seed: int) -> None:
+    """Draws every weight of an allocated module, on its device. The same seed gives the same weights."""
     weights = dict(module.named_parameters())
     generator = torch.Generator(module.norm.weight.device).manual_seed(seed)
-    # What is summed counts as fan-in: a code of every codebook in the backbone, two products of every layer in both.
+    # What is summed up counts as fan-in: the backbone sums a code of every codebook, and the residual stream of both
+    # transformers sums two products of every layer.
     codes = len(module.audio_embeds) if isinstance(module, Backbone) else 1
     residuals = 2 * len(module.layers)
     for name, weight in weights.items():
@@ -143,7 +144,7 @@ def fill(module: Backbone | Depformer, seed: int) -> None:
 
 
 def _norm_gain(name: str, weight: Tensor) -> float:
-    """1; less for queries and keys, whose products are not scaled by anything else, so that attention stays soft."""
+    """1, but less for queries and keys: nothing else scales their products, and attention shall spread over columns."""
     per_head = name.endswith(("q_norm.weight", "k_norm.weight"))
     return float(weight.numel() ** -0.25) if per_head else 1.0
 
@@ -162,15 +163,15 @@ def _deviation(name: str, fan_in: int, codes: int, residuals: int) -> float:
 
 
 def _draw(weight: Tensor, deviation: float, generator: torch.Generator) -> None:
-    """Fills with even noise of that standard deviation; uniform, because on a CPU it is twice as fast as normal."""
+    """Fills with uniform noise of that standard deviation: on a CPU it is drawn twice as fast as normal noise."""
     bound = deviation * 3**0.5
     for part in torch.split(weight.view(-1), _CHUNK):
         noise = torch.empty(part.shape, dtype=torch.float32, device=part.device)
         part.copy_(noise.uniform_(-bound, bound, generator=generator))
 
 
-def tokenizer() -> Tokenizer:
-    """A byte-level BPE learnt on the spot: common words are one token, others a few, and [S1] and [S2] are there."""
+def train_tokenizer() -> Tokenizer:
+    """A byte-level BPE tokenizer, trained here: common words are one token, others a few; it has [S1] and [S2]."""
     special = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<pad>", *[f"<reserved_{i}>" for i in range(3)], "<zero>"]
     built = Tokenizer(BPE())
     built.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -182,7 +183,7 @@ def tokenizer() -> Tokenizer:
         show_progress=False,
     )
     words = _WORDS.split()
-    # Words come first in a conversation, after a tag, and with a capital: all three ways are learnt, common ones first.
+    # A word stands at the start, behind another word, or begins with a capital: the training text has all three ways.
     ways = (" ".join([word, word, word.capitalize()]) for word in words)
     built.train_from_iterator(ways, trainer)
     built.add_tokens([AddedToken(tag, normalized=False, special=True) for tag in ("[S1]", "[S2]")])

@@ -1,4 +1,9 @@
-"""Where a model's files are: a folder, a hub repo, and what its manifest says."""
+"""Where a model's files are.
+
+A model's own files are in a *source*: a local folder or a hub repo, which answer the same questions. A manifest,
+dia2_assets.json, may say that files have other names there, or that the tokenizer and the codec are in other sources.
+The caller, the manifest, the config and the default may all say where these are, and count in this order.
+"""
 
 import re
 from collections.abc import Mapping
@@ -6,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from dia2.checkpoint.download import Progress, download
+from dia2.checkpoint.download import Progress, download_file
 from dia2.errors import CheckpointError
 from dia2.model.config import Dia2Config
 from dia2.strict_json import read_object
@@ -20,7 +25,7 @@ _MANIFEST_DEFAULTS = {"config": "config.json", "weights": "model.safetensors", "
 
 
 class Source(Protocol):
-    """A place with named files."""
+    """A place with named files. `name` is how messages call it."""
 
     name: str
 
@@ -28,10 +33,10 @@ class Source(Protocol):
         """A local path to the file, None when the place has no such file."""
 
     def need(self, file: str) -> Path:
-        """A local path to the file; CheckpointError when there is none."""
+        """A local path to the file. Raises CheckpointError when the place has no such file."""
 
     def inside(self, reference: str) -> "Source | None":
-        """The place a relative reference in a manifest or config means, None when it means none in here."""
+        """The folder in this place that a reference in a manifest or config means; None when it means another place."""
 
 
 class Folder:
@@ -57,7 +62,7 @@ class Folder:
 
 
 class Repo:
-    """A repo on the hub, or a folder in it. The first file fetched pins the commit that all others come from."""
+    """A repo on the hub, or a folder in it. All files come from the commit that the first one came from."""
 
     def __init__(self, repo: str, revision: str | None, progress: Progress | None, folder: str = "") -> None:
         self.repo, self.revision, self.progress, self.folder = repo, revision, progress, folder
@@ -74,9 +79,9 @@ class Repo:
 
     def _get(self, file: str, required: bool) -> Path | None:
         name = f"{self.folder}{file}"
-        path = download(self.repo, name, self.revision, self.progress, required)
+        path = download_file(self.repo, name, self.revision, self.progress, required)
         if path is not None:
-            # .../snapshots/<commit>/<name>. What the cache has of a commit is never asked for again.
+            # The path is .../snapshots/<commit>/<name>. Of a commit, the cache answers without asking the hub again.
             self.revision = path.parents[name.count("/")].name
         return path
 
@@ -96,7 +101,7 @@ def _no_file(place: str, file: str) -> CheckpointError:
 
 
 def open_source(reference: str, revision: str | None = None, progress: Progress | None = None) -> Source:
-    """The folder at that path if there is one, else the hub repo of that name."""
+    """The folder at that path if there is one, else the hub repo of that name. Raises CheckpointError for neither."""
     path = Path(reference).expanduser()
     if reference and path.is_dir():
         if revision is not None:
@@ -113,7 +118,7 @@ def open_source(reference: str, revision: str | None = None, progress: Progress 
 
 
 def read_manifest(source: Source) -> dict[str, str | None]:
-    """dia2_assets.json with its defaults filled in; it need not exist."""
+    """What dia2_assets.json says, defaults filled in; without the file, the defaults. Raises CheckpointError."""
     path = source.find(MANIFEST)
     raw = {} if path is None else read_object(path)
     given = {key: raw[key] for key in _MANIFEST_DEFAULTS if raw.get(key) is not None}
@@ -125,7 +130,10 @@ def read_manifest(source: Source) -> dict[str, str | None]:
 
 @dataclass(frozen=True)
 class ModelFiles:
-    """Where everything of one checkpoint is, or is to be looked for. `tokenizer` and `mimi` are the caller's."""
+    """Where each part of one checkpoint is.
+
+    manifest: of the source. tokenizer, mimi: folders or repo ids that the caller wants instead, or None.
+    """
 
     name: str
     source: Source
@@ -135,12 +143,15 @@ class ModelFiles:
     progress: Progress | None
 
     def config(self) -> Path:
+        """The config.json. Raises CheckpointError when it is not there."""
         return self.source.need(str(self.manifest["config"]))
 
     def weights(self) -> Path:
+        """The safetensors file of both transformers, downloaded now if need be. Raises CheckpointError."""
         return self.source.need(str(self.manifest["weights"]))
 
     def tokenizer_source(self, config: Dia2Config, notes: list[str]) -> Source:
+        """Where the tokenizer's files are; a choice that may surprise is told in `notes`."""
         if self.tokenizer is not None:
             return open_source(self.tokenizer, progress=self.progress)
         reference = self.manifest["tokenizer"] or config.assets.tokenizer or config.data.tokenizer_path
@@ -148,19 +159,20 @@ class ModelFiles:
             return self.source
         found = self.source.inside(reference)
         if found is None and isinstance(self.source, Folder) and self.source.find("tokenizer.json"):
-            # A repo that was downloaded into a folder names itself; what lies beside the weights is what it means.
+            # A repo that was downloaded into a folder still names itself here. It means the file beside the weights.
             notes.append(f"tokenizer from {self.name}: it has its own, so {reference} is not fetched")
             return self.source
         return found or self._elsewhere(reference)
 
     def mimi_source(self, config: Dia2Config) -> Source:
+        """Where the codec's files are."""
         if self.mimi is not None:
             return open_source(self.mimi, progress=self.progress)
         reference = self.manifest["mimi"] or config.assets.mimi or DEFAULT_MIMI
         return self.source.inside(reference) or self._elsewhere(reference)
 
     def _elsewhere(self, reference: str) -> Source:
-        """What a manifest or config names outside the checkpoint: a repo, the checkpoint's own at its own revision."""
+        """Another source that a manifest or config names. If it is this very repo, it is read at this revision."""
         if isinstance(self.source, Repo) and reference == self.source.repo:
             return self.source
         return open_source(reference, progress=self.progress)

@@ -1,4 +1,8 @@
-"""A checkpoint's tokenizer, read without the classes of transformers where that can be."""
+"""A checkpoint's tokenizer: text -> ids of the model's text vocabulary.
+
+It is read by the `tokenizers` library alone where the checkpoint has a tokenizer.json, because importing transformers
+takes seconds. Files around it (tokenizer_config.json and others) may add tokens and name the first one.
+"""
 
 from collections.abc import Mapping
 from typing import Any
@@ -22,8 +26,8 @@ _SLOW_TOKENIZER_FILES = ("vocab.json", "merges.txt")  # what a tokenizer without
 class LoadedTokenizer:
     """Text -> ids, without special tokens around them.
 
-    bos: what column 0 reads as its main token; 1 when the tokenizer has none, or has 0.
-    speakers: ids of [S1] and [S2].
+    bos: the main text token of column 0; 1 when the tokenizer names none, or names 0. speakers: ids of [S1] and [S2].
+    Raises CheckpointError for a tokenizer without the two speakers, or with ids beyond the model's text vocabulary.
     """
 
     def __init__(self, backend: TokenizerBackend, bos: int | None, vocabulary: int, name: str) -> None:
@@ -44,15 +48,15 @@ class LoadedTokenizer:
         return first, second
 
     def encode(self, text: str) -> list[int]:
+        """The ids of a text."""
         ids: list[int] = self._backend.encode(text, add_special_tokens=False).ids
         return ids
 
 
 def load_tokenizer(source: Source, vocabulary: int) -> LoadedTokenizer:
-    """From tokenizer.json; from vocab.json and merges.txt, through transformers, when there is none.
+    """Reads tokenizer.json, or, when there is none, vocab.json and merges.txt through transformers.
 
-    tokenizer.json is all that a fast tokenizer is, so it is read with the `tokenizers` library: the same ids (a test
-    compares) without the seconds that importing transformers takes.
+    vocabulary: how many text ids the model has. A test holds both ways to the same ids. Raises CheckpointError.
     """
     path = source.find("tokenizer.json")
     side = {name: found for name in _TOKENIZER_FILES if (found := source.find(name)) is not None}
@@ -73,7 +77,7 @@ def load_tokenizer(source: Source, vocabulary: int) -> LoadedTokenizer:
 
 
 def _token_text(token: object) -> str | None:
-    """A special token is written as a string, or as an object with its content."""
+    """The text of a special token, which files write as a string, or as an object with its content."""
     text = token.get("content") if isinstance(token, Mapping) else token
     return text if isinstance(text, str) else None
 

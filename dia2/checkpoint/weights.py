@@ -1,4 +1,9 @@
-"""A safetensors file -> the tensors of a model that is built already, strictly."""
+"""A safetensors file -> the tensors of a model that is built already.
+
+The model says which tensors it wants: published name -> the part of its weights that the tensor is copied into. The
+file must have exactly those, in those shapes. What is missing or too much is refused before anything is copied: a
+tensor that is passed over in silence makes a model that speaks badly, and nobody knows why.
+"""
 
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -29,8 +34,8 @@ def _opened(path: Path) -> Iterator[Any]:
         raise CheckpointError(f"{path}: cannot be read: {error.strerror or first_line(error)}") from None
 
 
-def compare(path: Path, targets: Mapping[str, Matrix]) -> None:
-    """Every tensor must be there, be expected, and have its shape: one error names all that are not."""
+def check_tensors(path: Path, targets: Mapping[str, Matrix]) -> None:
+    """Raises CheckpointError, naming all of them, for tensors that are missing, unexpected, misshapen or no floats."""
     with _opened(path) as file:
         slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
         shapes = {name: tuple(part.get_shape()) for name, part in slices.items()}
@@ -56,11 +61,11 @@ def _shortened(names: list[str], most: int = 8) -> str:
     return ", ".join(sorted(names)[:most]) + more
 
 
-def fill(path: Path, targets: Mapping[str, Matrix], device: torch.device, progress: Progress | None) -> None:
-    """Copies every tensor of the file into place.
+def copy_tensors(path: Path, targets: Mapping[str, Matrix], device: torch.device, progress: Progress | None) -> None:
+    """Copies every tensor of the file into the target of its name, cast to the target's dtype.
 
-    Opening maps the file into memory, and what has been read of a mapping counts as memory used. So the file is
-    opened anew for every few tensors, and the rest of it stays on the disk.
+    Opening maps the file into memory, and what has been read of a mapping counts as used memory. So the file is opened
+    anew for every few tensors, and never more than _MAPPED bytes of it are in memory.
     """
     with _opened(path) as file:
         names = list(file.offset_keys())
@@ -70,7 +75,7 @@ def fill(path: Path, targets: Mapping[str, Matrix], device: torch.device, progre
         with _opened(path) as file:
             for name in group:
                 for into, piece in _pieces(targets[name], file.get_tensor(name)):
-                    # Casting happens on the device, where it is free; on the CPU, while copying.
+                    # On a GPU, casting after the copy costs nothing; on a CPU, `copy_` casts while it copies.
                     into.copy_(piece.to(device))
                     done += into.numel() * into.element_size()
                     if progress is not None:
@@ -93,7 +98,7 @@ def _groups(names: Iterable[str], targets: Mapping[str, Matrix]) -> Iterator[lis
 
 
 def _pieces(target: Matrix, source: Tensor) -> Iterator[tuple[Matrix, Tensor]]:
-    """Both cut into the same rows, at most _CHUNK bytes of the source each."""
+    """Target and source cut into pieces of the same rows, at most _CHUNK bytes of the source each."""
     row = max(1, source[0].numel() * source.element_size())
     rows = max(1, _CHUNK // row)
     return zip(target.split(rows), source.split(rows), strict=True)

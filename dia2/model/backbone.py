@@ -14,7 +14,17 @@ from torch import Tensor, nn
 from dia2.model.config import Dia2Config
 from dia2.model.fp8 import Matrix, linear
 from dia2.model.kv_cache import CacheView
-from dia2.model.layers import GatedMLP, RMSNorm, Rotary, TextEmbedding, attend, numbered, rotate, under, weight
+from dia2.model.layers import (
+    GatedMLP,
+    RMSNorm,
+    Rotary,
+    TextEmbedding,
+    attend,
+    empty_weight,
+    prefixed,
+    rotate,
+    split_by_name,
+)
 
 
 class Backbone(nn.Module):
@@ -25,11 +35,11 @@ class Backbone(nn.Module):
         data, model = config.data, config.model
         sizes, eps = model.decoder, model.normalization_layer_epsilon
         self.text_embed = TextEmbedding(data.text_vocab_size, sizes.n_embd, sizes.low_rank_dim, data.text_pad_token_id)
-        self.audio_embeds = weight(data.codebooks, data.audio_vocab_size, sizes.n_embd)
+        self.audio_embeds = empty_weight(data.codebooks, data.audio_vocab_size, sizes.n_embd)
         self.layers = nn.ModuleList(Block(config) for _ in range(sizes.n_layer))
         self.norm = RMSNorm(sizes.n_embd, eps)
-        self.action_head = weight(data.action_vocab_size, sizes.n_embd)
-        self.cb0_head = weight(data.audio_vocab_size, sizes.n_embd)
+        self.action_head = empty_weight(data.action_vocab_size, sizes.n_embd)
+        self.cb0_head = empty_weight(data.audio_vocab_size, sizes.n_embd)
         self.rotary = Rotary(sizes.gqa_head_dim, model.rope_min_timescale, model.rope_max_timescale, positions)
         self.register_buffer("codebooks", torch.arange(data.codebooks), persistent=False)
 
@@ -71,16 +81,16 @@ class Backbone(nn.Module):
 
     def checkpoint_tensors(self) -> dict[str, Matrix]:
         """Published name -> the view of our weights that holds it."""
-        tensors = under("text_embed", self.text_embed.checkpoint_tensors())
-        tensors |= numbered(range(len(self.audio_embeds)), self.audio_embeds, "audio_embeds.{}.weight")
+        tensors = prefixed("text_embed", self.text_embed.checkpoint_tensors())
+        tensors |= split_by_name(range(len(self.audio_embeds)), self.audio_embeds, "audio_embeds.{}.weight")
         for number, layer in enumerate(cast("list[Block]", self.layers)):
-            tensors |= under(f"layers.{number}", layer.checkpoint_tensors())
+            tensors |= prefixed(f"layers.{number}", layer.checkpoint_tensors())
         tensors |= {
             "norm.weight": self.norm.weight,
             "action_head.weight": self.action_head,
             "cb0_head.weight": self.cb0_head,
         }
-        return under("transformer", tensors)
+        return prefixed("transformer", tensors)
 
 
 class Block(nn.Module):
@@ -105,8 +115,8 @@ class Block(nn.Module):
         return {
             "pre_norm.weight": self.pre_norm.weight,
             "post_norm.weight": self.post_norm.weight,
-            **under("attn", self.attention.checkpoint_tensors()),
-            **under("mlp", self.mlp.checkpoint_tensors()),
+            **prefixed("attn", self.attention.checkpoint_tensors()),
+            **prefixed("mlp", self.mlp.checkpoint_tensors()),
         }
 
 
@@ -118,8 +128,8 @@ class Attention(nn.Module):
         sizes, eps = config.model.decoder, config.model.normalization_layer_epsilon
         self.split = (sizes.gqa_query_heads, sizes.kv_heads, sizes.kv_heads)
         self.head_dim = sizes.gqa_head_dim
-        self.qkv: Matrix = weight(sum(self.split) * self.head_dim, sizes.n_embd)
-        self.o_proj: Matrix = weight(sizes.n_embd, sizes.gqa_query_heads * self.head_dim)
+        self.qkv: Matrix = empty_weight(sum(self.split) * self.head_dim, sizes.n_embd)
+        self.o_proj: Matrix = empty_weight(sizes.n_embd, sizes.gqa_query_heads * self.head_dim)
         self.q_norm = RMSNorm(self.head_dim, eps)
         self.k_norm = RMSNorm(self.head_dim, eps)
 

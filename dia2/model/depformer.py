@@ -13,7 +13,17 @@ from torch import Tensor, nn
 
 from dia2.model.config import Dia2Config
 from dia2.model.fp8 import Matrix, linear
-from dia2.model.layers import GatedMLP, RMSNorm, Rotary, TextEmbedding, attend, numbered, rotate, under, weight
+from dia2.model.layers import (
+    GatedMLP,
+    RMSNorm,
+    Rotary,
+    TextEmbedding,
+    attend,
+    empty_weight,
+    prefixed,
+    rotate,
+    split_by_name,
+)
 
 
 class Depformer(nn.Module):
@@ -26,16 +36,16 @@ class Depformer(nn.Module):
         self.group_of_stage = [self.groups.index(group) for group in config.schedule]
         self.stages = data.codebooks - 1
         self.codes = data.audio_codes
-        self.audio_embeds = weight(self.stages, data.audio_vocab_size, sizes.n_embd)
+        self.audio_embeds = empty_weight(self.stages, data.audio_vocab_size, sizes.n_embd)
         self.text_embed = (
             TextEmbedding(data.text_vocab_size, sizes.n_embd, None, data.text_pad_token_id)
             if sizes.text_embedding
             else None
         )
-        self.project_in: Matrix = weight(len(self.groups), sizes.n_embd, model.decoder.n_embd)
+        self.project_in: Matrix = empty_weight(len(self.groups), sizes.n_embd, model.decoder.n_embd)
         self.layers = nn.ModuleList(Block(config, len(self.groups)) for _ in range(sizes.n_layer))
         self.norm = RMSNorm(sizes.n_embd, model.normalization_layer_epsilon)
-        self.heads = weight(self.stages, data.audio_vocab_size, sizes.n_embd)
+        self.heads = empty_weight(self.stages, data.audio_vocab_size, sizes.n_embd)
         self.rotary = (
             Rotary(sizes.gqa_head_dim, model.rope_min_timescale, model.rope_max_timescale, self.stages)
             if sizes.apply_rope
@@ -75,15 +85,15 @@ class Depformer(nn.Module):
     def checkpoint_tensors(self) -> dict[str, Matrix]:
         """Published name -> the view of our weights that holds it."""
         stages = range(self.stages)
-        tensors = numbered(stages, self.audio_embeds, "audio_embeds.{}.weight")
+        tensors = split_by_name(stages, self.audio_embeds, "audio_embeds.{}.weight")
         if self.text_embed is not None:
-            tensors |= under("text_embed", self.text_embed.checkpoint_tensors())
-        tensors |= numbered(self.groups, self.project_in, "depformer_in.{}.weight")
+            tensors |= prefixed("text_embed", self.text_embed.checkpoint_tensors())
+        tensors |= split_by_name(self.groups, self.project_in, "depformer_in.{}.weight")
         for number, layer in enumerate(cast("list[Block]", self.layers)):
-            tensors |= under(f"layers.{number}", layer.checkpoint_tensors(self.groups))
+            tensors |= prefixed(f"layers.{number}", layer.checkpoint_tensors(self.groups))
         tensors |= {"norm.weight": self.norm.weight}
-        tensors |= numbered(stages, self.heads, "logits.{}.weight")
-        return under("depformer", tensors)
+        tensors |= split_by_name(stages, self.heads, "logits.{}.weight")
+        return prefixed("depformer", tensors)
 
 
 class Block(nn.Module):
@@ -108,8 +118,8 @@ class Block(nn.Module):
         return {
             "pre_norm.weight": self.pre_norm.weight,
             "post_norm.weight": self.post_norm.weight,
-            **under("self_attention", self.attention.checkpoint_tensors(groups)),
-            **under("mlp", self.mlp.checkpoint_tensors()),
+            **prefixed("self_attention", self.attention.checkpoint_tensors(groups)),
+            **prefixed("mlp", self.mlp.checkpoint_tensors()),
         }
 
 
@@ -121,8 +131,8 @@ class Attention(nn.Module):
         sizes, eps = config.model.depformer, config.model.normalization_layer_epsilon
         self.head_dim = sizes.gqa_head_dim
         width = sizes.gqa_query_heads * self.head_dim
-        self.in_proj: Matrix = weight(groups, 3 * width, sizes.n_embd)
-        self.out_proj: Matrix = weight(groups, sizes.n_embd, width)
+        self.in_proj: Matrix = empty_weight(groups, 3 * width, sizes.n_embd)
+        self.out_proj: Matrix = empty_weight(groups, sizes.n_embd, width)
         self.q_norm = RMSNorm(self.head_dim, eps)
         self.k_norm = RMSNorm(self.head_dim, eps)
 
@@ -140,8 +150,8 @@ class Attention(nn.Module):
 
     def checkpoint_tensors(self, groups: list[int]) -> dict[str, Matrix]:
         return {
-            **numbered(groups, self.in_proj, "in_proj.{}.weight"),
-            **numbered(groups, self.out_proj, "out_proj.{}.weight"),
+            **split_by_name(groups, self.in_proj, "in_proj.{}.weight"),
+            **split_by_name(groups, self.out_proj, "out_proj.{}.weight"),
             "q_norm.weight": self.q_norm.weight,
             "k_norm.weight": self.k_norm.weight,
         }

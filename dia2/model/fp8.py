@@ -80,7 +80,7 @@ class Fp8Matrix(nn.Module):
 Matrix = Tensor | Fp8Matrix
 
 
-def shrink(module: nn.Module) -> None:
+def quantize(module: nn.Module) -> None:
     """Puts the matrices of all layers in `module` into 8 bits, one after the other; before loading, only their room."""
     for owner in list(module.modules()):
         for name in _MATRICES:

@@ -26,17 +26,17 @@ _ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 }
 
 
-def weight(*shape: int) -> nn.Parameter:
+def empty_weight(*shape: int) -> nn.Parameter:
     """An uninitialised weight of the default dtype: the loader fills it, nobody trains it."""
     return nn.Parameter(torch.empty(*shape), requires_grad=False)
 
 
-def under(prefix: str, tensors: Mapping[str, Matrix]) -> dict[str, Matrix]:
+def prefixed(prefix: str, tensors: Mapping[str, Matrix]) -> dict[str, Matrix]:
     """The same tensors with `prefix.` in front of their names."""
     return {f"{prefix}.{name}": tensor for name, tensor in tensors.items()}
 
 
-def numbered(names: Iterable[object], table: Matrix, pattern: str) -> dict[str, Matrix]:
+def split_by_name(names: Iterable[object], table: Matrix, pattern: str) -> dict[str, Matrix]:
     """Splits a packed [n, ...] table into its published tensors, `pattern` formatted with each name."""
     return {pattern.format(name): part for name, part in zip(names, table, strict=True)}
 
@@ -46,7 +46,7 @@ class RMSNorm(nn.Module):
 
     def __init__(self, width: int, eps: float) -> None:
         super().__init__()
-        self.weight = weight(width)
+        self.weight = empty_weight(width)
         self.eps = eps
 
     def forward(self, x: Tensor) -> Tensor:
@@ -102,8 +102,8 @@ class GatedMLP(nn.Module):
 
     def __init__(self, width: int, hidden: int, activations: tuple[str, ...]) -> None:
         super().__init__()
-        self.wi: Matrix = weight(2 * hidden, width)
-        self.wo: Matrix = weight(width, hidden)
+        self.wi: Matrix = empty_weight(2 * hidden, width)
+        self.wo: Matrix = empty_weight(width, hidden)
         self.gate_activation, self.up_activation = (_ACTIVATIONS[name] for name in activations)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -119,9 +119,9 @@ class TextEmbedding(nn.Module):
 
     def __init__(self, vocab: int, width: int, rank: int | None, pad: int) -> None:
         super().__init__()
-        self.embedding = weight(vocab, rank or width)
-        self.main_proj = weight(width, rank or width)
-        self.second_proj = weight(width, rank or width)
+        self.embedding = empty_weight(vocab, rank or width)
+        self.main_proj = empty_weight(width, rank or width)
+        self.second_proj = empty_weight(width, rank or width)
         self.pad = pad
 
     def forward(self, main: Tensor, second: Tensor) -> Tensor:

@@ -86,8 +86,8 @@ class LmNet(nn.Module):
     def initialise(self, seed: int) -> "LmNet":
         """New weights: dia2's random ones (scaled by fan-in), with smaller embeddings and nearly flat predictions."""
         with torch.no_grad():
-            random_models.fill(self.backbone, seed)
-            random_models.fill(self.depformer, seed + 1)
+            random_models.randomize(self.backbone, seed)
+            random_models.randomize(self.depformer, seed + 1)
             # What is small moves far in few steps; layers norm what they read, so only proportions matter.
             for table in (self.backbone.text_embed.embedding, self.backbone.audio_embeds, self.depformer.audio_embeds):
                 table.mul_(0.5)

@@ -6,7 +6,7 @@ import triton.language as tl
 from torch import Tensor
 from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
-from dia2.cuda.kernels.launch import STEP_FIELDS, dependent, power
+from dia2.cuda.kernels.launch import STEP_FIELDS, launch_options, next_power_of_2
 
 # ---- Attention ----
 
@@ -227,7 +227,7 @@ class Attention:
         long: bool = True,
     ) -> None:
         self.heads, self.kv_heads, self.half, self.splits = heads, kv_heads, head_dim // 2, splits
-        self.group = power(heads // kv_heads)
+        self.group = next_power_of_2(heads // kv_heads)
         # One short block is sums in registers; many are for the matrix units, which have 16 lanes at least.
         units = long and self.half >= 16
         self.lanes, self.block = (max(16, 2 * self.group), 32) if units else (self.group, 16)
@@ -277,5 +277,5 @@ class Attention:
             STEPPED=stepped,
             ROPE=tables is not None,
             num_warps=4,
-            **dependent(),
+            **launch_options(),
         )

@@ -6,7 +6,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from dia2.cuda.kernels.launch import STEP_FIELDS, ahead, dependent, power
+from dia2.cuda.kernels.launch import STEP_FIELDS, launch_options, next_power_of_2, wait_for_previous
 
 # ---- Draws ----
 
@@ -69,7 +69,7 @@ def _draw_kernel(
     line = tl.program_id(0)
     i = tl.arange(0, BLOCK)
     inside = i < V
-    ahead(PDL)
+    wait_for_previous(PDL)
     slot = tl.maximum(tl.load(step_ptr + line * FIELDS + 5), 0)
     scale = tl.load(scale_ptr + slot)
     filter_k = tl.load(filter_ptr + slot).to(tl.int32)
@@ -159,8 +159,8 @@ class Sampler:
             self.uniforms.shape[2],
             into.shape[1] if codes is not None else 0,
             FIELDS=STEP_FIELDS,
-            BLOCK=power(logits.shape[1]),
+            BLOCK=next_power_of_2(logits.shape[1]),
             WRITE=codes is not None,
             num_warps=4,
-            **dependent(),
+            **launch_options(),
         )

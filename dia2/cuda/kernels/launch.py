@@ -16,23 +16,23 @@ COLUMN, INDEX, KNOWN, MAIN, SECOND, SLOT, STEP_FIELDS = 0, 1, 2, 3, 4, 5, 6
 UNUSED = -1
 # ---- Launching ----
 
-DEPENDENT = True
+DEPENDENT_LAUNCH = True
 """Whether kernels may start before the one ahead has ended, where the GPU can do that."""
 
 
-def dependent() -> dict[str, Any]:
+def launch_options() -> dict[str, Any]:
     """Launch options for programmatic dependent launch (`PDL` in the kernels)."""
-    if INTERPRETED or not DEPENDENT or torch.cuda.get_device_capability()[0] < 9:
+    if INTERPRETED or not DEPENDENT_LAUNCH or torch.cuda.get_device_capability()[0] < 9:
         return {"PDL": False}
     return {"PDL": True, "launch_pdl": True}
 
 
-def power(n: int) -> int:
+def next_power_of_2(n: int) -> int:
     return 1 << max(0, n - 1).bit_length()
 
 
 @triton.jit
-def ahead(PDL: tl.constexpr):
+def wait_for_previous(PDL: tl.constexpr):
     """Lets the next kernel start, then waits for the one ahead: what it wrote may be read from here on."""
     if PDL:
         gdc_launch_dependents()

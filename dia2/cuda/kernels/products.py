@@ -30,7 +30,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from dia2.cuda.kernels.launch import INTERPRETED, STEP_FIELDS, ahead, dependent, power
+from dia2.cuda.kernels.launch import INTERPRETED, STEP_FIELDS, launch_options, next_power_of_2, wait_for_previous
 from dia2.model.fp8 import Fp8Matrix, Matrix
 
 MOST_ROWS = 4
@@ -141,7 +141,7 @@ def _linear_kernel(
     k = tl.arange(0, BK)
     r = tl.arange(0, ROWS)
     w = _weights(w_ptr, n, k, N, K, BN, BK, AGAIN)
-    ahead(PDL)
+    wait_for_previous(PDL)
     x = _rows(x_ptr, r, k, R, K, x_stride, ROWS, BK)
     if EMBED:
         x = _embedded(x, table_ptr, token_ptr, sum_ptr, r, k, R, token_stride, K)
@@ -197,7 +197,7 @@ def _gated_kernel(
     r = tl.arange(0, ROWS)
     w_gate = _weights(w_ptr, n, k, N, K, BN, BK, False)
     w_up = _weights(w_ptr + N.to(tl.int64) * K, n, k, N, K, BN, BK, False)
-    ahead(PDL)
+    wait_for_previous(PDL)
     x = _normed(_rows(x_ptr, r, k, R, K, K, ROWS, BK), norm_ptr, k, K, eps)
     dtype = out_ptr.dtype.element_ty
     gate = _scaled(_products(w_gate, x), scale_ptr, n, N, SCALED).to(dtype).to(tl.float32)
@@ -237,7 +237,7 @@ def _embed_kernel(
     r = tl.arange(0, ROWS)
     w_main = _weights(main_ptr, n, k, N, K, BN, BK, False)
     w_second = _weights(second_ptr, n, k, N, K, BN, BK, False)
-    ahead(PDL)
+    wait_for_previous(PDL)
     dtype = out_ptr.dtype.element_ty
     step = step_ptr + (r // 2) * FIELDS
     live, blanked = r < R, r % 2 == 1
@@ -279,7 +279,7 @@ def _norm_kernel(
     """out = norm(x + table[token]), a program a row: for products of many rows."""
     k = tl.arange(0, BK)
     row = tl.arange(0, 1) + tl.program_id(0)
-    ahead(PDL)
+    wait_for_previous(PDL)
     x = _rows(x_ptr, row, k, tl.num_programs(0), K, x_stride, 1, BK)
     if EMBED:
         x = _embedded(x, table_ptr, token_ptr, sum_ptr, row, k, tl.num_programs(0), token_stride, K)
@@ -293,7 +293,7 @@ def _product_kernel(both_ptr, out_ptr, N, BN: tl.constexpr, GATE: tl.constexpr, 
     """out [rows, N] = act0(first half) * act1(second half) of both [rows, 2 N]."""
     n = tl.program_id(1) * BN + tl.arange(0, BN)
     row = tl.program_id(0)
-    ahead(PDL)
+    wait_for_previous(PDL)
     dtype = out_ptr.dtype.element_ty
     at = both_ptr + row * 2 * N + n
     gate = _activate(tl.load(at, mask=n < N, other=0.0).to(tl.float32), GATE).to(dtype).to(tl.float32)
@@ -354,7 +354,7 @@ def linear(
     values, scale, scaled = _parts(matrix)
     tile = _tile("linear", outputs, inputs)
     whole = norm is not None or embedding is not None  # the norm needs the row in one piece
-    width = power(inputs) if whole else min(power(inputs), _WIDEST)
+    width = next_power_of_2(inputs) if whole else min(next_power_of_2(inputs), _WIDEST)
     extra = embedding or Embedding(x, out, x)
     _linear_kernel[(triton.cdiv(outputs, tile.outputs),)](
         x,
@@ -371,7 +371,7 @@ def linear(
         extra.token.stride(0),
         eps,
         K=inputs,
-        ROWS=power(rows),
+        ROWS=next_power_of_2(rows),
         BN=tile.outputs,
         BK=width,
         NORM=norm is not None,
@@ -380,7 +380,7 @@ def linear(
         SCALED=scaled,
         AGAIN=again,
         num_warps=tile.warps,
-        **dependent(),
+        **launch_options(),
     )
 
 
@@ -399,14 +399,14 @@ def gated(x: Tensor, norm: Tensor, eps: float, matrix: Matrix, out: Tensor, acti
         outputs,
         eps,
         K=inputs,
-        ROWS=power(rows),
+        ROWS=next_power_of_2(rows),
         BN=tile.outputs,
-        BK=power(inputs),
+        BK=next_power_of_2(inputs),
         GATE=_ACTIVATIONS[activations[0]],
         UP=_ACTIVATIONS[activations[1]],
         SCALED=scaled,
         num_warps=tile.warps,
-        **dependent(),
+        **launch_options(),
     )
 
 
@@ -425,10 +425,10 @@ def normed(x: Tensor, norm: Tensor, eps: float, out: Tensor, embedding: Embeddin
         extra.token.stride(0),
         eps,
         K=width,
-        BK=power(width),
+        BK=next_power_of_2(width),
         EMBED=embedding is not None,
         num_warps=4,
-        **dependent(),
+        **launch_options(),
     )
 
 
@@ -437,7 +437,7 @@ def product(both: Tensor, out: Tensor, activations: tuple[str, ...]) -> None:
     rows, width = out.shape
     gate, up = (_ACTIVATIONS[name] for name in activations)
     grid = (rows, triton.cdiv(width, 1024))
-    _product_kernel[grid](both, out, width, BN=1024, GATE=gate, UP=up, num_warps=4, **dependent())
+    _product_kernel[grid](both, out, width, BN=1024, GATE=gate, UP=up, num_warps=4, **launch_options())
 
 
 def embed(
@@ -475,10 +475,10 @@ def embed(
         K=inputs,
         C=codebooks,
         V=vocabulary,
-        ROWS=power(out.shape[0]),
+        ROWS=next_power_of_2(out.shape[0]),
         BN=tile.outputs,
-        BK=power(inputs),
-        BC=power(codebooks),
+        BK=next_power_of_2(inputs),
+        BC=next_power_of_2(codebooks),
         num_warps=tile.warps,
-        **dependent(),
+        **launch_options(),
     )
