@@ -46,7 +46,7 @@ def make_stand_in(folder: Path) -> Path:
 def stand_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The stand-in, as the bundled model of this build, with the hub out of reach."""
     monkeypatch.setattr(load, "_BUNDLED_FOLDER", make_stand_in(tmp_path / "bundled"))
-    monkeypatch.setattr(sources, "download", refuse_download)
+    monkeypatch.setattr(sources, "download_file", refuse_download)
     return tmp_path / "bundled"
 
 
