@@ -267,7 +267,8 @@ def client(
   dia2stream bench --max-cold-ms 45 --max-inject-ms 45 --max-frame-ratio 2.5
   dia2stream bench --url ws://127.0.0.1:8765 --json - | jq .figures.cold_start.p95
   dia2stream bench --calls 16,32,64 --plot calls.png
-  dia2stream bench --calls-per-second 4 --find --max-first-ms 80""")
+  dia2stream bench --calls-per-second 4 --find --max-first-ms 80
+  dia2stream bench --calls 64,128,256 --simulate h100""")
 def bench(model: ModelOptions, speech: SpeechOptions, options: BenchOptions, load: CallOptions) -> None:
     """Measure how soon it speaks, what a frame costs, and how many calls it holds.
 
@@ -288,7 +289,11 @@ def bench(model: ModelOptions, speech: SpeechOptions, options: BenchOptions, loa
     """
     kinds = [name for name in ("calls", "calls_per_second", "crowd") if getattr(load, name) is not None]
     _check_bench(options, load, kinds)
-    if kinds:
+    if load.simulate is not None:
+        from dia2stream.bench.simulate.run import run as simulate
+
+        simulate(speech, options, load)
+    elif kinds:
         from dia2stream.bench.load.run import run as run_load
 
         run_load(model, speech, options, load)
@@ -306,6 +311,8 @@ def _check_bench(options: BenchOptions, load: CallOptions, kinds: list[str]) -> 
         raise typer.BadParameter("--calls, --calls-per-second and --crowd are mutually exclusive")
     if not kinds and (load.find or load.max_first_ms is not None):
         raise typer.BadParameter("--find and --max-first-ms need --calls, --calls-per-second or --crowd")
+    if load.simulate is not None and (not kinds or options.url is not None):
+        raise typer.BadParameter("--simulate needs --calls, --calls-per-second or --crowd, and no --url")
     if kinds and (options.max_cold_ms, options.max_inject_ms, options.max_frame_ratio) != (None, None, None):
         raise typer.BadParameter("with many calls at once the gate is --max-first-ms")
 

@@ -214,6 +214,13 @@ class CallOptions:
             low=0,
         ),
     ] = None
+    simulate: Annotated[
+        str | None,
+        CliFlag(
+            "Simulate the load instead, with the real scheduler, on a machine of these costs: h100, or a file.",
+            "h100|FILE.json",
+        ),
+    ] = None
 
 
 @dataclass(frozen=True)

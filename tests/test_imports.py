@@ -65,6 +65,8 @@ WITHOUT_TORCH = [
     "dia2.text.machine",
     "dia2stream",
     "dia2stream.audio",
+    "dia2stream.bench.simulate.loads",
+    "dia2stream.bench.simulate.machine",
     "dia2stream.cli",
     "dia2stream.client",
     "dia2stream.engine",

@@ -6,7 +6,7 @@ What could not be measured is null: a client cannot time the steps of a server, 
     schema       "dia2stream-bench/1"
     made         when, ISO 8601, UTC
     dia2stream   the version that measured
-    target       "engine" in this process, or the URL of a server
+    target       "engine" in this process, "simulation", or the URL of a server
     machine      system, python, cpu, cores, torch, threads, gpu, gpu_memory_bytes, cuda, triton
     model        name, device, dtype, parameters, stepper; notes: what was chosen automatically, and why
     settings     runs, warmup, and every speech option
@@ -20,7 +20,7 @@ What could not be measured is null: a client cannot time the steps of a server, 
                  and a backbone step, over its floor; *_late_over_early: the context's end over its beginning
     calls        with --calls, --calls-per-second or --crowd; all of the keys above from figures on are then null:
                  kind, settings, points (one for each load, see load/results.py), highest (with --find: the highest load
-                 that held, or null)
+                 that held, or null), costs (with --simulate: the cost curve)
     compared     with --compare: made and machine of the old report, p50 (new over old, by figure), verdict
     gates        flag, limit, value, passed, line
     passed       whether all gates did
@@ -227,6 +227,8 @@ def heading(report: Report) -> Iterable[str]:
     machine, model = report["machine"], report["model"]
     place = machine["gpu"] or f"{machine['cpu']}, {machine['threads']} of {machine['cores']} cores"
     what = " ".join(filter(None, (model["name"], model["dtype"])))
+    if report["target"] == "simulation":
+        return [f"{what}, simulated from its cost curve"]
     if report["target"] != "engine":
         return [f"{what} at {report['target']}, measured from {machine['cpu']}"]
     return [f"{what}, torch {machine['torch']}", f"on {place}"]

@@ -61,6 +61,12 @@ def engine_setting(engine: TimedEngine, read_bytes_per_s: float | None = None) -
     return {"machine": _machine(device), "model": _model(engine), "once": dict(zip(_ONCE, once, strict=True))}
 
 
+def simulated_setting(name: str) -> Report:
+    """The same keys of a simulation. name: of the cost curve, which says what machine and model it is of."""
+    model = {**dict.fromkeys(_MODEL), "name": name}
+    return {"machine": _machine(None), "model": model, "once": dict.fromkeys(_ONCE)}
+
+
 def server_setting(ready: Ready) -> Report:
     """The same keys of a server: `machine` is the one that measures."""
     model = {**dict.fromkeys(_MODEL), "name": ready.model, "device": ready.device}

@@ -6,10 +6,12 @@ batch holds a slot with guidance, which has two rows, or two slots without.
 Seconds throughout. Imports neither torch nor anything else of the project.
 """
 
+import json
 from bisect import bisect_left
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from itertools import pairwise
+from pathlib import Path
 
 
 @dataclass(frozen=True)
@@ -63,6 +65,38 @@ class CostCurve:
 
         ordered = tuple(sorted(passes.items()))
         return cls(name, sizes, costs(backbone), costs(depformer), costs(codec), ordered, host, turn)
+
+    @classmethod
+    def read(cls, path: str) -> "CostCurve":
+        """The curve of a file as `dump` writes it. Raises ValueError for any other, OSError where there is none."""
+        try:
+            parts = json.loads(Path(path).read_text(encoding="utf-8"))
+
+            def costs(name: str) -> dict[int, float]:
+                return {int(size): float(seconds) for size, seconds in parts[name].items()}
+
+            return cls.measured(
+                str(parts["name"]),
+                backbone=costs("backbone"),
+                depformer=costs("depformer"),
+                codec=costs("codec"),
+                passes=costs("passes"),
+                host=float(parts["host"]),
+                turn=float(parts["turn"]),
+            )
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            raise ValueError(f"{path} is no cost curve: {error}") from None
+
+    def dump(self) -> str:
+        """The curve as JSON: seconds by batch size, and of passes by columns."""
+        by_size = {
+            "backbone": dict(zip(self.sizes, self.backbone, strict=True)),
+            "depformer": dict(zip(self.sizes, self.depformer, strict=True)),
+            "codec": dict(zip(self.sizes, self.codec, strict=True)),
+        }
+        return json.dumps(
+            {"name": self.name, **by_size, "passes": dict(self.passes), "host": self.host, "turn": self.turn}
+        )
 
     @property
     def largest(self) -> int:

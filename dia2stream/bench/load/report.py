@@ -95,7 +95,7 @@ def _notes(report: Report) -> Iterable[str]:
     yield f"{LABELS[calls['kind']]}; each load is held for {calls['settings']['seconds']:g} s"
     yield "p50, p95, p99: first audio, ms; gap: the longest in playback, ms"
     yield "fluent: calls without a gap of over 100 ms; lost: calls that were refused or failed"
-    if report["target"] == "engine":
+    if report["target"] in ("engine", "simulation"):
         yield "model, host: shares of the time that the engine's thread spends on the model, and beside it"
     for point in calls["points"]:
         lost = [f"{kind} {code} x {count}" for kind in ("refused", "failed") for code, count in point[kind].items()]

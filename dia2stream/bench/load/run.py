@@ -6,6 +6,7 @@ does with the server's connections in `serve`.
 """
 
 import asyncio
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import partial
 from typing import cast
@@ -91,7 +92,7 @@ def _engine_report(model: ModelOptions, speech: SpeechOptions, load: CallOptions
         ahead = engine.stepper.config.data.second_stream_ahead
         target = Target(engine_calls(engine, load.max_lead_ms), ahead, Start, usage.take)
         calls = _measure_all(target, speech, load, plan, most=float(plan.slots) if plan.kind != "rate" else _MOST)
-        return _report("engine", speech, engine_setting(engine), calls)
+        return report_of("engine", speech, engine_setting(engine), calls)
     finally:
         engine.close()
 
@@ -99,7 +100,7 @@ def _engine_report(model: ModelOptions, speech: SpeechOptions, load: CallOptions
 def _server_report(url: str, speech: SpeechOptions, options: BenchOptions, load: CallOptions, plan: Plan) -> Report:
     ready = asyncio.run(_ready(url, options.token))
     target = Target(server_calls(url, options.token), PUBLISHED_AHEAD, partial(Start, **start_fields(speech)))
-    return _report(url, speech, server_setting(ready), _measure_all(target, speech, load, plan, most=_MOST))
+    return report_of(url, speech, server_setting(ready), _measure_all(target, speech, load, plan, most=_MOST))
 
 
 async def _ready(url: str, token: str | None) -> Ready:
@@ -107,31 +108,44 @@ async def _ready(url: str, token: str | None) -> Ready:
         return client.ready
 
 
-def _report(target: str, speech: SpeechOptions, setting: Report, calls: Report) -> Report:
+def report_of(target: str, speech: SpeechOptions, setting: Report, calls: Report) -> Report:
+    """A report of many calls. setting: the keys machine, model and once."""
     unmeasured = dict.fromkeys(("figures", "counts", "floors", "lead_in_ms", "ratios"))
     settings = {"runs": None, "warmup": None, **asdict(speech), "seed": speech.seed or 0}
     return {**head(target, settings), **setting, **unmeasured, "calls": calls}
 
 
 def _measure_all(target: Target, speech: SpeechOptions, load: CallOptions, plan: Plan, most: float) -> Report:
-    """The report's key `calls`: every load that was asked for, or those of the search."""
+    """The report's key `calls`, measured."""
+
+    def measured(amount: float) -> Report:
+        held = Load(plan.kind, amount, load.seconds, speech.seed or 0, load.start_lead_ms / 1000)
+        return asyncio.run(measure(held, target))
+
+    slots = plan.slots if target.take_usage is not None else None  # a server has its own
+    return hold_all(measured, load, plan, most, slots)
+
+
+def hold_all(hold: Callable[[float], Report], load: CallOptions, plan: Plan, most: float, slots: int | None) -> Report:
+    """The report's key `calls`: every load that was asked for, or those of the search.
+
+    hold: holds a load and returns its point. most: the highest load that the search tries. slots: of the engine, where
+    that is known.
+    """
     points: list[Report] = []
 
-    def hold(amount: float) -> Report:
-        held = Load(plan.kind, amount, load.seconds, speech.seed or 0, load.start_lead_ms / 1000)
-        point = asyncio.run(measure(held, target))
-        points.append(point)
-        _note(plan.kind, point)
-        return point
+    def held(amount: float) -> Report:
+        points.append(hold(amount))
+        _note(plan.kind, points[-1])
+        return points[-1]
 
     highest = None
     if load.find:
         limit = cast(float, plan.max_first_ms)
-        highest = highest_load(lambda amount: holds(hold(amount), limit), plan.amounts[0], most, plan.kind != "rate")
+        highest = highest_load(lambda amount: holds(held(amount), limit), plan.amounts[0], most, plan.kind != "rate")
     else:
         for amount in plan.amounts:
-            hold(amount)
-    slots = plan.slots if target.take_usage is not None else None  # a server has its own
+            held(amount)
     settings = {**asdict(load), "slots": slots, "max_first_ms": plan.max_first_ms}
     return {"kind": plan.kind, "settings": settings, "points": points, "highest": highest}
 

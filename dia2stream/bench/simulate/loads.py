@@ -1,0 +1,136 @@
+"""The loads of a simulation: who calls when, and what each call does. Pure, from a seed.
+
+A call is a generator: it yields what it does next, and is resumed when that has ended. So a kind of call is a few
+lines, and knows nothing of slots, steps and clocks.
+"""
+
+from collections.abc import Generator, Iterator
+from dataclasses import dataclass
+from math import inf
+from random import Random
+from statistics import fmean
+from typing import Protocol, TypeAlias
+
+from dia2stream.bench.load.arrivals import spread_arrivals
+from dia2stream.bench.load.script import phone_turns
+from dia2stream.bench.load.sentences import SENTENCES
+from dia2stream.engine.admission import FRAME_SECONDS, TAIL_FRAMES
+
+_ARRIVE_WITHIN = 5.0  # seconds in which the callers come who are to be there all the time
+_FRAMES_A_CHARACTER = 62 / fmean(len(sentence) for sentence in SENTENCES)
+
+
+@dataclass(frozen=True)
+class Say:
+    """A turn of so many frames, silence at its end included.
+
+    heard: the listener interrupts after so many seconds of playback. fresh: a new conversation, with an empty context.
+    """
+
+    frames: float
+    heard: float = inf
+    fresh: bool = False
+
+
+@dataclass(frozen=True)
+class Silence:
+    """So many seconds in which nothing is asked for. listens: the caller's voice goes into the context meanwhile."""
+
+    seconds: float
+    listens: bool = False
+
+
+Script: TypeAlias = Generator[Say | Silence, None, None]
+
+
+@dataclass(frozen=True)
+class Arrival:
+    """A call that comes at `at` seconds. measured: whether its first audio counts."""
+
+    at: float
+    script: Script
+    measured: bool = True
+
+
+class Load(Protocol):
+    """Who calls, and when."""
+
+    def arrivals(self, random: Random) -> Iterator[Arrival]:
+        """All calls, in the order in which they come; there may be no end to them."""
+
+
+@dataclass(frozen=True)
+class Crowd:
+    """So many calls: all but one speak without pause, and one, which is timed, starts again and again."""
+
+    calls: int
+
+    def arrivals(self, random: Random) -> Iterator[Arrival]:
+        """All of them come in the first seconds."""
+        for at in spread_arrivals(self.calls - 1, _ARRIVE_WITHIN, random) if self.calls > 1 else ():
+            yield Arrival(at, _monologue(), measured=False)
+        yield Arrival(_ARRIVE_WITHIN, _starter(random))
+
+
+@dataclass(frozen=True)
+class Requests:
+    """Open loop: so many sentences a second come, each independent of all others."""
+
+    rate: float
+
+    def arrivals(self, random: Random) -> Iterator[Arrival]:
+        """One request after the other, without end."""
+        at = 0.0
+        while True:
+            at += random.expovariate(self.rate)
+            yield Arrival(at, _request(random))
+
+
+@dataclass(frozen=True)
+class PhoneCalls:
+    """So many calls in which agent and caller take turns, as those of `bench --calls`.
+
+    turn: seconds that each of them speaks at once, on average; None: as long as the texts of `bench` take, some 6.5 s.
+    listens: what the caller says goes into the context.
+    """
+
+    calls: int
+    turn: float | None = None
+    listens: bool = False
+
+    def arrivals(self, random: Random) -> Iterator[Arrival]:
+        """All of them come in the first seconds and stay."""
+        for at in spread_arrivals(self.calls, _ARRIVE_WITHIN, random):
+            yield Arrival(at, phone_call(Random(random.random()), self.turn, self.listens))
+
+
+def phone_call(random: Random, turn: float | None = None, listens: bool = False) -> Script:
+    """One phone call without end, see `PhoneCalls`."""
+    fresh = True
+    for said in phone_turns(random):
+        frames, heard = spoken_frames(said.text), inf if said.barge_in is None else said.barge_in
+        if turn is not None:
+            shorter = turn * random.gammavariate(4.0, 0.25) / (frames * FRAME_SECONDS)
+            frames, heard = max(5, round(shorter * frames)), shorter * heard
+        yield Say(frames + TAIL_FRAMES, heard, fresh)
+        yield Silence(said.reply * min(frames * FRAME_SECONDS, heard), listens)
+        fresh = False
+
+
+def spoken_frames(text: str) -> int:
+    """How many frames a text takes, as bench's sentences take 62 on average."""
+    return max(1, round(len(text) * _FRAMES_A_CHARACTER))
+
+
+def _monologue() -> Script:
+    yield Say(inf, fresh=True)
+
+
+def _starter(random: Random) -> Script:
+    while True:
+        yield Say(inf, heard=0.0, fresh=True)
+        yield Silence(random.uniform(0.2, 0.6))
+
+
+def _request(random: Random) -> Script:
+    yield Say(spoken_frames(random.choice(SENTENCES)) + TAIL_FRAMES, fresh=True)
