@@ -98,6 +98,31 @@ async def test_a_dropped_conversation_is_picked_up_without_a_sample_lost(server)
     assert list(words) == [item for item in whole if isinstance(item, WordEvent)]
 
 
+@pytest.mark.parametrize(
+    ("encoding", "rate"), [("pcm16", 8000), ("mulaw", 8000), ("alaw", 16000), ("pcm16", 16000), ("mulaw", 24000)]
+)
+@on_loop
+async def test_the_bytes_after_a_reconnect_are_those_of_an_undisturbed_connection(server, encoding, rate):
+    """Telephone bots reconnect at every interruption: a resampler that began anew would click each time."""
+    form = {"encoding": encoding, "sample_rate": rate}
+    async with await take_slot(server, **form) as client:
+        await client.start(LONG[:70], seed=5)
+        whole = await hear(client)
+    client = await take_slot(server, **form)
+    await client.start(LONG[:70], seed=5)
+    heard = await hear(client, lambda item: client.received_ms >= 400)
+    for received in (400.0, 640.0):
+        name, had = client.ready.conversation, client.received_ms
+        client.socket.transport.abort()
+        client = await take_slot(server, conversation=name, received_ms=had, **form)
+        heard += await hear(client, Paused)
+        await client.resume()
+        heard += await hear(client, lambda item, c=client, ms=received: c.received_ms >= ms)
+    heard += await hear(client)
+    await client.close()
+    assert sound(heard) == sound(whole)
+
+
 @on_loop
 async def test_the_clock_is_right_also_for_who_comes_back_without_what_was_sent_before_an_interruption(server):
     client = await take_slot(server)
@@ -162,6 +187,7 @@ async def test_a_pause_before_the_drop_is_what_the_client_comes_back_to(server):
     async with await take_slot(server, conversation=client.ready.conversation) as back:
         assert await back.receive() == paused
         await back.reset()
+        assert not [item for item in await hear(back, ResetDone) if isinstance(item, Paused)]  # it is told once
 
 
 @pytest.mark.parametrize("refused", [{"cmd": "inject", "text": "a " * 2001}, {"cmd": "pause", "played_ms": -1}])

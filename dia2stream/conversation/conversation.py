@@ -210,9 +210,13 @@ class Conversation:
             raise CommandError("bad_field", problem, field="played_ms")
         self.outbox.hold(now)
         self.heard_ms = min(played_ms, self.outbox.sent * FRAME_MS)
-        position, state = self.clock.position(self.heard_ms), self.context.state
+        self.outbox.answer(self._paused(self.heard_ms))
+
+    def _paused(self, heard_ms: float) -> Paused:
+        """What was heard, and what was not."""
+        position, state = self.clock.position(heard_ms), self.context.state
         heard = self.words.heard(position, self.clock.turn_at(position), state.end_step, state.queue)
-        self.outbox.answer(Paused(round(self.heard_ms), *heard))
+        return Paused(round(heard_ms), *heard)
 
     def _resume(self) -> None:
         self._need_conversation()
@@ -225,6 +229,19 @@ class Conversation:
     def _reset(self) -> None:
         self._forget()
         self.outbox.answer(ResetDone())
+
+    # ---- While nobody listens ----
+
+    def stand_still(self, now: float) -> None:
+        """The client is gone. Pauses where sending stopped, without a word; what the client has paused stays so."""
+        if self.active and not self.paused:
+            self.outbox.hold(now)
+            self.heard_ms = self.outbox.sent * FRAME_MS
+
+    def say_where(self) -> None:
+        """A client is there again: answers `paused`, if that is where it stands and no such answer is waiting."""
+        if self.heard_ms is not None and not self.outbox.has_answer(Paused):
+            self.outbox.answer(self._paused(self.heard_ms))
 
     # ---- Steps ----
 

@@ -87,6 +87,11 @@ class Outbox:
             else:
                 self.dropped += 1
 
+    def has_answer(self, kind: type[Event]) -> bool:
+        """Whether an answer of that kind waits to be taken."""
+        with self._lock:
+            return any(isinstance(event, kind) for event in self._urgent)
+
     def put(self, *items: Item) -> None:
         """Queues frames and the events that have their place among them."""
         with self._lock:

@@ -48,7 +48,7 @@ from dia2stream.engine.demands import demand_of
 from dia2stream.engine.measure import measured
 from dia2stream.engine.observer import EngineObserver
 from dia2stream.engine.scheduler import Decision, Kind, Scheduler, Waits
-from dia2stream.engine.session import CLOSE, FINISH, Order, Session
+from dia2stream.engine.session import CLOSE, FINISH, SAY_WHERE, STAND_STILL, Order, Session
 from dia2stream.engine.voices import prefixes, read_voices
 from dia2stream.errors import CommandError, EngineError
 from dia2stream.items import FRAME_MS, FRAME_SAMPLES
@@ -314,6 +314,11 @@ class Engine:
             elif order is FINISH:
                 conversation.close_text()
                 session.finishing = True
+            elif order is STAND_STILL:
+                conversation.stand_still(arrived)
+                session.stands_still()
+            elif order is SAY_WHERE:
+                conversation.say_where()
             elif isinstance(order, Command):
                 conversation.handle(order, arrived)
         except CommandError as error:

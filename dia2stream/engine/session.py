@@ -25,10 +25,13 @@ class SessionRequest(Enum):
     """What a session asks of the engine besides commands."""
 
     FINISH = "close the text; the loop ends when all is spoken"
+    STAND_STILL = "nobody listens: stop, unless the client has paused, who then knows best where"
+    SAY_WHERE = "somebody listens again: say where it stands, if it is paused"
     CLOSE = "give the slot back"
 
 
 FINISH, CLOSE = SessionRequest.FINISH, SessionRequest.CLOSE
+STAND_STILL, SAY_WHERE = SessionRequest.STAND_STILL, SessionRequest.SAY_WHERE
 # A command, one that was refused before it got here, or the end of the session.
 Order = Command | CommandError | SessionRequest
 
@@ -58,6 +61,7 @@ class Session:
         self.ended = False  # nothing more will be made
         self.finishing = False  # the loop ends when all is spoken
         self._closed = False  # nothing more comes out
+        self._halting = 0  # requests to stand still that are on their way
         self._released = threading.Event()
         self._outstanding = 0  # orders on their way
         self._count_lock = threading.Lock()
@@ -112,6 +116,19 @@ class Session:
         """No more commands: open text is complete, and the loop ends when everything asked for has been delivered."""
         self._order(FINISH)
 
+    def stand_still(self) -> None:
+        """Nobody listens for now: no audio leaves from here on. What the client had paused stays where it was."""
+        self._halting += 1
+        self._order(STAND_STILL)
+
+    def say_where(self) -> None:
+        """Somebody listens again: has `paused` told once more, if that is where the conversation stands."""
+        self._order(SAY_WHERE)
+
+    def stands_still(self) -> None:
+        """The engine has carried out a `stand_still`."""
+        self._halting -= 1
+
     def close(self) -> None:
         """Gives the slot back at the end of the step that is going on. Nothing more comes out, and a loop ends."""
         self._closed = self.ended = True
@@ -123,7 +140,7 @@ class Session:
         """The next item, without waiting; seconds until the next may leave; None when there is none yet."""
         if self._closed:
             return None
-        item = self.conversation.take(time.monotonic(), answers_only)
+        item = self.conversation.take(time.monotonic(), answers_only or self._halting > 0)
         for waiter in tuple(self._waiters):
             waiter.set()
         if isinstance(item, Frame):

@@ -30,12 +30,9 @@ from dia2stream.protocol.messages import (
     Error,
     Event,
     FirstAudio,
-    Pause,
-    Paused,
     Ready,
     Reset,
     ResetDone,
-    Resumed,
     Start,
     Started,
     WordEvent,
@@ -113,8 +110,6 @@ class ServedConversation:
         self._claim: Claim | None = None  # of whoever took it last
         self._metrics = metrics
         self._sent = Sent()
-        self._paused: Paused | None = None  # what a client that comes back is told
-        self._held = False  # whether it stands still already when the client goes
         self._connection: ClientConnection | None = None
         self._hang_up: asyncio.Future[HangUp] | None = None
         self._closing: asyncio.Task[None] | None = None
@@ -184,9 +179,12 @@ class ServedConversation:
         if self._claim is not claim:
             return TAKEN_OVER
         self.awaited = False
+        self.session.say_where()
         hang_up = self._hang_up = asyncio.get_running_loop().create_future()
         self._connection = connection
         missed = [] if connection.received_ms is None else self._missed(connection.received_ms)
+        if connection.encoder is not None:
+            self._lead_in(connection.encoder, connection.received_ms)
         tasks = [
             asyncio.create_task(self._read_commands(connection)),
             asyncio.create_task(self._deliver(connection, ready, missed)),
@@ -199,7 +197,7 @@ class ServedConversation:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
-            self._stand_still()
+            self.session.stand_still()
             self.since = time.monotonic()
             self._connection = self._hang_up = None
 
@@ -212,16 +210,11 @@ class ServedConversation:
             self.session.refuse(CommandError("bad_field", problem, field="received_ms"))
         return self._sent.since(received_ms)
 
-    def _stand_still(self) -> None:
-        """Nobody listens: nothing more is said, unless the client had stopped it already and knows better where."""
-        if self.begun and not self._held:
-            self._held = True
-            # The outbox is held at once, before the engine carries out the pause: otherwise the next client could
-            # connect in between and be sent audio ahead of `paused`.
-            self.session.conversation.outbox.hold(time.monotonic())
-            # If the client had paused, its last command was refused, or nothing of what followed was heard: the
-            # conversation stands where the client said, not where sending stopped.
-            self.session.submit(Pause(self._paused.heard_ms if self._paused else None))
+    def _lead_in(self, encoder: Encoder, received_ms: float | None) -> None:
+        """Has an encoder give the bytes from there on that one of an undisturbed connection would give."""
+        encoder.restart()
+        for frame in self._sent.lead_in(self._sent.clock_ms if received_ms is None else received_ms):
+            encoder.encode(frame.pcm)
 
     # ---- Commands ----
 
@@ -239,20 +232,16 @@ class ServedConversation:
     def _obey(self, command: Command) -> None:
         if isinstance(command, Start | Reset):
             self.begun = isinstance(command, Start)
-        self._held, self.since = isinstance(command, Pause), time.monotonic()
+        self.since = time.monotonic()
         self.session.submit(command)
 
     # ---- Audio and events ----
 
     async def _deliver(self, connection: ClientConnection, ready: Ready, missed: list[Item]) -> None:
         encoder = connection.encoder
-        if encoder is not None:
-            encoder.restart()
         await connection.send(ready)
-        for item in missed:  # it counts as sent, so it comes before `paused`, whatever is done then
+        for item in missed:  # this counts as sent, so it comes before `paused`
             await _send(connection, encoder, item)
-        if self._paused is not None:
-            await connection.send(self._paused)
         items = cast("AsyncGenerator[Item, None]", aiter(self.session))
         async with contextlib.aclosing(items):
             async for item in items:
@@ -269,17 +258,11 @@ class ServedConversation:
                 self._sent.add(item)
             case Started() | ResetDone():
                 self._metrics.conversations.inc(isinstance(item, Started))
-                self._sent, self._paused = Sent(), None
+                self._sent = Sent()
             case Cut():
                 self._sent.cut()
-                self._paused = None
-            case Paused():
-                self._paused = item
-            case Resumed():
-                self._paused = None
             case Error():
                 self._metrics.errors.labels(item.code).inc()
-                self._held = self._held and item.cmd != "pause"
 
 
 async def _send(connection: ClientConnection, encoder: Encoder | None, item: Item) -> None:

@@ -1,39 +1,62 @@
-"""The last seconds of what was sent, for a client that comes back."""
+"""The last seconds of what was sent, for a client that comes back and did not get all of it.
+
+Also what an encoder has to have heard before it goes on: a resampler looks at some milliseconds of sound on either side
+of a sample, so one that began with silence in mid-speech would click. Given the frame before, it gives the same bytes
+as one that was never interrupted.
+"""
 
 from collections import deque
 
 import numpy as np
 
-from dia2stream.items import FRAME_MS, FRAME_SAMPLES, Frame, Item
+from dia2stream.items import FRAME_MS, FRAME_SAMPLES, Cut, Frame, Item
 
 KEPT_FRAMES = 125  # more than is ever ahead of the listener by default: 10 s, 1 MB
+LEAD_IN_FRAMES = 1  # longer than any resampler looks back
 SILENCE = Frame(np.zeros(FRAME_SAMPLES, np.float32))
 
 
 class Sent:
-    """The last seconds of what was sent, for a client that comes back and did not get all of it."""
+    """What was sent of one conversation, from its start."""
 
     def __init__(self) -> None:
         self._frames = 0  # on the conversation's audio clock
-        self._items: deque[tuple[int, Item]] = deque()  # with the frames that were sent before
+        self._items: deque[tuple[int, Item]] = deque()  # each with the number of frames that were sent before it
 
     def add(self, item: Item) -> None:
-        """A frame, or an event that has its place among them."""
+        """A frame, or an event that has its place among the frames."""
         self._items.append((self._frames, item))
         self._frames += isinstance(item, Frame)
-        while self._items[0][0] < self._frames - KEPT_FRAMES:
+        while self._items[0][0] < self._frames - KEPT_FRAMES - LEAD_IN_FRAMES:
             self._items.popleft()
 
     def cut(self) -> None:
-        """What was sent is not going on; the clock is. To who has not got all of it the rest is silence."""
+        """An interruption. What was sent before is silence to a client that did not get it; the clock goes on."""
         self._items = deque((frames, SILENCE) for frames, item in self._items if isinstance(item, Frame))
+        self._items.append((self._frames, Cut()))
+
+    @property
+    def clock_ms(self) -> int:
+        """How much was sent."""
+        return self._frames * FRAME_MS
 
     @property
     def kept_from_ms(self) -> int:
-        """From where on the audio clock all of it is there."""
+        """From where on the audio clock everything is kept."""
         return max(0, self._frames - KEPT_FRAMES) * FRAME_MS
 
     def since(self, received_ms: float) -> list[Item]:
         """What follows what the client has. An event just ahead of the first missing frame may be told twice."""
-        received = round(received_ms / FRAME_MS)
+        received = max(round(received_ms / FRAME_MS), self._frames - KEPT_FRAMES)
         return [item for frames, item in self._items if frames >= received]
+
+    def lead_in(self, received_ms: float) -> list[Frame]:
+        """The frames before what follows, for an encoder to go on from; none where the sound began or was cut."""
+        received = max(round(received_ms / FRAME_MS), self._frames - KEPT_FRAMES)
+        before: list[Frame] = []
+        for frames, item in self._items:
+            if isinstance(item, Cut) and frames <= received:
+                before.clear()
+            elif isinstance(item, Frame) and frames < received:
+                before.append(item)
+        return before[-LEAD_IN_FRAMES:]
