@@ -90,6 +90,13 @@ def test_clean_takes_marks_away_and_spells_nothing_anew(text: str, expected: str
     assert said(text, "clean") == expected
 
 
+@pytest.mark.parametrize("rules", ["clean", "spoken"])
+def test_sounds_that_a_voice_does_not_know_are_left_out(rules: Any) -> None:
+    front_end = TextFrontEnd(rules, makes_sounds=False)
+    pieces = front_end.feed("(laughs) Yes (clears throat), (see) (sighs).") + front_end.flush()
+    assert shown(pieces) == "Yes see"
+
+
 @pytest.mark.parametrize(
     "text", ["...", "\U0001f600", "*", "\u2014", "# ", "[", "<think>x", "&nbsp;", "\ufeff", "```\n```"]
 )

@@ -100,7 +100,7 @@ class Engine:
             )
         self.checkpoint = checkpoint
         self.speech = speech or SpeechOptions()
-        self.text = TextSettings.read(self.speech, "spoken" if checkpoint.name == BUNDLED else "clean")
+        self.text = TextSettings.read(self.speech, is_bundled=checkpoint.name == BUNDLED)
         self.voices = voices or {}
         for name, voice in self.voices.items():
             if voice.frames > checkpoint.config.runtime.max_context_steps // 2:
@@ -138,7 +138,7 @@ class Engine:
         model = model or ModelOptions()
         speech = options.get("speech") or SpeechOptions()
         files = read_voices(speech.voice)  # before anything takes long
-        TextSettings.read(speech, "clean")  # the same: what is wrong with a lexicon is told at once
+        TextSettings.read(speech)  # the same: what is wrong with a lexicon is told at once
         options.setdefault("history_seconds", model.history_seconds)
         options.setdefault("voice_cache_mb", model.voice_cache_mb)
         checkpoint = load_checkpoint(model.model or default_model(model.device), load_options(model, progress))

@@ -46,16 +46,19 @@ class Piece(NamedTuple):
 
 
 class TextFrontEnd:
-    """Reads the text of one utterance after another. notices: what was changed or left out in the latest one."""
+    """Reads the text of one utterance after another.
 
-    def __init__(self, rules: TextRules, lexicon: Lexicon = NO_LEXICON) -> None:
+    makes_sounds: whether the voice knows sounds such as "(laughs)"; else `clean` and `spoken` leave them out.
+    """
+
+    def __init__(self, rules: TextRules, lexicon: Lexicon = NO_LEXICON, makes_sounds: bool = True) -> None:
         self.rules: TextRules = rules
         is_spoken = rules == "spoken"
         if is_spoken:
             numbers.prepare()
         self._lexer = RawLexer() if rules == "off" else Lexer("," if is_spoken else "-")
         rows = (SPOKEN, SPECIAL_WORDS) if is_spoken else ((), frozenset[str]())
-        self._normalizer = Normalizer(*rows, lexicon, raw=rules == "off")
+        self._normalizer = Normalizer(*rows, lexicon, raw=rules == "off", makes_sounds=makes_sounds)
         self._half = ""  # of a surrogate pair
         self._kept, self._kept_at = "", 0  # the text that no piece has come of yet, and where it begins
         self.notices: tuple[Notice, ...] = ()  # of the latest feed or flush

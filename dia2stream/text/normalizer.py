@@ -46,10 +46,20 @@ class Normalizer:
     """Reads items one after another. rules: tried in order; without any, words keep their spelling.
 
     special: words of letters, in lower case, that a rule may read otherwise. raw: only the lexicon changes a word.
+    makes_sounds: whether the voice knows sounds such as "(laughs)"; else they are left out.
     """
 
-    def __init__(self, rules: Sequence[Rule], special: frozenset[str], lexicon: Lexicon, raw: bool = False) -> None:
-        self._rules, self._special, self._lexicon, self._raw = rules, special, lexicon, raw
+    def __init__(
+        self,
+        rules: Sequence[Rule],
+        special: frozenset[str],
+        lexicon: Lexicon,
+        *,
+        raw: bool = False,
+        makes_sounds: bool = True,
+    ) -> None:
+        self._rules, self._special, self._lexicon = rules, special, lexicon
+        self._raw, self._makes_sounds = raw, makes_sounds
         self._notices: tuple[Notice, ...] = ()
         self._begin()
 
@@ -151,7 +161,7 @@ class Normalizer:
         if self._raw:
             return (Said(1, token.core),)
         if token.lead.endswith("(") and (sound := _sound(window)):
-            return sound
+            return sound if self._makes_sounds else (Said(len(sound), ""),)
         if len(token.core) > LONGEST_WORD and _is_unsayable(token.core):
             return (Said(1, self._cut(token.core)),)
         for rule in self._rules:

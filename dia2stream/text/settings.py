@@ -15,12 +15,14 @@ class TextSettings:
     rules: TextRules = "clean"
     lexicon: Lexicon = NO_LEXICON
     auto: TextRules = "clean"  # what suits the model
+    makes_sounds: bool = True  # whether the model knows sounds such as "(laughs)"
 
     @classmethod
-    def read(cls, options: SpeechOptions, auto: TextRules) -> "TextSettings":
-        """The settings of a server or a command. Raises LexiconError."""
+    def read(cls, options: SpeechOptions, is_bundled: bool = False) -> "TextSettings":
+        """The settings of a server or a command, with the bundled voice or another model. Raises LexiconError."""
+        auto: TextRules = "spoken" if is_bundled else "clean"
         rules = auto if options.text_rules == "auto" else options.text_rules
-        return cls(rules, read_lexicon(options.say, options.lexicon), auto)
+        return cls(rules, read_lexicon(options.say, options.lexicon), auto, makes_sounds=not is_bundled)
 
     def front_end(self, rules: str | None = None, say: Mapping[str, str] | None = None) -> TextFrontEnd:
         """A front end for one conversation, whose `start` has these fields."""
@@ -31,4 +33,4 @@ class TextSettings:
             "clean": "clean",
             "spoken": "spoken",
         }
-        return TextFrontEnd(known[rules], self.lexicon.with_words(say or {}))
+        return TextFrontEnd(known[rules], self.lexicon.with_words(say or {}), self.makes_sounds)

@@ -81,7 +81,8 @@ T=trillion | tn=trillion
 # Written=one of it. The plural is made of the first word before "per".
 UNITS = _pairs("""
 mm=millimeter | cm=centimeter | m=meter | km=kilometer | in=inch | ft=foot | yd=yard | mi=mile
-m\u00b2=square meter | km\u00b2=square kilometer | ft\u00b2=square foot | sqft=square foot | m\u00b3=cubic meter
+m\u00b2=square meter | km\u00b2=square kilometer | mi\u00b2=square mile | ft\u00b2=square foot
+sqft=square foot | m\u00b3=cubic meter
 cm\u00b3=cubic centimeter
 \u00b5g=microgram | mg=milligram | g=gram | kg=kilogram | lb=pound | lbs=pound | oz=ounce
 ml=milliliter | mL=milliliter | cl=centiliter | l=liter | L=liter | gal=gallon | qt=quart | tbsp=tablespoon
@@ -95,11 +96,16 @@ MB/s=megabyte per second | GB/s=gigabyte per second
 mW=milliwatt | W=watt | kW=kilowatt | MW=megawatt | GW=gigawatt | kWh=kilowatt hour | mAh=milliamp hour
 V=volt | mV=millivolt | A=amp | mA=milliamp | dB=decibel | Pa=pascal | kPa=kilopascal | psi=P S I
 kcal=kilocalorie | cal=calorie | J=joule | kJ=kilojoule | N=newton | hp=horsepower | rpm=R P M | fps=frame per second
-mph=mile per hour | kph=kilometer per hour | km/h=kilometer per hour | m/s=meter per second | mpg=mile per gallon
+mmHg=millimeters of mercury | mph=mile per hour | kph=kilometer per hour | km/h=kilometer per hour
+m/s=meter per second | mpg=mile per gallon
 \u00b0=degree | \u00b0F=degree Fahrenheit | \u00b0C=degree Celsius | \u00b0K=kelvin
 %=percent | \u00a2=cent | x=time | X=time | \u00d7=time | px=pixel | pt=point | pts=point | ppm=part per million
 """)
-INVARIABLE_UNITS = _words("hertz kilohertz megahertz gigahertz percent horsepower kelvin") | {"P S I", "R P M"}
+INVARIABLE_UNITS = _words("hertz kilohertz megahertz gigahertz percent horsepower kelvin") | {
+    "P S I",
+    "R P M",
+    "millimeters of mercury",
+}
 IRREGULAR_PLURALS = {"foot": "feet", "inch": "inches"}
 ATTACHED_UNITS = _words("in x X \u00d7 pt A N J V W")  # that stand alone, these are words or letters
 PER = _pairs("""
@@ -116,16 +122,17 @@ flight policy routing license passport
 LABELS = _words("room suite apartment apt gate highway hwy route interstate bus unit model")
 # Capitals that are said letter by letter though a vowel is among them.
 LETTER_WORDS = _words("""
-AARP ABC ACL ACLU ADHD AFAIK AFC AFK AI AKA AMA AOL APA API APR ASAP ASL ATM ATV AWS BAU BYOB CEO CIA CIO CMO COO CPA
-CPI CPU CTA CTO DEA DIY DNA DOA DOB DOJ DUI EDT EFT EIN EKG EMT EOD EOF EPA EPS ERP ESG ESL ESPN EST ETA ETF EU EV EVP
-FAA FAQ FBI FDA FDIC FOB FTE FYI GDPR GMO GOP GPA GPU GUI HBO HIV HOA HVAC IBM ICU ID IDE IEEE IM IOT IP IPA IPO IQ
-IRC IRL IRS ISBN ISO ISP ITV IV IVF IVR IOU LA LAX LED LOL MBA MIT MLA MOU MRI NAACP NBA NCAA NDA NIH NPU NSA NYU OCD
-OCR OEM OKR OS OTC OTP PDA PO POC POV PTA QA RNA ROI RSVP SEO SLA SOP SOS SSA SSO SUV TBA TIA TPU TSA UA UAE UAT UCLA
-UFC UFO UHD UI UK UN UPC UPS URI URL USA USB USC USDA USMC USPS UTC UTI UV UX VIP VOIP XAI YMCA
+AARP ABC ACL ACLU ADHD AFAIK AFC AFK AI AKA AMA AOL APA API APR ASAP ASL ATM ATV AWS BAU BMI BTU BYOB CEO CIA CIO CMO
+COO CPA CPI CPU CTA CTO DEA DIY DNA DOA DOB DOJ DUI EDT EFT EIN EKG EMT EOD EOF EPA EPS ERP ESG ESL ESPN EST ETA ETF
+EU EV EVP FAA FAQ FBI FDA FDIC FOB FTE FYI GDPR GMO GOP GPA GPU GUI HBO HIV HOA HVAC IBM ICU ID IDE IEEE IM IOT IOU IP
+IPA IPO IQ IRC IRL IRS ISBN ISO ISP ITV IV IVF IVR LA LAX LED LOL MBA MIT MLA MOU MRI NAACP NBA NCAA NDA NIH NPU NSA
+NYU OCD OCR OEM OKR OS OTC OTP PDA PO POC POV PTA QA RNA ROI RSVP SEO SLA SOP SOS SSA SSO SUV TBA TIA TPU TSA UA UAE
+UAT UCLA UFC UFO UHD UI UK UN UPC UPS URI URL USA USB USC USDA USMC USPS USS UTC UTI UV UX VIP VOIP XAI YMCA
 """)
 LETTERS_OR_WORDS = _words("US IT WHO")
 SPECIAL_NAMES = _pairs("""
-OK=okay | C++=C plus plus | C#=C sharp | F#=F sharp | .NET=dot net | A+=A plus | WWI=World War one | WWII=World War two
+OK=okay | C++=C plus plus | C#=C sharp | F#=F sharp | .NET=dot net | A+=A plus
+WWI=World War one | WWII=World War two | LGBTQ+=L G B T Q plus
 """)
 STATES = _pairs("""
 AL=Alabama | AK=Alaska | AZ=Arizona | AR=Arkansas | CA=California | CO=Colorado | CT=Connecticut | DE=Delaware
@@ -137,7 +144,7 @@ SC=South Carolina | SD=South Dakota | TN=Tennessee | TX=Texas | UT=Utah | VT=Ver
 WV=West Virginia | WI=Wisconsin | WY=Wyoming | DC=D C
 """)
 ZIP_STATES = _words("OK IN OR ME HI OH PA MA ID LA AL DE CO MI")  # states only before a ZIP code
-BEFORE_ROMANS = _words("chapter part war act volume section phase type level book title article stage class")
+BEFORE_ROMANS = _words("chapter ch part pt vol war act volume section phase type level book title article stage class")
 KINGS = _words("""
 Henry Louis George Charles Edward William James Richard Elizabeth Philip Francis Pius Paul Benedict Napoleon Nicholas
 Peter Catherine Alexander Leo Gregory
@@ -162,7 +169,7 @@ vs=versus | w/o=without | w/=with | b/c=because | e.g=for example | i.e=that is 
 approx=approximately | etc=et cetera | ext=extension
 """)
 NUMBERED = _pairs("""
-no=number | nos=numbers | vol=volume | fig=figure | ch=chapter | p=page | pp=pages | sec=section | eq=equation
+no=number | nos=numbers | rm=room | vol=volume | fig=figure | ch=chapter | p=page | pp=pages | sec=section | eq=equation
 """)
 STREETS = _pairs("""
 st=Street | ave=Avenue | blvd=Boulevard | rd=Road | ln=Lane | dr=Drive | ct=Court | pl=Place | hwy=Highway

@@ -103,7 +103,7 @@ def abbreviations(window: Window) -> Reading | None:
         return (Said(1, TITLES[core], token.tail.removeprefix(".")),) if token.is_capitalised else None
     if core in DOTTED_TITLES and dotted and token.is_capitalised and _before_name(window):
         return (Said(1, DOTTED_TITLES[core], token.tail[1:]),)
-    if core in NUMBERED and dotted and (following := window.word(1)) is not None and following.core[:1].isdecimal():
+    if core in NUMBERED and dotted and (following := window.word(1)) is not None and _is_number(following):
         return (Said(1, NUMBERED[core], token.tail[1:]),)
     if core in WITHOUT_DOT:
         ends = dotted and core == "etc"
@@ -111,6 +111,11 @@ def abbreviations(window: Window) -> Reading | None:
     if core in DOTTED and dotted:
         return (Said(1, DOTTED[core], window.without_dot()),)
     return None
+
+
+def _is_number(word: Token) -> bool:
+    """Whether it begins with a figure, or is one of Roman ones."""
+    return word.core[:1].isdecimal() or (bool(word.core) and not word.core.strip("IVX"))
 
 
 def _before_name(window: Window) -> bool:

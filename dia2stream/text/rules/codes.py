@@ -10,6 +10,7 @@ from dia2stream.text.tables import (
     KINGS,
     LETTER_WORDS,
     LETTERS_OR_WORDS,
+    PER,
     SPECIAL_NAMES,
     STATES,
     ZIP_STATES,
@@ -24,6 +25,7 @@ _NAMED_NUMBER = re.compile(r"([A-Za-z]+)-?(\d+)([A-Za-z]?)")
 _NUMBER_LETTER = re.compile(r"(\d{1,4})([A-Za-z])")
 _MIXED = re.compile(r"(?=.*\d)(?=.*[A-Za-z])[A-Za-z\d]+(?:[-_/][A-Za-z\d]+)*")
 _NUMBER_SIGN = re.compile(r"#(\d+)")
+_CODE_SIGN = re.compile(r"#(?=.*\d)([A-Za-z\d]+(?:-[A-Za-z\d]+)*)")
 _WITH_AND = re.compile(r"[A-Za-z]+(?:&[A-Za-z]+)+")
 _SLASHES = re.compile(r"[A-Za-z']+(?:/[A-Za-z']+)+")
 _ANY_PARTS = re.compile(r"\d[\d,]*(?:\.\d+)?|[^\W\d_]+|.")
@@ -62,7 +64,8 @@ def states(window: Window) -> Reading | None:
 def romans(window: Window) -> Reading | None:
     """ "Chapter IV", "World War II"."""
     core, before = window.first.core, window.before()
-    if not core or set(core) - set(_ROMAN) or not before.is_capitalised or before.tail:
+    is_dotted = before.tail == "." and before.core.lower() in BEFORE_ROMANS  # "Vol. II"
+    if not core or set(core) - set(_ROMAN) or not before.is_capitalised or (before.tail and not is_dotted):
         return None
     if before.core.lower() not in BEFORE_ROMANS and (len(core) == 1 or core == "IV" or before.core.isupper()):
         return None
@@ -109,10 +112,11 @@ def _letters(text: str) -> str:
 
 
 def number_sign(window: Window) -> Reading | None:
-    """ "#1", "#78123"."""
+    """ "#1", "#78123", "#A-1029"."""
     match = _NUMBER_SIGN.fullmatch(window.first.core)
     if match is None:
-        return None
+        code = _CODE_SIGN.fullmatch(window.first.core)
+        return code and (Said(1, f"number {spelled(code[1])}"),)
     by_digits = len(match[1]) > 3 or match[1].startswith("0") or window.before().core.lower() in CODE_WORDS
     return (Said(1, f"number {digits(match[1]) if by_digits else cardinal(int(match[1]))}"),)
 
@@ -161,6 +165,9 @@ def joined_words(window: Window) -> Reading | None:
         return (
             Said(1, " and ".join(" ".join(p) if p.isupper() and len(p) < 3 else _letters(p) for p in core.split("&"))),
         )
+    head, slash, last = core.rpartition("/")
+    if slash and last in PER and window.before().is_numeric and head.isalpha():
+        return (Said(1, f"{_letters(head)} per {PER[last]}"),)
     if _SLASHES.fullmatch(core):
         return (Said(1, " ".join(_letters(part) for part in core.split("/"))),)
     if "_" in core and re.fullmatch(r"\w+", core):

@@ -4,10 +4,11 @@ import re
 
 from dia2stream.text.numbers import ordinal, year
 from dia2stream.text.rules.times import clock
-from dia2stream.text.tables import BEFORE_DATES, MONTHS, SHORT_DAYS, SHORT_MONTHS
+from dia2stream.text.tables import BEFORE_DATES, DAYS, MONTHS, SHORT_DAYS, SHORT_MONTHS
 from dia2stream.text.window import Reading, Said, Token, Window
 
 _SHORT = SHORT_MONTHS | SHORT_DAYS
+_WEEKDAYS = frozenset([*DAYS, *SHORT_DAYS])
 WORDS = frozenset(map(str.lower, _SHORT))
 _WORDS = frozenset(["Mar", "Sat", "Sun", "Wed", "Jan", "Dec", "Jun"])  # also words, or names: only next to a date
 _ISO = re.compile(r"(\d{4})-(\d\d)-(\d\d)(?:T(\d\d):(\d\d)(?::\d\d(?:\.\d+)?)?(?:Z|[+-]\d\d:?\d\d)?)?")
@@ -33,7 +34,8 @@ def dates(window: Window) -> Reading | None:
     if match := _DATES.fullmatch(core):
         low, high = (_date(_full_year(y), int(m), int(d)) for m, d, y in (match.groups()[:3], match.groups()[3:]))
         return (Said(1, f"{low} to {high}"),) if low and high else None
-    if (match := _NO_YEAR.fullmatch(core)) and window.before().core.lower() in BEFORE_DATES:
+    before = window.before().core
+    if (match := _NO_YEAR.fullmatch(core)) and (before.lower() in BEFORE_DATES or before in _WEEKDAYS):
         said = _date(None, int(match[1]), int(match[2]))
         return (Said(1, said),) if said else None
     return None

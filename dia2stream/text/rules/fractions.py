@@ -2,13 +2,14 @@
 
 import re
 
-from dia2stream.text.numbers import FRACTIONS, cardinal, digits, fraction, mixed, ordinal, pairs, plural
+from dia2stream.text.numbers import FRACTIONS, cardinal, digits, fraction, mixed, number, ordinal, pairs, plural
 from dia2stream.text.tables import BEFORE_DECADES
 from dia2stream.text.window import Reading, Said, Window
 
 _ORDINAL = re.compile(r"(\d[\d,]*)(?:st|nd|rd|th)", re.IGNORECASE)
 _DECADE = re.compile(r"'?(\d{1,3}0)'?s")
 _FRACTION = re.compile(r"(\d+)/(\d+)")
+_RATING = re.compile(r"(\d+\.\d+)/(\d+)")
 _VULGAR = re.compile(rf"(\d*)([{''.join(FRACTIONS)}])")
 _AS_SAID = {"24/7": "twenty four seven", "9/11": "nine eleven"}
 
@@ -22,6 +23,8 @@ def fractions(window: Window) -> Reading | None:
     if match := _VULGAR.fullmatch(core):
         above, below = FRACTIONS[match[2]]
         return (Said(1, mixed(int(match[1]), above, below) if match[1] else fraction(above, below)),)
+    if match := _RATING.fullmatch(core):
+        return (Said(1, f"{number(match[1])} out of {cardinal(int(match[2]))}"),)
     if match := _FRACTION.fullmatch(core):
         return (Said(1, _AS_SAID.get(core) or _over(match[1], match[2])),)
     return None

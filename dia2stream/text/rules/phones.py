@@ -9,21 +9,22 @@ _GROUPS = re.compile(r"\+?\d+(?:[-.]\(?\d+\)?)*")
 # Lengths of the groups, of numbers that are certainly no other thing.
 _SHAPES = frozenset([(3, 3, 4), (1, 3, 3, 4), (3, 4), (4, 4, 4, 4), (4, 6, 5), (3, 2, 4), (5, 4), (3, 3, 3)])
 _ALONE = frozenset([(3, 4), (5, 4), (3, 3, 3)])  # only within one word: "555-1234", "78701-1234"
-_FIRST = re.compile(r"\+\d+|1|\d{3}|\d{4}|\d+[-.(].*")
+_FIRST = re.compile(r"\+\d+|1|\d{3}|\d{4}|\+?\d+[-.(].*")
 
 
 def phones(window: Window) -> Reading | None:
     """A whole number, as long as its groups are those of one."""
-    if not _FIRST.fullmatch(window.first.core) or not _GROUPS.fullmatch(window.first.core):
+    first = window.first.core.replace(")", "-")  # "(212)555-0147"
+    if not _FIRST.fullmatch(first) or not _GROUPS.fullmatch(first):
         return None
     words: list[list[str]] = []
     best = 0
     for number in range(HELD_WORDS):
-        token = _next(window, number) if number else window.first.core
+        token = _next(window, number) if number else first
         if token is None or not _GROUPS.fullmatch(token) or len(token) > 20:
             break
         words.append(re.findall(r"\d+", token))
-        if _is_known(words, window.first.core.startswith("+")):
+        if _is_known(words, first.startswith("+")):
             best = len(words)
     tails = [*[","] * (best - 1), None]
     return [Said(1, _said(w, not n, window), tails[n]) for n, w in enumerate(words[:best])] or None

@@ -71,6 +71,15 @@ def units(window: Window) -> Reading | None:
     return (Said(1, unit_said(core, before.core == "1" or is_fraction or is_adjective), tail),)
 
 
+def slashed(window: Window) -> Reading | None:
+    """ "115V/60Hz"."""
+    sides = [Quantity.read(side) for side in window.first.core.split("/")]
+    if len(sides) < 2 or not all(side is not None and side.unit in UNITS for side in sides):
+        return None
+    said = (f"{side.value_said} {unit_said(side.unit, side.is_one)}" for side in sides if side is not None)
+    return (Said(1, " ".join(said)),)
+
+
 def feet(window: Window) -> Reading | None:
     """ "6'2\"" """
     match = _FEET.fullmatch(window.first.core)

@@ -16,6 +16,7 @@ from dia2stream.text.window import Reading, Rule, Window
 
 _WITH_FIGURES: tuple[Rule, ...] = (
     phones.phones,
+    quantities.units,
     dates.dates,
     times.times,
     dates.days,
@@ -29,6 +30,7 @@ _WITH_FIGURES: tuple[Rule, ...] = (
     codes.number_sign,
     web.web,
     quantities.sizes,
+    quantities.slashed,
     symbols.formulas,
     symbols.flags_and_paths,
     quantities.compounds,
