@@ -166,6 +166,80 @@ async def test_pages_of_other_sites_may_not_connect_unless_listed(guarded, origi
     assert refused.value.response.status_code == status
 
 
+# --- hosts ---
+
+
+@pytest.mark.parametrize(
+    ("host", "status"),
+    [
+        ("127.0.0.1:8765", 200),
+        ("192.168.1.7", 200),
+        ("[::1]:8765", 200),
+        ("localhost:80", 200),
+        ("LOCALHOST.", 200),
+        ("", 200),
+        ("rebound.example", 421),
+        ("127.0.0.1.rebound.example:80", 421),
+        ("localhost.rebound.example", 421),
+        ("dead::beef", 421),
+    ],
+)
+def test_without_a_token_only_hosts_that_nobody_else_can_own_are_served(server, host, status):
+    """A page of rebound.example, whose name was made to point here, has this server for its own origin."""
+    told = []
+    for request in (b"GET / HTTP/1.1\r\n", b"GET /metrics HTTP/1.1\r\n", b"POST / HTTP/1.1\r\nContent-Length: 0\r\n"):
+        origin = f"Origin: http://{host}\r\n".encode() if host else b""
+        told.append(said(server, request + f"Host: {host}\r\n".encode() + origin + b"Connection: close\r\n\r\n"))
+    assert [answer[9:12] for answer in told[:2]] == [str(status).encode()] * 2
+    assert told[2][9:12] == (b"405" if status == 200 else b"421")
+    handshake = HANDSHAKE.replace(b"Host: 127.0.0.1", f"Host: {host}\r\nOrigin: http://{host}".encode())
+    answer = said(server, handshake.replace(b"GET /", b"GET /?encoding=none"))
+    assert answer[9:12] == {200: b"101" if host else b"403", 421: b"421"}[status]
+    if status == 421:
+        assert b"--allow-host" in answer
+    assert said(server, f"GET /healthz HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n".encode())[9:12] == b"200"
+
+
+def said(server, request: bytes) -> bytes:
+    """What a request is answered; of a WebSocket no more than the handshake."""
+    with dialled(server) as raw:
+        raw.sendall(request)
+        return raw.recv(1 << 16) if b"websocket" in request else rest(raw)
+
+
+def test_a_request_without_a_host_is_no_page(server):
+    for path in ("/readyz", "/"):
+        assert said(server, f"GET {path} HTTP/1.0\r\n\r\n".encode())[9:12] == b"200"
+
+
+def test_with_a_token_or_a_list_other_names_are_served(guarded):
+    assert guarded.get("/?token=s3cret%20%C3%A9", Host="any.example")[0] == 200
+    with Serve(wait=False, allow_host="speech.example, b.example:8765") as listed:
+        for host, status in (
+            ("speech.example", 200),
+            ("SPEECH.example:99", 200),
+            ("b.example:8765", 200),
+            ("b.example:1", 421),
+            ("a.speech.example", 421),
+        ):
+            assert listed.get("/", Host=host)[0] == status
+    with Serve(wait=False, allow_host="*") as open_to_all:
+        assert open_to_all.get("/", Host="any.example")[0] == 200
+
+
+# --- the log ---
+
+
+def test_no_malformed_request_is_logged_with_its_content_or_by_more_than_a_line(guarded):
+    before = len(guarded.log)
+    for request in (b"GET\r\n\r\n", b"GET /?token=s3cret HTTP/1.1\r\nno\r\n\r\n", HANDSHAKE.replace(b"13", b"s3cret")):
+        for _ in range(100):
+            with dialled(guarded) as raw:
+                raw.sendall(request)
+                assert b"HTTP/1.1 4" in rest(raw)
+    assert guarded.log[before:] == []
+
+
 def test_the_log_is_json_and_holds_no_token(guarded):
     lines = [json.loads(line) for line in guarded.log]
     assert {"time", "level", "logger", "message"} <= set(lines[0])

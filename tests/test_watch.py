@@ -1,36 +1,148 @@
-"""The watch over the engine."""
+"""An engine that hangs or dies: clients are told, probes too, and the process ends so that it is started again."""
 
+import asyncio
 import threading
+import time
+from types import SimpleNamespace
+
+import pytest
+from piping import PATIENCE
+from serving import LONG, SHORT, Serve, hear, on_loop, take_slot
+
+from dia2stream.client import connect
+from dia2stream.errors import CommandError, Disconnected
+from dia2stream.options import ModelOptions, ServeOptions, SpeechOptions
+from dia2stream.protocol.audio_message import Audio
+from dia2stream.protocol.messages import Error
+from dia2stream.server.server import Server
+from dia2stream.server.watch import LOST_SECONDS, STUCK_SECONDS, Watch
+
+
+class Looking:
+    """A watch over an engine that is not there, and a clock."""
+
+    def __init__(self, watch: Watch) -> None:
+        self.watch, self.now = watch, 1000.0
+        self.engine = SimpleNamespace(has_work=True, broken=None, stats=SimpleNamespace(last_progress=5.0))
+        watch.engine = self.engine
+        watch.look(self.now)
+
+    def wait(self, seconds: float) -> None:
+        """Looks every second."""
+        for _ in range(round(seconds)):
+            self.now += 1
+            self.watch.look(self.now)
 
 
 def test_a_stuck_engine_turns_readyz_to_503_and_is_logged_with_its_stack_until_it_goes_on(caplog):
-    from types import SimpleNamespace
-
-    from dia2stream.options import ModelOptions, ServeOptions, SpeechOptions
-    from dia2stream.server.server import Server
-    from dia2stream.server.watch import STUCK_SECONDS
-
-    def readyz():
-        problem = server.unready()
-        return (200, "ok\n") if problem is None else (503, f"{problem}\n")
-
     server, go_on = Server(ModelOptions(), SpeechOptions(), ServeOptions()), threading.Event()
-    server.stage, watch = None, server.watch
+    server.stage = None
     thread = threading.Thread(target=go_on.wait, name="dia2-engine")
     thread.start()
-    watch.look(0)
-    engine = watch.engine = SimpleNamespace(has_work=False, stats=SimpleNamespace(last_progress=5.0))
-    watch.look(1000)  # idle for long, then work comes
-    engine.has_work = True
-    watch.look(1001)
-    assert readyz() == (200, "ok\n")
-    watch.look(1001 + STUCK_SECONDS + 1)
-    assert readyz() == (503, "no step has finished for 32 s, and there is work\n")
+    looking = Looking(server.watch)
+    looking.engine.has_work = False
+    looking.wait(100)  # idle for long, then work comes
+    looking.engine.has_work = True
+    looking.wait(STUCK_SECONDS)
+    assert server.unready() is None
+    looking.wait(1)
+    assert server.unready() == f"no step has finished for {STUCK_SECONDS + 1:.0f} s, and there is work"
+    assert server.unhealthy() is None
     [logged] = caplog.records
-    assert "no step has finished" in logged.message
     assert "in wait" in logged.stack
-    engine.stats.last_progress = 6.0
-    watch.look(1001 + STUCK_SECONDS + 2)
-    assert readyz() == (200, "ok\n")
+    looking.engine.stats.last_progress = 6.0
+    looking.wait(1)
+    assert server.unready() is None
+    looking.wait(LOST_SECONDS + 1)
+    assert server.unhealthy() == server.unready() is not None
     go_on.set()
     thread.join()
+
+
+def test_a_process_that_was_suspended_does_not_blame_the_engine():
+    looking = Looking(Watch())
+    looking.wait(STUCK_SECONDS - 5)
+    looking.now += 1000  # it stood still, and so did the engine
+    looking.wait(STUCK_SECONDS - 5)
+    assert looking.watch.problem is None
+    looking.wait(10)
+    assert looking.watch.problem is not None
+
+
+# What befalls the engine once the file is there; in the server's process.
+DIES = """
+from pathlib import Path
+from dia2stream.engine.scheduler import Scheduler
+class Fatal(BaseException): pass
+decide = Scheduler.decide
+def dies(self, now):
+    if Path({flag!r}).exists():
+        raise Fatal("out of luck")
+    return decide(self, now)
+Scheduler.decide = dies
+"""
+HANGS = """
+import time
+from pathlib import Path
+from dia2stream.engine.batch import Batch
+from dia2stream.server import watch
+watch.STUCK_SECONDS, watch.LOST_SECONDS = 2.0, {lost}
+step = Batch.step
+def hangs(self, conversations):
+    while Path({flag!r}).exists():
+        time.sleep(0.1)
+    return step(self, conversations)
+Batch.step = hangs
+"""
+
+
+@on_loop
+async def test_an_engine_whose_thread_dies_ends_the_process_and_its_clients_are_told(tmp_path):
+    flag = tmp_path / "now"
+    with Serve(before=DIES.format(flag=str(flag))) as server:
+        async with await take_slot(server) as client:
+            await client.start(LONG, seed=1)
+            await hear(client, Audio)
+            flag.touch()
+            assert (await hear(client, Error))[-1].code == "internal"
+            with pytest.raises(Disconnected, match="1011"):
+                await client.receive()
+        assert await asyncio.to_thread(server.process.wait, PATIENCE) == 1
+        assert server.logged("the engine is lost.*out of luck")
+
+
+@on_loop
+async def test_a_step_that_hangs_lets_the_clients_go_and_then_ends_the_process(tmp_path):
+    flag = tmp_path / "now"
+    with Serve(before=HANGS.format(flag=str(flag), lost=6.0)) as server:
+        async with await take_slot(server) as client:
+            await client.start(LONG, seed=1)
+            await hear(client, Audio)
+            flag.touch()
+            began = time.monotonic()
+            assert (await hear(client, Error))[-1].code == "internal"
+            assert time.monotonic() - began >= 2
+            with pytest.raises(Disconnected, match="1011"):
+                await client.receive()
+        assert server.get("/healthz")[0] == 200
+        assert "no step has finished" in server.get("/readyz")[1]
+        with pytest.raises(CommandError, match="no step has finished"):
+            await connect(server.url)
+        assert await asyncio.to_thread(server.process.wait, PATIENCE) == 1
+        assert server.logged("no step finishes.*hangs")  # where it hangs
+
+
+@on_loop
+async def test_an_engine_that_hung_and_goes_on_serves_again(tmp_path):
+    flag = tmp_path / "now"
+    with Serve(before=HANGS.format(flag=str(flag), lost=3600.0)) as server:
+        client = await take_slot(server)
+        await client.start(LONG, seed=1)
+        await hear(client, Audio)
+        flag.touch()
+        await hear(client, Error)
+        flag.unlink()
+        async with await take_slot(server) as other:
+            await other.start(SHORT)
+            await hear(other)
+        assert server.get("/readyz")[:2] == (200, "ok\n")

@@ -261,6 +261,8 @@ class Engine:
         except BaseException as error:
             self.broken = f"the engine's thread has ended: {_first_line(error)}"
             _log.exception("the engine's thread failed")
+            for session in list(self._sessions.values()):
+                session.conversation.outbox.answer(_FAILED)
         finally:
             with self._lock:
                 self._closing = True

@@ -296,5 +296,5 @@ def _outcome(tasks: list[asyncio.Task[None]]) -> HangUp:
             raise error
     if gone.done():
         return GONE
-    # All was delivered although nobody asked for an end: the engine has given up on this conversation, and said so.
+    # Everything was delivered although nobody asked for an end: the engine gave up on this conversation, and said why.
     return HangUp(CLOSE_CODES["internal"] or 1011, "the conversation is over")

@@ -37,21 +37,30 @@ from dia2stream.server.metrics import Metrics
 from dia2stream.server.port import Port
 from dia2stream.server.service import Service
 from dia2stream.server.slots import SLOTS, Slots, settle
-from dia2stream.server.watch import Watch
+from dia2stream.server.watch import LOOK_SECONDS, Watch
 
 if TYPE_CHECKING:
     from dia2stream.engine.engine import Engine
 
 _log = logging.getLogger(__name__)
+_NO_ENGINE = HangUp(1011, "the engine hangs", Error("internal", "the engine does not answer; the log says more"))
 
 
 def run(model: ModelOptions, speech: SpeechOptions, options: ServeOptions) -> None:
-    """Serves until SIGTERM, and ends the process. Raises Dia2Error or Dia2StreamError when it cannot go on."""
+    """Serves until SIGTERM, and ends the process. Raises Dia2Error or Dia2StreamError when it cannot begin."""
     set_up(options.log_level, options.log_format)
-    asyncio.run(Server(model, speech, options).run())
-    # All is closed and logged. An orderly exit would take torch apart for seconds, and wait for a download to finish.
+    server, code = Server(model, speech, options), 0
+    try:
+        asyncio.run(server.run())
+    except EngineError as error:
+        if not server.began:
+            raise
+        _log.error("the engine is lost: the process ends, to be started again", extra={"reason": str(error)})
+        code = 1
+    # All is closed and logged. An orderly exit would take torch apart for seconds, and wait for a download, or for a
+    # call of the GPU's driver that hangs.
     logging.shutdown()
-    os._exit(0)
+    os._exit(code)
 
 
 class Server:
@@ -86,8 +95,13 @@ class Server:
             await self._drain()
         finally:
             await port.close()
-            await self._slots.close()
+            await self._slots.close(wait=self.unhealthy() is None)
             _log.info("stopped")
+
+    @property
+    def began(self) -> bool:
+        """Whether there ever was an engine."""
+        return self._slots.engine is not None
 
     # ---- From nothing to ready ----
 
@@ -149,7 +163,7 @@ class Server:
     def unhealthy(self) -> str | None:
         """Why the process can be of no use any more."""
         engine = self._slots.engine
-        return engine.broken if engine else None
+        return (engine.broken if engine else None) or (self.watch.problem if self.watch.lost else None)
 
     def unready(self) -> str | None:
         """Why a client would not be served now."""
@@ -162,9 +176,11 @@ class Server:
     async def _watch_until(self, stop: "asyncio.Future[None]") -> None:
         """Looks after the engine until it is time to stop. Raises EngineError when the engine is beyond help."""
         while not stop.done():
-            await asyncio.wait({stop}, timeout=1.0)
+            await asyncio.wait({stop}, timeout=LOOK_SECONDS)
             self.watch.look(time.monotonic())
-            if (problem := self.unhealthy()) and not self._slots.connected:
+            if self.watch.problem is not None or self.unhealthy() is not None:
+                await self._slots.clear(_NO_ENGINE)  # a client that is told can go to another server
+            if (problem := self.unhealthy()) is not None:
                 raise EngineError(problem)  # whatever started this process starts a new one
 
     async def _drain(self) -> None:

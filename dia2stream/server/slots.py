@@ -128,9 +128,9 @@ class Slots:
         if leaving:
             await asyncio.wait(leaving, timeout=CLOSE_SECONDS)
 
-    async def close(self) -> None:
-        """Ends every conversation and the engine; does not wait for one that is stuck."""
-        if self.engine is not None:
+    async def close(self, wait: bool = True) -> None:
+        """Ends every conversation and the engine, and waits for that, though not for an engine that is stuck."""
+        if self.engine is not None and wait:
             ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
             loop, engine = asyncio.get_running_loop(), self.engine
 
