@@ -146,7 +146,7 @@ class Dia2:
         return self.checkpoint.config.runtime.max_context_steps
 
     def close(self) -> None:
-        """Lets the model's memory go."""
+        """Frees the model's memory. A closed model generates nothing any more."""
         self._checkpoint = self._stepper = None
 
     def generate(
@@ -174,7 +174,7 @@ class Dia2:
         tokens = run.speak(_reporter(verbose))
         waveform = self._decode(tokens)
         if output_wav is not None:
-            # Rounded here: soundfile would round floats down, which is half a step of DC.
+            # Rounded here, because soundfile rounds floats down, which shifts the sound by half a step.
             pcm = (waveform * 32768).round().clamp(-32768, 32767).to(torch.int16)
             soundfile.write(str(output_wav), pcm.numpy(), self.sample_rate, subtype="PCM_16", format="WAV")
         return GenerationResult(tokens[None].cpu(), waveform, self.sample_rate, run.timestamps())
@@ -229,7 +229,7 @@ def _reporter(verbose: bool) -> Callable[[int], None]:
 
 
 class _Run:
-    """One generation: the published loop over slot 0."""
+    """One generation: the published loop, in slot 0."""
 
     def __init__(
         self,
@@ -262,9 +262,9 @@ class _Run:
             self.stepper.complete([self.machine.process(self.state, slot.column, action)])
         frames = complete_frames(slot.column + 1, self.stepper.delays)
         spoken = self.stepper.frames(0, 0, frames)
-        if self.prefix is None:  # else the first frame is the clip's
+        if self.prefix is None:  # with a prefix, frame 0 is the clip's
             at_once = [k for k, delay in enumerate(self.stepper.delays) if not delay]
-            spoken[at_once, :1] = self.data.audio_pad_token_id  # nobody draws these
+            spoken[at_once, :1] = self.data.audio_pad_token_id  # codes of column 0, which no step draws
         return spoken[:, min(self._crop(), frames) :]
 
     def timestamps(self) -> list[tuple[str, float]]:
@@ -281,7 +281,7 @@ class _Run:
         for step in range(frames):
             texts.append(self.machine.process(self.state, step, int(step in starts), forced=True))
         self.stepper.prefill(0, texts[:frames])
-        # The published loop runs column P - 1 again, with the text of column P, behind the P columns it has.
+        # The published loop runs column P - 1 once more, with the text of column P, behind the P columns of the prefix.
         slot.column, slot.shift, slot.text = frames - 1, 1, texts[frames]
 
     def _last_column(self) -> int:

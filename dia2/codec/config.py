@@ -1,4 +1,9 @@
-"""The codec's config.json <-> a frozen dataclass, strict."""
+"""The codec's config.json -> a frozen dataclass, strictly.
+
+The format is that of kyutai/mimi and allows more than is implemented here: other activations, other kinds of padding.
+Such a file is refused with the key, its value and the only value that works, because a codec that ignores an option
+makes noise. Keys that decoding does not need are ignored, as the encoder and the training have many.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +16,7 @@ from dia2.errors import ConfigError
 from dia2.strict_json import read_dataclass
 
 STRIDE: Final = 2  # latent frames per codec frame: 12.5 Hz of codes, 25 Hz in the transformer
-# Options of the format of which one value is implemented, the one of every published codec; absent means that value.
+# Options of which one value is implemented, the one that every published codec has. An absent option means that value.
 _FIXED: Final[Mapping[str, Any]] = {
     "attention_bias": False,
     "audio_channels": 1,
@@ -104,7 +109,7 @@ class MimiConfig:
         yield self.num_filters < self.compress, f"compress {self.compress} leaves none of {self.num_filters} filters"
 
     def check_repeated_keys(self, raw: Mapping[str, Any]) -> None:
-        """Keys that repeat what other keys already say: refuse a file in which they disagree."""
+        """Raises ConfigError for a key that repeats what other keys say, and says something else."""
         for key, value in (
             ("frame_rate", self.frame_rate),
             ("_frame_rate", self.frame_rate),
@@ -149,7 +154,7 @@ def _rope(raw: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _derived(raw: Mapping[str, Any]) -> dict[str, Any]:
-    """Sizes that may be null in the file because others give them."""
+    """Sizes that may be null or absent in the file, because they follow from others."""
     hidden, heads = raw.get("hidden_size"), raw.get("num_attention_heads")
     derived: dict[str, Any] = {"num_key_value_heads": heads, "codebook_dim": hidden}
     if isinstance(hidden, int) and isinstance(heads, int) and heads > 0:

@@ -1,4 +1,13 @@
-"""The codec's decoder: codes -> samples, a frame or many at a time, over a state that is passed in."""
+"""The codec's decoder network: codes -> samples, a frame or many at a time, over a state that is passed in.
+
+Why it can stream at all is told in mimi.py, what it remembers in state.py. Here are its parts, from the codes upwards:
+`_Codebooks`, `_Upsample`, the transformer's `_Layer`, and the convolutions (`_Conv`, `_TransposedConv`) that turn 25
+vectors a second into 24,000 samples. A part knows the names of its tensors in the published file (`published`), and
+after loading it derives what decoding reads (`prepare`): codebooks are projected once instead of at every frame, scales
+go into the matrices before them, the halves of RoPE's pairs are put beside each other.
+
+Tensors are channels-last, [n, time, channels], for n slots of the state.
+"""
 
 from __future__ import annotations
 
@@ -14,13 +23,15 @@ from torch import Tensor, nn
 from dia2.codec.config import STRIDE, MimiConfig
 from dia2.codec.state import DecoderState, StateShape
 
-_USAGE_FLOOR: Final = 1e-5  # codebook entries that training never used must not divide by zero
+_USAGE_FLOOR: Final = 1e-5  # for codebook entries that training never used, whose usage of 0 would divide by zero
 
 
 @contextmanager
 def exact_float32() -> Iterator[None]:
-    """No TF32 on CUDA, whatever the rest of the process wants: the sound would then depend on how it is cut, by more
-    than a step of PCM16, and one code in a hundred on the device. A captured graph keeps what held at its capture.
+    """Switches TF32 off on CUDA, whatever the rest of the process computes in.
+
+    With TF32, the sound depends on how a sequence is cut into passes, by more than a step of PCM16, and the encoder
+    gives another code in one of a hundred. A captured graph keeps the precision that was set when it was captured.
     """
     precision = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("highest")
@@ -32,10 +43,11 @@ def exact_float32() -> Iterator[None]:
 
 
 class MimiDecoder(nn.Module):
-    """The network, for the first `codebooks` codebooks. Built on the meta device, without memory; then, in order:
-    `to_empty(device=...)`, a copy into each of `checkpoint_tensors()` (or `randomize`), `prepare()`.
+    """The network, for the first `codebooks` codebooks of the codec.
 
-    Raises ValueError when the codec does not have that many codebooks.
+    It is built on the meta device, without memory. Then come, in this order: `to_empty(device=...)`, a copy into each
+    of `checkpoint_tensors()` (or `randomize`), and `prepare()`. Raises ValueError for more codebooks than the codec
+    has.
     """
 
     frequencies: Tensor  # float64 [head_dim / 2], radians per position
@@ -66,7 +78,7 @@ class MimiDecoder(nn.Module):
 
     @torch.no_grad()
     def randomize(self, generator: torch.Generator) -> None:
-        """Fill the checkpoint's tensors with noise that keeps its level from layer to layer."""
+        """Fills the checkpoint's tensors with noise of such levels that activations keep theirs through the layers."""
         for part in self._parts():
             for name, tensor in part.published().items():
                 if name.endswith(("bias", "norm.weight", "cluster_usage", "scale")):
@@ -78,7 +90,7 @@ class MimiDecoder(nn.Module):
 
     @torch.no_grad()
     def prepare(self) -> None:
-        """After loading: derive what decoding reads, drop what it does not. checkpoint_tensors() is over after this."""
+        """After loading: derives what decoding reads, drops the rest. checkpoint_tensors() works no longer then."""
         with exact_float32():
             for part in self._parts():
                 part.prepare()
@@ -118,7 +130,7 @@ class MimiDecoder(nn.Module):
         order = ring[:steps]
         now = state.position[where, None] + order  # [n, steps]
         angles = now[:, :, None, None] * self.frequencies  # float64: exact enough after years
-        # How many positions ago each entry of the ring was, or will be, written, seen from the last of these steps.
+        # How many positions before the last of these steps each entry of the ring was written, or would have been.
         age = (now[:, -1:] - ring) % capacity  # [n, capacity]
         written = age < state.filled[where, None] + steps
         distance = age[:, None] - (steps - 1 - order)[:, None]  # [n, steps, capacity], from query back to key
@@ -145,7 +157,7 @@ def _seanet(config: MimiConfig) -> tuple[_Conv, nn.ModuleList, _Conv]:
 
 
 class _View(NamedTuple):
-    """What attention needs to know about the steps of one pass; the same for all layers."""
+    """What attention needs to know about the steps of one pass, the same for all layers."""
 
     rotation: Tensor  # complex64 [n, steps, 1, head_dim / 2]
     read: Tensor | slice  # the slots whose rings are read
@@ -154,7 +166,7 @@ class _View(NamedTuple):
 
 
 class _Part(nn.Module):
-    """A piece of the decoder that owns tensors of the file, named `name` + ".", and may remember `carry` floats."""
+    """A part of the decoder. It owns the tensors `name`.* of the file, and may keep `carry` floats for later."""
 
     def __init__(self, name: str, carry: tuple[int, ...] = ()) -> None:
         super().__init__()
@@ -162,15 +174,15 @@ class _Part(nn.Module):
         self.carry = carry
 
     def published(self) -> dict[str, Tensor]:
-        """The file's name, after the prefix -> the tensor that it is copied into."""
+        """What the file calls each tensor, behind the part's name -> the tensor, or view, that it is copied into."""
         raise NotImplementedError
 
     def fan_in(self, weight: Tensor) -> int:
-        """How many products of a published weight are summed up in one output."""
+        """How many products with values of a published weight are summed up in one output."""
         return weight[0].numel()
 
     def prepare(self) -> None:
-        """Derive what forward reads from what was loaded."""
+        """Derives what `forward` reads from what was loaded."""
 
 
 def _empty(*shape: int) -> nn.Parameter:
@@ -180,20 +192,22 @@ def _empty(*shape: int) -> nn.Parameter:
 def _linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """x [slots, steps, in] @ weight [out, in]^T + bias [out] -> a new tensor [slots, steps, out]."""
     if x.device.type == "cpu" and x.shape[0] * x.shape[1] <= STRIDE:
-        # One frame on a CPU is bound by reading the weights, and this order of factors reads them at full speed.
+        # A single frame on a CPU takes as long as reading the weights. With the factors in this order they are read
+        # at full speed.
         product = torch.mm(weight, x.flatten(0, 1).T).T.contiguous()
         return (product if bias is None else product.add_(bias)).view(*x.shape[:2], -1)
     return F.linear(x, weight, bias)
 
 
 class _Codebooks(_Part):
-    """Codes -> latents. A split residual quantizer: each codebook has a table of vectors; those of the first ones
-    (semantic) are summed and projected by one matrix, those of the others (acoustic) by another, and both are added.
+    """Codes -> latents. In the file it is a split residual quantizer: each codebook has a table of vectors; the vectors
+    of the first codebooks (semantic) are summed and projected by one matrix, those of the others (acoustic) by another,
+    and both results are added.
 
-    All linear, so `prepare` projects the tables instead, and decoding is one gather and one sum.
+    All of this is linear. So `prepare` projects the tables, and decoding is one gather and one sum.
     """
 
-    table: Tensor  # [codebooks * codebook_size + 1, hidden]; the last row is zero, for ids that are none
+    table: Tensor  # [codebooks * codebook_size + 1, hidden]; the last row is zero, for ids that are no codes
     start: Tensor  # int64 [codebooks, 1], where each codebook's rows begin
 
     def __init__(self, name: str, config: MimiConfig, codebooks: int) -> None:
@@ -271,8 +285,9 @@ class _Layer(_Part):
         }
 
     def prepare(self) -> None:
-        # RoPE turns the pairs (i, i + head_dim / 2) of each head of q and k. Put the two next to each other, so that
-        # a pair is a complex number; attention only takes products of q and k, and does not see the order.
+        # RoPE turns the pairs (i, i + head_dim / 2) of each head of q and k. Here both parts of a pair are put next to
+        # each other, so that a pair is a complex number. Attention takes only products of q and k, so their common
+        # order does not matter.
         turned = self.qkv[: (self.heads + self.groups) * self.width]
         turned.copy_(turned.view(-1, 2, self.width // 2, turned.shape[1]).transpose(1, 2).reshape(turned.shape))
         self.qkv[: self.heads * self.width] /= math.sqrt(self.width)
@@ -294,8 +309,8 @@ class _Layer(_Part):
         slot, place = view.write
         keys[slot, :, place], values[slot, :, place] = key, value.flatten(3)
         keys, values = keys[view.read], values[view.read]
-        # The query heads that share a key head count as more steps. Written out: with so few queries, a fused
-        # attention kernel, which walks along the keys, takes three times as long.
+        # The query heads that share a key head are treated as more steps. Attention is written out, because a fused
+        # kernel, which works along the keys, takes three times as long for so few queries.
         query = query.transpose(1, 2).reshape(slots, self.groups, -1, self.width)
         scores = (query @ keys.transpose(2, 3)).view(slots, self.heads, steps, -1).add_(view.mask)
         mixed = torch.softmax(scores, dim=3).view(slots, self.groups, -1, scores.shape[3]) @ values
@@ -337,7 +352,7 @@ class _Residual(nn.Module):
 
 
 class _Conv(_Part):
-    """A causal convolution: a matrix product over windows of the input, behind the last inputs of the piece before."""
+    """A causal convolution: a matrix product over windows of the input, the last inputs of the pass before in front."""
 
     def __init__(self, name: str, inputs: int, outputs: int, kernel: int, dilation: int = 1) -> None:
         self.context = (kernel - 1) * dilation
@@ -361,7 +376,7 @@ class _Conv(_Part):
 
 
 class _OverlapAdd(_Part):
-    """A transposed convolution of kernel 2 * stride: the second half of what an input spreads waits for the next."""
+    """A transposed convolution of kernel 2 * stride: what an input gives to outputs of the next one waits for them."""
 
     def __init__(self, name: str, outputs: int, stride: int) -> None:
         super().__init__(name, carry=(1, stride * outputs))
@@ -381,7 +396,7 @@ class _OverlapAdd(_Part):
 
 
 class _TransposedConv(_OverlapAdd):
-    """A dense one: a matrix product gives everything that an input spreads."""
+    """A dense transposed convolution: one matrix product gives everything that an input spreads over outputs."""
 
     def __init__(self, name: str, inputs: int, outputs: int, stride: int) -> None:
         super().__init__(name, outputs, stride)
@@ -397,7 +412,7 @@ class _TransposedConv(_OverlapAdd):
         return 2 * weight.shape[0]
 
     def prepare(self) -> None:
-        # Every output sample gets two contributions and one bias: it comes with the first of them.
+        # Every output gets two contributions and one bias: the first contribution brings it along.
         once = self.bias.repeat(self.stride)
         self.bias = nn.Parameter(torch.cat([once, torch.zeros_like(once)]), requires_grad=False)
 
@@ -406,7 +421,7 @@ class _TransposedConv(_OverlapAdd):
 
 
 class _Upsample(_OverlapAdd):
-    """From frames to latent frames: the same in groups of channels (in the published codec each for itself)."""
+    """From frames to latent frames: a transposed convolution in groups of channels, of one in the published codec."""
 
     def __init__(self, name: str, config: MimiConfig) -> None:
         super().__init__(name, config.hidden_size, STRIDE)

@@ -1,14 +1,14 @@
-"""Mimi, the codec: codes in, sound out, one 80 ms frame at a time, with no seam between frames.
+"""Mimi, the codec: codes in, sound out, one frame of 80 ms at a time, as if the whole had been decoded at once.
 
 A decoder that is causal all the way down can stream, if every layer remembers what its next output still needs:
 
-- A **convolution** looks back over its kernel: it keeps the last `(kernel - 1) * dilation` inputs, the *left context*,
-  and puts them in front of the next piece. At the start they are zeros, which is what padding is.
-- A **transposed convolution** smears one input over `2 * stride` outputs, so its second half lands on the outputs of
-  the next input. That half is kept and added there: *overlap-add*. What the whole-sequence decoder trims at its right
-  end is exactly this half, still waiting for a partner.
-- **Attention** looks back over a window of 250 positions (10 s): keys and values live in a *ring*, where a new
-  position overwrites one that no query can see any more. RoPE tells only differences of positions: they may count on
+- A **convolution** looks back over its kernel. It keeps the last `(kernel - 1) * dilation` inputs, the *left context*,
+  and puts them in front of the next pass. At the start they are zeros, which is the same as padding.
+- A **transposed convolution** spreads one input over `2 * stride` outputs, so the second half of them are outputs of
+  the next input too. This half is kept and added there: *overlap-add*. It is also what a decoder of whole sequences
+  trims at the right end.
+- **Attention** looks back over a window of 250 positions (10 s). Keys and values are in a *ring*, where a new position
+  overwrites one that is out of every window. RoPE depends only on differences of positions, so positions may count on
   for days.
 
 All that a conversation's decoder remembers is therefore a fixed number of floats, one slot of `DecoderState`. It is
@@ -46,7 +46,7 @@ from dia2.strict_json import read_object
 
 _FLOATS: Final = ("F64", "F32", "F16", "BF16")
 _RANDOM_LEVEL: Final = 0.1  # standard deviation of what a random codec says
-# Tensors of the file that belong to the encoder, or to training.
+# Tensors of the file that only the encoder or the training reads.
 _ENCODER_SIDE: Final = re.compile(
     r"(encoder|encoder_transformer|downsample)\..+|quantizer\.\w+\.input_proj\..+|quantizer\..+\.initialized"
 )
@@ -90,7 +90,7 @@ class Mimi:
 
     @classmethod
     def random(cls, config: MimiConfig, codebooks: int, device: torch.device | str, seed: int) -> Mimi:
-        """A codec with random weights, drawn on the device; what it says is noise of a moderate level."""
+        """A codec with random weights, drawn on the device. Its sound is noise of a moderate level."""
         device = torch.device(device)
         decoder = MimiDecoder(config, codebooks).to_empty(device=device)
         generator = torch.Generator(device).manual_seed(seed)
@@ -109,12 +109,14 @@ class Mimi:
     def decode(
         self, codes: Tensor, state: DecoderState | None = None, check: bool = True, rows: Tensor | None = None
     ) -> Tensor:
-        """Codes [n, codebooks, frames] int64 -> float32 [n, frames * frame_samples], moving `state` on.
+        """Codes int64 [n, codebooks, frames] -> sound float32 [n, frames * frame_samples], moving `state` on.
 
-        Without a state, whole sequences from silence. However a sequence is cut, the sound is the same.
-        rows: int64 [n], the slots of `state` that the codes are for, none twice; without it, all of them in order.
-        Raises ValueError for a wrong shape, dtype or state, and for an id outside 0..codebook_size-1. `check=False`
-        does not look at the ids, which on CUDA waits for the device: such an id then adds nothing.
+        Without a state, codes are whole sequences, which begin from silence. The sound is the same however a sequence
+        is cut into calls. rows: int64 [n], the slots of `state` that the codes are for, none twice; without it, all of
+        them in order.
+
+        Raises ValueError for a wrong shape, dtype or state, and for an id outside 0..codebook_size-1. With check=False
+        ids are not looked at, which on CUDA would wait for the device; an id that is no code then adds nothing.
         """
         self._check_call(codes, state, rows)
         if check:

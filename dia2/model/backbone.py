@@ -1,8 +1,8 @@
-"""The backbone: one column of tokens in, what to do and what the first codebook says next out.
+"""The backbone: a column of tokens in, logits of the action and of the next column's first codebook out.
 
-A column holds two text tokens and C audio codes. Their embeddings are summed, a causal transformer with grouped
+A column holds two text tokens and C audio codes. Their embeddings are summed. A causal transformer with grouped
 key/value heads reads all columns so far through the cache, and two heads give the action and codebook 0 of the next
-column. The last hidden state goes on to the depformer.
+column. The last hidden state also goes to the depformer, which gives the other codebooks.
 """
 
 from typing import cast
@@ -28,7 +28,7 @@ from dia2.model.layers import (
 
 
 class Backbone(nn.Module):
-    """The published `transformer.*` tensors. `positions`: how many rotary positions to be ready for."""
+    """The published `transformer.*` tensors. positions: how many rotary positions the tables have."""
 
     def __init__(self, config: Dia2Config, positions: int) -> None:
         super().__init__()
@@ -44,7 +44,7 @@ class Backbone(nn.Module):
         self.register_buffer("codebooks", torch.arange(data.codebooks), persistent=False)
 
     def prepare(self) -> None:
-        """Fills the tables that no file holds, once the device is known."""
+        """Fills the tables that are in no file, once the device is known."""
         device = self.audio_embeds.device
         self.rotary.prepare(device)
         self.codebooks = torch.arange(len(self.audio_embeds), device=device)

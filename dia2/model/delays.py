@@ -1,8 +1,12 @@
 """The delayed grid: columns that the model reads <-> frames that the codec plays.
 
-Codebook k of frame f stands in column f + delay_k, so a column holds codebooks of different frames, and a frame is
-complete once the column of its most delayed codebook is. Columns before a codebook's delay have no frame to hold:
-they read BOS.
+Codebook k of frame f stands in column f + delay_k. So a column holds codebooks of different frames, and a frame is
+complete once the column of its most delayed codebook is known. In the columns before its delay, a codebook has no frame
+and reads BOS. Example with delays (0, 2), b for BOS and k.f for codebook k of frame f:
+
+    column      0    1    2    3    4
+    codebook 0  0.0  0.1  0.2  0.3  0.4
+    codebook 1  b    b    1.0  1.1  1.2       frame 2 is complete with column 4
 """
 
 from collections.abc import Sequence
@@ -41,9 +45,9 @@ def delay_frames(frames: Tensor, delays: tuple[int, ...], columns: Tensor, start
 
 
 def blank(slots: int, columns: int, delays: tuple[int, ...], bos: int, device: torch.device) -> Tensor:
-    """Columns of a conversation that has not begun, int64 [slots, C, columns]: all BOS.
+    """Columns of conversations that have not begun, int64 [slots, C, columns]: all BOS.
 
-    A column below its codebook's delay keeps its BOS for good; the others are written before they are read.
+    Columns before a codebook's delay keep their BOS; all others are written before they are read.
     """
     return torch.full((slots, len(delays), columns), bos, dtype=torch.int64, device=device)
 

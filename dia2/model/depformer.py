@@ -1,9 +1,10 @@
-"""The depformer: the rest of a column, one codebook a stage.
+"""The depformer: every codebook of a column but the first, one codebook a stage.
 
-Stage s reads the backbone's hidden state and the code that stage s - 1 (or, for stage 0, the backbone) has just
-drawn, and gives the logits of codebook s + 1. It attends only within the column, to the stages before it, so its
-cache is a few entries long and starts empty every frame. Projections in and out of attention come in weight groups
-that the schedule assigns to stages; norms and MLPs are shared by all.
+Stage s reads the backbone's hidden state and the code of the codebook before, and gives the logits of codebook s + 1.
+Example: codebook 0 was drawn from the backbone's logits; stage 0 reads it and gives codebook 1, stage 1 reads that one.
+A stage attends only to the stages before it in the same column, so the cache has one entry a stage and starts anew in
+every column. Projections in and out of attention come in weight groups, and the schedule says which stage has which;
+all stages share the norms and MLPs.
 """
 
 from typing import cast
@@ -54,7 +55,7 @@ class Depformer(nn.Module):
         self.kv_shape = (sizes.n_layer, sizes.kv_heads, self.stages, sizes.gqa_head_dim)
 
     def prepare(self) -> None:
-        """Fills the tables that no file holds, once the device is known."""
+        """Fills the tables that are in no file, once the device is known."""
         if self.rotary is not None:
             self.rotary.prepare(self.heads.device)
 

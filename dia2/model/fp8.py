@@ -1,9 +1,9 @@
 """Weights in 8 bits: half the memory of bfloat16, and half the bytes that a step reads.
 
-Only the matrices inside the layers are kept so, which is nearly all of a model. What is looked up (embeddings), what is
-tiny (norms) and what gives the logits stays as it was. Activations stay in the model's dtype, and sums in float32: an
-8-bit value is exact in every wider type, so all the error there is comes from rounding a weight once, to 3 bits behind
-the leading one, relative to the largest of its row.
+Only the matrices inside the layers are in 8 bits, which is nearly all of a model. Embeddings, norms and the heads that
+give logits stay as they were. Activations stay in the model's dtype, and sums in float32. An 8-bit value is exact in
+every wider type, so the only error is that each weight was rounded once: to 4 significant bits, relative to the largest
+weight of its row.
 """
 
 from collections.abc import Iterator, Sequence
@@ -30,14 +30,14 @@ class Fp8Matrix(nn.Module):
 
     @classmethod
     def of(cls, matrix: Tensor) -> "Fp8Matrix":
-        """A copy of a matrix [..., N, K] in 8 bits; of one without memory, only its shape."""
+        """A copy of a matrix [..., N, K] in 8 bits; of a matrix on the meta device, a copy of its shape."""
         values = torch.empty_like(matrix, dtype=torch.float8_e4m3fn)
         scale = matrix.new_empty(matrix.shape[:-1], dtype=torch.float32)
         copy = cls(values, scale)
         return copy if matrix.is_meta else copy.copy_(matrix)
 
     def copy_(self, matrix: Tensor) -> "Fp8Matrix":
-        """Takes over a matrix of the same shape, rounded."""
+        """Copies a matrix of the same shape, rounded to 8 bits."""
         matrix = matrix.float()
         largest = matrix.abs().amax(dim=-1)
         self.scale.copy_(torch.where(largest > 0, largest / _LARGEST, 1.0))
@@ -81,7 +81,10 @@ Matrix = Tensor | Fp8Matrix
 
 
 def quantize(module: nn.Module) -> None:
-    """Puts the matrices of all layers in `module` into 8 bits, one after the other; before loading, only their room."""
+    """Turns the matrices of all layers in `module` into 8 bits, one after the other.
+
+    On the meta device, before loading, this makes room for 8-bit weights, and loading rounds what it copies.
+    """
     for owner in list(module.modules()):
         for name in _MATRICES:
             matrix = getattr(owner, name, None)

@@ -1,9 +1,11 @@
-"""The backbone's static key/value cache, which rewinds for nothing.
+"""The backbone's key/value cache. It has a fixed size, and going back in it costs nothing.
 
-A column is written at its index, and a query at index i reads columns 0..i: whatever lies after is never read. So
-going back is stepping on from an earlier index, and forgetting is stepping on from 0: nothing is cleared, nothing is
-allocated. (Index and rotary position are the same but after a published voice prefix, whose last column is run twice:
-model.md section 9.)
+A column is written at its index, and a query at index i reads columns 0..i. What lies behind i is never read. So a
+conversation goes back by stepping on from an earlier index, and a new one begins by stepping on from index 0: nothing
+is cleared, nothing is allocated.
+
+Index and rotary position of a column are the same number, except after the published voice prefix: the published code
+runs its last column twice, so every index behind it is one more than its position.
 """
 
 import torch
@@ -65,7 +67,7 @@ class KVCache(CacheView):
         """An empty cache of `capacity` columns for `slots` conversations."""
         sizes = config.model.decoder
         shape = (sizes.n_layer, slots, branches, sizes.kv_heads, capacity, sizes.gqa_head_dim)
-        # Zeros, not empty: columns not yet written are masked, but a NaN in them would survive 0 x NaN.
+        # Zeros, not empty: a mask gives unwritten columns the weight 0, but 0 x NaN would still be NaN.
         return cls(torch.zeros(shape, device=device, dtype=dtype), torch.zeros(shape, device=device, dtype=dtype))
 
     def view(self, slots: SlotIndex, branches: int) -> "CacheView":
@@ -75,12 +77,12 @@ class KVCache(CacheView):
         return ScatteredView(self.k, self.v, slots.rows, branches)
 
     def copied(self, slot: int, branches: int, columns: int) -> "KVCache":
-        """A copy of the first columns of one slot's first branches."""
+        """A copy of the first columns of a slot, for its first `branches` branches."""
         part = _part(slot, branches, columns)
         return KVCache(self.k[part].clone(), self.v[part].clone())
 
     def paste(self, slot: int, copy: "KVCache") -> None:
-        """Writes what `copied` took, of any slot, into a slot."""
+        """Writes a copy that `copied` made, of any slot, into the first columns of a slot."""
         _, _, branches, _, columns, _ = copy.k.shape
         part = _part(slot, branches, columns)
         self.k[part], self.v[part] = copy.k, copy.v

@@ -1,9 +1,9 @@
 """The parts both transformers are built from: norm, rotation, attention, gated MLP, text embedding.
 
-Weights are packed the way they are read: q, k and v are one matrix, gate and up are one, the codebooks' embeddings
-are one table. A checkpoint names them one by one, so every module that owns packed weights also lists, in
-`checkpoint_tensors`, each published name with the view of its weights that the tensor is copied into. Modules are
-built on the meta device and allocated once (`to_empty`), so nothing is ever held twice.
+Weights that are read together are packed into one tensor: q, k and v are one matrix, gate and up are one, the
+codebooks' embeddings are one table. A checkpoint has them under separate names. So every module that owns packed
+weights lists, in `checkpoint_tensors`, each published name with the view of its weights that the tensor is copied into.
+Modules are built on the meta device and allocated once (`to_empty`), so no weight is ever in memory twice.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -27,7 +27,7 @@ _ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 
 
 def empty_weight(*shape: int) -> nn.Parameter:
-    """An uninitialised weight of the default dtype: the loader fills it, nobody trains it."""
+    """An uninitialised weight of the default dtype: the loader fills it, and it is never trained."""
     return nn.Parameter(torch.empty(*shape), requires_grad=False)
 
 
@@ -37,7 +37,7 @@ def prefixed(prefix: str, tensors: Mapping[str, Matrix]) -> dict[str, Matrix]:
 
 
 def split_by_name(names: Iterable[object], table: Matrix, pattern: str) -> dict[str, Matrix]:
-    """Splits a packed [n, ...] table into its published tensors, `pattern` formatted with each name."""
+    """The parts of a packed table [n, ...] by their published names: `pattern` formatted with each of `names`."""
     return {pattern.format(name): part for name, part in zip(names, table, strict=True)}
 
 
@@ -67,7 +67,7 @@ class Rotary(nn.Module):
         self.register_buffer("sin", torch.empty(0), persistent=False)
 
     def prepare(self, device: torch.device) -> None:
-        """Fills the tables, once the device is known; float32 whatever the model's dtype."""
+        """Fills the tables, once the device is known. They are float32 in a model of any dtype."""
         positions, half = self.shape
         low, high = self.timescales
         timescale = low * (high / low) ** (torch.arange(half, dtype=torch.float32) / half)
@@ -89,8 +89,8 @@ def rotate(x: Tensor, angles: tuple[Tensor, Tensor]) -> Tensor:
 def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
     """q [rows, n, heads, head_dim], k and v [rows, kv_heads, steps, head_dim] -> [rows, n, heads * head_dim].
 
-    The scores are not scaled (the published model uses 1.0). `mask` [rows or 1, 1, n, steps] is True where a query
-    may look.
+    Scores are not scaled: the published model uses a scale of 1. mask: [rows or 1, 1, n, steps], True where a query may
+    look.
     """
     grouped = k.shape[1] != q.shape[2]
     out = F.scaled_dot_product_attention(q.transpose(1, 2), k, v, attn_mask=mask, scale=1.0, enable_gqa=grouped)
@@ -115,7 +115,7 @@ class GatedMLP(nn.Module):
 
 
 class TextEmbedding(nn.Module):
-    """Both text streams' embedding: main_proj(E[main]) + second_proj(E[second]), the second only where it speaks."""
+    """The sum of both text streams' embeddings: main_proj(E[main]) + second_proj(E[second]), 0 for a second pad."""
 
     def __init__(self, vocab: int, width: int, rank: int | None, pad: int) -> None:
         super().__init__()

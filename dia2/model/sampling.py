@@ -1,13 +1,14 @@
 """Guidance and draws.
 
-Guidance picks the candidates and the conditional distribution weighs them: the two rows' logits are pushed apart by
-the scale, the `filter_k` best of that survive, and the draw is from the conditional logits of the survivors.
+Guidance needs two rows: the model with the text and the model without it. It says which tokens are candidates: the two
+rows' logits are pushed apart by the scale, and the `filter_k` largest of the result are kept. The draw is then from the
+logits of the row with the text, among the candidates alone.
 
-A draw is the inverse CDF at a uniform number from a table keyed by (seed, step, stream). So a conversation repeats
-exactly for its seed, on rewind, and whatever else the device computes. The CDF runs in the order of the vocabulary,
-not of the probabilities: two logits that swap ranks by a rounding error then change nothing.
+A draw is the inverse CDF at a uniform number, which comes from a table by (seed, step, stream). So a conversation gives
+the same tokens for the same seed, also when it goes back, and whatever else the device computes. The CDF runs in the
+order of the vocabulary, not of the probabilities: when rounding swaps the ranks of two logits, nothing changes.
 
-Settings are per slot and live on the device, so that changing them never means another program.
+Every slot has its own settings. They are tensors on the device, so that captured graphs read new ones without a change.
 """
 
 from dataclasses import dataclass, field, replace
@@ -18,14 +19,14 @@ from torch import Tensor
 
 from dia2.model.slots import SlotIndex
 
-# Streams of the uniform table: one a draw within a step.
+# Streams of the table of uniforms: each draw within a step has its own.
 ACTION_STREAM = 0
 CB0_STREAM = 1  # depformer stage s draws from stream CB0_STREAM + 1 + s
 
 
 @dataclass(frozen=True)
 class SamplingConfig:
-    """temperature (0 or less: the most likely); top_k candidates (0: all)."""
+    """temperature: 0 or less takes the most likely token. top_k: how many candidates are kept, 0 for all."""
 
     temperature: float = 0.8
     top_k: int = 50
@@ -33,7 +34,7 @@ class SamplingConfig:
 
 @dataclass(frozen=True)
 class SlotSettings:
-    """How one conversation samples. Defaults are the streaming product's."""
+    """How one conversation is sampled. The defaults are those of dia2stream."""
 
     cfg_scale: float = 3.0  # 1 turns guidance off
     cfg_filter_k: int = 50  # 0 keeps every candidate
@@ -97,9 +98,9 @@ class Guidance:
 
 
 def kth_largest(values: Tensor, k: Tensor, widest: int) -> Tensor:
-    """The k-th largest of each row of values [slots, V], [slots, 1]: the least where k is above V, -inf where it is 0.
+    """The k-th largest of each row of values [n, V] -> [n, 1]: the least where k is above V, -inf where k is 0.
 
-    `widest` is the largest k of all, known on the host.
+    k: int64 [n]. widest: the largest k of all, which is known on the host.
     """
     widest = min(widest, values.shape[1])
     if widest == 0:
@@ -112,8 +113,8 @@ def kth_largest(values: Tensor, k: Tensor, widest: int) -> Tensor:
 def _draw(logits: Tensor, temperature: Tensor, top_k: Tensor, widest: int, uniforms: Tensor) -> Tensor:
     scaled = logits / temperature[:, None]
     kept = scaled.masked_fill(scaled < kth_largest(scaled, top_k, widest), -torch.inf)
-    # In float64, because devices sum in parallel: the sums before and after an impossible token can differ by a
-    # rounding error, and a uniform that falls between them draws it. Those of float32 have 24 bits and would.
+    # In float64: devices sum in parallel, so the sums before and after an impossible token can differ by a rounding
+    # error, and a uniform that falls between them would draw it. With float32's 24 bits that does happen.
     cdf = kept.softmax(dim=-1, dtype=torch.float64).cumsum(dim=-1)
     return torch.searchsorted(cdf, uniforms[:, None] * cdf[:, -1:], right=True).squeeze(1)
 
@@ -121,7 +122,7 @@ def _draw(logits: Tensor, temperature: Tensor, top_k: Tensor, widest: int, unifo
 def uniform_table(seed: int, first_step: int, steps: int, streams: int) -> Tensor:
     """Uniforms of steps first_step .. first_step + steps - 1, float32 [steps, streams] in [0, 1).
 
-    Counter-based (Philox), so any stretch of the table can be made alone and reads the same.
+    The generator is counter-based (Philox), so any part of the table can be made alone, with the same numbers.
     """
     blocks = -(-streams // 4)  # one Philox counter gives four 64-bit numbers
     raw = np.random.Philox(key=seed, counter=first_step * blocks).random_raw(steps * blocks * 4)

@@ -76,7 +76,7 @@ class Context:
         self._due: deque[TextColumn] = deque()  # texts of the columns to run before the next step
         self._voice: RunVoice | None = None
         self._voice_due: RunVoice | None = None  # a voice whose columns are among those that are due
-        self._unplayed: list[range] = []  # frames that were not played: the codec knows nothing of them
+        self._unplayed: list[range] = []  # frames that were not played and never went through the codec
         self.rollovers = 0
 
     def begin(self, settings: SlotSettings, seed: int, prefix: Prefix | None, initial_padding: int) -> None:
@@ -221,9 +221,9 @@ class Context:
         slot.text, slot.known = columns[-1], self.frames - self.base
 
     def rollover(self) -> None:
-        """Rebuilds the context from the prefix and the last seconds; nothing is lost but what lies before them."""
+        """Rebuilds the context from the prefix and the last seconds of the conversation; forgets what was before."""
         slot, column = self.stepper.slots[self.slot], self._column
-        # Codes of columns whose frames are not complete yet are in no archive.
+        # The archive has complete frames alone, so the codes of the last columns are taken from the stepper.
         first = max(0, column + 1 - self.lead_in)
         ahead = self.stepper.codes[self.slot, :, first : column + 1].clone()
         known = slot.known + self.base
@@ -236,7 +236,7 @@ class Context:
         return self._voice.prefix.frames if self._voice else 0
 
     def _start_voice(self, prefix: Prefix, guided: bool) -> None:
-        """Stands where the clips end, as if the model had spoken them; what they said is not part of the text."""
+        """Goes to where the clips end, as if the model had spoken them. Their words are no text of the conversation."""
         frames, slot = prefix.frames, self.stepper.slots[self.slot]
         delay_frames(prefix.codes, self.stepper.delays, self.stepper.codes[self.slot])
         if self._voice is None or self._voice.prefix is not prefix or self._voice.guided != guided:
@@ -285,7 +285,7 @@ class Context:
 
     def _finish_voice(self, voice: RunVoice) -> None:
         """The voice's columns have been run: hears its sound, and keeps the voice."""
-        # A codec that comes in cold where the clip ends would click.
+        # A codec that started from silence where the clip ends would click.
         self._codec.reset()
         self._codec.hear(voice.prefix.codes.to(self.stepper.device))
         self._voice = voice = replace(voice, codec_state=self._codec.saved())
@@ -318,7 +318,8 @@ class Context:
         *opening, first = self._voice.texts if self._voice else [self.stepper.opening]
         if self._paste_voice():
             opening = []
-        # The first column of the history has no word before it to finish: it opens like a conversation.
+        # The history may begin inside a word whose first tokens are left out. Its first column therefore reads the text
+        # that opens a conversation.
         history = [column[0] for column in islice(self._columns, start - self.step_of_oldest(step), None)]
         self._due.extend([*opening, *([first] if history else []), *history[1:]])
         self.stepper.slots[self.slot].text = text
@@ -344,8 +345,8 @@ class Context:
         return step - len(self._columns)
 
     def _history_start(self, step: int) -> int:
-        """The first step of the history that a context rebuilt at `step` holds: at a word, if one is near."""
-        # In a context of a few lead-ins: as far back as the last frame that is complete.
+        """The first step of the history in a context that is rebuilt at `step`: where a word begins, if one is near."""
+        # Even in a very short context the history reaches back to the last complete frame, which is one lead-in ago.
         most = max(self.lead_in, min(self._history_wanted, (self.limit - self._prefix_frames) // 2))
         oldest = self.step_of_oldest(step)
         earliest = max(step - most, self.first_frame, oldest)
@@ -364,7 +365,7 @@ class Context:
         return self._archive[:, where].long()
 
     def _played(self, start: int, stop: int) -> Iterator[tuple[int, int]]:
-        """The frames start..stop - 1 that were played, as stretches."""
+        """The frames start..stop - 1 that were played, as pairs of start and stop."""
         for gap in self._unplayed:
             if start < gap.start < stop:
                 yield start, gap.start

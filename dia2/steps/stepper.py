@@ -41,8 +41,8 @@ TextColumn = tuple[int, int]  # main and second token of a column
 class Slot:
     """Where one conversation stands.
 
-    column: the next column to run. text: its two tokens. known: frames before it are not drawn.
-    shift: cache index of a column minus its number (1 after a published voice prefix, else 0).
+    column: the next column to run. text: its two text tokens. known: frames with a lower number are not drawn.
+    shift: a column's index in the cache minus its number: 1 after the published voice prefix, else 0.
     """
 
     column: int
@@ -60,7 +60,8 @@ class Stepper:
         data, device = config.data, backbone.cb0_head.device
         self.config, self.backbone, self.depformer = config, backbone, depformer
         self.device = device
-        # One column more than the context for the codes of the last step, one for a published prefix's repeat.
+        # Two columns more than the context: the last step draws the codes of one, and the published voice prefix runs
+        # one of its columns twice.
         self.capacity = config.runtime.max_context_steps + 2
         self.delays = data.delays
         self.opening: TextColumn = (checkpoint.tokenizer.bos, data.text_pad_token_id)
@@ -170,7 +171,7 @@ class Stepper:
     def _codebooks_due(self, slot: int) -> int:
         """How many leading codebooks of the slot's next column must be drawn: up to the last one whose frame is new.
 
-        Those before it are drawn too, even if known: each stage goes on from the code of the one before.
+        Known codebooks before it are drawn too, because each stage reads the code that the stage before it drew.
         """
         newest = self.slots[slot].column + 1 - self.slots[slot].known
         return max((k + 1 for k, delay in enumerate(self.delays) if newest >= delay), default=0)
@@ -190,7 +191,7 @@ class Stepper:
     def _next_text(self, step: "_Step") -> Tensor | None:
         """What the next column's text adds to the first stage, [rows, d]."""
         text = on_device([self.slots[slot].text for slot in step.slots.numbers], self.device)
-        rows = text.repeat_interleave(step.branches, dim=0)  # here the unconditional branch sees the text too
+        rows = text.repeat_interleave(step.branches, dim=0)  # the depformer shows the text to both branches
         return self.depformer.embed_text(rows[:, 0], rows[:, 1])
 
     def _draw(self, step: "_Step", draws: Draws, logits: Tensor, stream: int, banned: Tensor | None = None) -> Tensor:
@@ -198,7 +199,7 @@ class Stepper:
         candidates = self.guidance(logits.unflatten(0, (-1, step.branches)), step.slots)
         if banned is not None:
             candidates = candidates.index_fill(1, banned, -torch.inf)
-            # Guidance with a narrow filter may have kept nothing else: then all the others are candidates.
+            # A narrow filter may have kept only banned tokens. Then all others are candidates.
             others = logits[:: step.branches].index_fill(1, banned, -torch.inf)
             candidates = torch.where(candidates.isneginf().all(dim=1, keepdim=True), others, candidates)
         return draws(candidates, step.uniforms[:, stream], step.slots)

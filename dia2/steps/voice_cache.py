@@ -1,9 +1,10 @@
 """Voices that have been run, kept on the model's device: starting in one of them again is a copy.
 
-What is kept of a voice is what its clips leave behind in the backbone's cache, 230 kB a frame with the 2B model and
-guidance, and the state of the codec after them. The least recently used voice goes when there is no room.
+Running a voice means a pass of the backbone over its clips, which leaves their columns in the key/value cache (230 kB a
+frame with the 2B model and guidance), and a pass of the codec, which leaves its state. Both are kept, so starting again
+in that voice copies them. When there is no room, the voice that was not used for longest goes.
 
-Knows nothing of what the prefixes say.
+Knows nothing about what the clips say.
 """
 
 from collections import OrderedDict
@@ -18,10 +19,10 @@ from dia2.voice.voice import Prefix
 
 @dataclass(frozen=True, eq=False)
 class RunVoice:
-    """A prefix that has been run, with guidance or without.
+    """A prefix that has been run, with guidance or without: what a conversation in this voice starts from.
 
-    texts: of columns 0..frames. marks: of the machine before each. codec_state: after its last frame, None
-    while the columns are still to be run.
+    texts: the text of columns 0..frames. marks: the text machine before each of these columns but the last.
+    codec_state: of one slot, after the last frame; None while the columns are still to be run.
     """
 
     prefix: Prefix
@@ -33,7 +34,7 @@ class RunVoice:
 
 @dataclass(frozen=True, eq=False)
 class Kept:
-    """A voice and its columns."""
+    """A voice and its columns of the key/value cache."""
 
     voice: RunVoice
     columns: KVCache
@@ -45,7 +46,7 @@ class Kept:
 
 
 class VoiceCache:
-    """Kept voices, at most `most_bytes` of them."""
+    """Kept voices, of at most `most_bytes` of device memory together; 0 keeps none."""
 
     def __init__(self, most_bytes: int) -> None:
         self.most_bytes, self.bytes = most_bytes, 0
@@ -55,14 +56,14 @@ class VoiceCache:
         return len(self._kept)
 
     def find(self, prefix: Prefix, guided: bool) -> Kept | None:
-        """The voice, if it is here."""
+        """The voice if it is kept, which makes it the most recently used one."""
         kept = self._kept.get((prefix, guided))
         if kept is not None:
             self._kept.move_to_end((prefix, guided))
         return kept
 
     def keep(self, kept: Kept) -> None:
-        """Keeps a voice, and lets others go to make room; one that is larger than all the room is not kept."""
+        """Keeps a voice, and lets others go to make room. A voice that is larger than `most_bytes` is not kept."""
         if kept.bytes > self.most_bytes:
             return
         older = self._kept.pop((kept.voice.prefix, kept.voice.guided), None)

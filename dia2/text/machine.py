@@ -1,11 +1,21 @@
 """The text stream machine: from actions to the text tokens of the next column.
 
-Every step the model says either "hold" (pad) or "start the next word" (new_word). The machine keeps the words, obeys
-where it may and overrules where it must (a word's tokens come out one a step, a break lasts its frames, a hold never
-outlasts `max_padding`), and returns the two text tokens of the next column: the main stream says the word that starts
-now, the second stream shows the word `ahead` of it.
+At every step the model chooses an action: "hold" (pad) or "start the next word" (new_word). The machine has the queue
+of words and turns the action into the two text tokens of the next column. The main stream says the word that starts
+now; the second stream shows the word that comes `ahead` words later.
 
-Pure Python. Everything in a state but its queue is small and immutable: `mark` a step to come back to it.
+An action is overruled where the rules want something else: a word's tokens come out one a step, a break lasts its
+frames, and a hold lasts at most `max_padding` steps. Example without a second stream; the tokens of "Hello" are 5 and
+6:
+
+    step    action      main token  because
+    10      new_word    new_word    "Hello" is taken from the queue
+    11      new_word    5           its tokens come first
+    12      pad         6
+    13      pad         pad         the model holds, as it may
+
+Pure Python. Everything in a state but its queue is small and immutable, so a step is remembered by a `mark` and gone
+back to by `restore`.
 """
 
 from collections import deque
@@ -22,7 +32,7 @@ MAX_PADDING = 6
 
 @dataclass(frozen=True)
 class Tokens:
-    """Tokens still to come. What is left after one shares its memory: a mark at every step of a long word is small."""
+    """Tokens that are still to come. All tails of a word share one tuple, so a mark at each of its steps is small."""
 
     row: tuple[int, ...] = ()
     at: int = 0
@@ -31,18 +41,18 @@ class Tokens:
         return self.at < len(self.row)
 
     def pop(self, default: int) -> tuple[int, "Tokens"]:
-        """The next one and the rest; the default where there is none."""
+        """The next token and the rest; `default` when there is none."""
         if not self:
             return default, self
         return self.row[self.at], Tokens(self.row, self.at + 1) if self.at + 1 < len(self.row) else Tokens()
 
     def then(self, more: tuple[int, ...]) -> "Tokens":
-        """These, and more behind them."""
+        """These tokens with more behind them."""
         return Tokens(self.row[self.at :] + more)
 
 
 class Mark(NamedTuple):
-    """Where the machine stood before a step, the queue left out."""
+    """Where the machine stood before a step, all but its queue."""
 
     padding_budget: int
     forced_padding: int
@@ -55,7 +65,8 @@ class Mark(NamedTuple):
 class TextState:
     """Where the machine stands.
 
-    queue: entries not taken yet. taken: (step, entry) of those that were, oldest first; its reader may clear it.
+    queue: entries that are not taken yet. taken: (step, entry) of those that are, oldest first; a caller that has read
+    it may clear it.
     pending: tokens of the current word still to come. lookahead: tokens the second stream still has to show.
     end_step: the step at which a word was wanted and there was none.
     """
@@ -106,14 +117,14 @@ class TextMachine:
         return TextState(padding_budget=initial_padding, forced_padding=initial_padding)
 
     def may_step(self, state: TextState, closed: bool) -> bool:
-        """Whether the next step is the same whatever text follows.
+        """Whether text that may still come can no longer change the next step.
 
-        It is when the step cannot take an entry, when the text is closed, or when `enough` is queued.
+        That is so when the step cannot take an entry, when the text is closed, or when `enough` is queued.
         """
         return closed or bool(state.pending) or state.forced_padding > 0 or self.enough(state.queue)
 
     def enough(self, queue: Iterable[Entry]) -> bool:
-        """Whether the first entry may be taken: it is there, and so is the word that the second stream would show."""
+        """Whether the first entry may be taken: it is queued, and so is the word that the second stream would show."""
         entries = iter(queue)
         first = next(entries, None)
         if first is None:
@@ -121,9 +132,9 @@ class TextMachine:
         return not first.tokens or not self.ahead or self._upcoming(entries) is not None
 
     def process(self, state: TextState, step: int, action: int, forced: bool = False) -> tuple[int, int]:
-        """Advances `state` by one step, action 1 to begin a word and 0 to hold, which may be overruled unless `forced`.
+        """Advances `state` by one step. Returns the main and the second token of column step + 1.
 
-        Returns the main and second token of column step + 1.
+        action: 1 to start a word, 0 to hold. forced: a hold may last as long as it likes, as in a recorded clip.
         """
         token = self._constrain(state, self._sanitise(action), forced)
         if token == self.new_word:
@@ -141,7 +152,7 @@ class TextMachine:
         return output, second
 
     def _sanitise(self, action: int) -> int:
-        if action in (0, 1):  # also where the text id of one of them is the other number
+        if action in (0, 1):  # 0 and 1 are actions, even in a vocabulary where they are also text ids
             return self.new_word if action else self.pad
         return self.new_word if action == self.new_word else self.pad
 
@@ -155,7 +166,7 @@ class TextMachine:
         return self.new_word if state.padding_budget <= 0 else token
 
     def _take(self, state: TextState, step: int) -> int:
-        """new_word was chosen: takes the next entry. Returns what the choice became."""
+        """Takes the next entry, because new_word was chosen. Returns new_word, or pad if there is no word to start."""
         if not state.queue:
             return self._end(state, step)
         entry = state.queue.popleft()
@@ -176,7 +187,7 @@ class TextMachine:
         return self.new_word if first and self.ahead else self.pad
 
     def _upcoming(self, entries: Iterable[Entry]) -> tuple[int, ...] | None:
-        """Tokens of the `ahead`-th word among `entries`; None when there are fewer."""
+        """The tokens of word number `ahead` among `entries`, counted from 1; None when there are fewer."""
         words = (entry.tokens for entry in entries if entry.tokens)
         return next(islice(words, self.ahead - 1, None), None)
 

@@ -17,11 +17,11 @@ from dia2.model.config import FRAME_RATE
 
 MAX_BREAK_SECONDS = 60
 
-# Rewritten before anything is split, so a colon parts words: "4:30" is "4 30".
+# These are replaced before text is split into words, so a colon parts words: "4:30" is "4 30".
 _CHARACTERS = str.maketrans({"’": "'", ":": " "})  # noqa: RUF001
 
-# The parts of a break in order; nested optional groups then match every beginning of one, for text cut inside it.
-# No two parts side by side can match the same characters: then 20,000 digits cost 20,000 steps, not their square.
+# The parts of a break, in order. Nested as optional groups they match every beginning of a break, for text that is cut
+# inside one. No two neighbouring parts can match the same characters, so matching takes time linear in the length.
 _BREAK_PARTS = ["<", *"break", r"\s+", *"time", "=", '"', r"[0-9]*", r"(?:\.[0-9]*)?", "s", '"', r"\s*", "/?", ">"]
 _BREAK = re.compile(r'<break\s+time="([0-9]+(?:\.[0-9]+)?|\.[0-9]+)s"\s*/?>')
 _BOUNDARY = re.compile(rf"{_BREAK.pattern}|\s")
@@ -46,7 +46,7 @@ class Entry:
     tokens: what the machine puts into the text stream; none for a break.
     text: the word as written, without its tag; "" for a break.
     padding: steps that must pass before the next entry may be taken.
-    speaker: 1 or 2, whose word it is. Nothing the model reads: word events show it.
+    speaker: 1 or 2, whose word it is. The model does not read it; word events show it.
     """
 
     tokens: tuple[int, ...]
@@ -63,13 +63,13 @@ class ScriptReader:
 
     def __init__(self, tokenizer: TextTokenizer) -> None:
         self._tokenizer = tokenizer
-        self._carry = ""  # text whose last word or break is not complete yet
-        self._line_speaker: int | None = None  # whose line was the last that had a word
+        self._carry = ""  # the end of the text so far, if its last word or break may go on
+        self._line_speaker: int | None = None  # whose the last line with a word was
         self.start_line(0)
 
     def start_line(self, number: int) -> None:
         """Begins line `number`; lines alternate between the speakers."""
-        self._tag: str | None = None  # read, but not yet put before a word
+        self._tag: str | None = None  # a tag that has been read, until it is put before a word
         self._line = number % 2 + 1
         self._first = True
         self.speaker = self._line
@@ -92,11 +92,11 @@ class ScriptReader:
         return self._entries(text)
 
     def answer(self) -> None:
-        """Somebody else has spoken in between: the next word says again whose it is."""
+        """Somebody else has spoken in between, so the next word gets its speaker's tag again."""
         self._tag = self._tag or f"[S{self.speaker}]"
 
     def rewind(self, last: Entry | None) -> None:
-        """Forgets everything read after `last`, a word and not a break (None: since the line began)."""
+        """Forgets what was read after the entry `last`, which is a word, or, with None, since the line began."""
         self._carry, self._tag = "", None
         self._first = last is None
         self._line_speaker = None if last is None else self._line
@@ -140,7 +140,7 @@ class ScriptReader:
 def _complete_until(text: str) -> int:
     """Where the part of `text` ends that no further text can change: after its last whitespace or whole break.
 
-    What follows a "<" that may still become a break is open, spaces included.
+    What follows a "<" that may still become a break can still change, also its spaces.
     """
     opened = text.rfind("<")
     unfinished = opened >= 0 and not _BREAK.match(text, opened) and _BREAK_BEGUN.match(text, opened)

@@ -1,7 +1,7 @@
 """A recording -> a clip that a voice can be made of: read in pieces, mixed down, checked, resampled, trimmed.
 
-Any format that soundfile reads. What cannot be used is refused in one line: the model would copy a clipped or a silent
-clip faithfully.
+It may have any format that soundfile reads. A clip that is clipped, silent, too short or damaged is refused in one
+line, because the model would copy its faults faithfully.
 """
 
 import re
@@ -17,13 +17,15 @@ from numpy.typing import NDArray
 
 from dia2.errors import ScriptError
 
-BEST_SECONDS = 10.0  # longer clips cost context and hold the voice no better
+BEST_SECONDS = 10.0  # longer clips take up context and do not keep the voice better
 
-_LEAST_COMPLETE = 0.95  # of the length that a file says it has; encoders round it
-# What libsndfile notes about a WAV, AIFF or AU file with fewer bytes than its header says; it reads on regardless.
+_LEAST_COMPLETE = 0.95  # a file may be a little shorter than it says, because encoders round lengths
+# What libsndfile logs about a WAV, AIFF or AU file with fewer bytes than its header says; it reads the file anyway.
 _FEWER_BYTES = re.compile(r"^ *(?:data|SSND|Data Size) *: (\d+) \(should be (\d+)\)", re.MULTILINE)
-_NO_SIZE = 0x7FFF0000  # such a size and more is written by programs that stream, and do not know how much will come
-_BLOCK = 1 << 16  # samples read at once: an hour of eight channels is never in memory
+_NO_SIZE = (
+    0x7FFF0000  # programs that stream write this size or a larger one, because they do not know how much will come
+)
+_BLOCK = 1 << 16  # samples that are read at once, so that an hour of eight channels is never in memory
 _LEAST_SECONDS = 0.5
 _LEVEL_SECONDS = 0.02  # levels are measured over windows of this length
 _QUIETEST_SPEECH = -50.0  # dBFS
@@ -69,7 +71,7 @@ def read_recording(path: str | Path, most_seconds: float = float("inf")) -> Reco
                 f"and a voice is best made of 3 to {BEST_SECONDS:.0f} s"
             )
         blocks, full = [], 0
-        # Not file.blocks: in a file that is cut short it goes on with whatever is in memory.
+        # file.blocks is not used: when a file is cut short, it goes on with whatever is in memory.
         while len(block := file.read(_BLOCK, dtype="float32", always_2d=True)):
             full += int((np.abs(block) >= _FULL_SCALE).any(axis=1).sum())
             blocks.append(block.mean(axis=1, dtype=np.float32))
@@ -85,7 +87,7 @@ def read_recording(path: str | Path, most_seconds: float = float("inf")) -> Reco
 
 
 def _stated(file: soundfile.SoundFile) -> float:
-    """How many times as long as it is a file says it is."""
+    """The length that the file's header states, over its real length; 1 if they agree or no length is stated."""
     found = _FEWER_BYTES.search(file.extra_info)
     stated, there = map(int, found.groups()) if found else (1, 1)
     return stated / there if there and stated < _NO_SIZE else 1.0
@@ -93,7 +95,7 @@ def _stated(file: soundfile.SoundFile) -> float:
 
 @contextmanager
 def _opened(path: str | Path) -> Iterator[soundfile.SoundFile]:
-    if Path(path).suffix.lower() == ".raw":  # which soundfile goes by, whatever is in the file
+    if Path(path).suffix.lower() == ".raw":  # soundfile believes this suffix, whatever is in the file
         raise ScriptError(f"voice clip {path} is raw samples, whose rate and format nobody knows: make it a WAV file")
     try:
         with soundfile.SoundFile(path) as file:
@@ -133,7 +135,7 @@ def trim(recording: Recording, keep: tuple[float, float] | None = None) -> tuple
 
 
 def sounding(recording: Recording) -> tuple[float, float]:
-    """Where sound begins and ends, in seconds; all of a recording that is silent, or too short to tell."""
+    """Where sound begins and ends, in seconds: the whole recording if it is silent or too short to tell."""
     levels = _levels(recording)
     if not len(levels) or float(np.percentile(levels, 95)) < _QUIETEST_SPEECH:
         return 0.0, recording.seconds
@@ -142,7 +144,7 @@ def sounding(recording: Recording) -> tuple[float, float]:
 
 
 def _levels(recording: Recording) -> NDArray[np.float64]:
-    """dBFS of every window."""
+    """The level of every window of _LEVEL_SECONDS, in dBFS."""
     size = round(_LEVEL_SECONDS * recording.rate)
     whole = recording.samples[: len(recording.samples) // size * size].reshape(-1, size).astype(np.float64)
     levels: NDArray[np.float64] = 10 * np.log10(np.mean(whole**2, axis=1) + 1e-12)

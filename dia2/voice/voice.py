@@ -1,11 +1,11 @@
 """A voice: clips and their words -> the prefix that a conversation starts from.
 
-Dia2 takes a voice by going on from it. The prefix is what the model would have been fed had it spoken the clips
-itself: their codes, one entry a word, and the steps at which each word started.
+Dia2 speaks in a voice by going on from a recording of it. The prefix is what the model would have been fed if it had
+spoken the clips itself: their codes, one entry for each word, and the step at which each word started.
 
-A `Voice` is what is kept of the clips in a file, `NAME.voice.safetensors`: a few KB that load in milliseconds, since
-sound is codes by then. Its tensors are `speaker_1` and `speaker_2`, int16 [C, frames]; all else is JSON in the file's
-metadata. Entries are not kept: they are planned when the voice is loaded, with the model's own tokenizer.
+A `Voice` is what a file keeps of the clips, `NAME.voice.safetensors`. It is a few KB and loads in milliseconds, because
+the sound is codes already. Its tensors are `speaker_1` and `speaker_2`, int16 [C, frames]; everything else is JSON in
+the file's metadata. Entries are not in it: they are made with the model's own tokenizer when the voice is loaded.
 """
 
 import json
@@ -28,9 +28,9 @@ from dia2.voice.recording import read_recording
 
 SUFFIX = ".voice.safetensors"
 
-# The published code places speaker 1's words three frames after the grid's; the goldens pin it.
+# The published code puts the words of speaker 1 three frames later than their times say, and the goldens expect it.
 _SPEAKER_1_OFFSET = 3
-_LONGEST_CLIP = 3600.0  # seconds: later times are not seconds
+_LONGEST_CLIP = 3600.0  # seconds; larger times are probably in another unit
 _FORMAT = "dia2 voice"
 _VERSION = 1  # of the format; a reader takes this one and all before
 _SPEAKERS = ("speaker_1", "speaker_2")
@@ -47,9 +47,10 @@ class ClipWord:
 
 @dataclass(frozen=True, eq=False)
 class Prefix:
-    """What is fed before the first word: codes int64 [C, frames], its entries, and the step that takes each.
+    """What the model is fed before the first word of a conversation: codes int64 [C, frames], their entries, and the
+    step that takes each.
 
-    Two are equal only if they are one: what a prefix leads to is kept by the prefix.
+    Prefixes are compared by identity, not by content, because what a prefix leads to is stored under it (VoiceCache).
     """
 
     codes: Tensor
@@ -64,7 +65,7 @@ class Prefix:
 
 @dataclass(frozen=True, eq=False)
 class Clip:
-    """What one speaker says: codes int16 [C, frames], and the words in them."""
+    """A recording of one speaker: codes int16 [C, frames], and the words in them with their times."""
 
     codes: Tensor
     words: tuple[ClipWord, ...]
@@ -77,7 +78,7 @@ class Clip:
 
 @dataclass(frozen=True, eq=False)
 class Voice:
-    """The clips of speaker 1 and, if there is one, speaker 2; whose they are, and where they come from."""
+    """The clips of speaker 1 and, if there is one, of speaker 2, with their licence and where they come from."""
 
     name: str
     clips: tuple[Clip, ...]
@@ -86,7 +87,7 @@ class Voice:
 
     @property
     def frames(self) -> int:
-        """Frames of context that it takes."""
+        """How many frames of the model's context it takes."""
         return sum(int(clip.codes.shape[1]) for clip in self.clips)
 
     def prefix(self, tokenizer: TextTokenizer) -> Prefix:

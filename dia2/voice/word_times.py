@@ -1,15 +1,16 @@
 """Which words a clip says, and when.
 
-Four ways, all with the same result, a list of `Word`:
+There are four ways, all with the same result, a list of `ClipWord`:
 
-- given: `dia2.voice.check_words`, from a file;
-- `align`: the text is known and is laid over the clip by PocketSphinx, whose English model comes with its package;
-- `transcribe`: Whisper, through transformers, hears the text too. A mistake it makes becomes part of the voice, so
-  whoever uses it shows the words;
-- `spread`: over the sounding part, by their letters. For a caller's words on their way to the model, at once and
-  without a recogniser.
+- The words are given with their times: `read_words` of voice.py reads them from a file.
+- The text is known: `align` finds its words in the clip with PocketSphinx, whose English model comes with its package.
+- Nothing is known: `transcribe` has Whisper hear the text too, through transformers. A mistake that it makes becomes
+  part of the voice, so its caller must show the words to the user.
+- The text is known and must be placed at once, as a caller's words on their way to the model: `spread` spaces the words
+  over the sounding part of the clip, by their letters, without a recogniser.
 
-PocketSphinx knows 130,000 words; one that it does not know is spelled out by rule, which is enough to find its place.
+PocketSphinx knows 130,000 words. The sounds of other words are guessed from their letters, which is enough to find
+them.
 """
 
 import re
@@ -30,7 +31,7 @@ _REPO = re.compile(r"\w[\w.-]*(?:/\w[\w.-]*)?", re.ASCII)
 _TAG = re.compile(r"\[S[12]\]")
 _PARTS = re.compile(r"[a-z]+(?:'[a-z]+)*'?|'[a-z]+")
 
-# Letters that belong together, then single ones, as the sounds they most often are in English.
+# The sound that letters most often have in English: first letters that belong together, then single ones.
 _SOUNDS = {
     "tion": "SH AH N", "ight": "AY T", "ough": "AO", "sch": "S K", "tch": "CH", "dge": "JH", "ch": "CH", "sh": "SH",
     "th": "TH", "ph": "F", "wh": "W", "qu": "K W", "ck": "K", "ng": "NG", "ee": "IY", "ea": "IY", "oo": "UW",
@@ -44,7 +45,7 @@ _SPELLING = re.compile("|".join(_SOUNDS))
 
 
 def spread(recording: Recording, text: str) -> list[ClipWord]:
-    """Places the words of a text over the clip, each as long as it has letters."""
+    """Spaces the words of a text over the sounding part of the clip; a word's share is its letters plus one."""
     words = _TAG.sub(" ", text).replace("’", "'").split()  # noqa: RUF001
     lengths = np.cumsum([0, *(len(word) + 1 for word in words)])
     start, stop = sounding(recording)
@@ -67,7 +68,7 @@ def align(recording: Recording, text: str) -> list[ClipWord]:
 
 
 def _parts(word: str) -> list[str]:
-    """What a word is called in a dictionary: "Mother-in-law," is three entries, a dash is none."""
+    """The dictionary words of a written word: "Mother-in-law," has three, a dash alone has none. Raises ScriptError."""
     plain = unicodedata.normalize("NFKD", word.lower())
     if re.search(r"\d", plain):
         raise ScriptError(f"{word!r} cannot be aligned: write numbers in words, as they are spoken")
@@ -113,7 +114,7 @@ def transcribe(recording: Recording, model: str) -> list[ClipWord]:
     clip = {"raw": recording.at(_RATE).samples, "sampling_rate": _RATE}
     try:
         whisper = _whisper(model)
-        # Dia2 speaks English only; a model that knows no other language must not be told.
+        # Dia2 speaks English only. A Whisper model for English alone refuses to be told the language.
         english = {"language": "en"} if getattr(whisper.model.generation_config, "is_multilingual", False) else {}
         found = whisper(clip, return_timestamps="word", generate_kwargs=english)["chunks"]
     except (OSError, ValueError, KeyError, RuntimeError) as error:
@@ -134,7 +135,7 @@ def _whisper(model: str) -> Any:
 
 
 def _joined(chunks: Sequence[dict[str, Any]], seconds: float) -> list[ClipWord]:
-    """Whisper's words: one that does not begin with a space belongs to the one before it ("o" "'clock")."""
+    """Whisper's chunks as words: a chunk that does not begin with a space belongs to the word before it."""
     words: list[ClipWord] = []
     for chunk in chunks:
         text, (start, end) = str(chunk["text"]), chunk["timestamp"]

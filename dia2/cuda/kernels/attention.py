@@ -1,4 +1,10 @@
-"""The kernel that turns, caches and attends, for one new column a row."""
+"""Attention of one new column in every row, in one kernel: norm, rotation, cache write, and the sum over all columns.
+
+A conversation has one query but up to 1,500 columns of keys and values, so attention is a long read. It is divided
+among programs by row and key head, and, where that gives too few of them to fill the GPU, by columns too (*splits*).
+Each split keeps its largest score, the sum of its weights and the weighted sum of values; the split that is done last
+combines them, as in any softmax that is computed in pieces.
+"""
 
 import torch
 import triton
@@ -8,12 +14,10 @@ from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
 from dia2.cuda.kernels.launch import STEP_FIELDS, launch_options, next_power_of_2
 
-# ---- Attention ----
-
 
 @triton.jit
 def _turned(first, second, gain_ptr, d, cos, sin, eps, HALF: tl.constexpr, ROPE: tl.constexpr):
-    """RMSNorm and rotation of heads [n, 2 HALF], given and returned as their halves, float32 [n, HALF]."""
+    """RMSNorm and rotation of heads [n, 2 HALF], given and returned as their two halves, float32 [n, HALF]."""
     dtype = gain_ptr.dtype.element_ty
     scale = tl.rsqrt((tl.sum(first * first, axis=1) + tl.sum(second * second, axis=1)) / (2 * HALF) + eps)[:, None]
     first = (first * scale * tl.load(gain_ptr + d).to(tl.float32)[None, :]).to(dtype).to(tl.float32)
@@ -228,7 +232,7 @@ class Attention:
     ) -> None:
         self.heads, self.kv_heads, self.half, self.splits = heads, kv_heads, head_dim // 2, splits
         self.group = next_power_of_2(heads // kv_heads)
-        # One short block is sums in registers; many are for the matrix units, which have 16 lanes at least.
+        # A single short block is summed up in registers. Long rows use the matrix units, which have at least 16 lanes.
         units = long and self.half >= 16
         self.lanes, self.block = (max(16, 2 * self.group), 32) if units else (self.group, 16)
         self.parts = torch.zeros(rows * kv_heads, splits, self.group * (head_dim + 2), device=device)

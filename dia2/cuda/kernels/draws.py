@@ -1,4 +1,9 @@
-"""The kernel that draws: guidance, filter, top k, and the inverse CDF of one uniform."""
+"""Drawing a token from logits, in one kernel: guidance, filter, temperature, top k, and the inverse CDF of a uniform.
+
+It does what Guidance and Draws of dia2/model/sampling.py do, for each line of the step with the settings of its slot.
+The k largest of a row are found without sorting: `_kth` searches for the value that has exactly k values at or above
+it.
+"""
 
 from dataclasses import dataclass
 
@@ -8,14 +13,13 @@ from torch import Tensor
 
 from dia2.cuda.kernels.launch import STEP_FIELDS, launch_options, next_power_of_2, wait_for_previous
 
-# ---- Draws ----
-
 
 @triton.jit
 def _kth(values, k):
-    """A value with exactly the k largest of `values` at or above it, or the k-th largest itself where ties forbid that.
+    """A threshold: exactly the k largest of `values` are at or above it, or more, where several equal the k-th largest.
 
-    Each round cuts the range where it lies into four, and counts for all three cuts in one sum.
+    Each round cuts the range in which the threshold lies into four, and counts the values above all three cuts in one
+    sum of packed counters.
     """
     low = tl.min(tl.where(values > float("-inf"), values, float("inf")), axis=0)  # at least k are at or above it
     high = tl.max(values, axis=0)  # fewer than k are, or it is the one
@@ -86,7 +90,7 @@ def _draw_kernel(
         logits = tl.where(guided >= _kth(guided, filter_k), logits, float("-inf"))
     allowed = inside & (i != banned) & (i != also_banned)
     logits = tl.where(allowed, logits, float("-inf"))
-    # A narrow filter may have kept nothing but what may not be drawn: then all the others are candidates.
+    # A narrow filter may have kept only banned tokens. Then all others are candidates.
     kept = tl.max(logits, axis=0) > float("-inf")
     logits = tl.where(kept, logits, tl.where(allowed, all_logits, float("-inf")))
     most = tl.max(logits, axis=0)
@@ -96,8 +100,8 @@ def _draw_kernel(
         if (top_k > 0) & (top_k < candidates):
             scaled = tl.where(scaled >= _kth(scaled, top_k), scaled, float("-inf"))
         weights = tl.exp(scaled - most / tl.maximum(temperature, 1e-4))
-        # In fixed point: sums of floats taken in parallel need not rise, and a uniform between two of them that should
-        # be equal would draw an impossible token.
+        # In fixed point: parallel sums of floats may differ where they should be equal, and a uniform between two such
+        # sums would draw an impossible token.
         cdf = tl.cumsum((weights * 4294967296.0).to(tl.int64), axis=0)
         drawn = (uniform.to(tl.float64) * tl.max(cdf, axis=0).to(tl.float64)).to(tl.int64)
         token = tl.sum((cdf <= drawn).to(tl.int32), axis=0)
@@ -112,7 +116,7 @@ def _draw_kernel(
 
 @dataclass(frozen=True)
 class Sampler:
-    """The settings of a kind of draw, one a slot, and the uniforms [slots, capacity, streams] all draws share."""
+    """One kind of draw: its settings, [slots] each, and the uniforms [slots, capacity, streams] of all kinds."""
 
     scale: Tensor
     filter_k: Tensor

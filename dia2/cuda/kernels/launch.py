@@ -1,4 +1,9 @@
-"""What all kernels share: how they are launched, and the layout of a step's numbers."""
+"""What all kernels share: how they are launched, and the layout of a step's numbers.
+
+Kernels are launched so that the next one may start before the last one has ended (programmatic dependent launch, on
+Hopper and later GPUs). What the kernel before writes may then not be read until `wait_for_previous`. What nobody writes
+during a step, weights above all, may be loaded before it, so that the memory is busy while kernels follow each other.
+"""
 
 import os
 from typing import Any
@@ -14,26 +19,25 @@ INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 # tokens, and the slot, UNUSED in a line that is there to fill up the batch.
 COLUMN, INDEX, KNOWN, MAIN, SECOND, SLOT, STEP_FIELDS = 0, 1, 2, 3, 4, 5, 6
 UNUSED = -1
-# ---- Launching ----
-
 DEPENDENT_LAUNCH = True
-"""Whether kernels may start before the one ahead has ended, where the GPU can do that."""
+"""Whether kernels may start before the kernel ahead of them has ended, on a GPU that can do that."""
 
 
 def launch_options() -> dict[str, Any]:
-    """Launch options for programmatic dependent launch (`PDL` in the kernels)."""
+    """Options for every launch: whether kernels overlap (`PDL` in the kernels), on this GPU."""
     if INTERPRETED or not DEPENDENT_LAUNCH or torch.cuda.get_device_capability()[0] < 9:
         return {"PDL": False}
     return {"PDL": True, "launch_pdl": True}
 
 
 def next_power_of_2(n: int) -> int:
+    """The least power of 2 that is at least n: the length of a block that holds n values."""
     return 1 << max(0, n - 1).bit_length()
 
 
 @triton.jit
 def wait_for_previous(PDL: tl.constexpr):
-    """Lets the next kernel start, then waits for the one ahead: what it wrote may be read from here on."""
+    """Lets the next kernel start, and waits for the one ahead. What that one wrote may be read from here on."""
     if PDL:
         gdc_launch_dependents()
         gdc_wait()

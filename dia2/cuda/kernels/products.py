@@ -1,26 +1,28 @@
-"""Triton kernels for a frame of a few rows, each with a plain torch twin.
+"""Triton kernels for matrix products of a few rows, with what comes before and after them.
 
 At two to eight rows a transformer step is one long read of its weights: 2.8 GB for the backbone, 3.6 GB for the
-depformer, and arithmetic that is free beside it. What separates plain ops from the memory's speed is everything that
-happens between reads: a kernel for the norm, one for the rotation, one for the activation, each waiting for the last.
-So here every matrix product takes in what comes before it (norm, embedding) and what comes after it (activation,
-residual); attention takes in norm, rotation and the cache write; and a draw is one kernel from logits to token.
+depformer. Arithmetic costs nothing beside it. What keeps separate operations from the memory's speed is the time
+between reads: a kernel for the norm, one for the rotation, one for the activation, each of which waits for the one
+before. So every product here also does what comes before it (norm, embedding) and after it (activation, residual).
+Likewise attention is one kernel with norm, rotation and cache write (attention.py), and a draw is one kernel from
+logits to token (draws.py). Each of them has a plain twin in torch, which the tests compare it with.
 
-Four habits, in all of them:
+Four rules hold for all kernels:
 
-- **Weights first.** A program loads its tile of the weights, which depend on nobody, before it waits for the kernel
-  ahead (programmatic dependent launch, on Hopper and later). The memory so keeps reading while activations settle.
+- **Weights first.** A program loads its tile of the weights, which no kernel writes, before it waits for the kernel
+  ahead (launch.py). So the memory keeps reading while the activations are being finished.
 - **Round where the layers round.** Products accumulate in float32; results are rounded to the model's dtype at the
   places where dia2/model/layers.py does, so that eager and fast agree to rounding of sums.
-- **Weights give way.** Most are read once a step and are larger than any cache, so in L2 they go first (`evict_first`),
-  before activations, gains and tables, and before the few that the next stage reads again.
-- **The same bits every time.** No float atomics: every sum has one order, so a conversation repeats exactly.
+- **Weights leave the cache first.** Most weights are read once a step and are larger than L2, so they are loaded as the
+  first to be evicted (`evict_first`). Activations, gains and tables stay, and the few weights that the next stage reads
+  again.
+- **The same bits every time.** There are no float atomics: every sum has one order, so a conversation repeats exactly.
 
-Products are for up to four rows, their sums taken in registers; they read 8-bit weights (fp8.py) as they are. Beyond,
-matrix units do them, by a library, with norm and activation as kernels of their own.
+Products are for up to four rows, summed up in registers. They read 8-bit weights (fp8.py) as they are. With more rows,
+cuBLAS computes the products on the matrix units, and norm and activation are kernels of their own.
 
-Every wrapper writes into buffers it is given: nothing here allocates, so all of it can be captured in a CUDA graph.
-Knows nothing about models or steps. Importing this module imports triton.
+Every function writes into buffers that it is given. Nothing here allocates, so all of it can be captured in a CUDA
+graph. Knows nothing about models or steps. Importing this module imports triton.
 """
 
 from dataclasses import dataclass
@@ -34,7 +36,7 @@ from dia2.cuda.kernels.launch import INTERPRETED, STEP_FIELDS, launch_options, n
 from dia2.model.fp8 import Fp8Matrix, Matrix
 
 MOST_ROWS = 4
-"""Up to here products are sums in registers; beyond, matrix units (cuBLAS) are the better tool."""
+"""Up to so many rows, products are summed up in registers; with more, cuBLAS on the matrix units is faster."""
 _ACTIVATIONS = {"silu": 1, "swish": 1, "swiglu": 1, "gelu": 2, "geglu": 2, "relu": 3, "linear": 0, "identity": 0}
 
 
@@ -52,7 +54,7 @@ def _parts(matrix: Matrix) -> tuple[Tensor, Tensor, bool]:
 
 @triton.jit
 def _weights(w, n, k, N, K: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr, AGAIN: tl.constexpr):
-    """Rows n and columns k of a matrix [N, K], [BN, BK]. AGAIN: they are to stay in L2."""
+    """Rows n and columns k of a matrix [N, K] -> [BN, BK]. AGAIN: they are read again soon and shall stay in L2."""
     offsets = n[:, None].to(tl.int64) * K + k[None, :]
     mask = (n < N)[:, None]
     if K % BK != 0:
@@ -64,8 +66,8 @@ def _weights(w, n, k, N, K: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr, AG
 
 @triton.jit
 def _widened(w):
-    """Weights as float32; bytes are e4m3."""
-    if w.dtype == tl.uint8:  # its bits, moved to where float32 has them, with another bias
+    """Weights as float32. Bytes are 8-bit floats of the format e4m3."""
+    if w.dtype == tl.uint8:  # moves its bits to where float32 has them, and corrects the exponent's bias
         bits = w.to(tl.int32)
         bits = ((bits & 0x80) << 24) | ((bits & 0x7F) << 20)
         w = bits.to(tl.float32, bitcast=True) * 1.329227995784916e36  # 2**120
@@ -319,7 +321,7 @@ TILES: dict[tuple[str, int, int], Tile] = {
     ("gated", 3072, 1024): Tile(2, 1),
     ("linear", 2048, 1024): Tile(2, 4),
 }
-"""(kind, outputs, inputs) of a product -> its tile, where whole steps on an H100 were faster than with the usual."""
+"""(kind, outputs, inputs) of a product -> its tile, if whole steps on an H100 were faster than with the usual one."""
 
 
 def _tile(kind: str, outputs: int, inputs: int) -> Tile:
