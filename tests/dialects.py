@@ -63,7 +63,7 @@ class Client:
     def run(self, frames: int | None = None) -> "Client":
         """Steps and takes until so many more frames have been sent, or nothing more is to come."""
         until = None if frames is None else self.sent + frames
-        while until is None or self.sent < until:
+        while not self.over and (until is None or self.sent < until):
             item = self._next()
             if item is None:
                 assert until is None, f"{until - self.sent} frames and nothing more to come"
@@ -88,6 +88,11 @@ class Client:
         """The client is gone."""
         self._do(self.translator.leave(self.now))
         return self
+
+    @property
+    def over(self) -> bool:
+        """Whether the translator has ended it."""
+        return self.close is not None or self.answer is not None
 
     @property
     def messages(self) -> list[Any]:

@@ -324,6 +324,14 @@ def test_who_leaves_in_mid_speech_has_not_heard_the_rest():
     assert talk.contexts.leave(talk.now) == [Pause(400)]
 
 
+def test_who_leaves_after_a_cancel_has_told_already_how_far_it_has_listened():
+    talk = Talk().say("a", HELLO, last=True).run(frames=20).cancel("a", played_ms=480)
+    assert talk.contexts.leave(talk.now) == []
+    talk.run()
+    talk.now += 5
+    assert talk.contexts.leave(talk.now) == []
+
+
 def test_who_leaves_after_the_end_and_has_heard_all_interrupts_nothing():
     talk = Talk().say("a", HELLO, last=True).run()
     talk.now += 60

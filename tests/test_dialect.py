@@ -11,7 +11,6 @@ from dia2stream.server.dialects.dialect import (
     Voice,
     choose_voice,
     conversation_of,
-    keys_of,
     read_object,
     retry_after,
     status_of,
@@ -22,34 +21,9 @@ from dia2stream.server.dialects.fields import bool_of, choice_of, number_of, obj
 @pytest.mark.parametrize(
     "asked",
     [
-        request(authorization="Bearer k-1"),
-        request(authorization="bearer  k-1"),
-        request(authorization="Token k-1"),
-        request(authorization="token k-1"),
-        request(authorization="k-1"),
-        request(x_api_key="k-1"),
-        request(xi_api_key="k-1"),
-        request(kyutai_api_key="k-1"),
-        request(query={"api_key": "k-1"}),
-        request(query={"token": "k-1"}),
-        request(query={"authorization": "k-1"}),
-    ],
-)
-def test_a_key_is_found_wherever_clients_put_it(asked):
-    assert "k-1" in keys_of(asked)
-
-
-def test_without_a_key_there_is_none():
-    assert keys_of(request(authorization="", x_api_key="")) == []
-    assert "k-1" not in keys_of(request(authorization="Basic k-1"))
-
-
-@pytest.mark.parametrize(
-    "asked",
-    [
         request(x_conversation="call 17"),
         request(query={"conversation": "call 17"}),
-        request(path_values={"conversation": "call%2017"}),
+        request(path_values={"conversation": "call 17"}),
     ],
 )
 def test_a_conversation_is_told_by_header_query_or_path(asked):

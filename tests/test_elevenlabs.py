@@ -122,7 +122,7 @@ def test_characters_are_the_words_and_times_add_up_to_those_of_the_words():
     words = added_up(client, "a")
     assert [word for word, _ in words] == words_of(HELLO)
     starts = true_starts(client)
-    assert [start for _, start in words] == pytest.approx(starts, abs=0.4)
+    assert [start for _, start in words] == pytest.approx(starts, abs=0.002)
     assert words[0][1] == pytest.approx(starts[0])
 
 

@@ -25,6 +25,7 @@ MANUALS = {
         "dia2stream/bench/README.md",
         "dia2stream/protocol/README.md",
         "dia2stream/server/README.md",
+        "dia2stream/server/dialects/README.md",
         "dia2stream/stdio/README.md",
         "dia2stream/text/README.md",
     )
@@ -164,10 +165,10 @@ def test_every_flag_named_in_passing_exists(capsys):
 
 
 @needs("curl")
-def test_every_address_shown_is_answered():
+def test_every_address_shown_is_answered(tmp_path):
     lines = shown(r"^ {4}(curl .*?) *(?:#.*)?$")
     with Serve(token="secret") as server:
         for line in lines:
             command = [*shlex.split(line.replace("127.0.0.1:8765", f"127.0.0.1:{server.port}")), "--silent", "--fail"]
-            assert subprocess.run(command, capture_output=True, timeout=PATIENCE).returncode == 0, line
-    assert len(lines) == 4
+            assert subprocess.run(command, cwd=tmp_path, capture_output=True, timeout=PATIENCE).returncode == 0, line
+    assert len(lines) == 5

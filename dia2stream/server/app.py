@@ -18,14 +18,14 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import BaseRoute, Route, WebSocketRoute
 
 from dia2stream.options import ServeOptions
-from dia2stream.server import metrics
+from dia2stream.server import front, metrics
 from dia2stream.server.connection import App, Receive, Scope, Send
 from dia2stream.server.endpoint import Endpoint
 from dia2stream.server.gate import Gate, behind, headers, no_token
 from dia2stream.server.service import Service
 
 # The wire formats of other services: each a function from the service to routes. See service.py.
-DIALECTS: tuple[Callable[[Service], list[BaseRoute]], ...] = ()
+DIALECTS: tuple[Callable[[Service], list[BaseRoute]], ...] = (front.routes,)
 
 # The page has no other file, talks to its own server, and is not to be framed. blob: is its audio worklet.
 _PAGE_POLICY = (

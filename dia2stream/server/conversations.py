@@ -30,6 +30,7 @@ from dia2stream.protocol.messages import (
     Error,
     Event,
     FirstAudio,
+    Pause,
     Ready,
     Reset,
     ResetDone,
@@ -76,6 +77,9 @@ class ClientConnection(Protocol):
     async def gone(self) -> None:
         """Returns when the client is gone, also while nothing of it is received."""
 
+    def heard_ms(self) -> float | None:
+        """Where it is on the conversation's clock, when it goes; None for where sending stopped."""
+
 
 @dataclass(frozen=True)
 class HangUp:
@@ -115,7 +119,7 @@ class ServedConversation:
         self._closing: asyncio.Task[None] | None = None
         self._telling: asyncio.Future[None] | None = None
 
-    def open(self, engine: "Engine", max_lead_ms: float) -> None:
+    def open(self, engine: "Engine", max_lead_ms: float | None) -> None:
         """Takes a slot of the engine. Raises CommandError or EngineError when there is none."""
         self.session = engine.conversation(max_lead_ms=max_lead_ms)
 
@@ -148,6 +152,11 @@ class ServedConversation:
     def over(self) -> bool:
         """Whether it cannot go on."""
         return self._closing is not None or (self.has_slot and self.session.ended)
+
+    @property
+    def clock_ms(self) -> int:
+        """How much of its audio was sent."""
+        return self._sent.clock_ms
 
     async def leave(self, how: HangUp) -> None:
         """Has the client's connection closed, if there is one, and waits until nobody serves it. This one stays."""
@@ -197,7 +206,7 @@ class ServedConversation:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
-            self.session.stand_still()
+            self._stand_still(connection.heard_ms())
             self.since = time.monotonic()
             self._connection = self._hang_up = None
 
@@ -215,6 +224,12 @@ class ServedConversation:
         encoder.restart()
         for frame in self._sent.lead_in(self._sent.clock_ms if received_ms is None else received_ms):
             encoder.encode(frame.pcm)
+
+    def _stand_still(self, heard_ms: float | None) -> None:
+        """Nobody listens: nothing more is said. What was sent counts as heard, unless the client knows better."""
+        if heard_ms is not None and self.begun:
+            self.session.submit(Pause(heard_ms))
+        self.session.stand_still()
 
     # ---- Commands ----
 

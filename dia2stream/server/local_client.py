@@ -68,6 +68,9 @@ class LocalClient:
     async def gone(self) -> None:
         await self._left.wait()
 
+    def heard_ms(self) -> float | None:
+        return None
+
     def ended(self, serving: "asyncio.Task[HangUp]") -> None:
         """The server has hung up."""
         self._over = True

@@ -7,7 +7,7 @@ Our own protocol is one user (`endpoint.py`), the dialects of other services are
 
 Its routes are ordinary Starlette routes. Host and origin have been checked when a request gets there; a missing token
 is told in each format's own shape, so a dialect asks `service.gate.knows(request.scope)` first: a test holds all to
-that. There are two ways to speak:
+that. There are two ways to speak, and `front.py` has a third, for formats whose translator keeps state of its own:
 
 **Over HTTP**: a client within this process. What the server refuses (`busy`, `bad_field`) is raised by entering, before
 the answer has begun; `refusal` says which status fits. The answer is sent within the block, so that a client that
@@ -102,6 +102,17 @@ class Service:
         engine = self._slots.engine
         return tuple(engine.voices) if engine is not None else ()
 
+    @property
+    def model(self) -> str:
+        """The name of what speaks, as far as it is loaded."""
+        engine = self._slots.engine
+        return engine.checkpoint.name if engine is not None else "loading"
+
+    @property
+    def unready(self) -> str | None:
+        """Why there are no conversations right now; None when there are."""
+        return self._unready()
+
     def encoder(self, encoding: str, sample_rate: int | str) -> Encoder:
         """For audio in that form. Raises CommandError `bad_field` when there is none."""
         _one_of("encoding", encoding, get_args(Encoding))
@@ -110,19 +121,25 @@ class Service:
 
     @contextlib.asynccontextmanager
     async def conversation(
-        self, name: str | None, *, new_name: str | None = None, client: ClientConnection | None = None
+        self,
+        name: str | None,
+        *,
+        new_name: str | None = None,
+        client: ClientConnection | None = None,
+        paced: bool = True,
     ) -> AsyncIterator[Claim]:
         """A conversation that has a slot, given back when the block ends.
 
         name: of one to go on with; if it is not there, a new one is called `new_name`, or the same. client: who asks;
-        nobody waits for a slot that is to be freed when the client is gone.
+        nobody waits for a slot that is to be freed when the client is gone. paced: whether a listener plays what is
+        sent; else a new one sends as fast as it is taken.
         Raises CommandError `busy` when there is no slot, EngineError when there will never be one.
         """
         if problem := self._broken():
             raise EngineError(problem)
         if reason := self._unready():
             raise CommandError("busy", reason)
-        claim = await self._slots.take(name, new_name or name or new_id())
+        claim = await self._slots.take(name, new_name or name or new_id(), paced)
         started, short = time.monotonic(), claim.conversation.id[:6]
         _log.info("client", extra={"conversation": short, "address": getattr(client, "address", "")})
         try:

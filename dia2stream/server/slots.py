@@ -34,11 +34,12 @@ class Slots:
         self._options, self._metrics = options, metrics
         self._served: dict[str, ServedConversation] = {}
 
-    async def take(self, wanted: str | None, new_id: str) -> Claim:
+    async def take(self, wanted: str | None, new_id: str, paced: bool = True) -> Claim:
         """The conversation `wanted`, or a new one named `new_id`. Raises CommandError `busy` when every slot is taken.
 
         Whoever knows the id gets the conversation, even while another client is connected to it: a client whose
-        connection broke comes back sooner than the server notices the broken connection.
+        connection broke comes back sooner than the server notices the broken connection. paced: whether a new one keeps
+        to the listener's pace.
         """
         served = self._served.get(wanted or "")
         if served is not None and served.has_slot and not served.over:
@@ -46,9 +47,9 @@ class Slots:
             await served.leave(TAKEN_OVER)
             self._metrics.returned.inc()
             return claim
-        return await self._begin(new_id)
+        return await self._begin(new_id, paced)
 
-    async def _begin(self, id: str) -> Claim:
+    async def _begin(self, id: str, paced: bool) -> Claim:
         assert self.engine is not None
         old = self._make_room()
         served = ServedConversation(id, self._metrics)
@@ -60,7 +61,7 @@ class Slots:
                     HangUp(1013, "another client took the slot", Error("busy", "another client took the slot"))
                 )
                 await asyncio.wait_for(old.close(), FREEING_SECONDS)
-            served.open(self.engine, self._options.max_lead_ms)
+            served.open(self.engine, self._options.max_lead_ms if paced else None)
         except asyncio.TimeoutError:
             del self._served[served.id]
             raise CommandError("busy", "the slot is not free yet") from None

@@ -93,6 +93,9 @@ class WebSocketClient:
         with contextlib.suppress(asyncio.TimeoutError):
             await asyncio.wait_for(self._closed.wait(), LAST_WORDS_SECONDS)
 
+    def heard_ms(self) -> float | None:
+        return None
+
     async def _tell(self, message: dict[str, Any]) -> None:
         try:
             await self._send(message)

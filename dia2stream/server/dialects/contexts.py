@@ -25,7 +25,6 @@ import secrets
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
-from itertools import islice
 from typing import TypeAlias, cast
 
 import numpy as np
@@ -34,7 +33,7 @@ from numpy.typing import NDArray
 from dia2stream.conversation.pace import Pace
 from dia2stream.errors import CommandError, ErrorCode
 from dia2stream.items import FRAME_MS, Cut, Frame, Item
-from dia2stream.protocol.fields import MAX_TEXT_CHARS
+from dia2stream.protocol.fields import MAX_TEXT_CHARS, HeardWord
 from dia2stream.protocol.messages import (
     Command,
     Done,
@@ -53,10 +52,8 @@ from dia2stream.server.dialects.dialect import Output, Standing, Voice
 # How long an open utterance waits for more text: by default, and where a sentence has ended.
 PATIENCE = 3.0
 SENTENCE_PATIENCE = 0.3
-_WORD_MS = 400  # of a word whose end is not known
 MAX_CONTEXTS = 100  # that are not over
 MAX_WAITING_CHARS = 100_000  # of all contexts that wait for their turn
-_TAG = re.compile(r"\[S\d\]|<[^<>]*>")
 _SENTENCE_END = re.compile(r"[.!?\u2026][\"'\u201d\u2019)\]]*\s*$")
 
 
@@ -152,8 +149,8 @@ class _Context:
     since: float = 0.0  # when its last text came
     begins_ms: int | None = None  # where on the conversation's clock its sound begins
     ends_ms: int = 0
-    read: int = 0  # how far in `text` words were found
     words: list[Word] = field(default_factory=list)
+    begun: dict[str, int] = field(default_factory=dict)  # where in `text` each of its utterances begins
 
     @property
     def resting(self) -> bool:
@@ -176,6 +173,7 @@ class Contexts:
         self._last: _Context | None = None  # the one that was heard last, though it may be over
         self._utterances: dict[str, _Utterance] = {}  # not done, by id
         self._sounding: _Utterance | None = None
+        self._still = False  # whether the conversation has stopped for a context that was cancelled
         self._pausing: deque[_Context] = deque()  # who is told when the conversation stands still
 
     def begin(self, standing: Standing, now: float) -> None:
@@ -268,6 +266,8 @@ class Contexts:
 
     def leave(self, now: float) -> list[Command]:
         """The client is gone: what it has not heard was not said."""
+        if self._still or self._pausing:
+            return []  # it was told already how far the client has listened
         if not self._begun or (self._played_ms(now) >= self._clock_ms and not self._utterances):
             return []
         return [Pause(round(self._played_ms(now)))]
@@ -324,13 +324,11 @@ class Contexts:
     def _word(self, event: WordEvent) -> list[Turned]:
         utterance = self._utterances.get(event.id)
         begins_ms = utterance.context.begins_ms if utterance else None
-        if utterance is None or begins_ms is None:
+        if utterance is None or begins_ms is None or event.text_start is None or event.text_end is None:
             return []
-        context = utterance.context
-        start, end = _find(context.text, event.word, max(context.read, utterance.begin))
-        context.read = end
-        begin_ms = event.start_ms - begins_ms
-        word = Word(context.name, context.text[start:end], begin_ms, begin_ms + _WORD_MS, start, end)
+        context, begin = utterance.context, utterance.begin
+        times = (event.start_ms - begins_ms, (event.end_ms or event.start_ms) - begins_ms)
+        word = Word(context.name, event.word, *times, begin + event.text_start, begin + event.text_end)
         context.words.append(word)
         return [word]
 
@@ -347,11 +345,18 @@ class Contexts:
         if not self._pausing:
             return []
         self._unheard_ms += self._clock_ms - event.heard_ms
-        return [self._interrupted(self._pausing.popleft(), event.heard_ms), *self._advance(now)]
+        self._still = True
+        context = self._pausing.popleft()
+        return [self._interrupted(context, event.heard_ms, event.words), *self._advance(now)]
 
-    def _interrupted(self, context: _Context, clock_ms: float) -> Interrupted:
+    def _interrupted(self, context: _Context, clock_ms: float, words: Iterable[HeardWord] = ()) -> Interrupted:
+        """words: those of the turn, of which the conversation knows whether they were heard."""
         heard_ms = 0.0 if context.begins_ms is None else max(0.0, clock_ms - context.begins_ms)
-        spoken = max((w.text_end for w in context.words if heard_ms >= (w.start_ms + w.end_ms) / 2), default=0)
+        told = [word for word in words if word.id in context.begun]
+        turn = min((context.begun[word.id] + word.text_start for word in told), default=len(context.text) + 1)
+        earlier = [word.text_end for word in context.words if word.text_start < turn and word.end_ms <= heard_ms]
+        ends = [context.begun[word.id] + word.text_end for word in told if word.heard]
+        spoken = max([*earlier, *ends], default=0)
         remaining = context.text[spoken:] + context.waiting
         return Interrupted(context.name, round(heard_ms), context.text[:spoken], remaining)
 
@@ -383,7 +388,7 @@ class Contexts:
         stop = self._stop(context, now, None) if self._begun else []
         for utterance in context.unspoken:
             self._utterances.pop(utterance.id, None)
-        return [Failed(context.name, error), *stop]
+        return [*stop, Failed(context.name, error)]  # what is told may be the end
 
     # ---- Whose turn it is ----
 
@@ -437,8 +442,9 @@ class Contexts:
         utterance.flush = flush
         if utterance not in context.unspoken:
             context.unspoken.append(utterance)
+            context.begun[utterance.id] = utterance.begin
         self._utterances[utterance.id] = utterance
-        self._begun = True
+        self._begun, self._still = True, False
         return [*commands]
 
     def _flush_nothing(self, context: _Context, flush: int) -> list[Turned]:
@@ -490,17 +496,6 @@ class Contexts:
         if others_wait or _SENTENCE_END.search(context.text[-8:]):
             return min(context.patience, SENTENCE_PATIENCE)
         return context.patience
-
-
-def _find(text: str, word: str, begin: int) -> tuple[int, int]:
-    """Where a spoken word stands in the text. One that is said otherwise than it is written is the next one there."""
-    near = _TAG.sub(lambda tag: " " * len(tag[0]), text[begin : begin + 1000])
-    tokens = list(islice(re.finditer(r"\S+", near), 4))
-    for token in tokens:
-        at = near.find(word, token.start(), token.end())
-        if at >= 0:
-            return begin + at, begin + at + len(word)
-    return (begin + tokens[0].start(), begin + tokens[0].end()) if tokens else (begin, begin)
 
 
 def outputs(turned: Iterable[Turned], tell: Callable[[ContextItem], list[Output]]) -> list[Output]:

@@ -19,7 +19,6 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
-from urllib.parse import unquote
 
 from dia2stream.errors import CommandError
 from dia2stream.items import Item
@@ -152,26 +151,12 @@ def retry_after(error: CommandError) -> dict[str, str]:
     return {"Retry-After": str(RETRY_SECONDS)} if error.code in ("busy", "overloaded") else {}
 
 
-def keys_of(request: Request) -> list[str]:
-    """What the request offers as the server's token, in any of the ways that clients have.
-
-    Authorization: Bearer, Token or bare; X-API-Key, xi-api-key, kyutai-api-key; api_key, token or authorization in the
-    query.
-    """
-    found = [request.headers.get(name) for name in ("x-api-key", "xi-api-key", "kyutai-api-key")]
-    found += [request.query.get(name) for name in ("api_key", "token", "authorization")]
-    if value := request.headers.get("authorization"):
-        scheme, _, key = value.partition(" ")
-        found += [key.strip() if scheme.lower() in ("bearer", "token") else None, value]
-    return [key for key in found if key]
-
-
 def conversation_of(request: Request) -> str | None:
     """The key that tells this client apart, if the handshake or the request has one. Raises CommandError."""
     asked = [request.headers.get("x-conversation"), request.query.get("conversation")]
     key = next((key for key in asked if key), None)
     if key is None and "conversation" in request.path_values:
-        key = unquote(request.path_values["conversation"])
+        key = request.path_values["conversation"]
     return None if key is None else checked_key(key)
 
 

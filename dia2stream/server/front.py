@@ -1,0 +1,160 @@
+"""The addresses of other services' wire formats, on our port.
+
+Each format's routes are mounted as they are, and again behind `/c/KEY`: a client whose only setting is a base URL can
+say in it who it is, and then finds its conversation again, with its voice and its memory, by whatever request or socket
+it comes. A key may also come as X-Conversation or `?conversation=`. Clients without one begin anew each time.
+"""
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncIterator
+from urllib.parse import parse_qsl
+from weakref import WeakValueDictionary
+
+from starlette.routing import BaseRoute, WebSocketRoute
+from starlette.routing import Route as HttpRoute
+
+from dia2stream.errors import CommandError, Dia2StreamError
+from dia2stream.server.connection import ClientGone, Receive, Scope, Send
+from dia2stream.server.dialect_client import DialectAnswer, DialectClient, DialectSocket, answer
+from dia2stream.server.dialects import cartesia, deepgram, elevenlabs, openai_speech
+from dia2stream.server.dialects.dialect import (
+    Request,
+    Response,
+    Route,
+    Served,
+    Standing,
+    Translator,
+    conversation_of,
+)
+from dia2stream.server.service import Service
+
+FORMATS: dict[str, list[Route]] = {
+    "openai": openai_speech.ROUTES,
+    "cartesia": cartesia.ROUTES,
+    "deepgram": deepgram.ROUTES,
+    "elevenlabs": elevenlabs.ROUTES,
+}
+KEYED = "/c/{conversation}"
+MAX_BODY = 2**20
+# A server that was started anew loads its model for some seconds. Clients that come back at once are kept waiting, as
+# many give up on a service for good when it has refused them a few times.
+LOADING_SECONDS = 9.0  # less than the ten that they wait for a handshake
+
+
+def routes(service: Service) -> list[BaseRoute]:
+    """Every format's addresses, with and without a key."""
+    found: list[BaseRoute] = []
+    for name, offered in FORMATS.items():
+        front = Front(name, service)
+        for route in offered:
+            place = _Place(front, route)
+            for path in (route.path, KEYED + route.path):
+                if route.method == "WEBSOCKET":
+                    found.append(WebSocketRoute(path, place))
+                else:
+                    found.append(HttpRoute(path, place, methods=[route.method]))
+    return found
+
+
+class _Place:
+    """One route, as an ASGI application."""
+
+    def __init__(self, front: "Front", route: Route) -> None:
+        self._front, self._route = front, route
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await self._front.serve(self._route, scope, receive, send)
+
+
+class Front:
+    """Serves one format."""
+
+    def __init__(self, name: str, service: Service) -> None:
+        self._name, self._service = name, service
+        self._created = int(time.time())
+        # Requests of one conversation, one after another: the next sentence is asked for while the last one is sent.
+        self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+
+    async def serve(self, route: Route, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answers a request or a handshake, and serves who comes in."""
+        try:
+            request = await self._read(scope, receive)
+            if not self._service.gate.knows(scope):
+                raise CommandError("unauthorized", "the key is missing or wrong: it must be the server's token")
+            await self._be_loaded()
+            key = conversation_of(request)
+            opened = route.open(request, self._served())
+        except CommandError as error:
+            await answer(route.refuse(error), scope, receive, send)
+            return
+        except ClientGone:
+            return
+        if isinstance(opened, Response):
+            await answer(opened, scope, receive, send)
+            return
+        kind = DialectSocket if route.method == "WEBSOCKET" else DialectAnswer
+        await self._speak(route, kind(scope, receive, send, opened), opened, key)
+
+    async def _be_loaded(self) -> None:
+        """Waits for the model for a while. Raises CommandError when it is not there."""
+        deadline = time.monotonic() + LOADING_SECONDS
+        while (reason := self._service.unready) is not None:
+            if not reason.startswith("loading") or time.monotonic() > deadline:
+                raise CommandError("overloaded", reason)
+            await asyncio.sleep(0.05)
+
+    def _served(self) -> Served:
+        service = self._service
+        return Served(service.model, service.voices, self._created)
+
+    async def _read(self, scope: Scope, receive: Receive) -> Request:
+        query = dict(parse_qsl(scope["query_string"].decode("latin-1").replace("?", "&"), keep_blank_values=True))
+        headers = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in scope["headers"]}
+        body = b"" if scope["type"] == "websocket" else await self._read_body(receive)
+        return Request(scope["path"], query, headers, dict(scope["path_params"]), body)
+
+    async def _read_body(self, receive: Receive) -> bytes:
+        body, more = bytearray(), True
+        while more:
+            message = await receive()
+            if message["type"] == "http.disconnect":
+                raise ClientGone("the client has closed the connection")
+            body += message.get("body", b"")
+            more = message.get("more_body", False)
+            if len(body) > MAX_BODY:
+                raise CommandError("too_long", f"the body is over {MAX_BODY} bytes, which is the limit")
+        return bytes(body)
+
+    async def _speak(self, route: Route, client: DialectClient, translator: Translator, key: str | None) -> None:
+        key = key or translator.conversation
+        name = None if key is None else f"{self._name}:{key}"
+        paced = name is not None or isinstance(client, DialectSocket)
+        try:
+            async with self._turn(name, client), self._service.conversation(name, client=client, paced=paced) as claim:
+                conversation = claim.conversation
+                client.standing = lambda: Standing(conversation.begun, conversation.clock_ms)
+                if isinstance(client, DialectSocket):
+                    await client.accept()
+                how = await self._service.serve(claim, client)
+                if name is None:
+                    conversation.begun = False  # nobody can come back to it
+            self._service.count(how)
+            await client.end(how)
+        except ClientGone:
+            return
+        except CommandError as error:
+            await client.refuse(route.refuse(error))
+        except Dia2StreamError as error:
+            await client.refuse(route.refuse(CommandError("internal", str(error))))
+
+    @contextlib.asynccontextmanager
+    async def _turn(self, name: str | None, client: DialectClient) -> AsyncIterator[None]:
+        """Waits for the request before this one of the same conversation. A socket waits for nobody: it takes over."""
+        if name is None or isinstance(client, DialectSocket):
+            yield
+            return
+        lock = self._turns.setdefault(name, asyncio.Lock())
+        async with lock:
+            yield
