@@ -1,0 +1,172 @@
+"""Pipecat: one of its own TTS services in a pipeline with a loudspeaker that plays in real time.
+
+python pipecat_pipeline.py URL KEY FOLDER SERVICE
+"""
+
+import asyncio
+import sys
+import time
+
+from loguru import logger
+from pipecat.frames.frames import (
+    BotStoppedSpeakingFrame,
+    ErrorFrame,
+    Frame,
+    InterruptionFrame,
+    LLMFullResponseEndFrame,
+    LLMFullResponseStartFrame,
+    LLMTextFrame,
+    OutputAudioRawFrame,
+    StartFrame,
+    TTSTextFrame,
+)
+from pipecat.pipeline.pipeline import Pipeline
+from pipecat.pipeline.worker import PipelineParams, PipelineWorker
+from pipecat.processors.frame_processor import FrameDirection, FrameProcessor
+from pipecat.services.cartesia.tts import CartesiaTTSService
+from pipecat.services.deepgram.flux.tts import DeepgramFluxTTSService
+from pipecat.services.deepgram.tts import DeepgramTTSService
+from pipecat.services.elevenlabs.tts import ElevenLabsTTSService
+from pipecat.services.openai.tts import OpenAITTSService
+from pipecat.transports.base_output import BaseOutputTransport
+from pipecat.transports.base_transport import TransportParams
+from pipecat.workers.runner import WorkerRunner
+from report import FIRST, KEY, LONG, SECOND, URL, WS_URL, Stopwatch, save, tell, wait
+
+RATE = 24000
+SERVICES = {
+    "openai": lambda: OpenAITTSService(api_key=KEY, base_url=f"{URL}/v1"),
+    "cartesia": lambda: CartesiaTTSService(
+        api_key=KEY, url=f"{WS_URL}/tts/websocket", settings=CartesiaTTSService.Settings(voice="any")
+    ),
+    "deepgram": lambda: DeepgramTTSService(api_key=KEY, base_url=WS_URL),
+    "flux": lambda: DeepgramFluxTTSService(api_key=KEY, url=f"{WS_URL}/v2/speak"),
+    "elevenlabs": lambda: ElevenLabsTTSService(
+        api_key=KEY, url=WS_URL, settings=ElevenLabsTTSService.Settings(voice="any", model="eleven_flash_v2_5")
+    ),
+}
+
+
+class Loudspeaker(BaseOutputTransport):
+    """Plays into memory, in real time."""
+
+    def __init__(self) -> None:
+        super().__init__(TransportParams(audio_out_enabled=True, audio_out_sample_rate=RATE))
+        self.played = bytearray()
+        self.watch = Stopwatch()
+        self._play_at = 0.0
+
+    async def start(self, frame: StartFrame) -> None:
+        await super().start(frame)
+        await self.set_transport_ready(frame)
+
+    async def write_audio_frame(self, frame: OutputAudioRawFrame) -> bool:
+        self.watch.sound()
+        self.played += frame.audio
+        self._play_at = max(self._play_at, time.monotonic()) + len(frame.audio) / 2 / RATE
+        await asyncio.sleep(max(0.0, self._play_at - time.monotonic()))
+        return True
+
+
+class Notes(FrameProcessor):
+    """What reaches the end of the pipeline."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.words: list[str] = []
+        self.errors: list[str] = []
+        self.stopped = asyncio.Event()
+
+    async def process_frame(self, frame: Frame, direction: FrameDirection) -> None:
+        await super().process_frame(frame, direction)
+        if isinstance(frame, TTSTextFrame):
+            self.words.append(frame.text)
+        elif isinstance(frame, BotStoppedSpeakingFrame):
+            self.stopped.set()
+        await self.push_frame(frame, direction)
+
+
+class Agent:
+    """The pipeline, and turns of it."""
+
+    def __init__(self, service) -> None:
+        self.speaker, self.notes = Loudspeaker(), Notes()
+        self.worker = PipelineWorker(
+            Pipeline([service, self.speaker, self.notes]),
+            params=PipelineParams(audio_out_sample_rate=RATE),
+            cancel_on_idle_timeout=False,
+        )
+
+        @self.worker.event_handler("on_pipeline_error")
+        async def on_error(worker, frame: ErrorFrame) -> None:
+            self.notes.errors.append(frame.error)
+
+    def begin(self) -> None:
+        self.speaker.played.clear()
+        self.notes.words.clear()
+        self.notes.stopped.clear()
+        self.speaker.watch = Stopwatch()
+
+    async def reply(self, text: str) -> None:
+        """What an LLM gives, token by token."""
+        await self.worker.queue_frame(LLMFullResponseStartFrame())
+        for word in text.split(" "):
+            await self.worker.queue_frame(LLMTextFrame(f"{word} "))
+            await asyncio.sleep(0.005)
+        await self.worker.queue_frame(LLMFullResponseEndFrame())
+
+    def end(self, what: str, name: str) -> None:
+        watch, words = self.speaker.watch, list(self.notes.words)
+        seconds = save(name, bytes(self.speaker.played), RATE)
+        tell(what, words=words, seconds=seconds, first_ms=watch.first_ms, errors=self.notes.errors)
+
+    async def turn(self, what: str, text: str, name: str) -> None:
+        self.begin()
+        await self.reply(text)
+        await asyncio.wait_for(self.notes.stopped.wait(), 60)
+        await asyncio.sleep(0.2)
+        self.end(what, name)
+
+    async def cut(self, what: str, text: str, name: str, played_s: float) -> None:
+        """A turn that the user interrupts when so much of it was played."""
+        self.begin()
+        replying = asyncio.create_task(self.reply(text))
+        while len(self.speaker.played) < played_s * RATE * 2:
+            await asyncio.sleep(0.01)
+        await self.worker.queue_frame(InterruptionFrame())
+        await replying
+        await asyncio.sleep(0.5)
+        self.end(what, name)
+
+
+async def talk(agent: Agent) -> None:
+    await asyncio.sleep(0.5)
+    await agent.turn("turn", FIRST, "turn-1")
+    await agent.cut("cut", LONG, "cut", 1.5)
+    await agent.turn("after", SECOND, "after")
+    tell("restart")
+    await asyncio.to_thread(wait)
+    for _ in range(20):  # turns until one is heard: a service may need one to find out that its socket is gone
+        agent.begin()
+        await agent.reply(SECOND)
+        try:
+            await asyncio.wait_for(agent.notes.stopped.wait(), 10)
+            break
+        except asyncio.TimeoutError:
+            continue
+    agent.end("restarted", "restarted")
+    await agent.worker.cancel()
+
+
+async def main() -> None:
+    logger.remove()
+    logger.add(sys.stderr, level="WARNING")
+    agent = Agent(SERVICES[sys.argv[4]]())
+    runner = WorkerRunner(handle_sigint=False)
+    await runner.add_workers(agent.worker)
+    talking = asyncio.create_task(talk(agent))
+    await runner.run()
+    await talking
+
+
+asyncio.run(main())
