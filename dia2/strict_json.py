@@ -6,14 +6,14 @@ named by its dotted path, with what would be accepted.
 """
 
 import json
-import math
+import sys
 import types
 from collections.abc import Collection, Mapping
 from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
-from dia2.errors import CheckpointError, ConfigError
+from dia2.errors import CheckpointError, ConfigError, first_line, plain, shown
 
 T = TypeVar("T")
 
@@ -24,10 +24,11 @@ def read_object(path: str | Path) -> dict[str, Any]:
     """The JSON object in a file. Raises CheckpointError, naming the file, when there is none."""
     try:
         raw = json.loads(Path(path).read_text(encoding="utf-8"))
+        json.dumps(raw, ensure_ascii=False).encode()  # refuses half of a character, which JSON can write as an escape
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be read: {error.strerror or error}") from None
     except (ValueError, RecursionError) as error:
-        raise CheckpointError(f"{path}: not JSON: {error}") from None
+        raise CheckpointError(f"{path}: not JSON: {first_line(error)}") from None
     if not isinstance(raw, dict):
         raise CheckpointError(f"{path}: must hold a JSON object, not {type(raw).__name__}")
     return raw
@@ -52,7 +53,7 @@ def read_dataclass(cls: type[T], raw: object, *, unread: Collection[str] = (), w
 
 
 def _dotted(where: str, name: str) -> str:
-    return f"{where}.{name}" if where else name
+    return f"{where}.{plain(name)}" if where else plain(name)
 
 
 def _value(kind: Any, raw: Any, unread: Collection[str], where: str) -> Any:
@@ -63,10 +64,10 @@ def _value(kind: Any, raw: Any, unread: Collection[str], where: str) -> Any:
         return read_dataclass(kind, {} if raw is None else raw, unread=unread, where=where)
     if get_origin(kind) is tuple:
         if not isinstance(raw, list):
-            raise ConfigError(f"{where} must be a list, not {raw!r}")
+            raise ConfigError(f"{where} must be a list, not {shown(raw)}")
         return tuple(_value(get_args(kind)[0], item, unread, f"{where}[{i}]") for i, item in enumerate(raw))
     accepted = (int, float) if kind is float else (kind,)
     wrong = not isinstance(raw, accepted) or (isinstance(raw, bool) and kind is not bool)
-    if wrong or (kind is float and not math.isfinite(raw)):
-        raise ConfigError(f"{where} must be {_KINDS[kind]}, not {raw!r}")
+    if wrong or (kind is float and not -sys.float_info.max <= raw <= sys.float_info.max):  # false for NaN too
+        raise ConfigError(f"{where} must be {_KINDS[kind]}, not {shown(raw)}")
     return kind(raw)

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from dia2.checkpoint import random_models
 from dia2.checkpoint.load import Checkpoint, LoadOptions, _build, load_checkpoint, load_codec, load_files
-from dia2.checkpoint.sources import Folder
+from dia2.checkpoint.sources import Folder, ModelFiles, Repo, read_manifest
 from dia2.checkpoint.tokenizer import LoadedTokenizer, load_tokenizer
 from dia2.errors import CheckpointError, ConfigError, DeviceError
 from dia2.model.config import DecoderConfig, DepformerConfig
@@ -189,6 +189,48 @@ def test_a_bad_manifest_is_refused(folder: Path, text: str, message: str) -> Non
     assert message in error
 
 
+@pytest.mark.parametrize("key", ["config", "weights", "tokenizer", "mimi"])
+@pytest.mark.parametrize("outside", ["../../etc", "/etc", "mimi/../..", "~/models", "C:\\models", "..\\x"])
+def test_a_manifest_names_nothing_outside_of_its_checkpoint(folder: Path, key: str, outside: str) -> None:
+    edit(folder / "dia2_assets.json", lambda raw: raw.update({key: outside}))
+    assert f"dia2_assets.json: {key} is {outside!r}, outside of the checkpoint" in refusal(folder)
+
+
+@pytest.mark.parametrize("key", ["tokenizer", "mimi"])
+def test_a_config_names_nothing_outside_of_its_checkpoint(folder: Path, key: str) -> None:
+    (folder / "dia2_assets.json").unlink()
+    edit(folder / "config.json", lambda raw: raw.update(assets={"mimi": "mimi"} | {key: "../../etc"}))
+    assert f"the config's {key} is '../../etc', outside of the checkpoint" in refusal(folder)
+
+
+@pytest.mark.parametrize("name", ["", "\ud800", "a\x00b", "\x1b[31m", "x" * 10**5])
+def test_a_manifest_names_only_what_can_be_a_name(folder: Path, name: str) -> None:
+    edit(folder / "dia2_assets.json", lambda raw: raw.update(mimi=name))
+    error = refusal(folder)
+    assert "must be a file, folder or repo id" in error or "not JSON" in error
+    assert error.isprintable()
+    assert len(error) < 500
+
+
+def test_a_manifest_cannot_name_a_folder_of_the_callers(folder: Path, tmp_path: Path, monkeypatch: Any) -> None:
+    """A repo id means the hub, also where a folder of that name is in the working directory."""
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(folder / "mimi", tmp_path / "someone" / "mimi")
+    edit(folder / "dia2_assets.json", lambda raw: raw.update(mimi="someone/mimi"))
+    assert load(folder, mimi="someone/mimi").codec.codebooks == 8
+    opened = ModelFiles(str(folder), Folder(folder), read_manifest(Folder(folder)), None, None, None)
+    assert isinstance(opened.mimi_source(load(folder, mimi="someone/mimi").config), Repo)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), 1e30])
+def test_weights_that_are_not_finite_are_refused_by_name(folder: Path, value: float) -> None:
+    edit(folder / "model.safetensors", lambda raw: raw[TAG].view(-1)[5:6].fill_(value))
+    error = refusal(folder)
+    assert f"{folder / 'model.safetensors'} is damaged: {TAG} holds numbers from " in error
+    assert error.endswith("they must be finite and within 65504")
+
+
 def test_null_in_the_manifest_is_the_default(folder: Path) -> None:
     edit(folder / "dia2_assets.json", lambda raw: raw.update(config=None, weights=None, tokenizer=None))
     assert load(folder).tokenizer.speakers == (400, 401)
@@ -217,7 +259,7 @@ def test_the_manifest_goes_before_the_config_and_the_caller_before_both(folder: 
     edit(folder / "dia2_assets.json", lambda raw: raw.update(tokenizer="./nowhere", mimi="./nowhere"))
     elsewhere = str(GOLDENS / "published-like" / "checkpoint")
     assert load(folder, tokenizer=elsewhere, mimi=f"{elsewhere}/mimi").tokenizer.bos == 1
-    assert refusal(folder, tokenizer=elsewhere).startswith("no such folder: ./nowhere")
+    assert refusal(folder, tokenizer=elsewhere).startswith(f"{folder} has no folder ./nowhere")
     assert refusal(folder, tokenizer=str(tmp_path)) == f"no tokenizer.json in {tmp_path}"
 
 

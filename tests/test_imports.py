@@ -17,6 +17,7 @@ ROOT = Path(__file__).parent.parent
 DIA2 = [
     "errors",
     "strict_json",
+    "tensor_file",
     "model",
     "text",
     "codec",

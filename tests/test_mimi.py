@@ -370,7 +370,7 @@ def test_a_decoder_needs_only_its_side_of_the_file_and_its_codebooks(tmp_path: P
 
     codes = draw_codes(Mimi.from_folder(edited(tmp_path, edit), 7, "cpu"), 4)
     assert far(Mimi.from_folder(tmp_path, 7, "cpu").decode(codes), reference(SMALL, codes)) < TOLERANCE
-    with pytest.raises(CheckpointError, match=r"missing tensors: \S+layers\.6\S+embed_sum, \S+layers\.6\S+usage$"):
+    with pytest.raises(CheckpointError, match=r"missing tensors: \S+layers\.6\S+usage, \S+layers\.6\S+embed_sum$"):
         Mimi.from_folder(tmp_path, 8, "cpu")
 
 
@@ -402,7 +402,7 @@ def test_files_that_are_absent_or_broken_are_one_line_errors(tmp_path: Path) -> 
     with pytest.raises(CheckpointError, match=r"model\.safetensors: cannot be read"):
         Mimi.from_folder(tmp_path, 8, "cpu")
     (tmp_path / "model.safetensors").write_bytes((SMALL / "model.safetensors").read_bytes()[:1000])
-    with pytest.raises(CheckpointError, match=r"model\.safetensors: cannot be read"):
+    with pytest.raises(CheckpointError, match=r"model\.safetensors: not a safetensors file, or cut short: "):
         Mimi.from_folder(tmp_path, 8, "cpu")
 
 
@@ -453,12 +453,63 @@ def test_the_published_shape_has_the_published_tensors() -> None:
         ({"upsample_groups": 500}, "not a multiple of upsample_groups 500"),
         ({"num_semantic_quantizers": 32}, "it must be below num_quantizers 32"),
         ({"compress": 65}, "compress 65 leaves none"),
+        ({"hidden_size": 2**63}, "hidden_size is 9223372036854775808, it must be positive and at most 1048576"),
+        ({"num_hidden_layers": 2**63}, "it must be positive and at most 1000"),
+        ({"num_hidden_layers": 10**400}, "num_hidden_layers is a number of about 400 digits, it must be positive"),
+        ({"sliding_window": 2**40}, "it must be positive and at most 100000"),
+        ({"dilation_growth_rate": 2**31}, "it must be positive and at most 10"),
+        ({"upsampling_ratios": [8] * 10_000}, "upsampling_ratios is a list of 10000, it must be positive"),
+        ({"rope_theta": 10**400}, "rope_theta must be a number, not a number of about 400 digits"),
+        ({"pad_mode": "x" * 10**6}, "pad_mode is 'xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx'..., only"),
+        ({"sampling_rate": [0] * 10**5}, "sampling_rate must be a whole number, not a list of 100000"),
     ],
 )
 def test_a_config_that_is_not_implemented_or_makes_no_sense_is_refused(change: dict[str, Any], complaint: str) -> None:
     with pytest.raises(ConfigError) as caught:
         MimiConfig.from_dict({**PUBLISHED_JSON, **change})
     assert complaint in str(caught.value)
+
+
+def test_sizes_are_compared_with_the_file_before_there_is_memory_for_them(tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(SMALL, tmp_path / "mimi"))
+    raw = json.loads((folder / "config.json").read_text()) | {"intermediate_size": 2**20, "hidden_size": 2**19}
+    (folder / "config.json").write_text(json.dumps(raw | {"upsample_groups": 1}))
+    with pytest.raises(CheckpointError, match="wrong tensors: ") as caught:
+        Mimi.from_folder(folder, 8, "cpu")
+    assert len(str(caught.value)) < 2000
+
+
+def test_a_deep_config_is_refused(tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(SMALL, tmp_path / "mimi"))
+    (folder / "config.json").write_text('{"model_type": ' + "[" * 10**5 + "]" * 10**5 + "}")
+    with pytest.raises(CheckpointError, match="not JSON: "):
+        Mimi.from_folder(folder, 8, "cpu")
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -1e35])
+def test_a_codec_with_numbers_that_are_none_is_refused(value: float, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(SMALL, tmp_path / "mimi"))
+    tensors = load_file(folder / "model.safetensors")
+    tensors["upsample.conv.weight"][0, 0, 0] = value
+    save_file(tensors, folder / "model.safetensors")
+    with pytest.raises(CheckpointError, match=r"is damaged: upsample\.conv\.weight holds numbers from "):
+        Mimi.from_folder(folder, 8, "cpu")
+
+
+@pytest.mark.parametrize("change", ["missing", "misshapen"])
+def test_an_encoder_that_transformers_would_draw_at_random_is_refused(
+    change: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    folder = Path(shutil.copytree(SMALL, tmp_path / "mimi"))
+    tensors = load_file(folder / "model.safetensors")
+    name = "downsample.conv.weight"
+    tensor = tensors.pop(name)
+    if change == "misshapen":
+        tensors[name] = torch.zeros(*tensor.shape[:-1], tensor.shape[-1] + 1)
+    save_file(tensors, folder / "model.safetensors")
+    with pytest.raises(CheckpointError, match=rf"missing or misshapen tensors: .*{name}"):
+        Mimi.from_folder(folder, 8, "cpu").encode(torch.zeros(1920))
+    assert capfd.readouterr() == ("", "")  # no bar and no report of transformers
 
 
 def test_missing_config_keys_are_all_named() -> None:

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Protocol
 
-from dia2.errors import CheckpointError
+from dia2.errors import CheckpointError, first_line
 
 
 class Progress(Protocol):
@@ -139,12 +139,6 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
     while current is not None:
         yield current
         current = current.__cause__ or current.__context__
-
-
-def first_line(error: BaseException) -> str:
-    """The first line of an error's message, or the name of its class if the message is empty."""
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__
 
 
 def readable_size(count: int) -> str:

@@ -20,12 +20,12 @@ import torch
 
 from dia2.checkpoint import random_models
 from dia2.checkpoint.device import check_weights_kind, default_dtype, memory_guard, pick_device, pick_dtype, set_up_cuda
-from dia2.checkpoint.download import Progress, first_line
+from dia2.checkpoint.download import Progress
 from dia2.checkpoint.sources import Folder, ModelFiles, Source, open_source, read_manifest
 from dia2.checkpoint.tokenizer import LoadedTokenizer, load_tokenizer
 from dia2.checkpoint.weights import check_tensors, copy_tensors
 from dia2.codec.mimi import Mimi
-from dia2.errors import CheckpointError, ConfigError
+from dia2.errors import CheckpointError, ConfigError, first_line
 from dia2.model.backbone import Backbone
 from dia2.model.config import Dia2Config
 from dia2.model.depformer import Depformer

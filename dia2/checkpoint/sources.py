@@ -3,21 +3,25 @@
 A model's own files are in a *source*: a local folder or a hub repo, which answer the same questions. A manifest,
 dia2_assets.json, may say that files have other names there, or that the tokenizer and the codec are in other sources.
 The caller, the manifest, the config and the default may all say where these are, and count in this order.
+
+A manifest and a config may come from anybody. So the files and folders that they name must be places where a model may
+look: inside the checkpoint, or in a hub repo. Only the caller can name another local folder.
 """
 
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Protocol
 
 from dia2.checkpoint.download import Progress, download_file
-from dia2.errors import CheckpointError
+from dia2.errors import CheckpointError, shown
 from dia2.model.config import Dia2Config
 from dia2.strict_json import read_object
 
 MANIFEST = "dia2_assets.json"
 DEFAULT_MIMI = "kyutai/mimi"
+_LONGEST_REFERENCE = 200  # characters
 _MANIFEST_DEFAULTS = {"config": "config.json", "weights": "model.safetensors", "tokenizer": None, "mimi": None}
 
 
@@ -111,10 +115,27 @@ def open_source(reference: str, revision: str | None = None, progress: Progress 
         return Folder(path)
     if path.is_file():
         raise CheckpointError(f"{reference} is a file, not a checkpoint folder")
-    name = r"[A-Za-z0-9_](?:[\w.-]*\w)?"
-    if not re.fullmatch(rf"{name}(?:/{name})?", reference, re.ASCII) or ".." in reference or "--" in reference:
+    if not _is_repo_id(reference):
         raise CheckpointError(f"no such folder: {reference} (and not a hub repo id, which looks like owner/name)")
     return Repo(reference, revision, progress)
+
+
+def _is_repo_id(reference: str) -> bool:
+    name = r"[A-Za-z0-9_](?:[\w.-]*\w)?"
+    known = re.fullmatch(rf"{name}(?:/{name})?", reference, re.ASCII) is not None
+    return known and len(reference) <= 96 and ".." not in reference and "--" not in reference
+
+
+def _checked(reference: str, where: str) -> str:
+    """A name from a manifest or config, if it can mean a place inside the checkpoint or a hub repo."""
+    if not reference.isprintable() or not 0 < len(reference) <= _LONGEST_REFERENCE:
+        raise CheckpointError(f"{where} must be a file, folder or repo id, not {shown(reference)}")
+    parts = PurePosixPath(reference).parts + PureWindowsPath(reference).parts
+    if PurePosixPath(reference).is_absolute() or PureWindowsPath(reference).anchor or {"..", "~"} & set(parts):
+        raise CheckpointError(
+            f"{where} is {shown(reference)}, outside of the checkpoint: only the caller may name another folder"
+        )
+    return reference
 
 
 def read_manifest(source: Source) -> dict[str, str | None]:
@@ -123,8 +144,10 @@ def read_manifest(source: Source) -> dict[str, str | None]:
     raw = {} if path is None else read_object(path)
     given = {key: raw[key] for key in _MANIFEST_DEFAULTS if raw.get(key) is not None}
     for key, value in given.items():
-        if not (isinstance(value, str) and value):
-            raise CheckpointError(f"{source.name}/{MANIFEST}: {key} must be a file, folder or repo id, not {value!r}")
+        where = f"{source.name}/{MANIFEST}: {key}"
+        if not isinstance(value, str):
+            raise CheckpointError(f"{where} must be a file, folder or repo id, not {shown(value)}")
+        _checked(value, where)
     return _MANIFEST_DEFAULTS | given
 
 
@@ -157,6 +180,7 @@ class ModelFiles:
         reference = self.manifest["tokenizer"] or config.assets.tokenizer or config.data.tokenizer_path
         if reference is None:
             return self.source
+        _checked(reference, f"{self.name}: the config's tokenizer")
         found = self.source.inside(reference)
         if found is None and isinstance(self.source, Folder) and self.source.find("tokenizer.json"):
             # A repo that was downloaded into a folder still names itself here. It means the file beside the weights.
@@ -169,10 +193,15 @@ class ModelFiles:
         if self.mimi is not None:
             return open_source(self.mimi, progress=self.progress)
         reference = self.manifest["mimi"] or config.assets.mimi or DEFAULT_MIMI
+        _checked(reference, f"{self.name}: the config's mimi")
         return self.source.inside(reference) or self._elsewhere(reference)
 
     def _elsewhere(self, reference: str) -> Source:
         """Another source that a manifest or config names. If it is this very repo, it is read at this revision."""
         if isinstance(self.source, Repo) and reference == self.source.repo:
             return self.source
-        return open_source(reference, progress=self.progress)
+        if not _is_repo_id(reference):
+            raise CheckpointError(
+                f"{self.source.name} has no folder {reference} (and that is not a hub repo id, as owner/name)"
+            )
+        return Repo(reference, None, self.progress)

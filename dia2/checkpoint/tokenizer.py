@@ -10,9 +10,8 @@ from typing import Any
 from tokenizers import AddedToken
 from tokenizers import Tokenizer as TokenizerBackend
 
-from dia2.checkpoint.download import first_line
 from dia2.checkpoint.sources import Source
-from dia2.errors import CheckpointError
+from dia2.errors import CheckpointError, ScriptError, first_line, shown
 from dia2.strict_json import read_object
 
 SPEAKER_TAGS = ("[S1]", "[S2]")
@@ -48,8 +47,11 @@ class LoadedTokenizer:
         return first, second
 
     def encode(self, text: str) -> list[int]:
-        """The ids of a text."""
-        ids: list[int] = self._backend.encode(text, add_special_tokens=False).ids
+        """The ids of a text. Raises ScriptError for half of a character, which is no UTF-8."""
+        try:
+            ids: list[int] = self._backend.encode(text, add_special_tokens=False).ids
+        except TypeError:  # how the library says that a text cannot be UTF-8
+            raise ScriptError(f"the text holds half of a character (a lone surrogate): {shown(text)}") from None
         return ids
 
 

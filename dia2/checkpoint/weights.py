@@ -6,37 +6,25 @@ tensor that is passed over in silence makes a model that speaks badly, and nobod
 """
 
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from dia2.checkpoint.download import Progress, first_line
+from dia2.checkpoint.download import Progress
 from dia2.errors import CheckpointError
 from dia2.model.fp8 import Matrix
+from dia2.tensor_file import check_numbers, listed, opened
 
 _FILE_DTYPES = ("F32", "F16", "BF16")
 _CHUNK = 64 << 20  # bytes of weights on their way to another device at once
 _MAPPED = 256 << 20  # bytes of a weights file mapped at once
-
-
-@contextmanager
-def _opened(path: Path) -> Iterator[Any]:
-    try:
-        with safe_open(path, framework="pt", device="cpu") as file:
-            yield file
-    except SafetensorError as error:
-        raise CheckpointError(f"{path}: not a safetensors file, or cut short: {first_line(error)}") from None
-    except OSError as error:
-        raise CheckpointError(f"{path}: cannot be read: {error.strerror or first_line(error)}") from None
+_LARGEST = 65504.0  # a weight beyond what float16 holds is damage: no training leaves one
 
 
 def check_tensors(path: Path, targets: Mapping[str, Matrix]) -> None:
     """Raises CheckpointError, naming all of them, for tensors that are missing, unexpected, misshapen or no floats."""
-    with _opened(path) as file:
+    with opened(path) as file:
         slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
         shapes = {name: tuple(part.get_shape()) for name, part in slices.items()}
         dtypes = {name: part.get_dtype() for name, part in slices.items()}
@@ -51,14 +39,9 @@ def check_tensors(path: Path, targets: Mapping[str, Matrix]) -> None:
         ],
         "of another dtype than float": [f"{name} {dtypes[name]}" for name in both if dtypes[name] not in _FILE_DTYPES],
     }
-    said = [f"{len(names)} {problem}: {_shortened(names)}" for problem, names in problems.items() if names]
+    said = [f"{len(names)} {problem}: {listed(names)}" for problem, names in problems.items() if names]
     if said:
         raise CheckpointError(f"{path} does not fit its config: {'; '.join(said)}")
-
-
-def _shortened(names: list[str], most: int = 8) -> str:
-    more = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(sorted(names)[:most]) + more
 
 
 def copy_tensors(path: Path, targets: Mapping[str, Matrix], device: torch.device, progress: Progress | None) -> None:
@@ -67,16 +50,18 @@ def copy_tensors(path: Path, targets: Mapping[str, Matrix], device: torch.device
     Opening maps the file into memory, and what has been read of a mapping counts as used memory. So the file is opened
     anew for every few tensors, and never more than _MAPPED bytes of it are in memory.
     """
-    with _opened(path) as file:
+    with opened(path) as file:
         names = list(file.offset_keys())
     total = sum(target.numel() * target.element_size() for target in targets.values())
     done = 0
     for group in _groups(names, targets):
-        with _opened(path) as file:
+        with opened(path) as file:
             for name in group:
                 for into, piece in _pieces(targets[name], file.get_tensor(name)):
                     # On a GPU, casting after the copy costs nothing; on a CPU, `copy_` casts while it copies.
-                    into.copy_(piece.to(device))
+                    moved = piece.to(device)
+                    check_numbers(path, name, moved, _LARGEST)
+                    into.copy_(moved)
                     done += into.numel() * into.element_size()
                     if progress is not None:
                         progress("loading the weights", done, total)

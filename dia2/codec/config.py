@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Final
 
-from dia2.errors import ConfigError
+from dia2.errors import ConfigError, shown
 from dia2.strict_json import read_dataclass
 
 STRIDE: Final = 2  # latent frames per codec frame: 12.5 Hz of codes, 25 Hz in the transformer
@@ -27,6 +27,17 @@ _FIXED: Final[Mapping[str, Any]] = {
     "use_causal_conv": True,
     "use_conv_shortcut": False,
 }
+# The most of each size, far beyond any codec. The first three are built as Python objects, one by one; the next two say
+# how much of the past is kept; all others are sides of tensors.
+_MOST: Final[Mapping[str, int]] = {
+    "num_hidden_layers": 1000,
+    "num_quantizers": 1000,
+    "num_residual_layers": 10,
+    "dilation_growth_rate": 10,
+    "sliding_window": 100_000,
+}
+_MOST_OF_OTHERS: Final = 2**20
+_MOST_RATIOS: Final = 20  # the entries of upsampling_ratios
 
 
 @dataclass(frozen=True)
@@ -83,8 +94,9 @@ class MimiConfig:
     def __post_init__(self) -> None:
         for name, value in asdict(self).items():
             numbers = value if isinstance(value, tuple) else (value,)
-            if not numbers or not all(number > 0 for number in numbers):
-                raise ConfigError(f"{name} is {value!r}, it must be positive")
+            most = value if isinstance(value, float) else _MOST.get(name, _MOST_OF_OTHERS)
+            if not 0 < len(numbers) <= _MOST_RATIOS or not all(0 < number <= most for number in numbers):
+                raise ConfigError(f"{name} is {shown(value)}, it must be positive and at most {most}")
         for wrong, message in self._conflicts():
             if wrong:
                 raise ConfigError(f"{message}")
@@ -116,7 +128,7 @@ class MimiConfig:
             ("vector_quantization_hidden_dimension", self.codebook_dim),
         ):
             if raw.get(key) not in (None, value):
-                raise ConfigError(f"{key} is {raw[key]!r}, only {value!r} is implemented here")
+                raise ConfigError(f"{key} is {shown(raw[key])}, only {value!r} is implemented here")
 
     @property
     def sample_rate(self) -> int:
@@ -136,20 +148,20 @@ class MimiConfig:
 
 def _check_implemented(raw: Mapping[str, Any]) -> None:
     if raw.get("model_type") != "mimi":
-        raise ConfigError(f"model_type is {raw.get('model_type')!r}, expected 'mimi'")
+        raise ConfigError(f"model_type is {shown(raw.get('model_type'))}, expected 'mimi'")
     for key, value in _FIXED.items():
         if raw.get(key, value) != value:
-            raise ConfigError(f"{key} is {raw[key]!r}, only {value!r} is implemented")
+            raise ConfigError(f"{key} is {shown(raw[key])}, only {value!r} is implemented")
 
 
 def _rope(raw: Mapping[str, Any]) -> dict[str, Any]:
     """rope_theta, from the top level (published) or from rope_parameters (as transformers 5 writes it)."""
     rope = raw.get("rope_parameters") or {}
     if not isinstance(rope, Mapping):
-        raise ConfigError(f"rope_parameters is {rope!r}, expected an object")
+        raise ConfigError(f"rope_parameters is {shown(rope)}, expected an object")
     for key, value in (("rope_type", "default"), ("partial_rotary_factor", 1.0)):
         if rope.get(key, value) != value:
-            raise ConfigError(f"rope_parameters.{key} is {rope[key]!r}, only {value!r} is implemented")
+            raise ConfigError(f"rope_parameters.{key} is {shown(rope[key])}, only {value!r} is implemented")
     return {"rope_theta": rope["rope_theta"]} if "rope_theta" in rope else {}
 
 

@@ -35,16 +35,16 @@ from pathlib import Path
 from typing import Any, Final
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from dia2.codec.config import MimiConfig
 from dia2.codec.decoder import MimiDecoder, exact_float32
 from dia2.codec.state import FRAMES_PER_PASS, DecoderState
-from dia2.errors import CheckpointError
+from dia2.errors import CheckpointError, first_line
 from dia2.strict_json import read_object
+from dia2.tensor_file import FLOATS, check_numbers, listed, opened
 
-_FLOATS: Final = ("F64", "F32", "F16", "BF16")
+_LARGEST: Final = 1e30  # sums of many frames are among a codec's tensors, so far larger numbers than weights are right
 _RANDOM_LEVEL: Final = 0.1  # standard deviation of what a random codec says
 # Tensors of the file that only the encoder or the training reads.
 _ENCODER_SIDE: Final = re.compile(
@@ -83,7 +83,7 @@ class Mimi:
         config = MimiConfig.from_dict(read_object(folder / "config.json"))
         if codebooks > config.num_quantizers:
             raise CheckpointError(f"{folder}: the codec has {config.num_quantizers} codebooks, {codebooks} are needed")
-        decoder = MimiDecoder(config, codebooks).to_empty(device=device)
+        decoder = MimiDecoder(config, codebooks)
         _load(decoder, folder / "model.safetensors", device)
         decoder.prepare()
         return cls(config, decoder, device, lambda: _read_encoder(folder, device))
@@ -178,17 +178,19 @@ class Mimi:
 
 
 def _load(decoder: MimiDecoder, path: Path, device: torch.device) -> None:
-    """Copy the file's tensors into the decoder, one at a time; CheckpointError when they are not what it needs."""
-    wanted = decoder.checkpoint_tensors()
-    try:
-        with safe_open(path, framework="pt", device=str(device)) as file:
-            faults = _faults(file, decoder, wanted)
-            if faults:
-                raise CheckpointError(f"{path}: {'; '.join(faults)}")
-            for name, tensor in wanted.items():
-                tensor.copy_(file.get_tensor(name))
-    except (OSError, SafetensorError) as error:
-        raise CheckpointError(f"{path}: cannot be read: {error}") from error
+    """Give the decoder memory and the file's tensors; CheckpointError when they are not what it needs.
+
+    Sizes are compared before there is memory: a damaged config can ask for any amount.
+    """
+    with opened(path) as file:
+        faults = _faults(file, decoder, decoder.checkpoint_tensors())
+        if faults:
+            raise CheckpointError(f"{path}: {'; '.join(faults)}")
+        decoder.to_empty(device=device)
+        for name, tensor in decoder.checkpoint_tensors().items():
+            found = file.get_tensor(name).to(device)
+            check_numbers(path, name, found, _LARGEST)
+            tensor.copy_(found)
 
 
 def _faults(file: Any, decoder: MimiDecoder, wanted: Mapping[str, Tensor]) -> list[str]:
@@ -202,17 +204,41 @@ def _faults(file: Any, decoder: MimiDecoder, wanted: Mapping[str, Tensor]) -> li
         found, expected = file.get_slice(name), list(wanted[name].shape)
         if found.get_shape() != expected:
             misshapen.append(f"{name} is {found.get_shape()}, expected {expected}")
-        elif found.get_dtype() not in _FLOATS:
-            misshapen.append(f"{name} is {found.get_dtype()}, expected one of {', '.join(_FLOATS)}")
+        elif found.get_dtype() not in FLOATS:
+            misshapen.append(f"{name} is {found.get_dtype()}, expected one of {', '.join(FLOATS)}")
     faults = {"missing": missing, "wrong": misshapen, "unexpected": unexpected}
-    return [f"{kind} tensors: {', '.join(which)}" for kind, which in faults.items() if which]
+    return [f"{kind} tensors: {listed(which)}" for kind, which in faults.items() if which]
 
 
 def _read_encoder(folder: Path, device: torch.device) -> nn.Module:
     from transformers import MimiModel  # slow to import, and only voices need it
+    from transformers.utils import logging
 
-    model: nn.Module = MimiModel.from_pretrained(folder, local_files_only=True, dtype=torch.float32)
-    return model.to(device).eval()
+    chatter: Any = logging  # without types
+    reader: Any = MimiModel  # with output_loading_info it gives a pair, which its types do not say
+    verbosity = chatter.get_verbosity()
+    chatter.set_verbosity(chatter.CRITICAL)  # its reports and bars would stand in the middle of ours
+    chatter.disable_progress_bar()
+    try:
+        model, info = reader.from_pretrained(
+            folder,
+            local_files_only=True,
+            dtype=torch.float32,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,  # reported below, by name
+        )
+    except Exception as error:  # whatever transformers meets in the files
+        raise CheckpointError(f"{folder}: the codec's encoder cannot be loaded: {first_line(error)}") from None
+    finally:
+        chatter.enable_progress_bar()
+        chatter.set_verbosity(verbosity)
+    drawn = [*info["missing_keys"], *(key[0] for key in info["mismatched_keys"])]
+    if drawn:  # at random, by transformers
+        raise CheckpointError(f"{folder}: the codec's encoder has missing or misshapen tensors: {listed(drawn)}")
+    for name, tensor in model.state_dict().items():
+        check_numbers(folder, name, tensor, _LARGEST)
+    encoder: nn.Module = model.to(device).eval()
+    return encoder
 
 
 def _random_encoder(config: MimiConfig, seed: int, device: torch.device) -> nn.Module:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from dia2.errors import ConfigError
+from dia2.errors import ConfigError, shown
 from dia2.strict_json import read_dataclass, read_object
 
 FRAME_RATE = 12.5
@@ -184,7 +184,7 @@ def _check(config: Dia2Config) -> None:
         ("model.depformer.n_layer", model.depformer.n_layer),
     ):
         if count > _MOST:
-            raise ConfigError(f"{where} must be at most {_MOST}, not {count}")
+            raise ConfigError(f"{where} must be at most {_MOST}, not {shown(count)}")
     for block, transformer in (("model.decoder", model.decoder), ("model.depformer", model.depformer)):
         for name in ("n_layer", "n_embd", "n_hidden", "gqa_query_heads", "kv_heads", "gqa_head_dim"):
             _at_least(f"{block}.{name}", getattr(transformer, name), 1)
@@ -203,7 +203,7 @@ def _check(config: Dia2Config) -> None:
 
 def _at_least(where: str, value: int, least: int) -> None:
     if value < least:
-        raise ConfigError(f"{where} must be at least {least}, not {value}")
+        raise ConfigError(f"{where} must be at least {least}, not {shown(value)}")
 
 
 def _check_ids(data: DataConfig) -> None:
@@ -214,7 +214,7 @@ def _check_ids(data: DataConfig) -> None:
     ):
         for f in fields(data):
             if f.name.startswith(name) and f.name.endswith("_token_id") and not 0 <= getattr(data, f.name) < size:
-                raise ConfigError(f"data.{f.name} must be in 0..{size - 1}, not {getattr(data, f.name)}")
+                raise ConfigError(f"data.{f.name} must be in 0..{size - 1}, not {shown(getattr(data, f.name))}")
     if data.audio_codes < 1:
         raise ConfigError("data.audio_pad_token_id and audio_bos_token_id must come after the codes, so not be 0")
 
@@ -224,12 +224,12 @@ def _check_lists(config: Dia2Config) -> None:
     if len(config.data.delays) != codebooks or min(config.data.delays) < 0:
         raise ConfigError(
             f"data.delay_pattern must have {codebooks} entries of 0 or more (one a codebook), "
-            f"not {list(config.data.delay_pattern)}"
+            f"not {shown(config.data.delay_pattern)}"
         )
     if len(config.schedule) != codebooks - 1 or min(config.schedule, default=0) < 0:
         raise ConfigError(
             f"runtime.weights_schedule must have {codebooks - 1} entries of 0 or more (one a stage), "
-            f"not {list(config.schedule)}"
+            f"not {shown(config.schedule)}"
         )
     _at_least("runtime.max_context_steps", config.runtime.max_context_steps, max(config.data.delays) + 1)
     if config.model.depformer.kv_heads != config.model.depformer.gqa_query_heads:
@@ -239,4 +239,4 @@ def _check_lists(config: Dia2Config) -> None:
         ("model.linear", config.model.linear.mlp_activations),
     ):
         if len(pair) != 2 or any(name not in ACTIVATIONS for name in pair):
-            raise ConfigError(f"{where}.mlp_activations must be two of {', '.join(ACTIVATIONS)}, not {list(pair)}")
+            raise ConfigError(f"{where}.mlp_activations must be two of {', '.join(ACTIVATIONS)}, not {shown(pair)}")

@@ -9,7 +9,7 @@ the file's metadata. Entries are not in it: they are made with the model's own t
 """
 
 import json
-import reprlib
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,7 +21,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from dia2.codec.mimi import Mimi
-from dia2.errors import ScriptError
+from dia2.errors import ScriptError, first_line, shown
 from dia2.model.config import FRAME_RATE
 from dia2.text.script import Entry, TextTokenizer
 from dia2.voice.recording import read_recording
@@ -130,7 +130,8 @@ class Voice:
                 metadata = file.metadata() or {}
                 tensors = {name: file.get_tensor(name) for name in _SPEAKERS if name in file.keys()}  # noqa: SIM118
         except (OSError, SafetensorError) as error:
-            reason = "no such file" if isinstance(error, FileNotFoundError) else f"it cannot be read: {error}"
+            missing = isinstance(error, FileNotFoundError)
+            reason = "no such file" if missing else f"it cannot be read: {first_line(error)}"
             raise ScriptError(f"voice {path}: {reason}") from None
         return _voice(str(path), metadata, tensors)
 
@@ -140,17 +141,20 @@ def _voice(path: str, metadata: Mapping[str, str], tensors: Mapping[str, Tensor]
     if metadata.get("format") != _FORMAT:
         raise ScriptError(f"voice {path}: not a voice; `dia2stream voice make` makes one")
     version = metadata.get("version", "")
-    if not version.isdigit() or int(version) > _VERSION:
-        raise ScriptError(f"voice {path}: format version {version!r}; this dia2stream reads up to {_VERSION}")
+    if not re.fullmatch("[1-9][0-9]?", version) or int(version) > _VERSION:
+        raise ScriptError(f"voice {path}: format version {shown(version)}; this dia2stream reads up to {_VERSION}")
     try:
         content: Any = json.loads(metadata["voice"])
         name, licence = str(content["name"]), str(content["licence"])
         provenance = {str(key): str(value) for key, value in dict(content["provenance"]).items()}
         words = [check_words(words, f"voice {path}") for words in content["words"]]
+        for text in (name, licence, *provenance, *provenance.values()):
+            if not text.replace("\n", "").replace("\t", "").isprintable():
+                raise ScriptError(f"voice {path}: its metadata is damaged: {shown(text)} holds control characters")
     except RecursionError:
         raise ScriptError(f"voice {path}: its metadata is damaged: nested too deeply") from None
     except (KeyError, TypeError, ValueError) as error:
-        raise ScriptError(f"voice {path}: its metadata is damaged: {error}") from None
+        raise ScriptError(f"voice {path}: its metadata is damaged: {first_line(error)}") from None
     sound = [tensors[name] for name in _SPEAKERS if name in tensors]
     if "speaker_1" not in tensors or len(sound) != len(words):
         raise ScriptError(f"voice {path}: it has words of {len(words)} speakers and the sound of {len(sound)}")
@@ -228,7 +232,7 @@ def read_words(path: str | Path) -> list[ClipWord]:
     try:
         raw = json.loads(Path(path).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise ScriptError(f"{path} cannot be read: {error}") from None
+        raise ScriptError(f"{path} cannot be read: {first_line(error)}") from None
     except RecursionError:
         raise ScriptError(f"{path} cannot be read: it is nested too deeply") from None
     return check_words(raw, str(path))
@@ -236,16 +240,22 @@ def read_words(path: str | Path) -> list[ClipWord]:
 
 def check_words(raw: object, source: str) -> list[ClipWord]:
     """Parsed JSON -> words; raises ScriptError naming the first one that is wrong."""
-    shown = reprlib.repr  # whatever it is, however large or deep
     if not isinstance(raw, list) or not raw:
         raise ScriptError(f"{source} must be a list of [text, start, end], not {shown(raw)}")
     words: list[ClipWord] = []
     for item in raw:
         if not (isinstance(item, list) and len(item) == 3 and isinstance(item[0], str) and item[0].strip()):
             raise ScriptError(f"{source}: {shown(item)} is not [text, start, end]")
+        if not _is_text(item[0]):
+            raise ScriptError(f"{source}: {shown(item[0])} holds half of a character (a lone surrogate)")
         if not all(isinstance(t, (int, float)) and not isinstance(t, bool) for t in item[1:]):
             raise ScriptError(f"{source}: the times of {shown(item)} must be seconds")
         if not 0 <= item[1] <= item[2] <= _LONGEST_CLIP:
             raise ScriptError(f"{source}: {shown(item)} must have 0 <= start <= end <= {_LONGEST_CLIP:g}")
         words.append(ClipWord(item[0].strip(), float(item[1]), float(item[2])))
     return words
+
+
+def _is_text(text: str) -> bool:
+    """Whether a string can be UTF-8: JSON lets half of a character through, which no tokenizer takes."""
+    return not any("\ud800" <= character <= "\udfff" for character in text)

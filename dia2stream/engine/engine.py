@@ -31,6 +31,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 
 from dia2.backend import make_codec, make_stepper
@@ -51,7 +52,7 @@ from dia2stream.engine.scheduler import Decision, Kind, Scheduler, Waits
 from dia2stream.engine.session import CLOSE, FINISH, SAY_WHERE, STAND_STILL, Order, Session
 from dia2stream.engine.voices import prefixes, read_voices
 from dia2stream.errors import CommandError, EngineError
-from dia2stream.items import FRAME_MS, FRAME_SAMPLES
+from dia2stream.items import FRAME_MS, FRAME_SAMPLES, Frame
 from dia2stream.options import ModelOptions, SpeechOptions
 from dia2stream.protocol.messages import Command, Error, Start, error_event
 from dia2stream.text.settings import TextSettings
@@ -177,6 +178,8 @@ class Engine:
         for item in session:
             if isinstance(item, Error):
                 raise EngineError(f"the model does not run here: {self.broken or item.message}")
+            if isinstance(item, Frame) and not np.isfinite(item.pcm).all():
+                raise EngineError(f"{self.checkpoint.name} makes sound that is not finite: its weights are damaged")
 
     def conversation(self, *, max_lead_ms: float | None = None, queue_frames: int = QUEUE_FRAMES) -> Session:
         """A conversation in a free slot. Raises CommandError `busy` without one, EngineError when the engine is broken.
