@@ -43,7 +43,9 @@ def shown(value: object, limit: int = 40) -> str:
     if isinstance(value, dict):
         return "an object"
     if isinstance(value, (list, tuple)):
-        return f"a list of {len(value)}" if len(value) > 8 else "[" + ", ".join(shown(item, 10) for item in value) + "]"
+        if len(value) > 8:
+            return f"a list of {len(value)}"
+        return "[" + ", ".join("..." if isinstance(item, (list, tuple)) else shown(item, 10) for item in value) + "]"
     return repr(value)
 
 
@@ -55,5 +57,7 @@ def plain(name: str, limit: int = 120) -> str:
 def first_line(error: BaseException) -> str:
     """The first line of an exception's message, printable and at most 200 characters long; without one, its type."""
     lines = str(error).strip().splitlines()
-    line = "".join(c if c.isprintable() else repr(c)[1:-1] for c in lines[0][:_LONGEST]) if lines else ""
-    return (line if len(line) <= _LONGEST else line[:_LONGEST] + "...") or type(error).__name__
+    if not lines:
+        return type(error).__name__
+    line = "".join(c if c.isprintable() else repr(c)[1:-1] for c in lines[0][:_LONGEST])
+    return line + "..." if len(lines[0]) > _LONGEST else line

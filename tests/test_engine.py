@@ -19,6 +19,7 @@ from models import checkpoint
 from piping import PATIENCE
 
 import dia2stream.engine.engine
+from dia2.checkpoint.load import LoadOptions, load_checkpoint
 from dia2stream.engine.engine import Engine
 from dia2stream.engine.observer import StepReport
 from dia2stream.engine.session import Session
@@ -321,6 +322,19 @@ def test_a_model_that_fails_while_it_warms_up_says_that_it_does_not_run() -> Non
     try:
         engine.toy.fail_in = "act"
         with pytest.raises(EngineError, match="does not run here"):
+            engine.warm_up()
+    finally:
+        engine.close()
+
+
+def test_a_model_whose_sound_is_not_finite_is_refused_while_it_warms_up() -> None:
+    """Weights that are finite one by one, but whose products are not."""
+    loaded = load_checkpoint("random:tiny", LoadOptions(device="cpu"))
+    for weight in loaded.codec.decoder.parameters():
+        weight.data.mul_(1e25)
+    engine = Engine(loaded)
+    try:
+        with pytest.raises(EngineError, match=r"^random:tiny makes sound that is not finite: its weights are damaged$"):
             engine.warm_up()
     finally:
         engine.close()

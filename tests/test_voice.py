@@ -132,7 +132,7 @@ def test_words_lie_beside_their_clip(tmp_path: Path) -> None:
         pytest.param('[["a", 0, 1' + "0" * 400 + "]]", "0 <= start <= end", id="too large for a float"),
         ('[["a", 800, 640000]]', "0 <= start <= end <= 3600"),
         pytest.param("[" * 100_000, "cannot be read: it is nested too deeply", id="deep"),
-        pytest.param("[" * 500 + "]" * 500, r"\[\[.* is not \[text, start, end\]", id="less deep"),
+        pytest.param("[" * 500 + "]" * 500, r"\[.* is not \[text, start, end\]", id="less deep"),
         pytest.param('[["' + "a" * 10_000 + '", 2, 1]]', "^.{,200} 0 <= start <= end", id="long"),
     ],
 )
