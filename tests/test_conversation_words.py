@@ -42,7 +42,10 @@ def test_a_word_ends_where_the_next_begins_and_the_last_where_the_words_do() -> 
     taken = {t.word.written: t.step for t in reversed(rig.conversation.words.sounded)}
     assert [e.start_ms for e in events] == [80 * step for step in reversed(taken.values())]
     known = [(e.end_ms, after.start_ms) for e, after in pairwise(events)]
-    assert all(end in (start, e.start_ms + 400) for (end, start), e in zip(known, events, strict=False))
+    assert all(
+        end in (start, e.start_ms + 400 * len((e.said or e.word).split()))
+        for (end, start), e in zip(known, events, strict=False)
+    )
     assert any(end == start for end, start in known)
     assert events[-1].end_ms in (events[-1].start_ms + 400, 80 * (rig.context.state.end_step or 0))
 

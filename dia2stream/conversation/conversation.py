@@ -465,7 +465,11 @@ class Conversation:
         """The event of a word that begins to sound with the frame that is made now."""
         written, start_ms = word.written, self.outbox.clock_ms
         end = self.words.end_of(word, self.context.state.end_step)
-        end_ms = start_ms + WORD_MS if end is None else start_ms + (end - self.context.frames + 1) * FRAME_MS
+        end_ms = (
+            start_ms + WORD_MS * written.entries
+            if end is None
+            else start_ms + (end - self.context.frames + 1) * FRAME_MS
+        )
         said = None if written.said == written.text else written.said
         speaker = f"S{word.speaker}"
         return WordEvent(word.utterance.id, written.text, speaker, start_ms, said, end_ms, written.start, written.end)

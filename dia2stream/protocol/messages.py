@@ -249,7 +249,7 @@ class WordEvent(_Event):
     word: as the caller wrote it; said: what is spoken for it, where that is something else
     speaker: "S1" or "S2"
     start_ms, end_ms: on the conversation's audio clock, to 1 ms; the end is that of the next word's beginning where it
-    is known, else start_ms + 400
+    is known, else start_ms + 400 for each word that is spoken
     text_start, text_end: its place in the utterance's text, in code points
     """
 
