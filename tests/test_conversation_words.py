@@ -3,7 +3,7 @@
 from itertools import pairwise
 
 import pytest
-from conversations import HELLO, Rig, paused, report, toy
+from conversations import HELLO, Rig, cut, paused, report, said_in_pieces, toy
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -175,3 +175,26 @@ def test_first_audio_is_told_before_the_first_word() -> None:
     kinds = [type(item) for item in rig.items if not isinstance(item, Frame)]
     assert kinds[:3] == [Started, FirstAudio, WordEvent]
     assert rig.do(Pause()).take()
+
+
+MIXED = (
+    "# News\n- **Pay** $5 million [s2]by 4:30 p.m. on May 5, 2024\n- call (212) 555-0147 <think>x</think> or "
+    "<b>No. 5</b> Main St. &amp; see [it](http://a.io/b)... \U0001f600 \u201cok\u201d"
+)
+
+
+@settings(max_examples=60)
+@given(
+    cuts=st.lists(st.integers(1, len(MIXED)), max_size=12),
+    between=st.lists(st.integers(0, 12), min_size=1, max_size=5),
+    last=st.sampled_from(["end", "final"]),
+    ahead=st.integers(0, 2),
+    rules=st.sampled_from(["off", "clean", "spoken"]),
+)
+def test_by_any_rules_text_in_pieces_sounds_like_the_text_at_once(
+    cuts: list[int], between: list[int], last: str, ahead: int, rules: str
+) -> None:
+    settings = TextSettings(rules)  # type: ignore[arg-type]
+    whole = toy(ahead=ahead, text=settings).say(MIXED)
+    pieces = said_in_pieces(toy(ahead=ahead, text=settings), cut(MIXED, cuts), between, last)
+    assert pieces.told == whole.told
