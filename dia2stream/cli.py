@@ -26,6 +26,7 @@ from dia2stream.options import (
     CliFlag,
     ModelOptions,
     PipeOptions,
+    PlanOptions,
     PlayOptions,
     SayOptions,
     ServeOptions,
@@ -315,6 +316,29 @@ def _check_bench(options: BenchOptions, load: CallOptions, kinds: list[str]) -> 
         raise typer.BadParameter("--simulate needs --calls, --calls-per-second or --crowd, and no --url")
     if kinds and (options.max_cold_ms, options.max_inject_ms, options.max_frame_ratio) != (None, None, None):
         raise typer.BadParameter("with many calls at once the gate is --max-first-ms")
+
+
+@command("""\
+  dia2stream plan
+  dia2stream plan 5000 --call-seconds 240 --gpu-price 1.9 --min-gpus 2
+  dia2stream plan 1000000 --model-gb 0 --node-seconds 20 --json plan.json""")
+def plan(
+    options: PlanOptions,
+    calls: Annotated[list[int] | None, typer.Argument(help="Calls a day. Default: 100 10000 1000000.", min=1)] = None,
+) -> None:
+    """Simulate a day of calls on as many GPUs as they need.
+
+    Tells for each number of calls what first audio takes, how many calls are refused or lost, how many GPU hours that
+    is and what a call costs, and which shared part would be full first. No GPU is needed: the machines are simulated
+    with the engine's own scheduler and admission.
+    """
+    if not (0 < options.speaking <= 1 and 0 < options.target <= 1):
+        raise typer.BadParameter("--speaking and --target are shares: more than 0, at most 1")
+    if min(options.node_gbps, options.registry_gbps, options.days_between_deaths) <= 0:
+        raise typer.BadParameter("--node-gbps, --registry-gbps and --days-between-deaths must be more than 0")
+    from dia2stream.bench.simulate.plan import run
+
+    run(calls or [100, 10_000, 1_000_000], options)
 
 
 @command(

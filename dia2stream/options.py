@@ -224,6 +224,38 @@ class CallOptions:
 
 
 @dataclass(frozen=True)
+class PlanOptions:
+    """What `plan` is to believe of calls, machines and prices. Figures that were not measured are marked: assumed."""
+
+    costs: Annotated[str, CliFlag("What work costs on a GPU: h100, or a cost curve's file.", "h100|FILE.json")] = "h100"
+    slots: Annotated[
+        int | None, CliFlag("Conversations of a GPU. Default: as many as memory and admission allow.", "N", low=1)
+    ] = None
+    memory_gb: Annotated[float, CliFlag("GPU memory that is free for conversations.", "GB", low=1)] = 72.0
+    slot_mb: Annotated[float, CliFlag("Memory of one conversation.", "MB", low=1)] = 344.0
+    call_seconds: Annotated[float, CliFlag("How long a call lasts on average; assumed.", "S", low=1)] = 180.0
+    speaking: Annotated[float, CliFlag("Share of a call in which the agent speaks; assumed.", "X")] = 0.5
+    turn_seconds: Annotated[float, CliFlag("How long the agent speaks at once; assumed.", "S", low=1)] = 5.0
+    min_gpus: Annotated[int, CliFlag("GPUs that are always there.", "N", low=0)] = 1
+    max_gpus: Annotated[int, CliFlag("GPUs that can be had.", "N", low=1)] = 1000
+    target: Annotated[float, CliFlag("Share of the slots that the autoscaler keeps taken.", "X")] = 0.7
+    gpu_price: Annotated[float, CliFlag("Of a GPU for an hour; assumed.", "USD", low=0)] = 2.5
+    node_seconds: Annotated[float, CliFlag("Until a new GPU machine is there; assumed.", "S", low=0)] = 120.0
+    image_gb: Annotated[float, CliFlag("Image that a new machine fetches; assumed.", "GB", low=0)] = 5.0
+    model_gb: Annotated[float, CliFlag("Weights that it fetches; 0 with a volume that has them.", "GB", low=0)] = 7.7
+    node_gbps: Annotated[float, CliFlag("What one machine can fetch; assumed.", "GBIT/S")] = 5.0
+    registry_gbps: Annotated[float, CliFlag("What all together can fetch; assumed.", "GBIT/S")] = 40.0
+    load_seconds: Annotated[float, CliFlag("Loading the model.", "S", low=0)] = 6.0
+    warm_up_seconds: Annotated[float, CliFlag("Warm-up with all its compilation.", "S", low=0)] = 60.0
+    days_between_deaths: Annotated[float, CliFlag("Of one server, on average; assumed.", "DAYS")] = 30.0
+    calm: Annotated[bool, CliFlag("No lost GPU and no rollout in the busy hours.")] = False
+    message_us: Annotated[float, CliFlag("CPU that a proxy takes for one frame's message.", "US", low=0)] = 52.0
+    store_ops: Annotated[float, CliFlag("Operations a second of the journal's store; assumed.", "N", low=1)] = 100_000.0
+    seed: Annotated[int, CliFlag("Repeats a day.", "N")] = 0
+    json: Annotated[str | None, CliFlag("Write everything as one line of JSON; - is stdout.", "FILE|-")] = None
+
+
+@dataclass(frozen=True)
 class ServeOptions:
     """Where `serve` listens, to whom, and how patient it is."""
 

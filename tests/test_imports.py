@@ -66,6 +66,7 @@ WITHOUT_TORCH = [
     "dia2.text.machine",
     "dia2stream",
     "dia2stream.audio",
+    "dia2stream.bench.simulate.fleet",
     "dia2stream.bench.simulate.loads",
     "dia2stream.bench.simulate.machine",
     "dia2stream.cli",

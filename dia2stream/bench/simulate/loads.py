@@ -90,31 +90,34 @@ class Requests:
 class PhoneCalls:
     """So many calls in which agent and caller take turns, as those of `bench --calls`.
 
-    turn: seconds that each of them speaks at once, on average; None: as long as the texts of `bench` take, some 6.5 s.
-    listens: what the caller says goes into the context.
+    turn: seconds that the agent speaks at once, on average; None: as long as the texts of `bench` take, some 6.5 s.
+    pause: seconds that the caller then speaks, on average; None: as long as the agent. listens: what the caller says
+    goes into the context.
     """
 
     calls: int
     turn: float | None = None
+    pause: float | None = None
     listens: bool = False
 
     def arrivals(self, random: Random) -> Iterator[Arrival]:
         """All of them come in the first seconds and stay."""
         for at in spread_arrivals(self.calls, _ARRIVE_WITHIN, random):
-            yield Arrival(at, phone_call(Random(random.random()), self.turn, self.listens))
+            yield Arrival(at, self.call(Random(random.random())))
 
-
-def phone_call(random: Random, turn: float | None = None, listens: bool = False) -> Script:
-    """One phone call without end, see `PhoneCalls`."""
-    fresh = True
-    for said in phone_turns(random):
-        frames, heard = spoken_frames(said.text), inf if said.barge_in is None else said.barge_in
-        if turn is not None:
-            shorter = turn * random.gammavariate(4.0, 0.25) / (frames * FRAME_SECONDS)
-            frames, heard = max(5, round(shorter * frames)), shorter * heard
-        yield Say(frames + TAIL_FRAMES, heard, fresh)
-        yield Silence(said.reply * min(frames * FRAME_SECONDS, heard), listens)
-        fresh = False
+    def call(self, random: Random) -> Script:
+        """One of the calls, without end."""
+        fresh = True
+        for said in phone_turns(random):
+            seconds = spoken_frames(said.text) * FRAME_SECONDS
+            heard = inf if said.barge_in is None else said.barge_in
+            if self.turn is not None:
+                wanted = max(0.4, self.turn * random.gammavariate(4.0, 0.25))
+                seconds, heard = wanted, heard * wanted / seconds
+            yield Say(round(seconds / FRAME_SECONDS) + TAIL_FRAMES, heard, fresh)
+            reply = min(seconds, heard) if self.pause is None else self.pause
+            yield Silence(said.reply * reply, self.listens)
+            fresh = False
 
 
 def spoken_frames(text: str) -> int:
