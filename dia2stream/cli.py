@@ -237,6 +237,8 @@ def serve(model: ModelOptions, speech: SpeechOptions, options: ServeOptions) -> 
         raise typer.BadParameter("--tls-key needs --tls-cert")
     if options.token == "":  # of a variable that is not set, most likely: no reason to let everybody in
         raise typer.BadParameter("--token is empty: leave it out, or give a secret")
+    if options.slots != "auto" and not (options.slots.isdecimal() and 1 <= int(options.slots) <= 1024):
+        raise typer.BadParameter(f"--slots is {options.slots[:40]!r}: it must be auto, or a number from 1 to 1024")
     if options.ping_seconds <= 0:
         raise typer.BadParameter("--ping-seconds must be more than 0")
     from dia2stream.server.server import run

@@ -263,6 +263,10 @@ class ServeOptions:
     port: Annotated[int, CliFlag("The port of WebSocket and HTTP; 0 is any that is free.", "N", low=0, high=65535)] = (
         8765
     )
+    slots: Annotated[
+        str,
+        CliFlag("Conversations at once. auto: as many as memory holds and this machine serves in time.", "N|auto"),
+    ] = "1"
     token: Annotated[str | None, CliFlag("A secret that clients must give.", "TEXT")] = None
     allow_origin: Annotated[
         str | None,

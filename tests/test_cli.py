@@ -150,6 +150,7 @@ def test_each_flag_of_serve_can_be_set_by_its_variable(cli, pipe, monkeypatch):
     usual = {int: 2048, float: 2.0, str: "a", str | None: "a"}
     kinds = {field.name: get_args(field.type)[0] for field in fields(ServeOptions)}
     values = {name: usual[kind] if kind in usual else get_args(kind)[-1] for name, kind in kinds.items()}
+    values["slots"] = "8"
     for name, value in values.items():
         monkeypatch.setenv(f"DIA2STREAM_{name.upper()}", str(value))
     cli("serve")

@@ -102,21 +102,21 @@ def memory_guard(
     Needed are the weights, the codec, and the keys and values of one conversation.
     """
     weights = sum(weight.numel() * weight.element_size() for module in modules for weight in module.parameters())
-    needed = weights + mimi_bytes + _cache_bytes(config, dtype)
-    free = _free_bytes(device)
+    needed = weights + mimi_bytes + cache_bytes(config, dtype)
+    free = free_bytes(device)
     if free is not None and needed > free:
         raise _too_large(name, needed, free, device, modules)
     try:
         yield
     except torch.OutOfMemoryError:
-        raise _too_large(name, needed, _free_bytes(device), device, modules) from None
+        raise _too_large(name, needed, free_bytes(device), device, modules) from None
     except RuntimeError as error:
         if "can't allocate memory" not in str(error):  # how torch says it on the CPU
             raise
-        raise _too_large(name, needed, _free_bytes(device), device, modules) from None
+        raise _too_large(name, needed, free_bytes(device), device, modules) from None
 
 
-def _cache_bytes(config: Dia2Config, dtype: torch.dtype) -> int:
+def cache_bytes(config: Dia2Config, dtype: torch.dtype) -> int:
     """The backbone's keys and values of one conversation with guidance: two rows."""
     sizes = config.model.decoder
     column = 2 * sizes.n_layer * sizes.kv_heads * sizes.gqa_head_dim * dtype.itemsize
@@ -137,7 +137,7 @@ def _too_large(
     )
 
 
-def _free_bytes(device: torch.device) -> int | None:
+def free_bytes(device: torch.device) -> int | None:
     """Memory that a new tensor could have; None where the system does not say."""
     if device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(device)

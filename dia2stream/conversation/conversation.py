@@ -250,6 +250,11 @@ class Conversation:
         """Whether the client has paused it."""
         return self.heard_ms is not None
 
+    @property
+    def speaking(self) -> bool:
+        """Whether a turn goes on."""
+        return self._speaking
+
     def wants_step(self) -> bool:
         """Whether a step is wanted, and would be the same whatever text comes next."""
         if not self._speaking or self.paused:

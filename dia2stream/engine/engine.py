@@ -44,6 +44,7 @@ from dia2.steps.voice_cache import VoiceCache
 from dia2.voice.voice import Prefix
 from dia2stream.conversation.conversation import QUEUE_FRAMES, Conversation
 from dia2stream.engine.batch import Batch
+from dia2stream.engine.capacity import Capacity, slots_to_build
 from dia2stream.engine.costs import unmeasured
 from dia2stream.engine.demands import demand_of
 from dia2stream.engine.measure import measured
@@ -78,15 +79,18 @@ class Stats:
 class Engine:
     """A loaded model and its thread.
 
-    slots: how many conversations the engine can hold at once. voices: prefixes by name. history_seconds: how much
-    of itself a conversation remembers that has outlived the model's context. observers: see `EngineObserver`.
+    slots: how many conversations the engine can hold at once, or `auto`: as many as memory holds and this machine
+    serves in time. admission: whether a conversation that would be served badly is refused although a slot is free.
+    voices: prefixes by name. history_seconds: how much of itself a conversation remembers that has outlived the model's
+    context. observers: see `EngineObserver`.
     """
 
     def __init__(
         self,
         checkpoint: Checkpoint,
         *,
-        slots: int = 1,
+        slots: int | str = 1,
+        admission: bool = False,
         speech: SpeechOptions | None = None,
         voices: dict[str, Prefix] | None = None,
         history_seconds: float = 30.0,
@@ -108,6 +112,8 @@ class Engine:
                 raise EngineError(f"voice {name} takes {voice.frames} steps, over half of the model's context")
         self.stats = Stats(last_progress=time.monotonic())
         self.broken: str | None = None  # why no conversation can be had any more
+        self._auto, self._admission = slots == "auto", admission or slots == "auto"
+        slots = slots_to_build(slots, checkpoint)
         self.stepper, reason = make_stepper(checkpoint, slots)
         checkpoint.notes.append(reason)
         self.kept_voices = VoiceCache(voice_cache_mb * 1_000_000)
@@ -117,6 +123,7 @@ class Engine:
         self._observers = tuple(observers)
         self._batch = Batch(self.pool, self._conversation_failed)
         self._scheduler = Scheduler(unmeasured(slots))
+        self.capacity = Capacity(slots)
         self._changed: set[Session] = set()  # whose demands have to be told to the scheduler
         self._roomy: deque[Session] = deque()  # the same, told by other threads: their outboxes have room
         self._due_since: dict[int, float] = {}  # by slot: when a pass that nobody waits for became due
@@ -173,6 +180,10 @@ class Engine:
                 session.finish()
             for session in sessions:
                 self._check_warm_up(session)
+        if self._admission:
+            reason = self.capacity.measured(self._scheduler.costs, self.checkpoint, self._auto)
+            if reason is not None:
+                _log.info("%s", reason)
 
     def _check_warm_up(self, session: Session) -> None:
         for item in session:
@@ -189,10 +200,9 @@ class Engine:
         with self._lock:
             if self.broken or self._closing:
                 raise EngineError(self.broken or "the engine is closed")
-            if not self._free:
-                raise CommandError(
-                    "busy", f"every slot is taken: this engine holds {len(self._sessions)} conversations at a time"
-                )
+            refusal = self.capacity.refusal(len(self._sessions))
+            if refusal is not None:
+                raise CommandError("busy", refusal)
             slot = min(self._free)  # the one that is most likely to have the voice already
             session = self._sessions[slot] = Session(self, self._new_conversation(slot, max_lead_ms, queue_frames))
             self._free.remove(slot)
@@ -209,7 +219,7 @@ class Engine:
     @property
     def free(self) -> int:
         """How many more conversations the engine can hold."""
-        return len(self._free)
+        return max(0, self.capacity.slots - len(self._sessions))
 
     @property
     def rollovers(self) -> int:
@@ -296,6 +306,8 @@ class Engine:
                 if demand is None or demand.waits is not Waits.NOBODY:
                     del self._due_since[slot]
                 self._scheduler.update(slot, demand)
+                self.capacity.demanded(slot, demand, now)
+        self.capacity.observe(now, self._sessions.values())
         self._changed.clear()
 
     def _carry_out_orders(self) -> None:

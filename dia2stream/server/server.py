@@ -36,7 +36,7 @@ from dia2stream.server.logs import set_up
 from dia2stream.server.metrics import Metrics
 from dia2stream.server.port import Port
 from dia2stream.server.service import Service
-from dia2stream.server.slots import SLOTS, Slots, settle
+from dia2stream.server.slots import Slots, settle
 from dia2stream.server.watch import LOOK_SECONDS, Watch
 
 if TYPE_CHECKING:
@@ -145,8 +145,12 @@ class Server:
         from dia2stream.engine.engine import Engine  # takes seconds
 
         return Engine.load(
-            self._model, progress=self._progress, slots=SLOTS, speech=self._speech, observers=[self._metrics]
+            self._model, progress=self._progress, speech=self._speech, observers=[self._metrics], **self._room()
         )
+
+    def _room(self) -> dict[str, Any]:
+        """For how many conversations the engine is made. Several are admitted only while they are served well."""
+        return {"slots": self._options.slots, "admission": self._options.slots != "1"}
 
     def _progress(self, stage: str, done: int, total: int) -> None:
         if self.stage is None or not self.stage.startswith(stage):

@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
-SLOTS = 1
 # A slot that is given back is free after the step that is running. If that takes longer, the engine hangs.
 FREEING_SECONDS = 10.0
 CLOSE_SECONDS = 2.0  # for a client to answer that we close
@@ -73,12 +72,16 @@ class Slots:
 
     def _make_room(self) -> ServedConversation | None:
         """Takes a slot from whoever needs it least, if all are taken. Raises CommandError when all need theirs."""
-        if len(self._served) < SLOTS:
+        if len(self._served) < self._size:
             return None
         idle = [served for served in self._served.values() if self._gives_way(served)]
         if not idle:
-            raise CommandError("busy", f"every slot is taken: this server speaks {SLOTS} conversation at a time")
+            raise CommandError("busy", f"every slot is taken: this server holds {self._size} at a time")
         return self._served.pop(min(idle, key=lambda served: served.since).id)
+
+    @property
+    def _size(self) -> int:
+        return 1 if self.engine is None else self.engine.capacity.slots
 
     def _gives_way(self, served: ServedConversation) -> bool:
         silent = not served.begun and time.monotonic() - served.since > self._options.linger
@@ -151,10 +154,10 @@ class Slots:
         outboxes = [served.session.conversation.outbox for served in all_served if served.connected]
         now = time.monotonic()
         yield "ready", "Whether the model is loaded", self.engine is not None
-        yield "slots", "Conversations that fit at once", SLOTS
+        yield "slots", "Conversations that fit at once", self._size
         yield "slots_taken", "Slots whose client is connected", self.connected
         # The names of the release before this one; the next release drops them.
-        yield "seats", "Old name of slots", SLOTS
+        yield "seats", "Old name of slots", self._size
         yield "seats_taken", "Old name of slots_taken", self.connected
         yield "lingering", "Conversations that wait for their client", len(all_served) - self.connected
         yield "real_time_factor", "Work for a second of audio, in seconds, of late", self._metrics.real_time_factor

@@ -1,0 +1,98 @@
+"""How many conversations an engine is built for, and whether one more is served well now.
+
+`slots` says it as a number, or `auto`: as many as the device's memory holds, at most what one step can take. After the
+warm-up has measured what the work costs, `auto` keeps those that this machine serves in time, and says why.
+"""
+
+import time
+from collections.abc import Collection
+
+from dia2.checkpoint.device import cache_bytes, free_bytes
+from dia2.checkpoint.load import Checkpoint
+from dia2.codec.frames import BACK_FRAMES
+from dia2stream.engine.admission import Admission, slots_for
+from dia2stream.engine.costs import CostCurve
+from dia2stream.engine.scheduler import Demand, Waits
+from dia2stream.engine.session import Session
+from dia2stream.errors import EngineError
+
+# What `auto` builds at most: as many as one step takes. On a CPU every slot makes the warm-up longer.
+_MOST, _MOST_ON_CPU = 128, 16
+_SPARE_MEMORY = 0.1  # of what is free, for passes of many columns
+_OBSERVE_SECONDS = 1.0
+# A listener who is dry for a shorter time is the clock's coarseness, not a late frame.
+_LATE_SECONDS = 0.02
+
+
+def slots_to_build(slots: int | str, checkpoint: Checkpoint) -> int:
+    """The slots that the stepper gets. Raises EngineError for something that is neither a number from 1 nor `auto`."""
+    if slots == "auto":
+        most = _MOST if checkpoint.device.type == "cuda" else _MOST_ON_CPU
+        return max(1, min(most, int(_free(checkpoint) // slot_bytes(checkpoint))))
+    if not str(slots).isdecimal() or not 1 <= int(slots) <= 1024:
+        raise EngineError(f"slots is {str(slots)[:40]!r}: it must be auto, or a number from 1 to 1024")
+    return int(slots)
+
+
+def slot_bytes(checkpoint: Checkpoint) -> int:
+    """Memory that one slot takes: the model's cache and the codec's state are nearly all of it."""
+    return cache_bytes(checkpoint.config, checkpoint.dtype) + checkpoint.codec.state(1, BACK_FRAMES).bytes
+
+
+def _free(checkpoint: Checkpoint) -> float:
+    free = free_bytes(checkpoint.device)
+    return float("inf") if free is None else free * (1 - _SPARE_MEMORY)
+
+
+class Capacity:
+    """Admits conversations. Until the costs were measured, the slots alone decide.
+
+    slots: how many conversations are admitted at most.
+    """
+
+    def __init__(self, slots: int) -> None:
+        self.slots = slots
+        self._admission: Admission | None = None
+        self._observed = -_OBSERVE_SECONDS
+        self._starts = 0
+        self._starting: dict[int, float] = {}  # by slot: since when its newest turn waits
+
+    def measured(self, costs: CostCurve, checkpoint: Checkpoint, auto: bool) -> str | None:
+        """The machine's costs are known. Returns what `auto` has chosen and why, None for a given number of slots."""
+        reason = None
+        if auto:
+            each = slot_bytes(checkpoint)
+            chosen = slots_for(costs, _free(checkpoint) + self.slots * each, each)
+            self.slots = min(self.slots, chosen.slots)
+            reason = f"slots: {self.slots}, {chosen.reason}"
+        self._admission = Admission(costs, self.slots)
+        return reason
+
+    def refusal(self, conversations: int) -> str | None:
+        """Why there can be no conversation besides so many; None: there can."""
+        if conversations >= self.slots:
+            return f"every slot is taken: this engine holds {self.slots} at a time"
+        if self._admission is None:
+            return None
+        refusal = self._admission.refusal(time.monotonic(), conversations)
+        return None if refusal is None else refusal.reason
+
+    # ---- The engine's thread ----
+
+    def demanded(self, slot: int, demand: Demand | None, now: float) -> None:
+        """What a conversation asks for has changed: counts turns that begin, and frames that are late."""
+        if demand is None:
+            return
+        if demand.waits is Waits.STARTING and self._starting.get(slot) != demand.since:
+            self._starting[slot] = demand.since
+            self._starts += 1
+        late = now - demand.deadline
+        if self._admission and demand.waits is Waits.SPEAKING and demand.ready and late > _LATE_SECONDS:
+            self._admission.late(now, late)
+
+    def observe(self, now: float, sessions: Collection[Session]) -> None:
+        """How much goes on; looks about once a second."""
+        if self._admission and now - self._observed >= _OBSERVE_SECONDS:
+            speaking = sum(session.conversation.speaking for session in list(sessions))
+            self._admission.observe(now, len(sessions), speaking, self._starts)
+            self._observed, self._starts = now, 0

@@ -1,0 +1,50 @@
+"""A server of several slots: conversations side by side, and what happens when all are taken."""
+
+import asyncio
+
+import numpy as np
+import pytest
+from serving import SHORT, Serve, hear, on_loop, sound
+
+from dia2stream.client import connect
+from dia2stream.errors import CommandError
+
+
+@pytest.fixture(scope="module")
+def server():
+    with Serve(slots="2") as server:
+        yield server
+
+
+async def say(server: Serve, seed: int) -> bytes:
+    async with connect(server.url) as client:
+        await client.start(SHORT, seed=seed)
+        return sound(await hear(client))
+
+
+@on_loop
+async def test_two_clients_speak_at_once_and_each_sounds_as_alone(server):
+    alone = [await say(server, seed) for seed in (1, 2)]
+    together = await asyncio.gather(say(server, 1), say(server, 2))
+    for one, other in zip(together, alone, strict=True):
+        # A batch of another size rounds differently, by at most one step of PCM16.
+        steps = np.frombuffer(one, "<i2").astype(int) - np.frombuffer(other, "<i2")
+        assert abs(steps).max() <= 1
+
+
+@on_loop
+async def test_a_client_beyond_the_slots_is_busy_until_one_is_free(server):
+    async with connect(server.url) as first, connect(server.url) as second:
+        await first.start(SHORT, seed=1)
+        await second.start(SHORT, seed=2)
+        with pytest.raises(CommandError, match="every slot is taken: this server holds 2 at a time"):
+            await connect(server.url)
+    assert await say(server, 1)
+
+
+@on_loop
+async def test_metrics_count_the_slots_and_those_that_are_taken(server):
+    async with connect(server.url):
+        _, body, *_ = await asyncio.to_thread(server.get, "/metrics")
+    assert "dia2stream_slots 2.0" in body
+    assert "dia2stream_slots_taken 1.0" in body
