@@ -36,27 +36,29 @@ def test_slots_alone_decide_until_the_costs_are_known():
 
 def test_a_slow_machine_keeps_as_many_as_it_serves_and_says_why():
     capacity = Capacity(16)
-    reason = capacity.measured(SLOW, tiny(), auto=True)
+    reason = capacity.choose(SLOW, tiny())
     assert capacity.slots == 1
-    assert reason is not None
     assert reason.startswith("slots: 1, ")
 
 
-def test_a_number_that_was_asked_for_is_kept_and_who_would_be_served_badly_is_refused():
+def test_a_fast_machine_keeps_all_slots_that_were_built():
     capacity = Capacity(16)
-    assert capacity.measured(SLOW, tiny(), auto=False) is None
+    capacity.choose(H100, tiny())
     assert capacity.slots == 16
-    assert "first audio would take" in str(capacity.refusal(1))
-    fast = Capacity(16)
-    fast.measured(H100, tiny(), auto=False)
-    assert fast.refusal(15) is None
+    assert capacity.refusal(15) is None
 
 
 def test_a_late_frame_keeps_new_conversations_out_for_a_while(monkeypatch):
     capacity = Capacity(16)
-    capacity.measured(H100, tiny(), auto=False)
+    capacity.choose(H100, tiny())
     monkeypatch.setattr("time.monotonic", lambda: 100.0)
     capacity.demanded(3, Demand(Waits.SPEAKING, deadline=99.9), 100.0)
     assert "late" in str(capacity.refusal(2))
     monkeypatch.setattr("time.monotonic", lambda: 110.0)
     assert capacity.refusal(2) is None
+
+
+def test_a_number_of_slots_is_kept_whatever_goes_on():
+    capacity = Capacity(16)
+    capacity.demanded(3, Demand(Waits.SPEAKING, deadline=0.0), 100.0)
+    assert capacity.refusal(15) is None

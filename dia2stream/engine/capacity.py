@@ -45,7 +45,7 @@ def _free(checkpoint: Checkpoint) -> float:
 
 
 class Capacity:
-    """Admits conversations. Until the costs were measured, the slots alone decide.
+    """Admits conversations. A number of slots decides alone; `auto` also looks at what is going on.
 
     slots: how many conversations are admitted at most.
     """
@@ -57,16 +57,13 @@ class Capacity:
         self._starts = 0
         self._starting: dict[int, float] = {}  # by slot: since when its newest turn waits
 
-    def measured(self, costs: CostCurve, checkpoint: Checkpoint, auto: bool) -> str | None:
-        """The machine's costs are known. Returns what `auto` has chosen and why, None for a given number of slots."""
-        reason = None
-        if auto:
-            each = slot_bytes(checkpoint)
-            chosen = slots_for(costs, _free(checkpoint) + self.slots * each, each)
-            self.slots = min(self.slots, chosen.slots)
-            reason = f"slots: {self.slots}, {chosen.reason}"
+    def choose(self, costs: CostCurve, checkpoint: Checkpoint) -> str:
+        """Does what `auto` means, now that the machine's costs are known. Returns the number and its reason."""
+        each = slot_bytes(checkpoint)
+        chosen = slots_for(costs, _free(checkpoint) + self.slots * each, each)
+        self.slots = min(self.slots, chosen.slots)
         self._admission = Admission(costs, self.slots)
-        return reason
+        return f"slots: {self.slots}, {chosen.reason}"
 
     def refusal(self, conversations: int) -> str | None:
         """Why there can be no conversation besides so many; None: there can."""

@@ -80,7 +80,7 @@ class Engine:
     """A loaded model and its thread.
 
     slots: how many conversations the engine can hold at once, or `auto`: as many as memory holds and this machine
-    serves in time. admission: whether a conversation that would be served badly is refused although a slot is free.
+    serves in time. With `auto`, a conversation that would be served badly is refused although a slot is free.
     voices: prefixes by name. history_seconds: how much of itself a conversation remembers that has outlived the model's
     context. observers: see `EngineObserver`.
     """
@@ -90,7 +90,6 @@ class Engine:
         checkpoint: Checkpoint,
         *,
         slots: int | str = 1,
-        admission: bool = False,
         speech: SpeechOptions | None = None,
         voices: dict[str, Prefix] | None = None,
         history_seconds: float = 30.0,
@@ -112,7 +111,7 @@ class Engine:
                 raise EngineError(f"voice {name} takes {voice.frames} steps, over half of the model's context")
         self.stats = Stats(last_progress=time.monotonic())
         self.broken: str | None = None  # why no conversation can be had any more
-        self._auto, self._admission = slots == "auto", admission or slots == "auto"
+        self._auto = slots == "auto"
         slots = slots_to_build(slots, checkpoint)
         self.stepper, reason = make_stepper(checkpoint, slots)
         checkpoint.notes.append(reason)
@@ -180,10 +179,8 @@ class Engine:
                 session.finish()
             for session in sessions:
                 self._check_warm_up(session)
-        if self._admission:
-            reason = self.capacity.measured(self._scheduler.costs, self.checkpoint, self._auto)
-            if reason is not None:
-                _log.info("%s", reason)
+        if self._auto:
+            _log.info("%s", self.capacity.choose(self._scheduler.costs, self.checkpoint))
 
     def _check_warm_up(self, session: Session) -> None:
         for item in session:

@@ -145,12 +145,12 @@ class Server:
         from dia2stream.engine.engine import Engine  # takes seconds
 
         return Engine.load(
-            self._model, progress=self._progress, speech=self._speech, observers=[self._metrics], **self._room()
+            self._model,
+            progress=self._progress,
+            speech=self._speech,
+            observers=[self._metrics],
+            slots=self._options.slots,
         )
-
-    def _room(self) -> dict[str, Any]:
-        """For how many conversations the engine is made. Several are admitted only while they are served well."""
-        return {"slots": self._options.slots, "admission": self._options.slots != "1"}
 
     def _progress(self, stage: str, done: int, total: int) -> None:
         if self.stage is None or not self.stage.startswith(stage):
