@@ -96,7 +96,8 @@ class GraphStepper(Stepper):
             raise ValueError(f"slots are {list(slots)}, there must be at least one and none twice")
         size = size_for(len(slots), self.sizes)
         drawing = [slot for slot in slots if self._codebooks_due(slot) > 1]
-        self._active, self._lines = list(slots), [*drawing, *(slot for slot in slots if slot not in set(drawing))]
+        others = set(slots).difference(drawing)
+        self._active, self._lines = list(slots), [*drawing, *(slot for slot in slots if slot in others)]
         lines = [self._line(slot) for slot in self._lines] + [self._unused] * (size - len(slots))
         self._host[:size] = torch.tensor(lines)
         self._due_codes = self.depformers[size_for(len(drawing), self.sizes)] if drawing else None

@@ -64,6 +64,11 @@ class Stepper:
         # one of its columns twice.
         self.capacity = config.runtime.max_context_steps + 2
         self.delays = data.delays
+        # By the number of frames that are not known up to the next column: how many of its codebooks are to be drawn.
+        self._due_by_newest = [
+            max((k + 1 for k, delay in enumerate(self.delays) if newest >= delay), default=0)
+            for newest in range(max(self.delays) + 1)
+        ]
         self.opening: TextColumn = (checkpoint.tokenizer.bos, data.text_pad_token_id)
         self.slots = [Slot(0, self.opening) for _ in range(slots)]
         self.cache = KVCache.allocate(config, slots, 2, self.capacity, device, backbone.cb0_head.dtype)
@@ -174,7 +179,7 @@ class Stepper:
         Known codebooks before it are drawn too, because each stage reads the code that the stage before it drew.
         """
         newest = self.slots[slot].column + 1 - self.slots[slot].known
-        return max((k + 1 for k, delay in enumerate(self.delays) if newest >= delay), default=0)
+        return self._due_by_newest[min(newest, len(self._due_by_newest) - 1)] if newest >= 0 else 0
 
     def _draw_codes(self, step: "_Step", count: int) -> list[Tensor]:
         """The first `count` codebooks of the next column, each int64 [n]."""
