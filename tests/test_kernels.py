@@ -11,10 +11,12 @@ require("triton")
 from models import dequantized
 
 from dia2.checkpoint.load import LoadOptions, load_checkpoint
+from dia2.codec.ring import RingView, attend_ring
 from dia2.cuda.kernels import products as kernels
 from dia2.cuda.kernels.attention import Attention
 from dia2.cuda.kernels.draws import Sampler
 from dia2.cuda.kernels.launch import COLUMN, KNOWN, SLOT, STEP_FIELDS, UNUSED
+from dia2.cuda.kernels.ring import attend_ring_fused
 from dia2.cuda.stepper import GraphStepper
 from dia2.model.fp8 import Fp8Matrix
 from dia2.model.layers import RMSNorm, attend, rotate
@@ -192,6 +194,39 @@ def test_attention_at_one_index_for_all_rows() -> None:
         close(keys[:, :, stage], rms(k, gain))
         expected = attend(rms(q, gain)[:, None], keys[:, :, : stage + 1], values[:, :, : stage + 1], None)
         close(out, expected.flatten(1))
+
+
+@pytest.mark.parametrize(("steps", "groups", "cuts"), [(2, 4, [3, 9, 1]), (4, 2, [2, 8, 30])])
+def test_attention_over_rings_turns_writes_and_sums_as_plain_operations_do(
+    steps: int, groups: int, cuts: list[int]
+) -> None:
+    heads, width, window, capacity, slots = 4, 16, 24, 48, 3
+    rings = [torch.zeros(slots, groups, capacity, width, device=DEVICE) for _ in range(4)]
+    position = torch.tensor([7, 0, 1000], device=DEVICE)
+    filled = torch.zeros(slots, dtype=torch.int64, device=DEVICE)
+    for number in range(sum(cuts)):
+        rows = torch.tensor([[2, 0], [0, 1], [1, 2]][number % 3], device=DEVICE)
+        angles = torch.randn(2, steps, 1, width // 2, device=DEVICE)
+        view = RingView(
+            torch.polar(torch.ones_like(angles), angles),
+            rows,
+            rows,
+            position[rows],
+            filled[rows],
+            steps,
+            capacity,
+            window,
+        )
+        qkv = noise(2, steps, (heads + 2 * groups) * width)
+        expected = attend_ring(qkv.clone(), rings[0], rings[1], view)
+        close(attend_ring_fused(qkv, rings[2], rings[3], view), expected)
+        close(rings[2], rings[0])
+        close(rings[3], rings[1])
+        position[rows] += steps
+        filled[rows] = (filled[rows] + steps).clamp(max=capacity)
+        if number in cuts:  # one goes back
+            position[rows[0]] -= 2 * steps
+            filled[rows[0]] -= 2 * steps
 
 
 SETTINGS = [

@@ -599,9 +599,9 @@ def test_the_process_keeps_its_choice_of_precision(small: Mimi, monkeypatch: pyt
     seen: list[str] = []
     forward = small.decoder.forward
 
-    def spy(codes: Tensor, state: DecoderState, rows: None) -> Tensor:
+    def spy(codes: Tensor, state: DecoderState, *options: Any) -> Tensor:
         seen.append(torch.get_float32_matmul_precision())
-        return forward(codes, state, rows)
+        return forward(codes, state, *options)
 
     monkeypatch.setattr(small.decoder, "forward", spy)
     torch.set_float32_matmul_precision("high")

@@ -14,13 +14,14 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Final, NamedTuple
+from typing import Final
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dia2.codec.config import STRIDE, MimiConfig
+from dia2.codec.ring import Attend, RingView, attend_ring
 from dia2.codec.state import DecoderState, StateShape
 
 _USAGE_FLOOR: Final = 1e-5  # for codebook entries that training never used, whose usage of 0 would divide by zero
@@ -98,11 +99,13 @@ class MimiDecoder(nn.Module):
         exponents = torch.arange(0, width, 2, dtype=torch.float64, device=device) / width
         self.register_buffer("frequencies", self.config.rope_theta**-exponents)
 
-    def forward(self, codes: Tensor, state: DecoderState, rows: Tensor | None = None) -> Tensor:
+    def forward(
+        self, codes: Tensor, state: DecoderState, rows: Tensor | None = None, attend: Attend = attend_ring
+    ) -> Tensor:
         """Codes [n, codebooks, frames] -> sound [n, frames * frame_samples]; moves n slots of `state` on.
 
         rows: int64 [n], the slot of each, none twice; without it they are for all slots in order, which copies less.
-        frames: 1..FRAMES_PER_PASS.
+        frames: 1..FRAMES_PER_PASS. attend: how the transformer attends.
         """
         frames, where = codes.shape[2], slice(None) if rows is None else rows
         each = torch.arange(codes.shape[0], device=codes.device) if rows is None else rows
@@ -111,7 +114,7 @@ class MimiDecoder(nn.Module):
         x: Tensor = self.upsample(self.codes(codes), parts)  # [n, 2 frames, hidden]
         view = self._look(state, x.shape[1], where, each)
         for number, layer in enumerate(self.layers):
-            x = layer(x, state.keys[number], state.values[number], view)
+            x = layer(x, state.keys[number], state.values[number], view, attend)
         x = self.first(x, parts)
         for stage in self.stages:
             x = stage(x, parts)
@@ -124,23 +127,20 @@ class MimiDecoder(nn.Module):
     def _parts(self) -> list[_Part]:
         return [module for module in self.modules() if isinstance(module, _Part)]
 
-    def _look(self, state: DecoderState, steps: int, where: Tensor | slice, each: Tensor) -> _View:
-        """Where the next `steps` positions of n slots go, and what they see."""
-        capacity, ring = state.capacity, torch.arange(state.capacity, device=each.device)
-        order = ring[:steps]
-        now = state.position[where, None] + order  # [n, steps]
+    def _look(self, state: DecoderState, steps: int, where: Tensor | slice, each: Tensor) -> RingView:
+        """What the next `steps` positions of n slots see."""
+        position = state.position[where]
+        now = position[:, None] + torch.arange(steps, device=each.device)
         angles = now[:, :, None, None] * self.frequencies  # float64: exact enough after years
-        # How many positions before the last of these steps each entry of the ring was written, or would have been.
-        age = (now[:, -1:] - ring) % capacity  # [n, capacity]
-        written = age < state.filled[where, None] + steps
-        distance = age[:, None] - (steps - 1 - order)[:, None]  # [n, steps, capacity], from query back to key
-        visible = (distance >= 0) & (distance < self.config.sliding_window) & written[:, None]
-        mask = torch.zeros(visible.shape, device=visible.device).masked_fill_(~visible, -math.inf)
-        return _View(
+        return RingView(
             rotation=torch.polar(torch.ones_like(angles), angles).to(torch.complex64),
+            slots=each,
             read=where,
-            write=(each[:, None], now % capacity),
-            mask=mask[:, None],
+            position=position,
+            filled=state.filled[where],
+            steps=steps,
+            capacity=state.capacity,
+            window=self.config.sliding_window,
         )
 
 
@@ -154,15 +154,6 @@ def _seanet(config: MimiConfig) -> tuple[_Conv, nn.ModuleList, _Conv]:
         width //= 2
         index += 2 + config.num_residual_layers
     return first, stages, _Conv(f"decoder.layers.{index + 1}.conv", width, 1, config.last_kernel_size)
-
-
-class _View(NamedTuple):
-    """What attention needs to know about the steps of one pass, the same for all layers."""
-
-    rotation: Tensor  # complex64 [n, steps, 1, head_dim / 2]
-    read: Tensor | slice  # the slots whose rings are read
-    write: tuple[Tensor, Tensor]  # int64 [n, 1] slots and [n, steps] places in the rings
-    mask: Tensor  # float32 [n, 1, steps, capacity], 0 or -inf
 
 
 class _Part(nn.Module):
@@ -295,26 +286,11 @@ class _Layer(_Part):
         self.down.mul_(self.mlp_scale[:, None])
         del self.attention_scale, self.mlp_scale
 
-    def forward(self, x: Tensor, keys: Tensor, values: Tensor, view: _View) -> Tensor:
+    def forward(self, x: Tensor, keys: Tensor, values: Tensor, view: RingView, attend: Attend) -> Tensor:
         """[n, steps, hidden] -> the same shape. keys, values: rings of all slots, [slots, groups, capacity, width]."""
-        x = _linear(self._attend(self.attention_norm(x), keys, values, view), self.out).add_(x)
+        mixed = attend(_linear(self.attention_norm(x), self.qkv), keys, values, view)
+        x = _linear(mixed, self.out).add_(x)
         return _linear(F.gelu(_linear(self.mlp_norm(x), self.up)), self.down).add_(x)
-
-    def _attend(self, x: Tensor, keys: Tensor, values: Tensor, view: _View) -> Tensor:
-        slots, steps, _ = x.shape
-        pairs = _linear(x, self.qkv).view(slots, steps, -1, self.width // 2, 2)
-        turned, value = torch.split(pairs, [self.heads + self.groups, self.groups], dim=2)
-        turned = torch.view_as_real(torch.view_as_complex(turned) * view.rotation)
-        query, key = torch.split(turned.flatten(3), [self.heads, self.groups], dim=2)
-        slot, place = view.write
-        keys[slot, :, place], values[slot, :, place] = key, value.flatten(3)
-        keys, values = keys[view.read], values[view.read]
-        # The query heads that share a key head are treated as more steps. Attention is written out, because a fused
-        # kernel, which works along the keys, takes three times as long for so few queries.
-        query = query.transpose(1, 2).reshape(slots, self.groups, -1, self.width)
-        scores = (query @ keys.transpose(2, 3)).view(slots, self.heads, steps, -1).add_(view.mask)
-        mixed = torch.softmax(scores, dim=3).view(slots, self.groups, -1, scores.shape[3]) @ values
-        return mixed.view(slots, self.heads, steps, self.width).transpose(1, 2).flatten(2)
 
 
 class _Stage(nn.Module):

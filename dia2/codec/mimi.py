@@ -39,6 +39,7 @@ from torch import Tensor, nn
 
 from dia2.codec.config import MimiConfig
 from dia2.codec.decoder import MimiDecoder, exact_float32
+from dia2.codec.ring import Attend, attend_ring
 from dia2.codec.state import FRAMES_PER_PASS, DecoderState
 from dia2.errors import CheckpointError, first_line
 from dia2.strict_json import read_object
@@ -107,13 +108,18 @@ class Mimi:
 
     @torch.no_grad()
     def decode(
-        self, codes: Tensor, state: DecoderState | None = None, check: bool = True, rows: Tensor | None = None
+        self,
+        codes: Tensor,
+        state: DecoderState | None = None,
+        check: bool = True,
+        rows: Tensor | None = None,
+        attend: Attend = attend_ring,
     ) -> Tensor:
         """Codes int64 [n, codebooks, frames] -> sound float32 [n, frames * frame_samples], moving `state` on.
 
         Without a state, codes are whole sequences, which begin from silence. The sound is the same however a sequence
         is cut into calls. rows: int64 [n], the slots of `state` that the codes are for, none twice; without it, all of
-        them in order.
+        them in order. attend: how the transformer attends (ring.py).
 
         Raises ValueError for a wrong shape, dtype or state, and for an id outside 0..codebook_size-1. With check=False
         ids are not looked at, which on CUDA would wait for the device; an id that is no code then adds nothing.
@@ -126,10 +132,10 @@ class Mimi:
         state = self.state(slots) if state is None else state
         step = max(1, FRAMES_PER_PASS // slots)
         if 0 < frames <= step:
-            return self._pass(codes, state, rows)
+            return self._pass(codes, state, rows, attend)
         out = torch.empty(slots, frames * self.frame_samples, device=self.device)
         for i in range(0, frames, step):
-            sound = self._pass(codes[:, :, i : i + step], state, rows)
+            sound = self._pass(codes[:, :, i : i + step], state, rows, attend)
             out[:, i * self.frame_samples :][:, : sound.shape[1]] = sound
         return out
 
@@ -151,9 +157,9 @@ class Mimi:
         codes: Tensor = found.audio_codes[0]
         return codes.to(torch.int64)
 
-    def _pass(self, codes: Tensor, state: DecoderState, rows: Tensor | None) -> Tensor:
+    def _pass(self, codes: Tensor, state: DecoderState, rows: Tensor | None, attend: Attend) -> Tensor:
         with exact_float32():
-            sound: Tensor = self.decoder(codes, state, rows)
+            sound: Tensor = self.decoder(codes, state, rows, attend)
         return sound
 
     def _check_call(self, codes: Tensor, state: DecoderState | None, rows: Tensor | None) -> None:
