@@ -34,7 +34,11 @@ def make_codec(codec: Mimi, slots: int = 1) -> FrameCodec:
         return FrameCodec(codec, slots)
     from dia2.cuda.codec import GraphCodec
 
-    return GraphCodec(codec, slots)
+    if obstacle_to_graphs(codec.device) is not None:
+        return GraphCodec(codec, slots)
+    from dia2.cuda.kernels.ring import attend_ring_fused  # imports triton
+
+    return GraphCodec(codec, slots, attend_ring_fused)
 
 
 def obstacle_to_graphs(device: torch.device) -> str | None:

@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from dia2.backend import make_codec
 from dia2.codec.config import PUBLISHED
 from dia2.codec.frames import BACK_FRAMES, FrameCodec
 from dia2.codec.mimi import Mimi
@@ -26,9 +27,9 @@ def mimi() -> Mimi:
 
 
 def captured(slots: int = 1) -> FrameCodec:
-    from dia2.cuda.codec import GraphCodec  # imports triton
-
-    return GraphCodec(mimi(), slots)
+    codec = make_codec(mimi(), slots)
+    assert type(codec).__name__ == "GraphCodec"
+    return codec
 
 
 def draw_codes(frames: int, slots: int = 1) -> Tensor:
@@ -52,6 +53,14 @@ def test_any_of_the_slots_in_any_order_sound_as_each_does_alone(slots: int) -> N
             done[slot] += 1
     for slot in dice.sample(range(slots), min(slots, 8)):
         close(heard[slot].flatten(), mimi().decode(codes[slot : slot + 1])[0])
+
+
+def test_without_triton_the_codec_is_captured_with_plain_attention() -> None:
+    from dia2.cuda.codec import GraphCodec
+
+    codec, codes = GraphCodec(mimi(), 3), draw_codes(FRAMES, 2)
+    sounds = [codec.submit([2, 0], codes[:, :, frame, None]).pcm() for frame in range(FRAMES)]
+    close(torch.cat(sounds, dim=1), mimi().decode(codes))
 
 
 def test_batches_that_are_submitted_before_the_first_is_heard_are_all_right() -> None:

@@ -9,14 +9,16 @@ What was played before is heard again by the graph of one slot, and by another o
 whatever a conversation goes back to, the GPU meets no shape for the first time.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from dia2.codec.frames import FrameCodec, Sounds
 from dia2.codec.mimi import Mimi
+from dia2.codec.ring import Attend, attend_ring
 from dia2.cuda.graphs import Capture, batch_sizes, size_for
 from dia2.model.slots import on_device
 
@@ -24,11 +26,15 @@ _MANY = 16  # frames that one slot hears at once, in about the time of two alone
 
 
 class GraphCodec(FrameCodec):
-    """A FrameCodec whose passes are CUDA graphs; construction warms up and captures all of them."""
+    """A FrameCodec whose passes are CUDA graphs; construction warms up and captures all of them.
+
+    attend: how the transformer attends in passes of one frame, by one kernel where Triton is there (backend.py).
+    passes: by batch size, the graph that decodes a frame of so many rows.
+    """
 
     _spare = 1
 
-    def __init__(self, mimi: Mimi, slots: int = 1) -> None:
+    def __init__(self, mimi: Mimi, slots: int = 1, attend: Attend = attend_ring) -> None:
         super().__init__(mimi, slots)
         self.device = mimi.device
         self.sizes = batch_sizes(slots)
@@ -40,8 +46,8 @@ class GraphCodec(FrameCodec):
             self._codes = torch.zeros(self.sizes[-1], mimi.codebooks, 1, dtype=torch.int64, device=self.device)
             self._many = torch.zeros(1, mimi.codebooks, _MANY, dtype=torch.int64, device=self.device)
             self._sound = torch.zeros(self.sizes[-1], mimi.frame_samples, device=self.device)
-            self.passes = {size: capture(self._pass(size)) for size in reversed(self.sizes)}
-            self._hear_many = capture(lambda: self._run(self._many, 1))
+            self.passes = {size: capture(partial(self._pass, size, attend)) for size in reversed(self.sizes)}
+            self._hear_many = capture(lambda: self._run(self._many, 1, attend_ring))
             self.state.reset()
         self.stream.synchronize()
 
@@ -71,16 +77,12 @@ class GraphCodec(FrameCodec):
             self._codes[0].copy_(codes[:, start : start + 1])
             self.passes[1]()
 
-    def _pass(self, size: int) -> Callable[[], None]:
+    def _pass(self, size: int, attend: Attend) -> None:
         """Decodes a frame of the first `size` rows."""
+        self._sound[:size] = self._run(self._codes[:size], size, attend)
 
-        def work() -> None:
-            self._sound[:size] = self._run(self._codes[:size], size)
-
-        return work
-
-    def _run(self, codes: Tensor, size: int) -> Tensor:
-        return self.mimi.decode(codes, self.state, check=False, rows=self._rows[:size])
+    def _run(self, codes: Tensor, size: int, attend: Attend) -> Tensor:
+        return self.mimi.decode(codes, self.state, check=False, rows=self._rows[:size], attend=attend)
 
     def _set_rows(self, slots: Sequence[int], size: int) -> None:
         """Says which slots the next pass is for; the rows that are left are for the spare one."""
