@@ -19,6 +19,7 @@ from typing import Annotated, Any, get_args, get_type_hints
 import typer
 
 from dia2stream import __version__
+from dia2stream.help import GroupedCommand, WholeSummaries
 from dia2stream.options import (
     BenchOptions,
     CallOptions,
@@ -40,6 +41,7 @@ ENDINGS = ("", ".wav", ".mp3", ".flac", ".ogg")  # of what `say` writes
 ENVIRONMENT = "Every flag has an environment variable: --cfg-scale is DIA2STREAM_CFG_SCALE. The flag wins."
 
 app = typer.Typer(
+    cls=WholeSummaries,
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -48,15 +50,15 @@ app = typer.Typer(
 )
 
 
-voices = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
-app.add_typer(voices, name="voice", help="Make a voice of a clip, look at one, hear it.")
+voices = typer.Typer(cls=WholeSummaries, no_args_is_help=True, rich_markup_mode=None)
+app.add_typer(voices, name="voice", help="Make a voice from a clip, look at one, hear it.")
 
 
 def command(examples: str, group: typer.Typer = app) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Register a function as the command of its name, its dataclass parameters spread out into flags."""
 
     def register(body: Callable[..., None]) -> Callable[..., None]:
-        group.command(epilog=f"{ENVIRONMENT}\n\n\b\nExamples:\n{examples}")(_spread(body))
+        group.command(cls=GroupedCommand, epilog=f"{ENVIRONMENT}\n\n\b\nExamples:\n{examples}")(_spread(body))
         return body
 
     return register
@@ -98,6 +100,7 @@ def _flag(field: Field[Any], group: type[Any]) -> inspect.Parameter:
         parser=_number_or_auto(about) if about.auto else None,
         min=None if about.auto else getattr(rule, "low", about.low),
         max=getattr(rule, "high", about.high),
+        rich_help_panel=getattr(group, "heading", "Options"),
     )
     return inspect.Parameter(field.name, inspect.Parameter.KEYWORD_ONLY, default=flag, annotation=kind)
 
@@ -155,7 +158,10 @@ def dia2stream(
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Show the version and exit.")
     ] = False,
 ) -> None:
-    """Speaks with Dia2, streaming: text goes in while it speaks, audio comes out in chunks of 80 ms."""
+    """A speech engine for voice agents: text goes in while it speaks, audio comes out in chunks of 80 ms.
+
+    Begin with: dia2stream say "[S1] Hello there."
+    """
 
 
 @command("""\
@@ -163,20 +169,20 @@ def dia2stream(
   dia2stream pipe --encoding mulaw --sample-rate 8000 < commands.jsonl > call.ulaw
   fortune | dia2stream pipe --text |
     ffplay -nodisp -autoexit -f s16le -sample_rate 24000 -probesize 32 -""")
-def pipe(model: ModelOptions, speech: SpeechOptions, stream: PipeOptions) -> None:
-    """Speak what comes in on stdin: JSON lines in, audio out, events on stderr.
+def pipe(stream: PipeOptions, speech: SpeechOptions, model: ModelOptions) -> None:
+    """Speak for another program: JSON commands on stdin, audio on stdout, events on stderr.
 
     \b
     {"cmd": "start", "text": "[S1] Hello."}   begins a conversation
     {"cmd": "inject", "text": "[S2] Hi!"}     adds to it, at any moment
-    {"cmd": "pause", "played_ms": 840}        stops; so much of it was heard
-    {"cmd": "resume"}                         goes on; inject drops the rest
+    {"cmd": "pause", "played_ms": 840}        stops; so much audio was heard
+    {"cmd": "resume"}                         continues; inject drops the rest
     {"cmd": "end"}                            closes text with "final": false
     {"cmd": "listen", "audio": "AAABAP//"}    what the caller said, for the reply
     {"cmd": "reset"}                          forgets the conversation
 
-    Audio leaves as it is made: raw samples, 80 ms at a time. The end of input means: speak what is
-    queued, then exit. A bad line is an error event, and the next line is read.
+    Audio is written while it is made: raw samples, 80 ms at a time. At the end of input, pipe speaks the
+    text that waits and exits. A line that is no command becomes an error event.
     """
     if stream.wav and stream.framed:
         raise typer.BadParameter("--wav and --framed are mutually exclusive")
@@ -192,10 +198,10 @@ def pipe(model: ModelOptions, speech: SpeechOptions, stream: PipeOptions) -> Non
   dia2stream say - -o speech.wav < speech.txt
   dia2stream say "[S1] Hello." -o - | aplay""")
 def say(
-    text: Annotated[str, typer.Argument(help="What to say; - reads it from stdin.")],
-    model: ModelOptions,
-    speech: SpeechOptions,
+    text: Annotated[str, typer.Argument(help="What to say; - reads the text from stdin.")],
     target: SayOptions,
+    speech: SpeechOptions,
+    model: ModelOptions,
 ) -> None:
     """Speak one text: play it, or write it into a file.
 
@@ -221,17 +227,17 @@ def say(
   dia2stream serve --host 127.0.0.1 --model random:tiny
   DIA2STREAM_TOKEN=secret dia2stream serve --encoding mulaw --sample-rate 8000
   dia2stream serve --tls-cert fullchain.pem --tls-key privkey.pem --port 443""")
-def serve(model: ModelOptions, speech: SpeechOptions, options: ServeOptions) -> None:
-    """Speak over WebSocket: JSON commands in, audio and events out.
+def serve(options: ServeOptions, speech: SpeechOptions, model: ModelOptions) -> None:
+    """Speak for clients on the network, over WebSocket and HTTP.
 
     \b
     ws://HOST:8765/            the WebSocket; one conversation at a time
     http://HOST:8765/          a page to try it in a browser
     http://HOST:8765/healthz   alive?     /readyz  loaded?     /metrics  for Prometheus
 
-    A conversation survives its connection: it waits, paused, and ?conversation=ID goes on with it.
+    A conversation outlives its connection: it is paused, and a client comes back with ?conversation=ID.
     With a token, clients send Authorization: Bearer TOKEN or add ?token=TOKEN to the URL.
-    SIGTERM stops it: what is being spoken may finish.
+    After SIGTERM, the running conversation may finish its speech.
     """
     if options.tls_key and not options.tls_cert:
         raise typer.BadParameter("--tls-key needs --tls-cert")
@@ -252,12 +258,17 @@ def serve(model: ModelOptions, speech: SpeechOptions, options: ServeOptions) -> 
   dia2stream client --url wss://POD-8765.proxy.runpod.net --token secret -o said""")
 def client(
     target: ClientOptions,
-    texts: Annotated[list[str] | None, typer.Argument(help="What to say: a start, then injects.")] = None,
+    texts: Annotated[
+        list[str] | None,
+        typer.Argument(
+            help="What to say: the first text starts a conversation, the others are added. Default: three sentences."
+        ),
+    ] = None,
 ) -> None:
-    """Try a server: start, inject while it speaks, inject after it fell silent, and measure.
+    """Try a server: speak, add text while it speaks and after it is silent, and measure.
 
-    Prints for each text when its first audio came, as the server says and as it was here, and one
-    JSON line with the same last.
+    Prints for each text how soon its first audio came, by the server's clock and by this one. The last
+    line is JSON with the same figures.
     """
     from dia2stream.tools.try_server import run
 
@@ -272,14 +283,14 @@ def client(
   dia2stream bench --calls 16,32,64 --plot calls.png
   dia2stream bench --calls-per-second 4 --find --max-first-ms 80
   dia2stream bench --calls 64,128,256 --simulate h100""")
-def bench(model: ModelOptions, speech: SpeechOptions, options: BenchOptions, load: CallOptions) -> None:
-    """Measure how soon it speaks, what a frame costs, and how many calls it holds.
+def bench(options: BenchOptions, load: CallOptions, speech: SpeechOptions, model: ModelOptions) -> None:
+    """Measure how soon speech starts, what a frame costs, and how many calls fit.
 
     \b
-    Each run is one call: a cold start, an inject after silence, one during
-    speech, one after a barge-in, text in pieces; each up to the first sample.
-    Then the parts: a backbone step, a whole frame, a frame of the codec, next
-    to what reading the weights takes.
+    Each run is one call. Timed up to the first sample: a cold start, text
+    added after silence, during speech and after an interruption (barge-in),
+    and text in pieces. Then the parts: a backbone step, a whole frame, a frame
+    of the codec, and beside each its floor, the time to read its weights.
 
     \b
     With many calls at once, first audio and gaps in playback are measured:
@@ -288,7 +299,7 @@ def bench(model: ModelOptions, speech: SpeechOptions, options: BenchOptions, loa
       --calls-per-second  requests at random moments, answered or not
       --crowd             all but one speak without pause, one starts anew
 
-    Exits with 1 when a gate fails (--max-...), or when a first sample took other steps than it needs.
+    Exits with 1 if a limit (--max-...) is exceeded, or if a first sample took more steps than it needs.
     """
     kinds = [name for name in ("calls", "calls_per_second", "crowd") if getattr(load, name) is not None]
     _check_bench(options, load, kinds)
@@ -352,17 +363,17 @@ def plan(
     voices,
 )
 def make(
-    name: Annotated[str, typer.Argument(help="What start commands call it.")],
+    name: Annotated[str, typer.Argument(help="The name that start commands use for the voice.")],
     options: VoiceOptions,
     model: ModelOptions,
 ) -> None:
-    """Make a voice of a clip or two. Only of people who agreed to it.
+    """Make a voice from a clip of one or two people. Only of people who agreed to it.
 
     \b
     The words of a clip and their times come from, in this order:
       --words-1, or clip.words.json beside clip.wav
       --text-1, aligned to the clip; write numbers in words
-      --transcriber, which hears them: look at what it found
+      --transcriber, which hears the words: check what it found
 
     Silence around the speech is cut off; clips that are clipped or nearly silent are refused.
     """
@@ -382,9 +393,9 @@ def show(path: Annotated[str, typer.Argument(help="A voice file.")], options: Sh
 @command("  dia2stream voice play alice.voice.safetensors | ffplay -nodisp -autoexit -", voices)
 def play(
     path: Annotated[str, typer.Argument(help="A voice file.")],
-    model: ModelOptions,
-    speech: SpeechOptions,
     target: PlayOptions,
+    speech: SpeechOptions,
+    model: ModelOptions,
 ) -> None:
     """Speak a line in a voice, as a WAV file."""
     if target.output == "-":

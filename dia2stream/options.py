@@ -1,12 +1,13 @@
 """The options of the product: their names, types, defaults and help, each stated once.
 
 A field is a flag on the command line (`cfg_scale` is `--cfg-scale`), an environment variable (DIA2STREAM_CFG_SCALE) and
-an argument for whoever embeds the engine. `cli.py` makes the flags; this module knows nothing of the command line and
-imports neither torch nor numpy. Where a command can set the same thing, the range is the protocol's.
+an argument for whoever embeds the engine. The flags of a class stand under its `heading` in the help. `cli.py` makes
+the flags; this module knows nothing of the command line and imports neither torch nor numpy. Where a command can set
+the same thing, the range is the protocol's.
 """
 
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 Device = Literal["auto", "cpu", "cuda"]
 Dtype = Literal["auto", "bfloat16", "float32"]
@@ -37,11 +38,13 @@ class CliFlag:
 class ModelOptions:
     """What speaks, and on what."""
 
+    heading: ClassVar[str] = "Model"
+
     model: Annotated[
         str | None,
         CliFlag(
-            "A hub repo id, a checkpoint folder, bundled, which is small and comes along, or random:tiny, random:1b, "
-            "random:2b, which make noise. Default: nari-labs/Dia2-2B on CUDA, else bundled, else random:tiny.",
+            "A hub repo id, a checkpoint folder, bundled (a small voice in this package), or random:tiny, random:1b, "
+            "random:2b (random weights: noise). Default: nari-labs/Dia2-2B on CUDA, else bundled, else random:tiny.",
             "MODEL",
         ),
     ] = None
@@ -67,14 +70,17 @@ class ModelOptions:
     revision: Annotated[str | None, CliFlag("Branch, tag or commit of the model's repo.", "NAME")] = None
     history_seconds: Annotated[
         float,
-        CliFlag("How much of itself a conversation that outlives the model's context remembers.", "S", low=2, high=60),
+        CliFlag("How much of its past a conversation keeps when the model's context is full.", "S", low=2, high=60),
     ] = 30.0
     voice_cache_mb: Annotated[
-        int, CliFlag("Device memory for voices that have been run: starting in one again is then a copy.", "MB", low=0)
+        int,
+        CliFlag("Device memory for voices that were run: the next start in one of them is then a copy.", "MB", low=0),
     ] = 1000
     listen: Annotated[
         bool,
-        CliFlag("Load what listen commands need now. Else the first one waits for it, some seconds, and all speech."),
+        CliFlag(
+            "Load the codec's encoder at the start. Otherwise the first listen command loads it, and speech waits."
+        ),
     ] = False
 
 
@@ -82,10 +88,12 @@ class ModelOptions:
 class SpeechOptions:
     """How it speaks, where a start command leaves it open."""
 
+    heading: ClassVar[str] = "Speech"
+
     voice: Annotated[
         tuple[str, ...],
         CliFlag(
-            "A voice made by dia2stream voice make, under its own name or as NAME=PATH; again for another one. "
+            "A voice file of dia2stream voice make, under its own name or as NAME=PATH; give it again for more voices. "
             "The first is the default. Without any, each conversation has a random voice.",
             "PATH",
         ),
@@ -94,14 +102,14 @@ class SpeechOptions:
         int | None, CliFlag("The same seed and text give the same audio. Default: a new one each time.", "N")
     ] = None
     cfg_scale: Annotated[
-        float, CliFlag("How closely speech is held to the text; 1 is off and takes half the work.", "X")
+        float, CliFlag("Guidance: how closely speech follows the text; 1 is off and takes half the work.", "X")
     ] = 3.0
-    cfg_filter_k: Annotated[int, CliFlag("How many candidates guidance leaves; 0 is all.", "N")] = 50
+    cfg_filter_k: Annotated[int, CliFlag("Guidance keeps this many of the likeliest sounds; 0 keeps all.", "N")] = 50
     text_temperature: Annotated[
-        float, CliFlag("Variety of pace, of when words begin; 0 is always the likeliest.", "X")
+        float, CliFlag("Variety of the pace, that is when words begin; 0 always takes the likeliest.", "X")
     ] = 0.7
     text_top_k: Annotated[int, CliFlag("Draw the pace from this many of the likeliest.", "N")] = 50
-    audio_temperature: Annotated[float, CliFlag("Variety of sound; 0 is always the likeliest.", "X")] = 0.8
+    audio_temperature: Annotated[float, CliFlag("Variety of the sound; 0 always takes the likeliest.", "X")] = 0.8
     audio_top_k: Annotated[int, CliFlag("Draw the sound from this many of the likeliest.", "N")] = 80
     initial_padding: Annotated[int, CliFlag("Frames of 80 ms before the first word.", "N")] = 0
     text_rules: Annotated[
@@ -123,12 +131,14 @@ class SpeechOptions:
 class PipeOptions:
     """What `pipe` reads and writes."""
 
-    wav: Annotated[bool, CliFlag("Begin with a WAV header; in a file it has the true length.")] = False
-    framed: Annotated[bool, CliFlag("Put a count of samples, 4 bytes little-endian, before each chunk.")] = False
-    encoding: Annotated[Encoding, CliFlag("16-bit little-endian, or 8-bit G.711.")] = "pcm16"
+    heading: ClassVar[str] = "Input and output"
+
+    wav: Annotated[bool, CliFlag("Write a WAV header first; in a file it gets the true length.")] = False
+    framed: Annotated[bool, CliFlag("Write the number of samples (4 bytes, little-endian) before each chunk.")] = False
+    encoding: Annotated[Encoding, CliFlag("16-bit little-endian samples, or 8-bit G.711 as telephones use.")] = "pcm16"
     sample_rate: Annotated[SampleRate, CliFlag("Samples a second; telephones take 8000.")] = 24000
     events: Annotated[str | None, CliFlag("Where events go: a file, or none. Default: stderr.", "PATH|none")] = None
-    text: Annotated[bool, CliFlag("Read plain text, not JSON: each line is spoken.")] = False
+    text: Annotated[bool, CliFlag("Read plain text instead of JSON, and speak each line.")] = False
     max_lead_ms: Annotated[
         int | None,
         CliFlag("Stay at most this far ahead of playback. Default: as fast as stdout is read.", "MS", low=80),
@@ -138,6 +148,8 @@ class PipeOptions:
 @dataclass(frozen=True)
 class SayOptions:
     """What `say` writes."""
+
+    heading: ClassVar[str] = "Output"
 
     output: Annotated[
         str | None,
@@ -150,6 +162,8 @@ class SayOptions:
 @dataclass(frozen=True)
 class BenchOptions:
     """What `bench` measures, what it holds the figures to, and where it puts them."""
+
+    heading: ClassVar[str] = "One call at a time"
 
     runs: Annotated[int, CliFlag("Calls that are measured, one after the other.", "N", low=1)] = 20
     warmup: Annotated[int, CliFlag("Calls before these, which are not counted.", "N", low=0)] = 3
@@ -164,7 +178,7 @@ class BenchOptions:
         float | None, CliFlag("Fail if an inject after silence or a barge-in takes longer, at p95.", "MS", low=0)
     ] = None
     max_frame_ratio: Annotated[
-        float | None, CliFlag("Fail if a whole frame's median is over so many times its floor.", "X", low=0)
+        float | None, CliFlag("Fail if the median of a whole frame is more than X times its floor.", "X", low=0)
     ] = None
     url: Annotated[
         str | None, CliFlag("Measure a running server, through its WebSocket; the model is then the server's.", "URL")
@@ -175,6 +189,8 @@ class BenchOptions:
 @dataclass(frozen=True)
 class CallOptions:
     """Many calls at once, which `bench` holds instead of measuring single latencies: one of the first three fields."""
+
+    heading: ClassVar[str] = "Many calls at once"
 
     calls: Annotated[
         str | None,
@@ -227,6 +243,8 @@ class CallOptions:
 class PlanOptions:
     """What `plan` is to believe of calls, machines and prices. Figures that were not measured are marked: assumed."""
 
+    heading: ClassVar[str] = "Plan"
+
     costs: Annotated[str, CliFlag("What work costs on a GPU: h100, or a cost curve's file.", "h100|FILE.json")] = "h100"
     slots: Annotated[
         int | None, CliFlag("Conversations of a GPU. Default: as many as memory and admission allow.", "N", low=1)
@@ -258,6 +276,8 @@ class PlanOptions:
 @dataclass(frozen=True)
 class ServeOptions:
     """Where `serve` listens, to whom, and how patient it is."""
+
+    heading: ClassVar[str] = "Server"
 
     host: Annotated[str, CliFlag("The address to listen on; 127.0.0.1 is this machine only.", "ADDRESS")] = "0.0.0.0"
     port: Annotated[int, CliFlag("The port of WebSocket and HTTP; 0 is any that is free.", "N", low=0, high=65535)] = (
@@ -307,6 +327,8 @@ class ServeOptions:
 class ClientOptions:
     """What the test client connects to, and what it does with the sound."""
 
+    heading: ClassVar[str] = "Server and output"
+
     url: Annotated[str, CliFlag("The server.", "URL")] = "ws://127.0.0.1:8765"
     token: Annotated[str | None, CliFlag("The server's secret.", "TEXT")] = None
     encoding: Annotated[Encoding | None, CliFlag("Ask for this encoding. Default: the server's.")] = None
@@ -323,6 +345,8 @@ class ClientOptions:
 @dataclass(frozen=True)
 class VoiceOptions:
     """What `voice make` makes a voice of."""
+
+    heading: ClassVar[str] = "Clips"
 
     output: Annotated[str, CliFlag("The file to write, NAME.voice.safetensors.", "PATH", short="-o")]
     speaker_1: Annotated[str, CliFlag("A clip of one person: wav, flac, ogg or mp3, best of 3 to 10 seconds.", "CLIP")]
@@ -351,6 +375,8 @@ class VoiceOptions:
 class ShowOptions:
     """What `voice show` draws."""
 
+    heading: ClassVar[str] = "Output"
+
     png: Annotated[
         str | None, CliFlag("Draw what the model hears, with the words; needs dia2stream[plot].", "FILE.png")
     ] = None
@@ -359,6 +385,8 @@ class ShowOptions:
 @dataclass(frozen=True)
 class PlayOptions:
     """What `voice play` says, and where to."""
+
+    heading: ClassVar[str] = "Text and output"
 
     text: Annotated[str, CliFlag("What to say.", "TEXT")] = (
         "[S1] Hello, this is how I sound. [S2] And this is how I do."

@@ -107,6 +107,30 @@ def test_help_names_every_command_and_every_flag(cli):
             assert f"--{field.name.replace('_', '-')}" in text
 
 
+@pytest.mark.parametrize(
+    ("command", "headings"),
+    [
+        (["say"], ["Arguments", "Output", "Speech", "Model", "Other options"]),
+        (["pipe"], ["Input and output", "Speech", "Model", "Other options"]),
+        (["serve"], ["Server", "Speech", "Model", "Other options"]),
+        (["bench"], ["One call at a time", "Many calls at once", "Speech", "Model", "Other options"]),
+        (["voice", "make"], ["Arguments", "Clips", "Model", "Other options"]),
+    ],
+)
+def test_options_stand_in_groups_with_those_of_the_command_itself_first(cli, command, headings):
+    lines = cli(*command, "--help")[1].splitlines()
+    assert [line[:-1] for line in lines if line.endswith(":") and not line.startswith(" ")] == headings
+    heading = lines.index("Output:") if command == ["say"] else None
+    assert heading is None or lines[heading + 1].startswith("  -o, --output")
+
+
+@pytest.mark.parametrize("group", [[], ["voice"]])
+def test_no_summary_of_a_command_is_cut_off(cli, group):
+    text = cli(*group, "--help")[1]
+    assert "..." not in text.split("Commands:")[1]
+    assert max(map(len, text.splitlines())) <= 80
+
+
 # --- flags ---
 
 

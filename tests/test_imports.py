@@ -43,6 +43,7 @@ DIA2STREAM = [
     "bench",
     "server",
     "stdio",
+    "help",
     "cli",
     "__main__",
 ]
