@@ -33,7 +33,7 @@ NO_LEXICON = Lexicon()
 
 
 def read_pair(line: str) -> tuple[str, str]:
-    """ "GIF=jiff" -> ("GIF", "jiff"). Raises LexiconError."""
+    """A word and what is said for it: "GIF=jiff" -> ("GIF", "jiff"). Raises LexiconError."""
     word, equals, said = (part.strip() for part in line.partition("="))
     if not equals or not word or not said:
         raise LexiconError(f"{line.strip()!r} must be WORD=SAID, as GIF=jiff")

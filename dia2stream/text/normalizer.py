@@ -186,7 +186,7 @@ class Normalizer:
 
 
 def _sound(window: Window) -> Reading | None:
-    """ "(laughs)", which stays as it is."""
+    """A sound in brackets, as "(laughs)", which stays as it is."""
     token = window.first
     if token.tail.startswith(")") and token.core.lower() in SOUNDS:
         return (Said(1, f"({token.core})", token.tail[1:]),)

@@ -40,7 +40,7 @@ def ordinal(value: int) -> str:
 
 
 def digits(text: str) -> str:
-    """ "042" -> "zero four two"; what is no digit is left out."""
+    """Digits one by one: "042" -> "zero four two". What is no digit is left out."""
     return " ".join(_DIGITS[int(character)] for character in text if character.isdecimal())
 
 

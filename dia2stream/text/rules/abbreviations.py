@@ -76,7 +76,7 @@ def _house_number(figures: str) -> str:
 
 
 def saints_and_doctors(window: Window) -> Reading | None:
-    """ "St." and "Dr.": what stands before a name, or behind that of a street."""
+    """Saint and Doctor before a name, Street and Drive behind one: "St." and "Dr."."""
     core = window.first.core.lower()
     if core not in ("st", "dr") or not window.first.is_capitalised:
         return None

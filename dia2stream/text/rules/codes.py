@@ -47,7 +47,7 @@ def _any_part(part: str) -> str:
 
 
 def states(window: Window) -> Reading | None:
-    """ "TX" behind a city or before a ZIP code."""
+    """A state, "TX", behind a city or before a ZIP code."""
     core = window.first.core
     if core not in STATES or window.first.tail.startswith("."):
         return None
@@ -62,7 +62,7 @@ def states(window: Window) -> Reading | None:
 
 
 def romans(window: Window) -> Reading | None:
-    """ "Chapter IV", "World War II"."""
+    """Roman numerals: "Chapter IV", "World War II"."""
     core, before = window.first.core, window.before()
     is_dotted = before.tail == "." and before.core.lower() in BEFORE_ROMANS  # "Vol. II"
     if not core or set(core) - set(_ROMAN) or not before.is_capitalised or (before.tail and not is_dotted):
@@ -112,7 +112,7 @@ def _letters(text: str) -> str:
 
 
 def number_sign(window: Window) -> Reading | None:
-    """ "#1", "#78123", "#A-1029"."""
+    """A number sign: "#1", "#78123", "#A-1029"."""
     match = _NUMBER_SIGN.fullmatch(window.first.core)
     if match is None:
         code = _CODE_SIGN.fullmatch(window.first.core)
@@ -159,7 +159,7 @@ def _figures(text: str) -> str:
 
 
 def joined_words(window: Window) -> Reading | None:
-    """ "R&D", "and/or", "snake_case", "TCP/IP"."""
+    """Several words in one: "R&D", "and/or", "snake_case", "TCP/IP"."""
     core = window.first.core
     if _WITH_AND.fullmatch(core):
         return (

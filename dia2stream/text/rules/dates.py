@@ -57,7 +57,7 @@ def _is_month(token: Token | None) -> bool:
 
 
 def days(window: Window) -> Reading | None:
-    """ "5" behind or before a month's name."""
+    """A day before or behind a month's name: "May 5", "5 May"."""
     core = window.first.core
     if not _DAY.fullmatch(core) or not 1 <= int(core) <= 31:
         return None
@@ -71,7 +71,7 @@ def days(window: Window) -> Reading | None:
 
 
 def short_names(window: Window) -> Reading | None:
-    """ "Jan", "Mon", "Mon-Fri"."""
+    """Months and days cut short: "Jan", "Mon", "Mon-Fri"."""
     core = window.first.core
     low, dash, high = core.replace(".", "").partition("-")
     if dash and low in _SHORT and high in _SHORT:

@@ -15,7 +15,7 @@ _AS_SAID = {"24/7": "twenty four seven", "9/11": "nine eleven"}
 
 
 def fractions(window: Window) -> Reading | None:
-    """ "1/2", "2 1/2", "\u00be", "24/7", "8/10"."""
+    """Numbers with a slash: "1/2", "2 1/2", "\u00be", "24/7", "8/10"."""
     core = window.first.core
     if core.isdecimal() and (following := window.joined(1)) is not None:
         parts = _parts(following.core)
@@ -53,13 +53,13 @@ def _parts(text: str) -> tuple[int, int] | None:
 
 
 def ordinals(window: Window) -> Reading | None:
-    """ "21st"."""
+    """An ordinal: "21st"."""
     match = _ORDINAL.fullmatch(window.first.core)
     return match and (Said(1, ordinal(int(match[1].replace(",", "")))),)
 
 
 def decade(window: Window) -> Reading | None:
-    """ "1980s", "the 90s", "'90s"; "30s" alone is seconds."""
+    """A decade: "1980s", "the 90s", "'90s". "30s" alone is seconds."""
     match = _DECADE.fullmatch(window.first.core)
     if match is None:
         return None

@@ -43,7 +43,7 @@ def _said(window: Window, quantity: Quantity) -> str | None:
 
 
 def _is_minutes(window: Window) -> bool:
-    """ "5m 30s", "2h 15m"."""
+    """Whether "m" is for minutes: "5m 30s", "2h 15m"."""
     if _HOURS.fullmatch(window.before().core):
         return True
     following = window.joined(1)
@@ -72,7 +72,7 @@ def units(window: Window) -> Reading | None:
 
 
 def slashed(window: Window) -> Reading | None:
-    """ "115V/60Hz"."""
+    """Several at once: "115V/60Hz"."""
     sides = [Quantity.read(side) for side in window.first.core.split("/")]
     if len(sides) < 2 or not all(side is not None and side.unit in UNITS for side in sides):
         return None
@@ -81,7 +81,7 @@ def slashed(window: Window) -> Reading | None:
 
 
 def feet(window: Window) -> Reading | None:
-    """ "6'2\"" """
+    """Feet and inches: "6'2\"", without what closes it."""
     match = _FEET.fullmatch(window.first.core)
     if match is None:
         return None
@@ -89,7 +89,7 @@ def feet(window: Window) -> Reading | None:
 
 
 def compounds(window: Window) -> Reading | None:
-    """ "a 3-year plan", "20-year-old", "2nd-floor"."""
+    """A number and words with hyphens: "a 3-year plan", "20-year-old", "2nd-floor"."""
     match = _COMPOUND.fullmatch(window.first.core)
     if match is None:
         return None
@@ -98,7 +98,7 @@ def compounds(window: Window) -> Reading | None:
 
 
 def sizes(window: Window) -> Reading | None:
-    """ "1920x1080", "4x100m"."""
+    """Sides: "1920x1080", "4x100m"."""
     match = _SIZE.fullmatch(window.first.core)
     if match is None or (match[3] and match[3] not in UNITS):
         return None

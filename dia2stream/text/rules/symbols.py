@@ -69,13 +69,13 @@ _PATH = re.compile(r"(?:~|\.{1,2}|[A-Z]:)?(?:[/\\][\w.-]+)+[/\\]?")
 
 
 def missing_spaces(window: Window) -> Reading | None:
-    """ "Hello,world", "the end.Then", "well...no": several words in one."""
+    """Several words in one: "Hello,world", "the end.Then", "well...no"."""
     core = window.first.core
     return (Said(1, _AFTER_MARK.sub(" ", core)),) if _MISSING_SPACE.fullmatch(core) else None
 
 
 def flags_and_paths(window: Window) -> Reading | None:
-    """ "--epochs", "/usr/local/bin"."""
+    """What is typed at a prompt: "--epochs", "/usr/local/bin"."""
     core = window.first.core
     if match := _FLAG.fullmatch(core):
         return (Said(1, f"{'dash ' * len(match[1])}{match[2].replace('-', ' ')}"),)
