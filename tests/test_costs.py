@@ -32,6 +32,12 @@ def test_a_size_that_a_part_was_not_measured_at_lies_on_the_line_between_its_nei
     )
 
 
+def test_a_small_batch_that_was_timed_while_the_machine_was_busy_costs_no_more_than_a_larger_one():
+    timed = curve(backbone={1: 0.06, 2: 0.02, 4: 0.03}, passes={10: 0.5, 100: 0.1})
+    assert timed.backbone == (0.02, 0.02, 0.03)
+    assert timed.passes == ((10, 0.1), (100, 0.1))
+
+
 def test_a_pass_costs_at_least_the_shortest_one_and_in_proportion_behind_the_longest():
     passes = curve(passes={100: 0.02, 200: 0.03})
     assert [passes.one_pass(n) - passes.turn for n in (1, 100, 150, 400)] == pytest.approx([0.02, 0.02, 0.025, 0.06])

@@ -10,7 +10,7 @@ import json
 from bisect import bisect_left
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from pathlib import Path
 
 
@@ -57,14 +57,17 @@ class CostCurve:
         host: float = 30e-6,
         turn: float = 100e-6,
     ) -> "CostCurve":
-        """A curve of seconds by batch size. Only the backbone needs every size: the others are drawn as lines."""
+        """A curve of seconds by batch size. Only the backbone needs every size: the others are drawn as lines.
+
+        A batch costs at most what a larger one costs. Where it was timed as more, the machine had other work meanwhile.
+        """
         sizes = tuple(sorted(backbone))
 
         def costs(part: Mapping[int, float]) -> tuple[float, ...]:
-            return tuple(_between(sorted(part.items()), size) for size in sizes)
+            points = _smoothed(part)
+            return tuple(_between(points, size) for size in sizes)
 
-        ordered = tuple(sorted(passes.items()))
-        return cls(name, sizes, costs(backbone), costs(depformer), costs(codec), ordered, host, turn)
+        return cls(name, sizes, costs(backbone), costs(depformer), costs(codec), _smoothed(passes), host, turn)
 
     @classmethod
     def read(cls, path: str) -> "CostCurve":
@@ -141,7 +144,14 @@ class CostCurve:
         return low
 
 
-def _between(points: "tuple[tuple[int, float], ...] | list[tuple[int, float]]", at: int) -> float:
+def _smoothed(timed: Mapping[int, float]) -> tuple[tuple[int, float], ...]:
+    """The timings in order of size, none above that of a larger size."""
+    points = sorted(timed.items(), reverse=True)
+    least = accumulate((seconds for _, seconds in points), min)
+    return tuple(reversed([(size, seconds) for (size, _), seconds in zip(points, least, strict=True)]))
+
+
+def _between(points: tuple[tuple[int, float], ...], at: int) -> float:
     """The value at `at` on the line through the points; before the first as there, behind the last in proportion."""
     if at <= points[0][0]:
         return points[0][1]
