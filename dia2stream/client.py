@@ -57,6 +57,8 @@ from dia2stream.protocol.messages import (
     parse_event,
 )
 
+_OPEN_SECONDS = 10.0  # for a handshake, when there is a slot
+
 # What arrives is an event, or sound.
 Received: TypeAlias = Event | Audio
 
@@ -65,7 +67,8 @@ class connect:
     """Connects when it is awaited or entered. Raises CommandError when the server refuses, Disconnected without one.
 
     url: ws:// or wss://; http:// and https:// are taken for them. conversation: the id of one to go on with, and
-    received_ms: how much of it has arrived. encoding, sample_rate: of the audio. options: those of websockets.connect.
+    received_ms: how much of it has arrived. encoding, sample_rate: of the audio. wait: for how many seconds to stand in
+    line for a slot, if none is free. options: those of websockets.connect.
     """
 
     def __init__(
@@ -77,6 +80,7 @@ class connect:
         received_ms: float | None = None,
         encoding: str | None = None,
         sample_rate: int | None = None,
+        wait: float | None = None,
         **options: Any,
     ) -> None:
         in_header = token is not None and token.isascii() and token.isprintable()  # what every proxy leaves as it is
@@ -86,13 +90,15 @@ class connect:
             "received_ms": received_ms,
             "encoding": encoding,
             "sample_rate": sample_rate,
+            "wait": wait,
         }
         self._url = _address(url, {name: str(value) for name, value in wishes.items() if value is not None})
         headers = dict(options.pop("additional_headers", {}))
         if in_header:
             headers["Authorization"] = f"Bearer {token}"
         self._received_ms = received_ms or 0.0
-        self._options = {"compression": None, "additional_headers": headers, **options}
+        patience = {} if wait is None else {"open_timeout": _OPEN_SECONDS + wait}
+        self._options = {"compression": None, "additional_headers": headers, **patience, **options}
         self._client: Client | None = None
 
     def __await__(self) -> Any:
@@ -195,8 +201,14 @@ class Client:
         await self.send(Reset())
 
     async def close(self) -> None:
-        """Closes the connection; the server keeps the conversation for a while."""
+        """Closes the connection; the server keeps the conversation for a while, and its slot for a few seconds."""
         await self.socket.close()
+
+    async def hang_up(self) -> None:
+        """Closes the connection for good: the conversation is forgotten, and its slot is free at once."""
+        with contextlib.suppress(Disconnected):
+            await self.reset()
+        await self.close()
 
     async def __aenter__(self) -> "Client":
         return self

@@ -313,6 +313,13 @@ class ServeOptions:
     linger: Annotated[
         float, CliFlag("Seconds that a conversation waits for its client after the connection is gone.", "S", low=0)
     ] = 30.0
+    idle_seconds: Annotated[
+        float,
+        CliFlag("Seconds without a command or audio after which a client gives way to one that waits.", "S", low=1),
+    ] = 600.0
+    queue_seconds: Annotated[
+        float, CliFlag("The longest that a client may wait for a slot; it asks for that by ?wait=S.", "S", low=0)
+    ] = 30.0
     ping_seconds: Annotated[
         float, CliFlag("Ping a client that was silent for this long; drop it after as long again.", "S")
     ] = 15.0

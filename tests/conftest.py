@@ -65,9 +65,9 @@ def pair() -> Iterator[Any]:
 @pytest.fixture(scope="module")
 def server() -> Iterator[Any]:
     """A patient one."""
-    from serving import Serve
+    from serving import QUICK, Serve
 
-    with Serve(linger=60, ping_seconds=60, max_message_bytes=2**20) as running:
+    with Serve(before=QUICK, linger=60, ping_seconds=60, max_message_bytes=2**20) as running:
         yield running
         assert not running.faults
 
@@ -76,10 +76,10 @@ def server() -> Iterator[Any]:
 def impatient() -> Iterator[Any]:
     """One that never waits for playback and soon gives up on the silent."""
     from piping import a_second
-    from serving import Serve
+    from serving import QUICK, Serve
 
     slow = a_second()  # a machine that is busy takes longer to come back, and to answer a ping
-    with Serve(linger=3 * slow, ping_seconds=1.5 * slow, max_lead_ms=3_600_000) as running:
+    with Serve(before=QUICK, linger=3 * slow, ping_seconds=1.5 * slow, max_lead_ms=3_600_000) as running:
         yield running
         assert not running.faults
 

@@ -40,6 +40,13 @@ Server._load_engine = lambda self: (load(self), threading.Event().wait())
 """
 
 
+# A server whose slots are soon free for the next test: nobody has 10 s to come back to a conversation.
+QUICK = """
+from dia2stream.server import slots
+slots.RETURN_SECONDS = 0.2
+"""
+
+
 class Serve:
     """A running server. Keyword arguments are its flags: max_lead_ms=100 is --max-lead-ms 100.
 

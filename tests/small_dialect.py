@@ -48,7 +48,7 @@ def routes(service: Service) -> list[BaseRoute]:
         name = request.query_params.get("name")
         try:
             phone = service.encoder("mulaw", 8000)
-            async with service.converse(name and f"small:{name}", phone, scope) as client:
+            async with service.converse(name and f"small:{name}", phone, scope, wait=5) as client:
                 text = (await request.body()).decode()
                 client.submit(Start(text, seed=1, final=bool(text)))  # nothing to say yet: nothing is answered yet
                 await StreamingResponse(sound(client), media_type="audio/basic")(scope, receive, send)

@@ -23,7 +23,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from serving import LONG, SHORT, Serve, hear, killed, take_slot
+from serving import LONG, QUICK, SHORT, Serve, hear, killed, take_slot
 from websockets.exceptions import ConnectionClosed
 
 from dia2stream.client import Client, connect
@@ -362,7 +362,7 @@ class Report(dict[str, dict[str, Any]]):
 
 async def run(options: argparse.Namespace) -> Report:
     figures, report = Figures(), Report()
-    with Serve(ping_seconds=5, linger=30) as server:
+    with Serve(before=QUICK, ping_seconds=5, linger=30) as server:
         await calls(server, figures, options.minutes, options.seed)
         frames = server.metric("dia2stream_frame_seconds_count")
         frame_ms = 1000 * server.metric("dia2stream_frame_seconds_sum") / frames

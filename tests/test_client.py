@@ -10,7 +10,7 @@ import wave
 
 import numpy as np
 import pytest
-from serving import SHORT, Serve, hear, on_loop, sound, take_slot
+from serving import QUICK, SHORT, Serve, hear, on_loop, sound, take_slot
 from websockets.asyncio.server import serve
 
 from dia2stream.client import connect
@@ -21,7 +21,7 @@ from dia2stream.protocol.messages import Done, Error, Ready, ResetDone, Started,
 
 @pytest.fixture(scope="module")
 def server():
-    with Serve(token="secret") as running:
+    with Serve(before=QUICK, token="secret") as running:
         yield running
 
 

@@ -12,7 +12,7 @@ import pytest
 from conftest import CLIPS
 from ears import Ears
 from piping import ENVIRONMENT, PATIENCE, Pipe, dia2stream
-from serving import Serve, events, hear, on_loop, sound, take_slot
+from serving import QUICK, Serve, events, hear, on_loop, sound, take_slot
 from tools import needs
 
 from dia2.checkpoint.load import has_bundled
@@ -193,7 +193,7 @@ def test_a_conversation_that_outgrows_the_context_goes_on_saying_what_it_is_aske
 
 @on_loop
 async def test_a_server_says_what_was_heard_and_the_reply_and_nothing_else(ears):
-    with Serve(model="bundled", max_lead_ms=3_600_000) as server:
+    with Serve(before=QUICK, model="bundled", max_lead_ms=3_600_000) as server:
         async with await take_slot(server) as client:
             await client.start(f"[S2] {FIRST}", seed=7)
             items = await hear(client)

@@ -3,11 +3,12 @@
 import base64
 import json
 import time
+from contextlib import contextmanager
 
 import browser
 import numpy as np
 import pytest
-from serving import Serve, certificate
+from serving import HANDSHAKE, QUICK, Serve, certificate, dialled
 from tools import needs
 
 pytestmark = needs("chromium")
@@ -15,7 +16,7 @@ pytestmark = needs("chromium")
 
 @pytest.fixture(scope="module")
 def server():
-    with Serve(token="a b", linger=60) as running:
+    with Serve(before=QUICK, token="a b", linger=60) as running:
         yield running
         assert not [line for line in running.log if "Traceback" in line or " ERROR " in line]
 
@@ -108,6 +109,30 @@ def test_what_is_done_while_the_connection_is_lost_is_told_when_it_is_back(tab, 
     assert [command["cmd"] for command in sent()] == ["start", "pause"]
     assert 0 < sent()[1]["played_ms"] < tab.value("call.clock / 24")
     assert tab.value("document.querySelector('#state').textContent") == "paused"
+
+
+def test_a_refusal_is_told_as_the_server_put_it(tab, server):
+    def error_of_a_start():
+        tab.value("document.querySelector('#error').textContent = ''")
+        tab.click("#start")
+        return tab.wait("document.querySelector('#error').textContent")
+
+    with other_client(server):
+        assert error_of_a_start() == "every slot is taken: this server speaks 1 conversation at a time."
+    tab.value("history.replaceState(null, '', '/?token=wrong')")
+    assert error_of_a_start() == "the token is missing or wrong."
+    tab.value("history.replaceState(null, '', '/?token=a%20b')")
+    speak(tab)
+    assert tab.value("document.querySelector('#error').textContent") == ""
+
+
+@contextmanager
+def other_client(server):
+    """Somebody else who has the slot."""
+    with dialled(server) as raw:
+        raw.sendall(HANDSHAKE.replace(b"GET /", b"GET /?token=a%20b&wait=20"))
+        assert b" 101 " in raw.recv(1 << 16)
+        yield
 
 
 @needs("openssl")

@@ -37,7 +37,7 @@ async def test_a_client_beyond_the_slots_is_busy_until_one_is_free(server):
     async with connect(server.url) as first, connect(server.url) as second:
         await first.start(SHORT, seed=1)
         await second.start(SHORT, seed=2)
-        with pytest.raises(CommandError, match="every slot is taken: this server holds 2 at a time"):
+        with pytest.raises(CommandError, match="every slot is taken: this server speaks 2 conversations at a time"):
             await connect(server.url)
     assert await say(server, 1)
 

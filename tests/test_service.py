@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from piping import PATIENCE, a_second
-from serving import LONG, SHORT, Serve, hear, on_loop, sound, take_slot
+from serving import LONG, QUICK, SHORT, Serve, hear, on_loop, sound, take_slot
 from websockets.asyncio.client import connect as open_websocket
 from websockets.exceptions import InvalidStatus
 
@@ -20,7 +20,7 @@ INSTALL = f"import sys; sys.path.insert(0, {TESTS!r}); import small_dialect; sma
 
 @pytest.fixture(scope="module")
 def server():
-    with Serve(before=INSTALL, linger=60, max_lead_ms=3_600_000) as running:
+    with Serve(before=INSTALL + QUICK, linger=60, max_lead_ms=3_600_000) as running:
         yield running
         assert not running.faults
 
@@ -49,7 +49,9 @@ async def spoken(server: Serve, text: str) -> bytes:
     """The same by our own protocol."""
     async with await take_slot(server, encoding="mulaw", sample_rate=8000) as client:
         await client.start(text, seed=1)
-        return sound(await hear(client))
+        heard = sound(await hear(client))
+        await client.hang_up()
+        return heard
 
 
 @on_loop

@@ -9,6 +9,7 @@ import pytest
 from serving import (
     LONG,
     SHORT,
+    Serve,
     hear,
     on_loop,
     sound,
@@ -27,6 +28,7 @@ from dia2stream.protocol.messages import (
     WordEvent,
     parse_event,
 )
+from dia2stream.server.slots import RETURN_SECONDS
 
 
 @on_loop
@@ -206,16 +208,90 @@ async def test_a_command_that_was_refused_in_a_pause_changes_nothing_about_where
         assert {item for item in await hear(back, ResetDone) if isinstance(item, Paused)} == {paused}
 
 
+# --- who gives way ---
+
+
 @on_loop
-async def test_a_conversation_that_waits_gives_way_to_a_client_who_is_there(server):
-    client = await take_slot(server)
-    await client.start(LONG, seed=7)
-    await hear(client, Audio)
-    await client.close()
-    async with await connect(server.url) as other:
-        assert other.ready.conversation != client.ready.conversation
-        await other.start(SHORT, seed=7)
-        await hear(other)
+async def test_a_conversation_that_lost_its_client_has_its_slot_for_ten_seconds_and_then_gives_way():
+    with Serve(linger=60) as server:
+        client = await take_slot(server)
+        await client.start(LONG, seed=7)
+        await hear(client, Audio)
+        await client.close()
+        began = time.monotonic()
+        with pytest.raises(CommandError, match="every slot is taken"):
+            await connect(server.url)
+        async with await connect(server.url, conversation=client.ready.conversation) as back:  # in time
+            assert back.ready.conversation == client.ready.conversation
+        async with await connect(server.url, wait=30) as other:
+            assert time.monotonic() - began > RETURN_SECONDS - 1
+            assert other.ready.conversation != client.ready.conversation
+            await other.start(SHORT, seed=7)
+            await hear(other)
+            await other.hang_up()
+        began = time.monotonic()
+        async with await take_slot(server):  # nobody comes back to what was forgotten
+            assert time.monotonic() - began < RETURN_SECONDS / 2
+
+
+@on_loop
+async def test_a_client_that_idles_gives_way_to_one_that_waits_and_one_that_is_active_does_not():
+    with Serve(idle_seconds=3, max_lead_ms=200) as server:
+        async with await take_slot(server) as forgotten:
+            await forgotten.start(LONG, seed=7)
+            refused = 0
+            while refused < 5:  # for longer than it may idle, it hears audio
+                with pytest.raises(CommandError, match="every slot is taken"):
+                    await connect(server.url, wait=1)
+                refused += 1
+            await forgotten.pause()
+            began = time.monotonic()
+            async with await connect(server.url, wait=30) as other:
+                assert time.monotonic() - began > 2
+                await other.start(SHORT)
+                told = await hear(forgotten, Error)
+                assert (told[-1].code, told[-1].message) == ("busy", "another client took the slot")
+
+
+@on_loop
+async def test_clients_wait_in_line_first_come_first_served(server):
+    async with await take_slot(server) as client:
+        await client.start(LONG, seed=7)
+        came: list[int] = []
+
+        async def wait(number: int, seconds: float) -> None:
+            async with await connect(server.url, wait=seconds) as next_one:
+                came.append(number)
+                await next_one.start(SHORT, seed=number)
+                await hear(next_one)
+                await next_one.hang_up()
+
+        def in_line(count: int) -> bool:
+            return server.metric("dia2stream_waiting") == count
+
+        line = []
+        for number in range(3):
+            line.append(asyncio.create_task(wait(number, 25)))
+            await asyncio.to_thread(server.until, lambda n=number: in_line(n + 1))
+        began = time.monotonic()
+        with pytest.raises(CommandError, match="every slot is taken"):
+            await connect(server.url, wait=0.5)
+        assert time.monotonic() - began >= 0.5
+        line[1].cancel()  # who goes is not waited for
+        await asyncio.to_thread(server.until, lambda: in_line(2))
+        await client.hang_up()
+    await asyncio.gather(line[0], line[2])
+    assert came == [0, 2]
+
+
+@on_loop
+async def test_nobody_waits_longer_than_the_server_lets():
+    with Serve(queue_seconds=0.5) as server:
+        async with await take_slot(server):
+            began = time.monotonic()
+            with pytest.raises(CommandError, match="every slot is taken"):
+                await connect(server.url, wait=60)
+            assert 0.4 < time.monotonic() - began < 20
 
 
 @on_loop
@@ -270,8 +346,7 @@ async def test_a_slot_that_is_still_being_freed_is_nobodys():
     slots = Slots(ServeOptions(), Metrics())
     slots.engine = SimpleNamespace(conversation=lambda **_: SimpleNamespace(ended=False, aclose=free.wait))
     old = await slots.take(None, "old")
-    old.conversation.begun = True
-    slots.leave(old)
+    slots.leave(old, returns=False)
     waiting = asyncio.create_task(slots.take(None, "new"))
     await asyncio.sleep(0)
     assert not slots.speaking

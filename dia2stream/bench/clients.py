@@ -119,8 +119,11 @@ class ServerClient:
         try:
             async with connect(self._url, token=self._token) as self._client:
                 self._came.put((self._client.ready, time.perf_counter()))
-                async for item in self._client:
-                    self._came.put((item if isinstance(item, Event) else None, time.perf_counter()))
+                try:
+                    async for item in self._client:
+                        self._came.put((item if isinstance(item, Event) else None, time.perf_counter()))
+                finally:
+                    await self._client.hang_up()
             self._came.put(EngineError("the server has closed the connection"))
         except Dia2StreamError as error:
             self._came.put(error)

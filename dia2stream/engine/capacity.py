@@ -69,6 +69,10 @@ class Capacity:
         """Why there can be no conversation besides so many; None: there can."""
         if conversations >= self.slots:
             return f"every slot is taken: this engine holds {self.slots} at a time"
+        return self.overload(conversations)
+
+    def overload(self, conversations: int) -> str | None:
+        """Why one more besides so many would be served badly, whatever slots are free; None: it would not."""
         if self._admission is None:
             return None
         refusal = self._admission.refusal(time.monotonic(), conversations)

@@ -64,10 +64,14 @@ class Limits:
 class Speaker(Protocol):
     """What is spoken over a connection.
 
-    ends_with_client: a client that closes its end is gone. In HTTP it may still wait for its answer.
+    ends_with_client: a client that closes its end is gone. In HTTP the client may still wait for its answer.
     """
 
     ends_with_client: bool
+
+    @property
+    def expects_nothing(self) -> bool:
+        """Whether the client has nothing to say now, so that its silence is no sign of anything."""
 
     def data(self, data: bytes) -> None:
         """Bytes that came in."""
@@ -213,8 +217,9 @@ class Connection(asyncio.BufferedProtocol):
     def look(self, now: float, late: bool) -> None:
         """Looks for signs of life. late: the process stood still, so that nobody's silence counts."""
         unsent = self.transport.get_write_buffer_size()
-        if late or unsent < self._unsent or not (unsent or self.transport.is_reading()):
-            self._alive = now  # a client that we do not read cannot be blamed for its silence
+        listening = self.transport.is_reading() and not self._speaker.expects_nothing
+        if late or unsent < self._unsent or not (unsent or listening):
+            self._alive = now
         self._unsent = unsent
         silence = now - self._alive
         if self._has_hung_up():

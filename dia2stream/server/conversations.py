@@ -109,7 +109,7 @@ class ServedConversation:
     def __init__(self, id: str, metrics: Metrics) -> None:
         self.id = id  # who knows it may take the conversation over
         self.begun = False  # whether there is anything to come back to
-        self.since = time.monotonic()  # when its client came, last spoke, or left
+        self.since = time.monotonic()  # when its client came, said or was sent something last, or left
         self.awaited = False  # somebody has taken it and is about to be served
         self._claim: Claim | None = None  # of whoever took it last
         self._metrics = metrics
@@ -266,7 +266,10 @@ class ServedConversation:
     def _note(self, item: Item) -> None:
         """Keeps the books: before it is sent, because what is under way when the socket breaks has to be in them."""
         match item:
-            case Frame() | WordEvent() | Done():
+            case Frame():
+                self.since = time.monotonic()
+                self._sent.add(item)
+            case WordEvent() | Done():
                 self._sent.add(item)
             case FirstAudio():
                 self._metrics.first_audio.observe(item.latency_ms / 1000)

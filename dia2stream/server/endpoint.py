@@ -21,7 +21,7 @@ from dia2stream.server.gate import headers, query
 from dia2stream.server.service import Service, hang_up, new_id, refusal
 from dia2stream.server.websocket_client import WebSocketClient
 
-_PARAMETERS = ("busy", "conversation", "encoding", "received_ms", "sample_rate", "token")
+_PARAMETERS = ("busy", "conversation", "encoding", "received_ms", "sample_rate", "token", "wait")
 
 
 class OwnProtocol:
@@ -44,6 +44,7 @@ class Wishes:
     sample_rate: str
     conversation: str | None = None
     received_ms: float | None = None
+    wait: float = 0.0
 
 
 class Endpoint:
@@ -61,14 +62,15 @@ class Endpoint:
             wishes = self._wishes(scope)
             client.encoder = self._service.encoder(wishes.encoding, wishes.sample_rate)
             client.received_ms = wishes.received_ms
-            await self._talk(client, wishes.conversation)
+            await self._talk(client, wishes)
         except ClientGone:
             return
         except (CommandError, Dia2StreamError) as error:
             await self._turn_away(client, scope, error)
 
-    async def _talk(self, client: WebSocketClient, wanted: str | None) -> None:
-        async with self._service.conversation(wanted, new_name=new_id(), client=client) as claim:
+    async def _talk(self, client: WebSocketClient, wishes: Wishes) -> None:
+        wanted = wishes.conversation
+        async with self._service.conversation(wanted, new_name=new_id(), wait=wishes.wait, client=client) as claim:
             conversation = claim.conversation
             # Proxies are told in the handshake what the client is told by `ready`: see scripts/haproxy.cfg.
             await client.accept(("Dia2stream-Conversation", conversation.id))
@@ -101,6 +103,7 @@ class Endpoint:
             asked.get("sample_rate", str(self._options.sample_rate)),
             asked.get("conversation"),
             _number(asked, "received_ms"),
+            _number(asked, "wait") or 0.0,
         )
 
 

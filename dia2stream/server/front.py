@@ -138,8 +138,6 @@ class Front:
                 if isinstance(client, DialectSocket):
                     await client.accept()
                 how = await self._service.serve(claim, client)
-                if name is None:
-                    conversation.begun = False  # nobody can come back to it
             self._service.count(how)
             await client.end(how)
         except ClientGone:

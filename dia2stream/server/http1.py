@@ -49,6 +49,10 @@ class Http:
 
     # ---- Called by the connection ----
 
+    @property
+    def expects_nothing(self) -> bool:
+        return self._exchange is not None and not self._exchange.awaits_body
+
     def data(self, data: bytes) -> None:
         self._http.receive_data(data)
         self._read()

@@ -159,6 +159,8 @@ class Server:
 
     def _begin(self, engine: "Engine") -> None:
         self._slots.engine = self.watch.engine = engine
+        self._slots.count = engine.capacity.slots
+        self._slots.admits = lambda: engine.capacity.overload(engine.capacity.slots - engine.free)
         self.stage = None
         _log.info("ready", extra={"model": engine.checkpoint.name, "device": str(engine.checkpoint.device)})
 

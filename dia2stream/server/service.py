@@ -35,7 +35,7 @@ goes away ends it.
 `name` belongs to the conversation: who comes with it again goes on with that conversation, also while it is served to
 somebody else, who is then hung up on; None begins a new one. Put the dialect's name and a colon before a name that a
 client chose: our own protocol has no colons in its ids, so nobody gets at another's conversation by guessing.
-A client that leaves pauses its conversation; it is kept for `--linger` seconds.
+A client that leaves pauses its conversation; one that has a name is kept for `--linger` seconds.
 """
 
 import asyncio
@@ -125,27 +125,29 @@ class Service:
         name: str | None,
         *,
         new_name: str | None = None,
+        wait: float = 0.0,
         client: ClientConnection | None = None,
         paced: bool = True,
     ) -> AsyncIterator[Claim]:
         """A conversation that has a slot, given back when the block ends.
 
-        name: of one to go on with; if it is not there, a new one is called `new_name`, or the same. client: who asks;
-        nobody waits for a slot that is to be freed when the client is gone. paced: whether a listener plays what is
-        sent; else a new one sends as fast as it is taken.
-        Raises CommandError `busy` when there is no slot, EngineError when there will never be one.
+        name: of one to go on with; if it is not there, a new one is called `new_name`, or the same. Without any name
+        nobody can come back, so the conversation ends with the block. wait: for how many seconds to stand in line for
+        a slot, at most `--queue-seconds`, while the client is there. paced: whether a listener plays what is sent; else
+        a new one sends as fast as it is taken.
+        Raises CommandError `busy` when there is no slot, EngineError when there will never be one, ClientGone.
         """
         if problem := self._broken():
             raise EngineError(problem)
         if reason := self._unready():
             raise CommandError("busy", reason)
-        claim = await self._slots.take(name, new_name or name or new_id(), paced)
+        claim = await self._slots.take(name, new_name or name or new_id(), wait, client, paced)
         started, short = time.monotonic(), claim.conversation.id[:6]
         _log.info("client", extra={"conversation": short, "address": getattr(client, "address", "")})
         try:
             yield claim
         finally:
-            self._slots.leave(claim)
+            self._slots.leave(claim, returns=bool(name or new_name))
             _log.info("client gone", extra={"conversation": short, "seconds": round(time.monotonic() - started, 1)})
 
     async def serve(self, claim: Claim, client: ClientConnection) -> HangUp:
@@ -158,13 +160,15 @@ class Service:
             return hang_up(error)
 
     @contextlib.asynccontextmanager
-    async def converse(self, name: str | None, encoder: Encoder | None, scope: Scope) -> AsyncIterator[LocalClient]:
+    async def converse(
+        self, name: str | None, encoder: Encoder | None, scope: Scope, wait: float = 0.0
+    ) -> AsyncIterator[LocalClient]:
         """A client within this process, and a conversation for it, while the client of that request is there.
 
         Raises CommandError and EngineError on entering.
         """
         client = LocalClient(encoder, lost=scope.get("extensions", {}).get(GONE))
-        async with self.conversation(name, client=client) as claim:
+        async with self.conversation(name, wait=wait, client=client) as claim:
             serving = asyncio.create_task(self.serve(claim, client))
             serving.add_done_callback(client.ended)
             try:

@@ -5,40 +5,63 @@ import contextlib
 import logging
 import threading
 import time
-from collections.abc import Iterable
+from collections import deque
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
 from dia2stream.errors import CommandError
 from dia2stream.items import FRAME_MS
 from dia2stream.options import ServeOptions
 from dia2stream.protocol.messages import Error, Event
-from dia2stream.server.conversations import TAKEN_OVER, Claim, HangUp, ServedConversation
+from dia2stream.server.connection import ClientGone
+from dia2stream.server.conversations import TAKEN_OVER, Claim, ClientConnection, HangUp, ServedConversation
 from dia2stream.server.metrics import Metrics, Reading
 
 if TYPE_CHECKING:
     from dia2stream.engine.engine import Engine
 
 _log = logging.getLogger(__name__)
+_GAVE_WAY = HangUp(1013, "another client took the slot", Error("busy", "another client took the slot"))
 
 # A slot that is given back is free after the step that is running. If that takes longer, the engine hangs.
 FREEING_SECONDS = 10.0
 CLOSE_SECONDS = 2.0  # for a client to answer that we close
+# Agent frameworks drop the connection at every interruption and come back at once: so long their slot is theirs alone.
+RETURN_SECONDS = 10.0
+MAX_WAITING = 256  # clients in the line
+LOOK_SECONDS = 0.2  # how often the first in the line looks whether somebody gives way
 
 
 class Slots:
-    """Which conversations have a slot: those with a client, and those whose client may come back."""
+    """Which conversations have a slot: those with a client, and those whose client may come back.
 
-    def __init__(self, options: ServeOptions, metrics: Metrics) -> None:
+    admits: says why one more conversation would be one too many although there is a slot; None when it would not.
+    """
+
+    def __init__(self, options: ServeOptions, metrics: Metrics, count: int = 1) -> None:
         self.engine: Engine | None = None
+        self.count = count
+        self.admits: Callable[[], str | None] = lambda: None
         self._options, self._metrics = options, metrics
         self._served: dict[str, ServedConversation] = {}
+        self._line: deque[object] = deque()  # who waits for a slot, first come first
+        self._changed = asyncio.Event()
 
-    async def take(self, wanted: str | None, new_id: str, paced: bool = True) -> Claim:
-        """The conversation `wanted`, or a new one named `new_id`. Raises CommandError `busy` when every slot is taken.
+    async def take(
+        self,
+        wanted: str | None,
+        new_id: str,
+        wait: float = 0.0,
+        client: ClientConnection | None = None,
+        paced: bool = True,
+    ) -> Claim:
+        """The conversation `wanted`, or a new one named `new_id`.
 
         Whoever knows the id gets the conversation, even while another client is connected to it: a client whose
-        connection broke comes back sooner than the server notices the broken connection. paced: whether a new one keeps
-        to the listener's pace.
+        connection broke comes back sooner than the server notices the broken connection.
+
+        wait: for how many seconds at most, while that client is there. paced: whether a new one keeps to the listener's
+        pace. Raises CommandError `busy`, ClientGone.
         """
         served = self._served.get(wanted or "")
         if served is not None and served.has_slot and not served.over:
@@ -46,54 +69,87 @@ class Slots:
             await served.leave(TAKEN_OVER)
             self._metrics.returned.inc()
             return claim
-        return await self._begin(new_id, paced)
+        old = await self._wait_for_room(min(wait, self._options.queue_seconds), client)
+        return await self._begin(new_id, old, paced)
 
-    async def _begin(self, id: str, paced: bool) -> Claim:
+    async def _wait_for_room(self, seconds: float, client: ClientConnection | None) -> ServedConversation | None:
+        """Stands in line. Returns the conversation that gives way, if one has to. Raises CommandError, ClientGone."""
+        if len(self._line) >= MAX_WAITING:
+            raise CommandError("busy", f"{MAX_WAITING} clients wait for a slot already")
+        me, deadline = object(), time.monotonic() + seconds
+        self._line.append(me)
+        try:
+            while True:
+                problem = self._no_room() if self._line[0] is me else self._told_busy()
+                if problem is None:
+                    return self._make_room()
+                if (left := deadline - time.monotonic()) <= 0:
+                    raise CommandError("busy", problem)
+                self._changed.clear()
+                with contextlib.suppress(asyncio.TimeoutError):
+                    await asyncio.wait_for(self._changed.wait(), min(left, LOOK_SECONDS))
+                if client is not None and not client.open:
+                    raise ClientGone("the client has not waited")
+        finally:
+            self._line.remove(me)
+            self._changed.set()
+
+    async def _begin(self, id: str, old: ServedConversation | None, paced: bool) -> Claim:
         assert self.engine is not None
-        old = self._make_room()
         served = ServedConversation(id, self._metrics)
         claim = served.take()
         self._served[served.id] = served  # before anything is waited for: the slot is taken
         try:
             if old is not None:
-                await old.leave(
-                    HangUp(1013, "another client took the slot", Error("busy", "another client took the slot"))
-                )
+                await old.leave(_GAVE_WAY)
                 await asyncio.wait_for(old.close(), FREEING_SECONDS)
             served.open(self.engine, self._options.max_lead_ms if paced else None)
         except asyncio.TimeoutError:
-            del self._served[served.id]
+            self._drop(served)
             raise CommandError("busy", "the slot is not free yet") from None
         except BaseException:
-            del self._served[served.id]
+            self._drop(served)
             raise
         self._metrics.clients.inc()
         return claim
 
+    def _no_room(self) -> str | None:
+        """Why there is no slot; None when there is one, or somebody gives way."""
+        if len(self._served) >= self.count and not any(map(self._gives_way, self._served.values())):
+            return self._told_busy()
+        return self.admits() if len(self._served) < self.count else None
+
+    def _told_busy(self) -> str:
+        many = "conversation" if self.count == 1 else "conversations"
+        return f"every slot is taken: this server speaks {self.count} {many} at a time"
+
     def _make_room(self) -> ServedConversation | None:
-        """Takes a slot from whoever needs it least, if all are taken. Raises CommandError when all need theirs."""
-        if len(self._served) < self._size:
+        """Whoever needs its slot least, if all are taken."""
+        if len(self._served) < self.count:
             return None
         idle = [served for served in self._served.values() if self._gives_way(served)]
-        if not idle:
-            raise CommandError("busy", f"every slot is taken: this server holds {self._size} at a time")
         return self._served.pop(min(idle, key=lambda served: served.since).id)
 
-    @property
-    def _size(self) -> int:
-        return 1 if self.engine is None else self.engine.capacity.slots
-
     def _gives_way(self, served: ServedConversation) -> bool:
-        silent = not served.begun and time.monotonic() - served.since > self._options.linger
-        present = served.connected or served.awaited
-        return served.has_slot and (served.over or not present or silent)
+        """Whether somebody who waits may have its slot."""
+        if not served.has_slot or served.awaited:
+            return False
+        if served.over:
+            return True
+        quiet = time.monotonic() - served.since
+        if not served.connected:
+            return quiet >= RETURN_SECONDS or not served.begun
+        return not served.speaking and quiet >= (self._options.idle_seconds if served.begun else self._options.linger)
 
-    def leave(self, claim: Claim) -> None:
-        """Whoever has the claim is gone. Keeps the conversation for a while, if anything was ever begun in it."""
+    def leave(self, claim: Claim, returns: bool = True) -> None:
+        """Whoever has the claim is gone. Keeps the conversation for a while, if there is anything to come back to.
+
+        returns: whether its client knows how to.
+        """
         served = claim.conversation
         if not served.give_up(claim):
             return  # somebody else has taken it
-        if served.over or not served.begun:
+        if served.over or not served.begun or not returns:
             self._forget(served)
         elif served.id in self._served:
             asyncio.get_running_loop().call_later(self._options.linger, self._expire, served, served.since)
@@ -107,7 +163,13 @@ class Slots:
         """Gives the engine's slot back; it counts as taken until it is."""
         if self._served.get(served.id) is served:
             closing = asyncio.create_task(served.close())
-            closing.add_done_callback(lambda _: self._served.pop(served.id, None))
+            closing.add_done_callback(lambda _: self._drop(served))
+
+    def _drop(self, served: ServedConversation) -> None:
+        """It has no slot any more."""
+        if self._served.get(served.id) is served:
+            del self._served[served.id]
+        self._changed.set()
 
     # ---- All of them at once ----
 
@@ -154,11 +216,12 @@ class Slots:
         outboxes = [served.session.conversation.outbox for served in all_served if served.connected]
         now = time.monotonic()
         yield "ready", "Whether the model is loaded", self.engine is not None
-        yield "slots", "Conversations that fit at once", self._size
+        yield "slots", "Conversations that fit at once", self.count
         yield "slots_taken", "Slots whose client is connected", self.connected
         # The names of the release before this one; the next release drops them.
-        yield "seats", "Old name of slots", self._size
+        yield "seats", "Old name of slots", self.count
         yield "seats_taken", "Old name of slots_taken", self.connected
+        yield "waiting", "Clients that wait for a slot", len(self._line)
         yield "lingering", "Conversations that wait for their client", len(all_served) - self.connected
         yield "real_time_factor", "Work for a second of audio, in seconds, of late", self._metrics.real_time_factor
         lead = max([outbox.lead_ms(now) for outbox in outboxes], default=0.0)

@@ -65,6 +65,10 @@ class WebSocket:
 
     # ---- Called by the connection ----
 
+    @property
+    def expects_nothing(self) -> bool:
+        return not self._answered  # it may be waiting for a slot
+
     def data(self, data: bytes) -> None:
         self._pinged = False
         if not self._answered:

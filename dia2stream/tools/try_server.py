@@ -102,6 +102,7 @@ async def _try(options: ClientOptions, texts: list[str], output: "FfplayOutput |
             if waiting and (is_second or trial.done == len(trial.said)):
                 await _say(client, trial, waiting.pop(0))
         trial.seconds = time.monotonic() - began
+        await client.hang_up()
     return trial
 
 

@@ -65,7 +65,7 @@ class ServerCallClient:
             yield item.samples / self._client.ready.sample_rate if isinstance(item, Audio) else item
 
     async def close(self) -> None:
-        await self._client.close()
+        await self._client.hang_up()
 
 
 def engine_calls(engine: Engine, lead_ms: float | None) -> Connect:
