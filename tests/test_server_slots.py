@@ -19,7 +19,9 @@ def server():
 async def say(server: Serve, seed: int) -> bytes:
     async with connect(server.url) as client:
         await client.start(SHORT, seed=seed)
-        return sound(await hear(client))
+        said = sound(await hear(client))
+        await client.hang_up()
+        return said
 
 
 @on_loop
@@ -39,7 +41,9 @@ async def test_a_client_beyond_the_slots_is_busy_until_one_is_free(server):
         await second.start(SHORT, seed=2)
         with pytest.raises(CommandError, match="every slot is taken: this server speaks 2 conversations at a time"):
             await connect(server.url)
-    assert await say(server, 1)
+        await first.hang_up()
+        assert await say(server, 1)
+        await second.hang_up()
 
 
 @on_loop
