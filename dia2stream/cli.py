@@ -225,13 +225,14 @@ def say(
 @command("""\
   dia2stream serve
   dia2stream serve --host 127.0.0.1 --model random:tiny
+  dia2stream serve --slots auto
   DIA2STREAM_TOKEN=secret dia2stream serve --encoding mulaw --sample-rate 8000
   dia2stream serve --tls-cert fullchain.pem --tls-key privkey.pem --port 443""")
 def serve(options: ServeOptions, speech: SpeechOptions, model: ModelOptions) -> None:
     """Speak for clients on the network, over WebSocket and HTTP.
 
     \b
-    ws://HOST:8765/            the WebSocket; one conversation at a time
+    ws://HOST:8765/            the WebSocket; --slots conversations at a time
     http://HOST:8765/          a page to try it in a browser
     http://HOST:8765/healthz   alive?     /readyz  loaded?     /metrics  for Prometheus
 
