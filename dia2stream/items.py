@@ -30,7 +30,7 @@ class FirstFrame:
 
 @dataclass(frozen=True)
 class Cut:
-    """What was sent before this is not going on: whoever encodes the stream starts afresh."""
+    """The audio behind this mark does not continue the audio before it. So an encoder of the stream starts afresh."""
 
 
 Item = Event | Frame | FirstFrame | Cut

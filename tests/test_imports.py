@@ -76,6 +76,7 @@ WITHOUT_TORCH = [
     "dia2stream.engine.admission",
     "dia2stream.engine.costs",
     "dia2stream.engine.scheduler",
+    "dia2stream.engine.session",
     "dia2stream.engine.observer",
     "dia2stream.errors",
     "dia2stream.items",
