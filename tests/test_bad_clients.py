@@ -100,6 +100,7 @@ async def test_a_client_that_fell_silent_and_answers_no_ping_loses_its_slot(impa
 
 @on_loop
 async def test_a_slow_reader_is_served_at_its_own_pace_and_kept(impatient):
+    await (await take_slot(impatient)).hang_up()  # the slot is free
     # What the kernel holds for the reader counts as read: no more of that than on a phone.
     pipe = socket.socket()
     pipe.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 32768)

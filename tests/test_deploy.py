@@ -65,6 +65,7 @@ def test_the_proxy_gives_each_client_a_free_server_and_who_comes_back_its_own():
                     assert back.ready.conversation == client.ready.conversation
                     assert isinstance(await back.receive(), Paused)
                     await back.close()
+                await (await connect(url, conversation=one.ready.conversation)).hang_up()
                 async with connect(url) as client:
                     await client.start(SHORT, seed=2)
                     await hear(client)

@@ -475,4 +475,5 @@ def test_what_a_conversation_remembers_is_an_option(monkeypatch):
             pass
 
     monkeypatch.setattr("dia2stream.engine.engine.load_checkpoint", lambda *model, **options: SimpleNamespace(notes=[]))
+    monkeypatch.setattr("dia2stream.engine.engine.set_threads", lambda threads, checkpoint: "no threads")
     assert Recorder.load(ModelOptions(history_seconds=5.0)).options["history_seconds"] == 5.0

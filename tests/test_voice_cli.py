@@ -189,7 +189,7 @@ def test_over_ten_seconds_warns(cli: Cli, tmp_path: Path) -> None:
     (tmp_path / "a.words.json").write_text('[["Hi", 0.5, 1]]')
     code, _, err = cli("voice", "make", "x", "--speaker-1", "a.wav", "--speaker-2", "none", "-o", "x", *TINY)
     assert code == 0
-    assert "speaker 1's clip is 12.0 s long; over 10 s take up context" in err
+    assert "speaker 1's clip is 12.0 s long; what is over 10 s takes up context" in err
 
 
 def test_show_prints_the_words_and_draws_them(cli: Cli, ann: Path) -> None:
