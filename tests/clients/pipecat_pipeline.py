@@ -34,15 +34,19 @@ from pipecat.workers.runner import WorkerRunner
 from report import FIRST, KEY, LONG, SECOND, URL, WS_URL, Stopwatch, save, tell, wait
 
 RATE = 24000
+PATIENT = {"stop_frame_timeout_s": 30}  # a busy machine may take longer than usual to begin
 SERVICES = {
-    "openai": lambda: OpenAITTSService(api_key=KEY, base_url=f"{URL}/v1"),
+    "openai": lambda: OpenAITTSService(api_key=KEY, base_url=f"{URL}/v1", **PATIENT),
     "cartesia": lambda: CartesiaTTSService(
-        api_key=KEY, url=f"{WS_URL}/tts/websocket", settings=CartesiaTTSService.Settings(voice="any")
+        api_key=KEY, url=f"{WS_URL}/tts/websocket", settings=CartesiaTTSService.Settings(voice="any"), **PATIENT
     ),
-    "deepgram": lambda: DeepgramTTSService(api_key=KEY, base_url=WS_URL),
-    "flux": lambda: DeepgramFluxTTSService(api_key=KEY, url=f"{WS_URL}/v2/speak"),
+    "deepgram": lambda: DeepgramTTSService(api_key=KEY, base_url=WS_URL, **PATIENT),
+    "flux": lambda: DeepgramFluxTTSService(api_key=KEY, url=f"{WS_URL}/v2/speak", **PATIENT),
     "elevenlabs": lambda: ElevenLabsTTSService(
-        api_key=KEY, url=WS_URL, settings=ElevenLabsTTSService.Settings(voice="any", model="eleven_flash_v2_5")
+        api_key=KEY,
+        url=WS_URL,
+        settings=ElevenLabsTTSService.Settings(voice="any", model="eleven_flash_v2_5"),
+        **PATIENT,
     ),
 }
 
@@ -144,6 +148,12 @@ async def talk(agent: Agent) -> None:
     await agent.turn("turn", FIRST, "turn-1")
     await agent.cut("cut", LONG, "cut", 1.5)
     await agent.turn("after", SECOND, "after")
+    await restart(agent)
+    await agent.worker.cancel()
+
+
+async def restart(agent: Agent) -> None:
+    """The server goes away and comes back."""
     tell("restart")
     await asyncio.to_thread(wait)
     for _ in range(20):  # turns until one is heard: a service may need one to find out that its socket is gone
@@ -155,13 +165,12 @@ async def talk(agent: Agent) -> None:
         except asyncio.TimeoutError:
             continue
     agent.end("restarted", "restarted")
-    await agent.worker.cancel()
 
 
-async def main() -> None:
+async def run(agent: Agent, talk) -> None:
+    """The pipeline, for as long as the talk goes on."""
     logger.remove()
     logger.add(sys.stderr, level="WARNING")
-    agent = Agent(SERVICES[sys.argv[4]]())
     runner = WorkerRunner(handle_sigint=False)
     await runner.add_workers(agent.worker)
     talking = asyncio.create_task(talk(agent))
@@ -169,4 +178,9 @@ async def main() -> None:
     await talking
 
 
-asyncio.run(main())
+async def main() -> None:
+    await run(Agent(SERVICES[sys.argv[4]]()), talk)
+
+
+if __name__ == "__main__":
+    asyncio.run(main())
