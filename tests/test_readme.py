@@ -23,6 +23,7 @@ MANUALS = {
         "CONTRIBUTING.md",
         "dia2/voice/README.md",
         "dia2stream/bench/README.md",
+        "dia2stream/plugins/README.md",
         "dia2stream/protocol/README.md",
         "dia2stream/server/README.md",
         "dia2stream/server/dialects/README.md",
