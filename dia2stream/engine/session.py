@@ -118,7 +118,8 @@ class Session:
 
     def stand_still(self) -> None:
         """Nobody listens for now: no audio leaves from here on. What the client had paused stays where it was."""
-        self._halting += 1
+        with self._count_lock:
+            self._halting += 1
         self._order(STAND_STILL)
 
     def say_where(self) -> None:
@@ -127,7 +128,8 @@ class Session:
 
     def stands_still(self) -> None:
         """The engine has carried out a `stand_still`."""
-        self._halting -= 1
+        with self._count_lock:
+            self._halting -= 1
 
     def close(self) -> None:
         """Gives the slot back at the end of the step that is going on. Nothing more comes out, and a loop ends."""
@@ -291,6 +293,7 @@ class _Bell:
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = weakref.ref(loop)
         self._rung: deque[asyncio.Event] = deque()
+        self._awaited = False  # whether the loop is about to set what was rung
 
     @classmethod
     def of(cls, loop: asyncio.AbstractEventLoop) -> "_Bell":
@@ -299,9 +302,9 @@ class _Bell:
 
     def ring(self, event: asyncio.Event) -> None:
         """Has the loop set an event. A loop that is closed has nobody left who waits."""
-        self._rung.append(event)
-        # Whoever finds the queue empty wakes the loop. If two do, the loop is woken once too often.
-        if len(self._rung) == 1:
+        self._rung.append(event)  # before the look: whoever sees that the loop is awaited has its event set
+        if not self._awaited:
+            self._awaited = True
             loop = self._loop()
             try:
                 if loop is not None:
@@ -311,5 +314,6 @@ class _Bell:
                     raise
 
     def _set_all(self) -> None:
+        self._awaited = False  # before the events are set: what is rung from now on wakes the loop again
         while self._rung:
             self._rung.popleft().set()
