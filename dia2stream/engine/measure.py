@@ -11,12 +11,12 @@ from functools import partial
 
 import torch
 
+from dia2.cuda.graphs import batch_sizes
 from dia2.model.sampling import SlotSettings
 from dia2.steps.pool import ContextPool
 from dia2stream.engine.costs import CostCurve
 
 _RUNS = 5
-_LARGEST = 128
 # Columns of the passes that are timed.
 _PASSES = (16, 125, 500)
 _MOST_SECONDS = 20.0  # a machine so slow that this is not enough keeps the figures of fewer runs
@@ -31,7 +31,7 @@ def measured(pool: ContextPool, name: str) -> CostCurve:
         pool.stepper.begin(slot, SlotSettings(), 0)
     passes = {columns: timer.median(partial(_pass, pool, columns)) for columns in _PASSES if columns < _room(pool)}
     backbone, depformer, codec = {}, {}, {}
-    for size in _sizes(slots):
+    for size in batch_sizes(slots):
         rows = range(min(size, slots))
         backbone[size] = timer.median(partial(_step, pool, rows, pool.stepper.capacity))
         depformer[size] = max(0.0, timer.median(partial(_step, pool, rows, 0)) - backbone[size])
@@ -56,14 +56,6 @@ class _Timer:
             work()
             taken.append(time.perf_counter() - began)
         return statistics.median(taken)
-
-
-def _sizes(slots: int) -> list[int]:
-    """Batch sizes: powers of two up to the first that all slots fit in."""
-    sizes = [1]
-    while sizes[-1] < min(slots, _LARGEST):
-        sizes.append(2 * sizes[-1])
-    return sizes
 
 
 def _room(pool: ContextPool) -> int:
