@@ -22,10 +22,14 @@ class Frame:
 
 @dataclass(frozen=True)
 class FirstFrame:
-    """Stands before the frame that an utterance starts with: becomes `first_audio` when it is taken."""
+    """Stands before the frame that an utterance starts with: becomes `first_audio` when it is taken.
+
+    arrived: when its command came. waited: seconds since then in which its conversation lacked words to go on.
+    """
 
     id: str
     arrived: float
+    waited: float = 0.0
 
 
 @dataclass(frozen=True)

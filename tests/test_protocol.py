@@ -83,7 +83,7 @@ def test_every_event_and_field_of_the_protocol_is_there():
     expected = {
         "ready": "version model device sample_rate encoding frame_ms voices conversation",
         "started": "id seed",
-        "first_audio": "id latency_ms",
+        "first_audio": "id latency_ms waited_ms",
         "word": "id word speaker start_ms said end_ms text_start text_end",
         "done": "id audio_ms",
         "paused": "heard_ms spoken pending words",

@@ -43,6 +43,7 @@ from dia2stream.conversation.caller import Callers, Columns, Ear, read_piece
 from dia2stream.conversation.clock import AudioClock
 from dia2stream.conversation.outbox import Outbox
 from dia2stream.conversation.reader import ReadEntry, TextReader
+from dia2stream.conversation.shortage import Shortage
 from dia2stream.conversation.words import QueuedWord, Utterance, Words, check_room, check_utterances
 from dia2stream.errors import CommandError
 from dia2stream.items import FRAME_MS, FirstFrame, Frame, Item
@@ -117,6 +118,7 @@ class Conversation:
         self.words = Words(TextReader(self._tokenizer, self._text.front_end()))
         self.callers = Callers(self._ear, self._tokenizer, self.machine)
         self.clock = AudioClock()
+        self.shortage = Shortage()
         self.heard_ms: float | None = None  # while paused: what the listener has heard, on the audio clock
         self._opening: Utterance | None = None  # the utterance that the current turn begins with
         self._undelivered = 0  # frames that were made and whose sound is not queued yet
@@ -263,6 +265,11 @@ class Conversation:
         closed = self.words.opened is None or self._after_caller
         return state.end_step is not None or self.machine.may_step(state, closed)
 
+    def note_shortage(self, now: float) -> None:
+        """Counts how long it lacks words to go on. Call it behind steps and commands; now: on the clock of `take`."""
+        lacking = self.active and not self.paused and self.words.opened is not None and not self.wants_step()
+        self.shortage.note(lacking, now)
+
     def can_step(self) -> bool:
         """Whether a step is wanted and there is room for a frame."""
         return self.outbox.waiting + self._undelivered < self.outbox.capacity and self.wants_step()
@@ -310,7 +317,7 @@ class Conversation:
         """The next thing to send; seconds to wait for it; None when nothing may leave."""
         item = self.outbox.take(now, answers_only)
         if isinstance(item, FirstFrame):
-            return FirstAudio(item.id, (now - item.arrived) * 1000)
+            return FirstAudio(item.id, (now - item.arrived) * 1000, item.waited * 1000 or None)
         return item
 
     @property
@@ -333,6 +340,7 @@ class Conversation:
     def _begin_utterance(self, id: str | None, arrived: float) -> Utterance:
         utterance = self.words.begin(id, arrived, answers=bool(self.callers))
         self.callers.answering = False
+        utterance.short_before = self.shortage.seconds
         return utterance
 
     def _add(self, utterance: Utterance, entries: Sequence[ReadEntry], final: bool) -> None:
@@ -452,7 +460,7 @@ class Conversation:
         if utterance.announced:
             return []
         utterance.announced = True
-        return [FirstFrame(utterance.id, utterance.arrived)]
+        return [FirstFrame(utterance.id, utterance.arrived, self.shortage.seconds - utterance.short_before)]
 
     def _sound(self, word: QueuedWord) -> list[Item]:
         """The events before the frame with which a word begins to sound."""

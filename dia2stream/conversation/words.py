@@ -32,7 +32,8 @@ class Utterance:
     """What one start or inject, and the pieces after it, asked for.
 
     arrived: when its command came, seconds on the caller's clock. open: more pieces may come. unheard: words and breaks
-    that have not sounded yet. announced: `first_audio` is told, or is on its way.
+    that have not sounded yet. announced: `first_audio` is told, or is on its way. short_before: seconds for which the
+    conversation had lacked words before.
     answers: the caller spoke before this utterance came, and what they said is not in the context yet. So it waits
     until the utterance that is spoken now has ended.
     """
@@ -43,6 +44,7 @@ class Utterance:
     answers: bool = False
     unheard: int = 0
     announced: bool = False
+    short_before: float = 0.0
 
 
 @dataclass(frozen=True)

@@ -236,10 +236,14 @@ class Started(_Event):
 
 @dataclass(frozen=True, slots=True)
 class FirstAudio(_Event):
-    """An utterance's first audio follows. latency_ms: since its command arrived, to 0.1 ms."""
+    """An utterance's first audio follows.
+
+    latency_ms: since its command arrived, to 0.1 ms; waited_ms: the part of it that was spent waiting for more words
+    """
 
     id: str
     latency_ms: float
+    waited_ms: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -42,10 +42,9 @@ class Load:
 
 @dataclass(frozen=True)
 class Target:
-    """Where calls go. ahead, start: see `Call`. take_usage: what the engine did since the last time."""
+    """Where calls go. start: see `Call`. take_usage: what the engine did since the last time."""
 
     connect: Connect
-    ahead: int
     start: Callable[..., Start]
     take_usage: Callable[[], Usage] | None = None
 
@@ -137,7 +136,7 @@ class _Run:
         receiving = asyncio.create_task(listener.receive())
         try:
             random = self._random(str(number))
-            await scenario(Call(client, listener, record, random, self._target.ahead, self._target.start))
+            await scenario(Call(client, listener, record, random, self._target.start))
         finally:
             receiving.cancel()
             with contextlib.suppress(asyncio.CancelledError):

@@ -7,7 +7,7 @@ from dia2stream.bench.load.clients import CallClient
 from dia2stream.bench.load.playback import PlaybackClock
 from dia2stream.bench.load.results import CallRecord
 from dia2stream.errors import CommandError, EngineError
-from dia2stream.protocol.messages import Done, Error, Event, Paused, ResetDone
+from dia2stream.protocol.messages import Done, Error, Event, FirstAudio, Paused, ResetDone
 
 
 class Listener:
@@ -21,7 +21,8 @@ class Listener:
         self.heard_ms = 0.0
         self.paused = self.is_reset = False
         self._client, self._record = client, record
-        self._asked: float | None = None  # when the words came whose first sample is still to come
+        self._asked: float | None = None  # when the first words of a turn came whose first sample is still to come
+        self._waited = 0.0  # seconds for which the engine lacked words in this turn
         self._done: set[str] = set()
         self._ended = False
         self._problem: Exception | None = None
@@ -32,10 +33,10 @@ class Listener:
     def expect_turn(self) -> None:
         """The next sound begins a turn."""
         self.playback.begin()
-        self._asked = None
+        self._asked, self._waited = None, 0.0
 
-    def words_are_there(self) -> None:
-        """From now on the engine can start to speak: the first sample is timed from here."""
+    def words_come(self) -> None:
+        """The first words of a turn are sent now: its first sample is timed from here."""
         self._asked = _now()
 
     def forget(self) -> None:
@@ -95,12 +96,15 @@ class Listener:
         self._record.late, self._record.worst_underrun = self.playback.late, self.playback.worst_underrun
         if is_first:
             if self._asked is not None:
-                self._record.first.append(now - self._asked)
+                self._record.heard.append(now - self._asked)
+                self._record.first.append(now - self._asked - self._waited)
             self._changed.set()
 
     def _take_event(self, event: Event) -> None:
         if isinstance(event, Done):
             self._done.add(event.id)
+        elif isinstance(event, FirstAudio):
+            self._waited = (event.waited_ms or 0.0) / 1000
         elif isinstance(event, Paused):
             self.paused = True
         elif isinstance(event, ResetDone):

@@ -93,7 +93,7 @@ def _notes(report: Report) -> Iterable[str]:
     """What stands below the table."""
     calls = report["calls"]
     yield f"{LABELS[calls['kind']]}; each load is held for {calls['settings']['seconds']:g} s"
-    yield "p50, p95, p99: first audio, ms; gap: the longest in playback, ms"
+    yield "p50, p95, p99: first audio, ms; heard: p95 with its waits for text; gap: the longest in playback, ms"
     yield "fluent: calls without a gap of over 100 ms; lost: calls that were refused or failed"
     if report["target"] in ("engine", "simulation"):
         yield "model, host: shares of the time that the engine's thread spends on the model, and beside it"
@@ -120,8 +120,8 @@ def _table(kind: str, points: Sequence[Report]) -> Any:
     from rich import box
     from rich.table import Table
 
-    table = Table("per s" if kind == "rate" else "calls", box=box.SIMPLE_HEAD, pad_edge=False)
-    for name in ("p50", "p95", "p99", "fluent", "gap", "lost", "frames/s", "model", "host"):
+    table = Table("per s" if kind == "rate" else "calls", box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
+    for name in ("p50", "p95", "p99", "heard", "fluent", "gap", "lost", "frames/s", "model", "host"):
         table.add_column(name, justify="right", no_wrap=True)
     for point in points:
         table.add_row(*_cells(point))
@@ -129,10 +129,11 @@ def _table(kind: str, points: Sequence[Report]) -> Any:
 
 
 def _cells(point: Report) -> Iterable[str]:
-    first, engine = point["first_audio_ms"], point["engine"]
+    first, heard, engine = point["first_audio_ms"], point["first_heard_ms"], point["engine"]
     yield f"{point['load']:g}"
     for share in ("p50", "p95", "p99"):
         yield _shown(first[share]) if first else "-"
+    yield _shown(heard["p95"]) if heard else "-"
     yield "-" if point["continuity"] is None else _percent(point["continuity"])
     yield f"{point['worst_underrun_ms']:.0f}"
     yield str(sum(point["refused"].values()) + sum(point["failed"].values()))

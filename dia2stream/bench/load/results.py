@@ -9,7 +9,9 @@ or null where there were none; percentiles are measured values (nearest rank).
     most_at_once     calls that were let in and not over yet
     refused          by reason: calls that were not let in
     failed           by reason: calls that ended with an error; "broken" is a lost connection or 30 s without progress
-    first_audio_ms   from the words that speech can start with to the first sample; of a crowd the starter's only
+    first_audio_ms   from a turn's first words to its first sample, without waits for the words that follow; of a crowd
+                     the starter's only
+    first_heard_ms   the same with these waits, which depend on how fast the text comes
     connect_ms       from asking for a conversation to having one
     pause_ms         from a barge-in's pause command to `paused`
     continuity       share of the calls whose worst underrun is at most 100 ms; a call that failed is not among them
@@ -35,12 +37,13 @@ CONTINUOUS = 0.1  # seconds: a call whose worst underrun is no longer counts as 
 class CallRecord:
     """What was measured of one call.
 
-    first: seconds from the words that speech can start with to the first sample, one for each turn. pauses: seconds
-    from a barge-in's command to `paused`. connect: seconds until the connection was ready. problem: the code of the
-    error that ended the call; refused: it was not let in.
+    first: seconds from a turn's first words to its first sample, without waits for more words, one for each turn;
+    heard: the same with the waits. pauses: seconds from a barge-in's command to `paused`. connect: seconds until the
+    connection was ready. problem: the code of the error that ended the call; refused: it was not let in.
     """
 
     first: list[float] = field(default_factory=list)
+    heard: list[float] = field(default_factory=list)
     pauses: list[float] = field(default_factory=list)
     connect: float | None = None
     frames: int = 0
@@ -70,6 +73,7 @@ def summarize(records: Sequence[CallRecord], seconds: float, frames: int, usage:
         "refused": dict(Counter(record.problem for record in records if record.refused)),
         "failed": dict(Counter(record.problem for record in served if record.problem is not None)),
         "first_audio_ms": milliseconds(value for record in served for value in record.first),
+        "first_heard_ms": milliseconds(value for record in served for value in record.heard),
         "connect_ms": milliseconds(record.connect for record in served if record.connect is not None),
         "pause_ms": milliseconds(value for record in served for value in record.pauses),
         "continuity": _continuity(served),

@@ -13,7 +13,7 @@ from typing import cast
 
 import torch
 
-from dia2stream.bench.calls import PUBLISHED_AHEAD, start_fields
+from dia2stream.bench.calls import start_fields
 from dia2stream.bench.load.clients import engine_calls, server_calls
 from dia2stream.bench.load.driver import Kind, Load, Target, measure
 from dia2stream.bench.load.report import LABELS, compare_loads, load_gates, plot_loads, show_loads
@@ -89,8 +89,7 @@ def _engine_report(model: ModelOptions, speech: SpeechOptions, load: CallOptions
     with load_progress() as progress:
         engine = TimedEngine.load(model, progress=progress, speech=speech, slots=plan.slots, observers=[usage])
     try:
-        ahead = engine.stepper.config.data.second_stream_ahead
-        target = Target(engine_calls(engine, load.max_lead_ms), ahead, Start, usage.take)
+        target = Target(engine_calls(engine, load.max_lead_ms), Start, usage.take)
         calls = _measure_all(target, speech, load, plan, most=float(plan.slots) if plan.kind != "rate" else _MOST)
         return report_of("engine", speech, engine_setting(engine), calls)
     finally:
@@ -99,7 +98,7 @@ def _engine_report(model: ModelOptions, speech: SpeechOptions, load: CallOptions
 
 def _server_report(url: str, speech: SpeechOptions, options: BenchOptions, load: CallOptions, plan: Plan) -> Report:
     ready = asyncio.run(_ready(url, options.token))
-    target = Target(server_calls(url, options.token), PUBLISHED_AHEAD, partial(Start, **start_fields(speech)))
+    target = Target(server_calls(url, options.token), partial(Start, **start_fields(speech)))
     return report_of(url, speech, server_setting(ready), _measure_all(target, speech, load, plan, most=_MOST))
 
 

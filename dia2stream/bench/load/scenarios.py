@@ -18,7 +18,7 @@ from typing import TypeAlias
 from dia2stream.bench.load.clients import CallClient
 from dia2stream.bench.load.listener import Listener
 from dia2stream.bench.load.results import CallRecord
-from dia2stream.bench.load.script import Piece, Turn, model_pieces, phone_turns, starting_piece
+from dia2stream.bench.load.script import Piece, Turn, model_pieces, phone_turns
 from dia2stream.bench.load.sentences import SENTENCES
 from dia2stream.errors import EngineError
 from dia2stream.protocol.fields import MAX_SEED
@@ -30,14 +30,13 @@ _QUEUED = 2  # utterances of a monologue that wait to be spoken
 
 @dataclass
 class Call:
-    """What a scenario works with. ahead: words that the model must know beyond the next one, to begin to speak."""
+    """What a scenario works with. start: makes a start command with the options of speech."""
 
     client: CallClient
     listener: Listener
     record: CallRecord
     random: Random
-    ahead: int
-    start: Callable[..., Start]  # makes a start command with the options of speech
+    start: Callable[..., Start]
 
     def sentence(self) -> str:
         """Something to say."""
@@ -60,7 +59,7 @@ async def request(call: Call) -> None:
     """One sentence, heard to its end."""
     listener = call.listener
     listener.expect_turn()
-    listener.words_are_there()
+    listener.words_come()
     await call.begin(call.sentence(), "0")
     await call.wait(lambda: listener.speaking, "sound")
     await call.wait(lambda: listener.is_done("0"), "end of the sentence")
@@ -84,7 +83,7 @@ async def starter(call: Call) -> None:
     while True:
         listener.forget()
         listener.expect_turn()
-        listener.words_are_there()
+        listener.words_come()
         await call.begin(call.sentence(), "0")
         await call.wait(lambda: listener.speaking, "sound")
         await call.client.send(Reset())
@@ -120,13 +119,12 @@ async def _agent_turn(call: Call, turn: Turn, number: int) -> float:
 
 
 async def _send_pieces(call: Call, pieces: Sequence[Piece], id: str) -> None:
-    """Sends a text as the language model has it. Timed is the piece that makes enough words known."""
-    began, timed = _now(), starting_piece(pieces, call.ahead)
+    """Sends a text as the language model has it."""
+    began = _now()
+    call.listener.words_come()
     for index, piece in enumerate(pieces):
         await asyncio.sleep(began + piece.at - _now())
         final = index == len(pieces) - 1
-        if index <= timed:
-            call.listener.words_are_there()
         if id == "0" and index == 0:
             await call.begin(piece.text, id, final)
         else:

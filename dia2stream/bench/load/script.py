@@ -1,6 +1,6 @@
 """What happens in a call: who speaks when, what the agent says, and where the caller interrupts. Pure, from a seed."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from random import Random
 
@@ -44,18 +44,3 @@ def model_pieces(text: str) -> list[Piece]:
     """A text as a language model streams it: a token every 17 ms."""
     starts = range(0, len(text), _TOKEN_CHARS)
     return [Piece(n * _TOKEN_SECONDS, text[at : at + _TOKEN_CHARS]) for n, at in enumerate(starts)]
-
-
-def starting_piece(pieces: Sequence[Piece], ahead: int) -> int:
-    """The index of the piece that makes enough words known for speech to start.
-
-    A word is spoken when `ahead` more words are known. A word is known when the space after it has come, and the last
-    one when the text ends.
-    """
-    so_far = ""
-    for index, piece in enumerate(pieces):
-        so_far += piece.text
-        complete = so_far.split(" ")[:-1]
-        if sum(not word.startswith("[") for word in complete if word) > ahead:
-            return index
-    return len(pieces) - 1
