@@ -27,7 +27,6 @@ stopped. Needs neither torch nor a GPU.
 import asyncio
 import base64
 import contextlib
-import os
 from collections.abc import AsyncIterator, Sequence
 from types import TracebackType
 from typing import Any, TypeAlias
@@ -35,7 +34,7 @@ from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
 from websockets.asyncio.client import ClientConnection
 from websockets.asyncio.client import connect as open_websocket
-from websockets.exceptions import ConnectionClosed, ConnectionClosedOK, InvalidHandshake, InvalidStatus, InvalidURI
+from websockets.exceptions import ConnectionClosed, ConnectionClosedOK, InvalidStatus, WebSocketException
 
 from dia2stream.errors import CommandError, Disconnected, ProtocolError, UnknownEvent
 from dia2stream.protocol.audio_message import Audio, unpack_audio
@@ -56,8 +55,11 @@ from dia2stream.protocol.messages import (
     dump_command,
     parse_event,
 )
+from dia2stream.reach import proxy_for, reason, without_secrets
 
 _OPEN_SECONDS = 10.0  # for a handshake, when there is a slot
+# What opening a WebSocket raises. ImportError is for a SOCKS proxy, ValueError for a port or a host that is none.
+_UNREACHED = (OSError, WebSocketException, TimeoutError, asyncio.TimeoutError, ImportError, ValueError)
 
 # What arrives is an event, or sound.
 Received: TypeAlias = Event | Audio
@@ -68,7 +70,8 @@ class connect:
 
     url: ws:// or wss://; http:// and https:// are taken for them. conversation: the id of one to go on with, and
     received_ms: how much of it has arrived. encoding, sample_rate: of the audio. wait: for how many seconds to stand in
-    line for a slot, if none is free. options: those of websockets.connect.
+    line for a slot, if none is free. options: those of websockets.connect; without `proxy`, the environment names the
+    proxy, and a server on this machine is asked directly.
     """
 
     def __init__(
@@ -115,12 +118,7 @@ class connect:
             await self._client.close()
 
     async def _connect(self) -> "Client":
-        try:
-            socket = await open_websocket(self._url, **self._options)
-        except InvalidStatus as refused:
-            raise _refusal(refused) or Disconnected(f"{_plain(self._url)}: {_told(refused)}") from None
-        except (OSError, InvalidHandshake, InvalidURI, TimeoutError, asyncio.TimeoutError) as error:
-            raise Disconnected(f"{_plain(self._url)}: {_told(error)}") from None
+        socket = await self._open()
         client = Client(socket, self._received_ms)
         try:
             first = await client.receive()
@@ -133,7 +131,24 @@ class connect:
         await socket.close()
         if isinstance(first, Error):
             raise CommandError(first.code, first.message, field=first.field)  # type: ignore[arg-type]
-        raise Disconnected(f"{_plain(self._url)}: no dia2stream server: it began with {type(first).__name__}")
+        raise Disconnected(f"{without_secrets(self._url)}: no dia2stream server: it began with {type(first).__name__}")
+
+    async def _open(self) -> ClientConnection:
+        """The WebSocket, directly or through a proxy. Raises CommandError when the server refuses, Disconnected."""
+        proxy: str | None = None
+        try:
+            proxy = self._proxy()
+            return await open_websocket(self._url, **{**self._options, "proxy": proxy})
+        except _UNREACHED as error:
+            refusal = _refusal(error) if isinstance(error, InvalidStatus) else None
+            raise refusal or Disconnected(f"{without_secrets(self._url)}: {reason(self._url, proxy, error)}") from None
+
+    def _proxy(self) -> str | None:
+        """The proxy that the options name, or else the environment."""
+        if self._options.get("sock") is not None:
+            return None
+        proxy = self._options.get("proxy", True)  # which has the meaning that websockets gives it
+        return proxy_for(self._url) if proxy is True else proxy
 
 
 class Client:
@@ -249,21 +264,13 @@ class Client:
 
 
 def _address(url: str, wishes: dict[str, str]) -> str:
-    parts = urlsplit(url if "://" in url else f"ws://{url}")
+    try:
+        parts = urlsplit(url if "://" in url else f"ws://{url}")
+    except ValueError as error:
+        raise Disconnected(f"{url.partition('?')[0][:200]!r} is no URL: {error}") from None
     scheme = {"http": "ws", "https": "wss"}.get(parts.scheme, parts.scheme)
     asked = urlencode([*parse_qsl(parts.query), *wishes.items()])
     return urlunsplit((scheme, parts.netloc, parts.path or "/", asked, ""))
-
-
-def _plain(url: str) -> str:
-    """The URL as it may be shown: the query may hold a token."""
-    return url.partition("?")[0]
-
-
-def _told(error: Exception) -> str:
-    if isinstance(error, OSError) and error.errno:
-        return os.strerror(error.errno)
-    return str(error).splitlines()[0] if str(error) else "no answer in time"
 
 
 def _refusal(refused: InvalidStatus) -> CommandError | None:

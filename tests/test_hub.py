@@ -215,6 +215,16 @@ def test_without_a_network_the_line_names_the_repo_and_the_cause(tmp_path: Path)
     assert "refused" in error
 
 
+@pytest.mark.slow
+def test_a_proxy_that_is_not_there_is_named_without_its_password(tmp_path: Path) -> None:
+    error = stand_in.load(
+        {"model": MODEL}, home=tmp_path, HF_ENDPOINT="http://hub.invalid", http_proxy="http://me:secret@127.0.0.1:9"
+    ).error
+    assert "the hub cannot be reached through the proxy http://127.0.0.1:9: " in error
+    assert "refused" in error
+    assert "secret" not in error
+
+
 def test_a_file_that_cannot_be_written_to_its_end_is_a_full_disk(hub: Hub, tmp_path: Path) -> None:
     # The kernel stops the write half way through the weights, as a full disk or a quota does.
     error = hub.load({"model": MODEL}, home=tmp_path, file_limit=700_000).error

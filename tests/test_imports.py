@@ -36,6 +36,7 @@ DIA2STREAM = [
     "text",
     "audio",
     "items",
+    "reach",
     "client",
     "plugins",
     "conversation",

@@ -8,9 +8,11 @@ room, no permission, no such repo) becomes one line that says what to do.
 import errno
 import re
 import shutil
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Protocol
+from urllib.parse import urlsplit
 
 from dia2.errors import CheckpointError, first_line
 
@@ -121,13 +123,27 @@ def _explain_download(error: Exception, repo: str, file: str, revision: str | No
     if 401 in statuses or 403 in statuses:
         return CheckpointError(denied.format(f" (the hub answered {statuses[0]})"))
     if not isinstance(error, errors.LocalEntryNotFoundError):
-        return CheckpointError(f"{repo}/{file} cannot be downloaded: {first_line(chain[-1])}")
+        return CheckpointError(f"{repo}/{file} cannot be downloaded{_through()}: {first_line(chain[-1])}")
     missing = (f"{repo}/{file}" if _is_cached(repo) else repo) + (f" at revision {revision}" if revision else "")
     if constants.is_offline_mode():
         return CheckpointError(f"offline (HF_HUB_OFFLINE is set) and {missing} is not in {_cache()}; run once online")
     if statuses:
         return CheckpointError(f"{missing} is not in {_cache()}, and the hub answers {statuses[0]}; try again later")
-    return CheckpointError(f"{missing} is not in {_cache()}, and the hub cannot be reached: {first_line(chain[-1])}")
+    unreached = f"the hub cannot be reached{_through()}: {first_line(chain[-1])}"
+    return CheckpointError(f"{missing} is not in {_cache()}, and {unreached}")
+
+
+def _through() -> str:
+    """The proxy that the environment names for the hub, without its password; empty when there is none."""
+    from huggingface_hub import constants
+
+    hub = urlsplit(constants.ENDPOINT)
+    proxies = urllib.request.getproxies()
+    proxy = proxies.get(hub.scheme) or proxies.get("all")
+    if not proxy or urllib.request.proxy_bypass(hub.netloc.rpartition("@")[2]):
+        return ""
+    scheme, _, rest = proxy.rpartition("://")
+    return f" through the proxy {scheme or 'http'}://{rest.rpartition('@')[2]}"
 
 
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)

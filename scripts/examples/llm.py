@@ -17,10 +17,12 @@ import threading
 import urllib.request
 from collections.abc import Iterator
 from typing import TextIO
+from urllib.parse import urlsplit
 
 from dia2stream.client import Client, connect
 from dia2stream.protocol.audio_message import Audio
 from dia2stream.protocol.messages import Done, Error, WordEvent
+from dia2stream.reach import is_loopback
 
 
 def tokens(question: str) -> Iterator[str]:
@@ -29,7 +31,9 @@ def tokens(question: str) -> Iterator[str]:
     body = json.dumps({**asked, "messages": [{"role": "user", "content": question}]}).encode()
     headers = {"Content-Type": "application/json", "Authorization": f"Bearer {os.environ.get('LLM_KEY', '')}"}
     url = os.environ.get("LLM_URL", "http://127.0.0.1:11434/v1")
-    with urllib.request.urlopen(urllib.request.Request(f"{url}/chat/completions", body, headers)) as answer:
+    no_proxy = {} if is_loopback(urlsplit(url).hostname or "") else None  # None: those of the environment
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler(no_proxy))
+    with opener.open(urllib.request.Request(f"{url}/chat/completions", body, headers)) as answer:
         for line in answer:
             data = line.decode().removeprefix("data: ").strip()
             if data and data != "[DONE]":
