@@ -116,7 +116,7 @@ class Loaded:
 
 def load(*jobs: Mapping[str, Any], home: Path, file_limit: int = 0, **environment: str) -> "Loaded":
     """Runs the jobs in a process with a clean hub environment; all it says is its answers."""
-    environment |= {"HF_HOME": str(home), "NO_PROXY": "*"}
+    environment = {"HF_HOME": str(home), "NO_PROXY": "*", **environment}
     return Loaded(json.loads(forked(_run, jobs, environment, file_limit)))
 
 

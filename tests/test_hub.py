@@ -218,7 +218,11 @@ def test_without_a_network_the_line_names_the_repo_and_the_cause(tmp_path: Path)
 @pytest.mark.slow
 def test_a_proxy_that_is_not_there_is_named_without_its_password(tmp_path: Path) -> None:
     error = stand_in.load(
-        {"model": MODEL}, home=tmp_path, HF_ENDPOINT="http://hub.invalid", http_proxy="http://me:secret@127.0.0.1:9"
+        {"model": MODEL},
+        home=tmp_path,
+        HF_ENDPOINT="http://hub.invalid",
+        http_proxy="http://me:secret@127.0.0.1:9",
+        NO_PROXY="",
     ).error
     assert "the hub cannot be reached through the proxy http://127.0.0.1:9: " in error
     assert "refused" in error
