@@ -496,6 +496,9 @@ class ToyStepper:
             self.slots[slot].column += 1
         self.prefilled += len(texts)
 
+    def batch_size(self, count: int) -> int:
+        return count
+
     def act(self, active: Sequence[int]) -> list[int]:
         self._active = list(active)
         return [int(self._drawn(slot, self._see(slot), 0) % 3 == 0) for slot in active]

@@ -84,6 +84,8 @@ async def test_metrics_count_what_happens(server):
         "dia2stream_first_audio_seconds_count",
         "dia2stream_frame_seconds_count",
         "dia2stream_frames_total",
+        'dia2stream_refusals_total{reason="slots"}',
+        "dia2stream_model_seconds_total",
     ]
     before = [server.metric(name) for name in names]
     async with await take_slot(server) as client:
@@ -98,10 +100,22 @@ async def test_metrics_count_what_happens(server):
     grown = [new - old for old, new in zip(before, after, strict=True)]
     assert grown[0] == grown[2] == grown[3] == 1
     assert grown[1] >= 1
-    assert grown[4] == grown[5] == frames
+    assert grown[4] == grown[5] == frames  # one frame a step, as there is one conversation
+    assert grown[6] >= 1
+    assert grown[7] > 0
+    assert server.metric('dia2stream_batch_size_bucket{le="1.0"}') == server.metric("dia2stream_steps_total")
     for gauge in ("real_time_factor", "slots"):
         assert server.metric(f"dia2stream_{gauge}") > 0
-    for gauge in ("lead_seconds", "queue_frames", "queue_words", "rollovers_total", "lingering"):
+    for gauge in (
+        "lead_seconds",
+        "starting",
+        "speaking",
+        "margin_seconds",
+        "queue_frames",
+        "queue_words",
+        "rollovers_total",
+        "lingering",
+    ):
         assert f"\ndia2stream_{gauge} " in server.get("/metrics")[1]
     assert server.metric("process_resident_memory_bytes") > 1e7
 

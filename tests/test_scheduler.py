@@ -47,6 +47,16 @@ def test_without_demands_the_engine_rests_until_something_changes():
     assert decide({0: speaking(1.0, ready=False)}) == Decision(Kind.REST, until=inf)
 
 
+def test_the_margin_is_that_of_the_most_urgent_listener_whoever_starts_meanwhile():
+    scheduler = scheduler_of({0: speaking(0.5), 1: speaking(0.2), 2: Demand(Waits.STARTING), 3: STARTER})
+    scheduler.decide(0.0)
+    assert scheduler.margin(0.05) == pytest.approx(0.15)
+    assert scheduler.margin(0.25) == pytest.approx(-0.05)
+    silent = scheduler_of({2: Demand(Waits.STARTING)})
+    silent.decide(0.0)
+    assert silent.margin(0.0) is None
+
+
 def test_one_conversation_alone_is_stepped_at_once_and_every_time():
     scheduler = scheduler_of({3: STARTER})
     for left in range(17, 0, -1):

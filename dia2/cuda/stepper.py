@@ -71,6 +71,9 @@ class GraphStepper(Stepper):
     def most_slots(self) -> int:
         return min(len(self.slots), self.sizes[-1])
 
+    def batch_size(self, count: int) -> int:
+        return size_for(count, self.sizes)
+
     @torch.inference_mode()
     def act(self, slots: Sequence[int]) -> list[int]:
         """Runs the current column of each of the slots and draws: their actions, in the same order.

@@ -121,6 +121,10 @@ class Stepper:
         """How many slots one step can take."""
         return len(self.slots)
 
+    def batch_size(self, count: int) -> int:
+        """How many slots a step of `count` slots works for, unused ones included."""
+        return count
+
     @torch.inference_mode()
     def act(self, slots: Sequence[int]) -> list[int]:
         """Runs the backbone on the current column of each of the slots and draws: their actions, in the same order.

@@ -63,8 +63,11 @@ class Batch:
         self._failed: set[Conversation] = set()
         self._device_seconds = 0.0
 
-    def step(self, conversations: Sequence[Conversation]) -> StepReport:
-        """One step of conversations that all `can_step`. Raises whatever the model's own calls raise."""
+    def step(self, conversations: Sequence[Conversation], margin: float | None = None) -> StepReport:
+        """One step of conversations that all `can_step`. Raises whatever the model's own calls raise.
+
+        margin: for the report.
+        """
         started, self._device_seconds = time.perf_counter(), 0.0
         self._failed.clear()
         for conversation in conversations:
@@ -79,8 +82,9 @@ class Batch:
             backbone_rows=len(stepped),
             depformer_rows=drawing,
             codec_rows=frames,
-            batch_size=len(stepped),
+            batch_size=self._stepper.batch_size(len(stepped)),
             frames=frames,
+            margin=margin,
         )
 
     def run_pass(self, conversation: Conversation, columns: int) -> None:

@@ -68,10 +68,15 @@ _FAILED = Error("internal", "the model failed; the conversation is over, the log
 
 @dataclass
 class Stats:
-    """What the engine has done so far. last_progress: when it last finished a step or had nothing to do."""
+    """What the engine has done so far. device_seconds, host_seconds: of its steps, see StepReport.
+
+    last_progress: when it last finished a step or had nothing to do.
+    """
 
     steps: int = 0
     frames: int = 0
+    device_seconds: float = 0.0
+    host_seconds: float = 0.0
     failures: int = 0
     last_progress: float = 0.0
 
@@ -356,9 +361,11 @@ class Engine:
             session.notify()
 
     def _step(self, conversations: Sequence[Conversation]) -> None:
-        report = self._batch.step(conversations)
+        report = self._batch.step(conversations, self._scheduler.margin(time.monotonic()))
         self.stats.steps += 1
         self.stats.frames += report.frames
+        self.stats.device_seconds += report.device_seconds
+        self.stats.host_seconds += report.host_seconds
         self._tell(EngineObserver.stepped, report)
 
     def _tell(self, what: Callable[..., None], *arguments: object) -> None:

@@ -25,7 +25,8 @@ class StepReport:
 
     backbone_rows, depformer_rows, codec_rows: conversations for which each part ran. A lead-in step runs the backbone
     alone: depformer_rows is then 0. batch_size: rows that the backbone's batch has, which is backbone_rows rounded up
-    to a size that the stepper has a graph for. frames: frames of sound that the step finished, 80 ms each.
+    to a size that the stepper has a graph for. frames: frames of sound that the step finished, 80 ms each. margin: for
+    how many seconds the most urgent listener still had sound when the step began; None when nobody was listening.
     """
 
     started: float
@@ -36,6 +37,7 @@ class StepReport:
     codec_rows: int
     batch_size: int
     frames: int
+    margin: float | None = None
 
     @property
     def host_seconds(self) -> float:

@@ -160,6 +160,11 @@ class Scheduler:
         self._last = decision.kind
         return decision
 
+    def margin(self, now: float) -> float | None:
+        """For how many seconds the most urgent listener has sound; None when nobody hears anything."""
+        first = bisect_left(self._line, (-inf, inf, 0))  # behind those who are not heard yet
+        return self._line[first][0] - now if first < len(self._line) else None
+
     def _decide(self, now: float) -> Decision:
         job = self._job(now)
         if job is not None and (now + job.seconds <= self._latest or self._starves(now)):

@@ -11,10 +11,12 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 
 from dia2stream.engine.observer import StepReport
+from dia2stream.errors import CommandError
 from dia2stream.items import FRAME_MS
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 _LATENCIES = (0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.5, 0.75, 1, 2, 5, 10)
+_BATCH_SIZES = (1, 2, 4, 8, 16, 32, 64, 128)
 _FRAME_TIMES = (0.001, 0.002, 0.003, 0.004, 0.006, 0.01, 0.015, 0.02, 0.03, 0.04, 0.06, 0.08, 0.12, 0.2, 0.5, 1)
 
 # One gauge or counter that is looked up: name, what it is, its value.
@@ -32,6 +34,9 @@ class Metrics:
         )
         self.clients = Counter("dia2stream_clients", "Clients that got a slot", registry=registry)
         self.returned = Counter("dia2stream_returns", "Clients that came back to a conversation", registry=registry)
+        self.refusals = Counter(
+            "dia2stream_refusals", "Clients refused a slot, by reason", ["reason"], registry=registry
+        )
         self.busy = Counter("dia2stream_busy", "Clients refused because no slot was free", registry=registry)
         self.errors = Counter("dia2stream_errors", "Errors told to clients", ["code"], registry=registry)
         self.first_audio = Histogram(
@@ -42,17 +47,26 @@ class Metrics:
         )
         self.frame_time = Histogram(
             "dia2stream_frame_seconds",
-            f"Work on one frame, {FRAME_MS} ms of audio",
+            f"Work on one frame, {FRAME_MS} ms of audio: a step's time over its frames",
             buckets=_FRAME_TIMES,
             registry=registry,
         )
-        self._recent: deque[tuple[float, int]] = deque(maxlen=200)  # steps: seconds, frames
+        self.batch_size = Histogram(
+            "dia2stream_batch_size", "Rows that a step's batch has", buckets=_BATCH_SIZES, registry=registry
+        )
+        self._recent: deque[StepReport] = deque(maxlen=200)
 
     def stepped(self, step: StepReport) -> None:
         """A step of the engine; called on its thread."""
-        self._recent.append((step.seconds, step.frames))
-        for _ in range(step.frames):
+        self._recent.append(step)
+        self.batch_size.observe(step.batch_size)
+        if step.frames:
             self.frame_time.observe(step.seconds / step.frames)
+
+    def refusal(self, reason: str, message: str) -> CommandError:
+        """The error for a client that gets no slot, counted. reason: slots, overload, line or unready."""
+        self.refusals.labels(reason).inc()
+        return CommandError("busy", message)
 
     def idle(self) -> None:
         """The engine has nothing to do, and there is nothing to count."""
@@ -61,8 +75,13 @@ class Metrics:
     def real_time_factor(self) -> float:
         """Seconds of work for a second of audio over the last steps, lead-ins included; 0 before the first frame."""
         recent = list(self._recent)
-        audio = sum(frames for _, frames in recent) * FRAME_MS / 1000
-        return sum(seconds for seconds, _ in recent) / audio if audio else 0.0
+        audio = sum(step.frames for step in recent) * FRAME_MS / 1000
+        return sum(step.seconds for step in recent) / audio if audio else 0.0
+
+    @property
+    def worst_margin(self) -> float | None:
+        """The least time that a listener had left at one of the last steps; None where nobody was listening."""
+        return min((step.margin for step in list(self._recent) if step.margin is not None), default=None)
 
     def observe(self, gauges: Callable[[], Iterable[Reading]], counters: Callable[[], Iterable[Reading]]) -> None:
         """Has these looked up at every scrape."""

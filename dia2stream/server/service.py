@@ -140,7 +140,7 @@ class Service:
         if problem := self._broken():
             raise EngineError(problem)
         if reason := self._unready():
-            raise CommandError("busy", reason)
+            raise self._metrics.refusal("unready", reason)
         claim = await self._slots.take(name, new_name or name or new_id(), wait, client, paced)
         started, short = time.monotonic(), claim.conversation.id[:6]
         _log.info("client", extra={"conversation": short, "address": getattr(client, "address", "")})

@@ -9,7 +9,6 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
-from dia2stream.errors import CommandError
 from dia2stream.items import FRAME_MS
 from dia2stream.options import ServeOptions
 from dia2stream.protocol.messages import Error, Event
@@ -75,16 +74,16 @@ class Slots:
     async def _wait_for_room(self, seconds: float, client: ClientConnection | None) -> ServedConversation | None:
         """Stands in line. Returns the conversation that gives way, if one has to. Raises CommandError, ClientGone."""
         if len(self._line) >= MAX_WAITING:
-            raise CommandError("busy", f"{MAX_WAITING} clients wait for a slot already")
+            raise self._metrics.refusal("line", f"{MAX_WAITING} clients wait for a slot already")
         me, deadline = object(), time.monotonic() + seconds
         self._line.append(me)
         try:
             while True:
-                problem = self._no_room() if self._line[0] is me else self._told_busy()
-                if problem is None:
+                refused = self._no_room() if self._line[0] is me else self._full()
+                if refused is None:
                     return self._make_room()
                 if (left := deadline - time.monotonic()) <= 0:
-                    raise CommandError("busy", problem)
+                    raise self._metrics.refusal(*refused)
                 self._changed.clear()
                 with contextlib.suppress(asyncio.TimeoutError):
                     await asyncio.wait_for(self._changed.wait(), min(left, LOOK_SECONDS))
@@ -106,22 +105,25 @@ class Slots:
             served.open(self.engine, self._options.max_lead_ms if paced else None)
         except asyncio.TimeoutError:
             self._drop(served)
-            raise CommandError("busy", "the slot is not free yet") from None
+            raise self._metrics.refusal("slots", "the slot is not free yet") from None
         except BaseException:
             self._drop(served)
             raise
         self._metrics.clients.inc()
         return claim
 
-    def _no_room(self) -> str | None:
-        """Why there is no slot; None when there is one, or somebody gives way."""
-        if len(self._served) >= self.count and not any(map(self._gives_way, self._served.values())):
-            return self._told_busy()
-        return self.admits() if len(self._served) < self.count else None
+    def _no_room(self) -> tuple[str, str] | None:
+        """Why there is no slot, as `refusals` counts it and as the client is told; None when there is one, or somebody
+        gives way.
+        """
+        if len(self._served) >= self.count:
+            return None if any(map(self._gives_way, self._served.values())) else self._full()
+        overload = self.admits()
+        return None if overload is None else ("overload", overload)
 
-    def _told_busy(self) -> str:
+    def _full(self) -> tuple[str, str]:
         many = "conversation" if self.count == 1 else "conversations"
-        return f"every slot is taken: this server speaks {self.count} {many} at a time"
+        return "slots", f"every slot is taken: this server speaks {self.count} {many} at a time"
 
     def _make_room(self) -> ServedConversation | None:
         """Whoever needs its slot least, if all are taken."""
@@ -222,6 +224,12 @@ class Slots:
         yield "seats", "Old name of slots", self.count
         yield "seats_taken", "Old name of slots_taken", self.connected
         yield "waiting", "Clients that wait for a slot", len(self._line)
+        turns = [served.session.conversation for served in all_served if served.session.conversation.speaking]
+        starting = sum(turn.waits_since is not None for turn in turns)
+        yield "starting", "Conversations whose turn nobody hears yet", starting
+        yield "speaking", "Conversations whose turn is heard", len(turns) - starting
+        if (margin := self._metrics.worst_margin) is not None:
+            yield "margin_seconds", "Least time that a listener had left when a step began, of late", margin
         yield "lingering", "Conversations that wait for their client", len(all_served) - self.connected
         yield "real_time_factor", "Work for a second of audio, in seconds, of late", self._metrics.real_time_factor
         lead = max([outbox.lead_ms(now) for outbox in outboxes], default=0.0)
@@ -237,6 +245,8 @@ class Slots:
             return
         stats = self.engine.stats
         yield "steps", "Steps of the model", stats.steps
+        yield "model_seconds", "Time for which the engine's thread ran or waited for the model", stats.device_seconds
+        yield "host_seconds", "Time that the steps took on the engine's thread besides", stats.host_seconds
         yield "frames", f"Frames made, {FRAME_MS} ms each", stats.frames
         yield "failures", "Steps and commands that failed", stats.failures
         yield "rollovers", "Contexts rebuilt because they were full", self.engine.rollovers
