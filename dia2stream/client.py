@@ -39,6 +39,7 @@ from websockets.exceptions import ConnectionClosed, ConnectionClosedOK, InvalidS
 from dia2stream.errors import CommandError, Disconnected, ProtocolError, UnknownEvent
 from dia2stream.protocol.audio_message import Audio, unpack_audio
 from dia2stream.protocol.messages import (
+    Cancel,
     Command,
     End,
     Error,
@@ -177,12 +178,16 @@ class Client:
         await self.send(Start(text, **fields))
 
     async def inject(self, text: str, **fields: Any) -> None:
-        """Adds text, at any moment; after a pause, instead of what was not heard."""
+        """Adds text, at any moment; after a pause, instead of what was not heard. `fields` are id, final and voice."""
         await self.send(Inject(text, **fields))
 
-    async def end(self) -> None:
-        """Closes text that was opened with final=False."""
-        await self.send(End())
+    async def end(self, id: str | None = None) -> None:
+        """Closes text that was opened with final=False: the open one, or that of an id, if it is still open."""
+        await self.send(End(id))
+
+    async def cancel(self, id: str) -> None:
+        """Has an utterance forgotten that waits to be spoken."""
+        await self.send(Cancel(id))
 
     async def listen(
         self,

@@ -16,7 +16,7 @@ from websockets.asyncio.server import serve
 from dia2stream.client import connect
 from dia2stream.errors import CommandError, Disconnected, ProtocolError
 from dia2stream.protocol.audio_message import Audio
-from dia2stream.protocol.messages import Done, Error, Ready, ResetDone, Started, dump_event
+from dia2stream.protocol.messages import Cancelled, Done, Error, Ready, ResetDone, Started, WordEvent, dump_event
 
 
 @pytest.fixture(scope="module")
@@ -44,6 +44,27 @@ async def test_it_speaks_and_counts_what_it_has_received(server):
             await begin
             await hear(client, begun)
             assert client.received_ms == 0
+
+
+@on_loop
+async def test_an_utterance_that_waits_can_be_cancelled_and_one_that_is_gone_be_ended(server):
+    async with await take_slot(server, token="secret") as client:
+        await client.start("[S1] One two three four five six.", id="a")
+        await client.inject("Never.", id="b", final=False)
+        await client.inject("said.", id="b", final=False)
+        await client.cancel("b")
+        await client.end("b")
+        await client.inject("Last.", id="c")
+        items = await hear(client, lambda item: isinstance(item, Done) and item.id == "c")
+        assert [item.id for item in items if isinstance(item, Cancelled)] == ["b"]
+        assert [item.word for item in items if isinstance(item, WordEvent)][-2:] == ["six.", "Last."]
+        assert {item.id for item in items if isinstance(item, Done)} == {"a", "c"}
+        await client.cancel("c")
+        (refused,) = await hear(client, Error)
+        assert (refused.code, refused.cmd, refused.id) == ("bad_command", "cancel", "c")
+        await client.inject("Hello.", voice="nobody")
+        (refused,) = await hear(client, Error)
+        assert (refused.code, refused.field) == ("bad_field", "voice")
 
 
 @on_loop

@@ -20,6 +20,8 @@ from dia2stream.protocol.messages import (
     COMMANDS,
     EVENTS,
     MAX_COMMAND_BYTES,
+    Cancel,
+    Cancelled,
     Done,
     End,
     Error,
@@ -67,8 +69,9 @@ def test_every_command_and_field_of_the_protocol_is_there():
     )
     expected = {
         "start": f"text id final {sampling}",
-        "inject": "text id final",
-        "end": "",
+        "inject": "text id final voice",
+        "end": "id",
+        "cancel": "id",
         "pause": "played_ms",
         "resume": "",
         "reset": "",
@@ -86,6 +89,7 @@ def test_every_event_and_field_of_the_protocol_is_there():
         "first_audio": "id latency_ms waited_ms",
         "word": "id word speaker start_ms said end_ms text_start text_end",
         "done": "id audio_ms",
+        "cancelled": "id",
         "paused": "heard_ms spoken pending words",
         "resumed": "",
         "reset": "",
@@ -224,7 +228,7 @@ def test_a_line_that_is_not_strict_json_is_bad_json(line, message):
 def test_an_object_without_a_known_cmd_is_bad_command_and_lists_the_known(line, problem, cmd, id):
     error = refused(line)
     assert (error.code, error.cmd, error.id, error.field) == ("bad_command", cmd, id, "cmd")
-    assert str(error) == f"{problem}; known are start, inject, end, pause, resume, reset, listen"
+    assert str(error) == f"{problem}; known are start, inject, end, cancel, pause, resume, reset, listen"
 
 
 @pytest.mark.parametrize(("line", "seen"), [("[]", "a list"), ("5", "5"), ("null", "null"), ('"end"', "'end'")])
@@ -318,8 +322,8 @@ def test_a_missing_field_is_named(line):
 def test_an_unknown_field_is_named_with_those_the_command_takes():
     error = refused('{"cmd": "inject", "text": "a", "id": "b", "speed": 2, "pitch": 1}')
     assert (error.code, error.cmd, error.id, error.field) == ("bad_field", "inject", "b", "speed")
-    assert str(error) == "inject has no field 'speed'; it takes text, id, final"
-    assert str(refused('{"cmd": "end", "id": "b"}')) == "end has no field 'id'; it takes none"
+    assert str(error) == "inject has no field 'speed'; it takes text, id, final, voice"
+    assert str(refused('{"cmd": "resume", "id": "b"}')) == "resume has no field 'id'; it takes none"
 
 
 def test_text_over_the_limit_is_too_long_and_the_limit_is_named():
@@ -528,9 +532,11 @@ commands = st.one_of(
         audio_top_k=maybe(st.integers(1, 2048)),
         initial_padding=maybe(st.integers(0, 100)),
     ),
-    st.builds(Inject, words, maybe(names), st.booleans()),
+    st.builds(Inject, words, maybe(names), st.booleans(), maybe(names)),
+    st.builds(End, maybe(names)),
+    st.builds(Cancel, names),
     st.builds(Pause, maybe(st.floats(0, allow_infinity=False) | millis)),
-    st.sampled_from([End(), Resume(), Reset()]),
+    st.sampled_from([Resume(), Reset()]),
 )
 
 any_text = st.text(st.characters())  # lone surrogates and control characters too
@@ -550,6 +556,7 @@ events = st.one_of(
     st.builds(FirstAudio, names, st.floats(0, 1e7)),
     st.builds(WordEvent, names, any_text, st.sampled_from(["S1", "S2"]), millis),
     st.builds(Done, names, millis),
+    st.builds(Cancelled, names),
     st.builds(Paused, millis, any_text, any_text),
     st.sampled_from([Resumed(), ResetDone()]),
     st.builds(Error, st.sampled_from(sorted(CLOSE_CODES)), any_text, maybe(any_text), maybe(names), maybe(any_text)),

@@ -122,8 +122,12 @@ def _draw(logits: Tensor, temperature: Tensor, top_k: Tensor, widest: int, unifo
 def uniform_table(seed: int, first_step: int, steps: int, streams: int) -> Tensor:
     """Uniforms of steps first_step .. first_step + steps - 1, float32 [steps, streams] in [0, 1).
 
-    The generator is counter-based (Philox), so any part of the table can be made alone, with the same numbers.
+    The generator is counter-based (Philox), so any part of the table can be made alone, with the same numbers. Steps
+    before 0 are those of a voice, in which nothing is drawn: 0.
     """
+    if first_step < 0:
+        drawn = uniform_table(seed, 0, max(0, steps + first_step), streams)
+        return torch.cat([torch.zeros(steps - len(drawn), streams), drawn])
     blocks = -(-streams // 4)  # one Philox counter gives four 64-bit numbers
     raw = np.random.Philox(key=seed, counter=first_step * blocks).random_raw(steps * blocks * 4)
     # 24 bits are what a float32 below 1 can hold exactly.

@@ -75,6 +75,7 @@ class Context:
         self.decoded = 0  # frames before it have been through the codec
         self._due: deque[TextColumn] = deque()  # texts of the columns to run before the next step
         self._voice: RunVoice | None = None
+        self._voice_changed = False  # since the conversation began
         self._voice_due: RunVoice | None = None  # a voice whose columns are among those that are due
         self._unplayed: list[range] = []  # frames that were not played and never went through the codec
         self.rollovers = 0
@@ -88,7 +89,7 @@ class Context:
         if self._due or self._voice_due is not None:
             self.distrust()  # the last conversation's pass was given up half-way
         self.stepper.begin(self.slot, settings, seed)
-        self.seed, self.base, self.frames = seed, 0, 0
+        self.seed, self.base, self.frames, self._voice_changed = seed, 0, 0, False
         self._columns.clear()
         self._unplayed.clear()
         if prefix is None:
@@ -99,6 +100,28 @@ class Context:
         self.state = self.machine.start(initial_padding)
         self.first_frame = self.decoded = self.frames
         self.stepper.slots[self.slot].known = self.frames
+
+    @property
+    def voice(self) -> Prefix | None:
+        """The clips that the context begins with."""
+        return self._voice.prefix if self._voice else None
+
+    def change_voice(self, prefix: Prefix) -> None:
+        """Goes on in another voice: the context is rebuilt behind its clips, and its history stays.
+
+        The next step must be that of the first unknown frame. The codec goes on from what it has played. Where nothing
+        was said yet, the conversation begins in that voice.
+        """
+        slot = self.stepper.slots[self.slot]
+        if self.frames == self.first_frame:
+            self.begin(slot.settings, self.seed, prefix, self.state.forced_padding)
+            return
+        if self._voice_due is not None:
+            self.run_due()  # the codec has to hear the first voice
+        kept = self._voices.find(prefix, slot.settings.guided)
+        self._voice, self._voice_changed = kept.voice if kept else self._plan_voice(prefix, slot.settings.guided), True
+        self._rebuild(self.step, slot.text, None)
+        self.stepper.slots[self.slot].known = self.frames - self.base
 
     def distrust(self) -> None:
         """Something failed in this slot: its next conversation uses nothing of what its caches hold."""
@@ -198,7 +221,8 @@ class Context:
             if known < self.frames:
                 self._rewind_codec(known)
                 self.frames = known
-            if step - self.base < self._prefix_frames + 1 and self.base > 0:
+            rebuilt = self.base > 0 or self._voice_changed
+            if rebuilt and step - self.base < self._prefix_frames + 1:
                 self._rebuild(step, text, None)
             else:
                 self._drop_columns(self._column - (step - self.base))
@@ -239,13 +263,17 @@ class Context:
         """Goes to where the clips end, as if the model had spoken them. Their words are no text of the conversation."""
         frames, slot = prefix.frames, self.stepper.slots[self.slot]
         delay_frames(prefix.codes, self.stepper.delays, self.stepper.codes[self.slot])
-        if self._voice is None or self._voice.prefix is not prefix or self._voice.guided != guided:
+        there = self._voice  # one that conversations were changed to may never have been heard
+        if there is None or there.prefix is not prefix or there.guided != guided or there.codec_state is None:
             self._voice = None  # if the next lines fail, the columns of the new voice are not there
             kept = self._voices.find(prefix, guided)
             if kept:
                 self.stepper.cache.paste(self.slot, kept.columns)
-            self._voice = kept.voice if kept else self._plan_voice(prefix, guided)
-        voice = self._voice
+            self._voice = there = kept.voice if kept else self._plan_voice(prefix, guided)
+            if not kept:
+                self._due.extend(there.texts[:-1])
+                self._voice_due = there
+        voice = there
         slot.column, slot.text = frames - len(self._due), voice.texts[-1]
         self._archive[:, torch.arange(frames) % ARCHIVE_FRAMES] = prefix.codes.to(self._archive)
         self._columns.extend((text, mark) for text, mark in zip(voice.texts, voice.marks, strict=False))
@@ -253,16 +281,14 @@ class Context:
         self.frames = frames
 
     def _plan_voice(self, prefix: Prefix, guided: bool) -> RunVoice:
-        """The clips' columns, which are due now: words are taken where they are said, and the codes are known."""
+        """The clips' columns, which are to be run: words are taken where they are said, and the codes are known."""
         state, starts = self.machine.start(), set(prefix.new_word_steps)
         state.append(prefix.entries)
         texts, marks = [self.stepper.opening], []
         for step in range(prefix.frames):
             marks.append(state.mark())
             texts.append(self.machine.process(state, step, int(step in starts), forced=True))
-        self._due.extend(texts[:-1])
-        self._voice_due = RunVoice(prefix, guided, texts, marks, None)
-        return self._voice_due
+        return RunVoice(prefix, guided, texts, marks, None)
 
     def _adopt_voice(self) -> None:
         """Copies a voice whose columns are due, where another slot has run it in the meantime."""
@@ -386,7 +412,7 @@ class Context:
 
     def _hear_again(self, frame: int) -> None:
         """Has the codec hear what was played before `frame`, from the voice on if that is near, else enough of it."""
-        if self._voice and frame - self.first_frame <= _CODEC_WARM_UP:
+        if self._voice and not self._voice_changed and frame - self.first_frame <= _CODEC_WARM_UP:
             self._hear_voice(self._voice)
             start = self.first_frame
         else:

@@ -25,15 +25,12 @@ No I/O, no threads, no clock of its own.
 """
 
 import math
-import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from dia2.model.sampling import SamplingConfig, SlotSettings
 from dia2.steps.context import Context
 from dia2.steps.stepper import TextColumn
 from dia2.text.machine import MAX_PADDING, Mark, Tokens
@@ -41,22 +38,24 @@ from dia2.text.script import TextTokenizer
 from dia2.voice.voice import Prefix
 from dia2stream.conversation.caller import Callers, Columns, Ear, read_piece
 from dia2stream.conversation.clock import AudioClock
+from dia2stream.conversation.events import notices_of, word_event
 from dia2stream.conversation.outbox import Outbox
 from dia2stream.conversation.reader import ReadEntry, TextReader
+from dia2stream.conversation.settings import choose_padding, choose_seed, find_voice, slot_settings
 from dia2stream.conversation.shortage import Shortage
-from dia2stream.conversation.words import QueuedWord, Utterance, Words, check_room, check_utterances
+from dia2stream.conversation.words import QueuedWord, Utterance, Words, check_room, check_text, check_utterances
 from dia2stream.errors import CommandError
 from dia2stream.items import FRAME_MS, FirstFrame, Frame, Item
 from dia2stream.options import SpeechOptions
-from dia2stream.protocol.fields import MAX_SEED, shown
 from dia2stream.protocol.messages import (
+    Cancel,
+    Cancelled,
     Command,
     Done,
     End,
     FirstAudio,
     Inject,
     Listen,
-    Notice,
     Pause,
     Paused,
     Reset,
@@ -70,7 +69,6 @@ from dia2stream.protocol.messages import (
 from dia2stream.text.settings import TextSettings
 
 QUEUE_FRAMES = 25
-WORD_MS = 400  # how long a word takes whose end is not known when it begins
 # Steps of room that a turn needs to begin, at most a sixth of the context: with less, the context is rebuilt first.
 # Between turns the context is rebuilt as soon as there is less than twice that room. A rebuilt context has more.
 TURN_ROOM = 250
@@ -137,7 +135,9 @@ class Conversation:
                 case Inject():
                     self._inject(command, arrived)
                 case End():
-                    self._end()
+                    self._end(command.id)
+                case Cancel():
+                    self._cancel(command.id)
                 case Pause():
                     self._pause(command, arrived)
                 case Resume():
@@ -152,18 +152,17 @@ class Conversation:
             raise
 
     def _start(self, command: Start, arrived: float) -> None:
-        voice = self._voice(command.voice)
+        voice = find_voice(self.voices, command.voice)
         reader = TextReader(self._tokenizer, self._text.front_end(command.text_rules, command.say))
-        entries = reader.read(command.text, command.final)
+        before, entries = reader.copy(), reader.read(command.text, command.final)
         check_room(entries, queued=0)
-        seed = next((s for s in (command.seed, self.defaults.seed) if s is not None), secrets.randbelow(MAX_SEED + 1))
-        padding = command.initial_padding if command.initial_padding is not None else self.defaults.initial_padding
+        seed, padding = choose_seed(command, self.defaults), choose_padding(command, self.defaults)
         self._forget()
-        self.context.begin(self._settings(command), seed, voice, padding)
+        self.context.begin(slot_settings(command, self.defaults), seed, voice, padding)
         self.active, self.words.reader, self.clock = True, reader, AudioClock(self.context.first_frame)
-        utterance = self._begin_utterance(command.id, arrived)
+        utterance = self._begin(command.id, arrived, before)
         self.outbox.answer(Started(utterance.id, seed))
-        self._add(utterance, entries, command.final)
+        self._add(utterance, command.text, entries, command.final)
 
     def _inject(self, command: Inject, arrived: float) -> None:
         self._need_conversation()
@@ -172,36 +171,51 @@ class Conversation:
             return
         words = self.words
         reader, opened, another = words.draft(), words.opened, words.begins_another(command.id)
+        voice = self._other_voice(command, words.voice_at_the_end(self.context.voice))
+        if voice is not None and not another:
+            raise CommandError("bad_field", "voice: the open utterance has begun in another one", field="voice")
         closing = reader.finish() if opened and another else []  # the open utterance is complete as it is
-        if another and self.callers.answering:
-            reader.answer()
+        before = reader.copy()
+        if another:
+            self._address(reader, voice)
         entries = reader.read(command.text, command.final)
         check_room([*closing, *entries], self.queued)
+        check_text(words.utterances, command.text)
         check_utterances(len(words.utterances) + self.outbox.events)
         words.reader = reader
         if opened and another:
-            self._add(opened, closing, final=True)
-        self._add(words.opened or self._begin_utterance(command.id, arrived), entries, command.final)
+            self._add(opened, "", closing, final=True)
+        utterance = words.opened or self._begin(command.id, arrived, before, voice)
+        self._add(utterance, command.text, entries, command.final)
 
     def _inject_instead(self, command: Inject, arrived: float, step: int) -> None:
         """Speaks this text instead of what was not heard: everything from `step` on."""
-        reader = self.words.draft_from(step)
-        if self.callers.answering:
-            reader.answer()
+        reader, voice = self.words.draft_from(step), self._other_voice(command, self.context.voice)
+        before = reader.copy()
+        self._address(reader, voice)
         entries = reader.read(command.text, command.final)
         check_room(entries, queued=0)
         self._interrupt(step)
         self.words.reader = reader
-        self._add(self._begin_utterance(command.id, arrived), entries, command.final)
+        self._add(self._begin(command.id, arrived, before, voice), command.text, entries, command.final)
 
-    def _end(self) -> None:
+    def _end(self, id: str | None) -> None:
         self._need_conversation()
-        if self.words.opened is None:
-            raise CommandError("bad_command", 'end has nothing to end: no text was opened with "final": false')
-        reader = self.words.draft()
-        entries = reader.finish()
-        self.words.reader = reader
-        self._add(self.words.opened, entries, final=True)
+        opened, reader = self.words.find_open(id), self.words.draft()
+        if opened is not None:
+            entries = reader.finish()
+            self.words.reader = reader
+            self._add(opened, "", entries, final=True)
+
+    def _cancel(self, id: str) -> None:
+        self._need_conversation()
+        utterance, state = self.words.find_waiting(id), self.context.state
+        if utterance is self.words.utterances[-1]:
+            self.callers.answering |= utterance.replies
+        self.words.cancel(utterance, state.queue)
+        self.outbox.answer(Cancelled(id))
+        if not self._speaking or state.end_step is not None:
+            self._begin_turn()
 
     def _pause(self, command: Pause, now: float) -> None:
         self._need_conversation()
@@ -262,7 +276,7 @@ class Conversation:
         if not self._speaking or self.paused:
             return False
         state = self.context.state
-        closed = self.words.opened is None or self._after_caller
+        closed = self.words.opened is None or self.words.opened.waits
         return state.end_step is not None or self.machine.may_step(state, closed)
 
     def note_shortage(self, now: float) -> None:
@@ -330,25 +344,36 @@ class Conversation:
     def close_text(self) -> None:
         """No more text will come: an open utterance is complete. Every frame that was made must have been delivered."""
         if self.words.opened is not None:
-            self._end()
+            self._end(None)
 
     @property
     def queued(self) -> int:
         """Words that wait to be spoken."""
         return len(self.context.state.queue) + len(self.words.backlog) if self.active else 0
 
-    def _begin_utterance(self, id: str | None, arrived: float) -> Utterance:
-        utterance = self.words.begin(id, arrived, answers=bool(self.callers))
-        self.callers.answering = False
+    def _begin(self, id: str | None, arrived: float, before: TextReader, voice: Prefix | None = None) -> Utterance:
+        utterance = self.words.begin(id, arrived, before, voice)
+        utterance.waits |= bool(self.callers)
+        utterance.replies, self.callers.answering = self.callers.answering, False
         utterance.short_before = self.shortage.seconds
         return utterance
 
-    def _add(self, utterance: Utterance, entries: Sequence[ReadEntry], final: bool) -> None:
+    def _address(self, reader: TextReader, voice: Prefix | None) -> None:
+        """Has the next word say whose it is, where somebody else has spoken before it, or in another voice."""
+        if self.callers.answering or voice is not None:
+            reader.answer()
+
+    def _other_voice(self, command: Inject, now: Prefix | None) -> Prefix | None:
+        """The voice that the conversation is to go on in; None for the one that it has."""
+        voice = None if command.voice is None else find_voice(self.voices, command.voice)
+        return None if voice is now else voice
+
+    def _add(self, utterance: Utterance, text: str, entries: Sequence[ReadEntry], final: bool) -> None:
         """Gives an utterance more words, the last ones if `final`. Tells what of its text was changed or left out."""
-        for notice in self.words.reader.take_notices():
-            self.outbox.answer(Notice(notice.code, notice.message, utterance.id, notice.start))
-        words = self.words.add(utterance, entries, final)
-        if self._speaking and self.context.state.end_step is None and not self._after_caller:
+        for notice in notices_of(utterance, self.words.reader):
+            self.outbox.answer(notice)
+        words = self.words.add(utterance, text, entries, final)
+        if self._speaking and self.context.state.end_step is None and not utterance.waits:
             self.context.state.queue.extend(words)
         else:
             self.words.backlog.extend(words)
@@ -358,29 +383,37 @@ class Conversation:
 
     def _begin_turn(self) -> None:
         """Speaks the backlog once enough of it is there: in a new turn, or going on from where the words ended."""
-        closed, backlog = self.words.opened is None, self.words.backlog
-        if not backlog:
-            if closed and not self._speaking:
+        turn = self.words.next_turn()
+        if turn is None:
+            if self.words.opened is None and not self._speaking:
                 self.outbox.put(*self._done())
             return
-        if not closed and not self.machine.enough(backlog):
+        if not turn.closed and not self.machine.enough(turn.words):
             return
-        if self._speaking and self._after_caller:
+        if self._speaking and turn.first.waits:
             return  # `_end_turn` calls this again
         self._run_callers(final=True)
-        for utterance in self.words.utterances:
-            utterance.answers = False
         context = self.context
         step = max(context.state.end_step or 0, context.frames)
         self._go_back(step)
+        if turn.first.voice is not None:
+            step = self._change_voice(turn.first.voice)
         if step == context.frames:
             self.clock.begin_turn(step)
-            self._opening = backlog[0].utterance
+            self._opening = turn.first
             if context.room < self._turn_room:
                 context.rollover()
-        context.state.append(backlog)
+        context.state.append(turn.words)
         self._speaking = True  # before the backlog goes, because other threads ask `idle`
-        backlog.clear()
+        self.words.begin_turn(turn)
+
+    def _change_voice(self, voice: Prefix) -> int:
+        """The turn that begins is spoken in this voice. Returns the step that it begins with."""
+        first = self.context.first_frame
+        self.context.change_voice(voice)
+        if self.context.first_frame != first:  # nothing was said before: it begins behind another clip
+            self.clock.go_back(self.context.first_frame, self.outbox.sent)
+        return self.context.frames
 
     def _end_turn(self) -> None:
         self.outbox.put(*self._done())
@@ -427,11 +460,6 @@ class Conversation:
         self.callers.hear(utterance, piece, command.final)
         self._run_callers()
 
-    @property
-    def _after_caller(self) -> bool:
-        """Whether the newest utterance answers something that the caller said and that is not in the context yet."""
-        return bool(self.callers) and bool(self.words.utterances) and self.words.utterances[-1].answers
-
     def _run_callers(self, final: bool = False) -> None:
         """Runs the caller's columns, as far as they are known, unless something is spoken.
 
@@ -476,43 +504,13 @@ class Conversation:
 
     def _word_event(self, word: QueuedWord) -> WordEvent:
         """The event of a word that begins to sound with the frame that is made now."""
-        written, start_ms = word.written, self.outbox.clock_ms
         end = self.words.end_of(word, self.context.state.end_step)
-        end_ms = (
-            start_ms + WORD_MS * written.entries
-            if end is None
-            else start_ms + (end - self.context.frames + 1) * FRAME_MS
-        )
-        said = None if written.said == written.text else written.said
-        speaker = f"S{word.speaker}"
-        return WordEvent(word.utterance.id, written.text, speaker, start_ms, said, end_ms, written.start, written.end)
+        return word_event(word, self.outbox.clock_ms, None if end is None else end - self.context.frames + 1)
 
     def _done(self, before: Utterance | None = None) -> list[Item]:
         """`done` for the utterances whose last sample is queued: all before one, or all there are."""
         return [Done(utterance.id, self.outbox.clock_ms) for utterance in self.words.finished(before)]
 
-    # ---- Settings ----
-
     def _need_conversation(self) -> None:
         if not self.active:
             raise CommandError("no_session", "there is no conversation: begin one with start")
-
-    def _voice(self, name: str | None) -> Prefix | None:
-        if name is None:
-            return next(iter(self.voices.values()), None)
-        if name not in self.voices:
-            known = ", ".join(self.voices) or "none is loaded"
-            raise CommandError("bad_field", f"voice {shown(name)} is not known: {known}", field="voice")
-        return self.voices[name]
-
-    def _settings(self, command: Start) -> SlotSettings:
-        def chosen(name: str) -> Any:
-            value = getattr(command, name)
-            return getattr(self.defaults, name) if value is None else value
-
-        return SlotSettings(
-            chosen("cfg_scale"),
-            chosen("cfg_filter_k"),
-            SamplingConfig(chosen("text_temperature"), chosen("text_top_k")),
-            SamplingConfig(chosen("audio_temperature"), chosen("audio_top_k")),
-        )

@@ -8,7 +8,8 @@ A word goes through these places, oldest first:
     backlog   words of the next turn
 
 Each queued word carries its utterance, so no list has to be kept in step with another. An utterance is done when its
-text is complete and all of its words have sounded.
+text is complete and all of its words have sounded. An utterance of which no word was taken can be cancelled: the text
+behind it is then read anew, because it may go on in another speaker's voice than before.
 
 Knows nothing of the model, of frames or of threads.
 """
@@ -16,35 +17,48 @@ Knows nothing of the model, of frames or of threads.
 from collections import deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, fields
-from itertools import chain, groupby
-from typing import NamedTuple, cast
+from itertools import chain, groupby, takewhile
+from typing import Any, NamedTuple, cast
 
 from dia2.text.script import Entry
+from dia2.voice.voice import Prefix
 from dia2stream.conversation.reader import ReadEntry, TextReader, Written
 from dia2stream.errors import CommandError
-from dia2stream.protocol.fields import HeardWord
+from dia2stream.protocol.fields import HeardWord, shown
 
 MAX_QUEUED_WORDS = 2000
+MAX_WAITING_CHARS = 200_000  # of the text of utterances that wait: markup and spaces are no words, but take memory
 
 
 @dataclass(eq=False)
 class Utterance:
     """What one start or inject, and the pieces after it, asked for.
 
-    arrived: when its command came, seconds on the caller's clock. open: more pieces may come. unheard: words and breaks
-    that have not sounded yet. announced: `first_audio` is told, or is on its way. short_before: seconds for which the
-    conversation had lacked words before.
-    answers: the caller spoke before this utterance came, and what they said is not in the context yet. So it waits
-    until the utterance that is spoken now has ended.
+    arrived: when its command came, seconds on the caller's clock. before: the reader that stood before its text.
+    open: more pieces may come. unheard: words and breaks that have not sounded yet. announced: `first_audio` is told,
+    or is on its way. short_before: seconds for which the conversation had lacked words before.
+    begun: a word of it was taken, or is the first one of the turn; until then `text` is kept.
+    waits: for the end of the turn that is spoken now. It answers what the caller said, or has another voice, or one
+    before it does.
+    replies: its first word is the first one after the caller's. voice: the conversation goes on in it from here.
     """
 
     id: str
     arrived: float
+    before: TextReader
     open: bool = True
-    answers: bool = False
+    waits: bool = False
+    replies: bool = False
+    voice: Prefix | None = None
     unheard: int = 0
     announced: bool = False
     short_before: float = 0.0
+    begun: bool = False
+    text: str = ""
+
+    def begin(self) -> None:
+        """It is spoken from now on, and can no longer be cancelled."""
+        self.begun, self.waits, self.text = True, False, ""
 
 
 @dataclass(frozen=True)
@@ -72,6 +86,18 @@ class TakenWord(NamedTuple):
     word: QueuedWord
 
 
+class NextTurn(NamedTuple):
+    """What can be spoken in one go: no caller and no other voice comes between these utterances.
+
+    words: of all of them, as far as they are known. closed: whether that is all of their text.
+    """
+
+    first: Utterance
+    utterances: list[Utterance]
+    words: list[QueuedWord]
+    closed: bool
+
+
 class Heard(NamedTuple):
     """The words of a turn as they were written: those that the listener has heard, and those still to come."""
 
@@ -91,6 +117,7 @@ class Words:
         self.taken: deque[TakenWord] = deque()
         self.sounded: deque[TakenWord] = deque()
         self._numbered = 0
+        self._past: deque[str] = deque(maxlen=MAX_QUEUED_WORDS)  # ids of utterances that are done, dropped or cancelled
 
     # ---- In ----
 
@@ -109,27 +136,114 @@ class Words:
         """Whether text with this id belongs to another utterance than the open one."""
         return self.opened is None or id not in (None, self.opened.id)
 
-    def begin(self, id: str | None, arrived: float, *, answers: bool) -> Utterance:
+    def begin(self, id: str | None, arrived: float, before: TextReader, voice: Prefix | None = None) -> Utterance:
         """Opens an utterance; without an id it gets the next number."""
         self._numbered += 1
-        utterance = Utterance(str(self._numbered) if id is None else id, arrived, answers=answers)
+        waits = voice is not None or (bool(self.utterances) and self.utterances[-1].waits)
+        utterance = Utterance(str(self._numbered) if id is None else id, arrived, before, voice=voice, waits=waits)
         self.utterances.append(utterance)
         self.opened = utterance
         return utterance
 
-    def add(self, utterance: Utterance, entries: Sequence[ReadEntry], final: bool) -> list[QueuedWord]:
-        """Gives an utterance more words, the last ones if `final`. Returns them, for the queue or the backlog."""
+    def add(self, utterance: Utterance, text: str, entries: Sequence[ReadEntry], final: bool) -> list[QueuedWord]:
+        """Gives an utterance more words, the last ones if `final`. Returns them, for the queue or the backlog.
+
+        text: what they were read from.
+        """
         utterance.unheard += len(entries)
+        if not utterance.begun:
+            utterance.text += text
         if final:
             utterance.open, self.opened = False, None
         return [QueuedWord.of(entry, utterance) for entry in entries]
 
+    def find_open(self, id: str | None) -> Utterance | None:
+        """The open utterance, or None if that of the id is complete. Raises CommandError when there is no such one."""
+        if id is not None and (self.opened is None or self.opened.id != id):
+            self.check_known(id)
+            return None
+        if self.opened is None:
+            raise CommandError("bad_command", 'end has nothing to end: no text was opened with "final": false')
+        return self.opened
+
+    def check_known(self, id: str) -> None:
+        """Raises CommandError for an id that no utterance has or had."""
+        if id not in self._past and all(utterance.id != id for utterance in self.utterances):
+            raise CommandError("bad_field", f"id {shown(id)} is that of no utterance", field="id")
+
+    def voice_at_the_end(self, now: Prefix | None) -> Prefix | None:
+        """The voice that the conversation has when all utterances are spoken. now: the one that it has now."""
+        return next((u.voice for u in reversed(self.utterances) if u.voice is not None), now)
+
+    # ---- Cancelled ----
+
+    def find_waiting(self, id: str) -> Utterance:
+        """The utterance of this id that waits to be spoken. Raises CommandError when there is none."""
+        self.check_known(id)
+        named = [utterance for utterance in self.utterances if utterance.id == id]
+        for utterance in named:
+            if not utterance.begun:
+                return utterance
+        problem = "is spoken already; to stop it, send pause" if named else "no longer waits"
+        raise CommandError("bad_command", f"cancel: {shown(id)} {problem}", field="id")
+
+    def cancel(self, utterance: Utterance, queue: deque[Entry]) -> None:
+        """Forgets an utterance that waits, and reads the text behind it as if it had not been there."""
+        later = self._behind(utterance)
+        in_queue = {cast(QueuedWord, word).utterance for word in queue}
+        if later:
+            later[0].replies |= utterance.replies
+        self.reader = utterance.before
+        again = {other: self._read_again(other) for other in later}
+        places: list[tuple[deque[Any], set[Utterance]]] = [(queue, in_queue), (self.backlog, {*later} - in_queue)]
+        for words, others in places:
+            kept = [word for word in words if word.utterance not in {utterance, *later}]
+            words.clear()
+            words.extend(kept)
+            words.extend(chain.from_iterable(again[other] for other in later if other in others))
+        self.utterances.remove(utterance)
+        self._past.append(utterance.id)
+        if self.opened is utterance:
+            self.opened = None
+
+    def _read_again(self, utterance: Utterance) -> list[QueuedWord]:
+        utterance.before = self.draft()
+        if utterance.replies or utterance.voice is not None:
+            self.reader.answer()
+        entries = self.reader.read(utterance.text, final=not utterance.open)
+        self.reader.take_notices()  # they were told when the text came
+        utterance.unheard = len(entries)
+        return [QueuedWord.of(entry, utterance) for entry in entries]
+
     # ---- Through ----
+
+    def next_turn(self) -> "NextTurn | None":
+        """What the next turn begins with, or what continues this one; None without a word."""
+        if not self.backlog:
+            return None
+        first = self.backlog[0].utterance
+        behind = self._behind(first)
+        turn = [first, *takewhile(lambda other: other.voice is None and other.waits == first.waits, behind)]
+        return NextTurn(first, turn, [word for word in self.backlog if word.utterance in turn], self.opened not in turn)
+
+    def begin_turn(self, turn: "NextTurn") -> None:
+        """Takes the words of a turn out of the backlog, because they are spoken now."""
+        for utterance in turn.utterances:
+            utterance.waits = False
+        turn.first.begin()
+        for _ in turn.words:
+            self.backlog.popleft()
+
+    def _behind(self, utterance: Utterance) -> list[Utterance]:
+        utterances = [*self.utterances]
+        return utterances[utterances.index(utterance) + 1 :]
 
     def take(self, taken: Iterable[tuple[int, Entry]]) -> None:
         """Words that the text machine has taken, oldest first."""
-        # Every entry of a conversation's queue went through `add`.
-        self.taken.extend(TakenWord(step, cast(QueuedWord, word)) for step, word in taken)
+        for step, word in taken:
+            # Every entry of a conversation's queue went through `add`.
+            self.taken.append(TakenWord(step, cast(QueuedWord, word)))
+            self.taken[-1].word.utterance.begin()
 
     def sound(self, frame: int) -> list[QueuedWord]:
         """The words that begin to sound with this frame."""
@@ -146,12 +260,14 @@ class Words:
             if self.utterances[0].open or self.utterances[0].unheard:
                 break
             done.append(self.utterances.popleft())
+        self._past.extend(utterance.id for utterance in done)
         return done
 
     def go_back(self, step: int) -> None:
         """An interruption: what sounded from `step` on was not heard, and what was to come is not wanted."""
         while self.sounded and self.sounded[-1].step >= step:
             self.sounded.pop()
+        self._past.extend(utterance.id for utterance in self.utterances)
         for queue in (self.taken, self.backlog, self.utterances):
             queue.clear()
         self.opened = None
@@ -207,6 +323,14 @@ def check_room(entries: Sequence[ReadEntry], queued: int) -> None:
             f"{len(entries)} words do not fit: {queued} are queued and {MAX_QUEUED_WORDS} may be; "
             "send the rest when some have been spoken"
         )
+        raise CommandError("overloaded", problem, field="text")
+
+
+def check_text(utterances: Iterable[Utterance], text: str) -> None:
+    """Raises CommandError when more text would wait than may."""
+    waiting = sum(len(utterance.text) for utterance in utterances)
+    if waiting + len(text) > MAX_WAITING_CHARS:
+        problem = f"{waiting} characters of text wait to be spoken, of at most {MAX_WAITING_CHARS}"
         raise CommandError("overloaded", problem, field="text")
 
 

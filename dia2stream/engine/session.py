@@ -15,7 +15,7 @@ from weakref import WeakKeyDictionary
 
 from dia2stream.errors import CommandError
 from dia2stream.items import Frame, Item
-from dia2stream.protocol.messages import Command, End, Inject, Listen, Pause, Reset, Resume, Start
+from dia2stream.protocol.messages import Cancel, Command, End, Inject, Listen, Pause, Reset, Resume, Start
 
 if TYPE_CHECKING:  # brings torch along
     from dia2stream.conversation.conversation import Conversation
@@ -92,9 +92,13 @@ class Session:
         """Adds text, at any moment."""
         self.submit(Inject(text, **fields))
 
-    async def end(self) -> None:
-        """Closes text that was opened with final=False."""
-        self.submit(End())
+    async def end(self, id: str | None = None) -> None:
+        """Closes text that was opened with final=False: the open one, or that of an id."""
+        self.submit(End(id))
+
+    async def cancel(self, id: str) -> None:
+        """Has an utterance forgotten that waits to be spoken."""
+        self.submit(Cancel(id))
 
     async def listen(self, pcm: bytes, text: str = "", **fields: Any) -> None:
         """What the caller said, mono PCM16, for the reply to answer; `fields` are those of the `listen` command."""

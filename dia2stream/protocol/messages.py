@@ -7,6 +7,7 @@ A client sends commands, JSON objects, one a WebSocket text message or one a lin
     {"event": "word", "id": "a", "word": "Hello.", ...}     each word ahead of its audio; audio is binary, see Audio
     {"cmd": "inject", "text": "How are", "final": false}    more text, while it speaks; final: false leaves it open,
     {"cmd": "end"}                                          and end closes it
+    {"cmd": "cancel", "id": "b"}                            {"event": "cancelled", "id": "b"}: "b" waited to be spoken
     {"cmd": "pause", "played_ms": 840}                      {"event": "paused", "spoken": ..., "pending": ..., ...}
     {"cmd": "resume"}  or  {"cmd": "inject", ...}           go on where it stopped, or drop the rest and say this
     {"cmd": "listen", "audio": "UklGR...", "text": "Hi"}    what the caller said, for the reply to answer to
@@ -95,16 +96,32 @@ class Start(_Command):
 
 @dataclass(frozen=True, slots=True)
 class Inject(_Command):
-    """More text in this conversation; while paused it replaces what was not heard. Fields as in Start."""
+    """More text in this conversation; while paused it replaces what was not heard. Fields as in Start.
+
+    voice: the utterance begins a turn, and the conversation goes on in this voice from there; nothing is forgotten
+    """
 
     text: str
     id: str | None = None
     final: bool = True
+    voice: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class End(_Command):
-    """Closes text that was opened with final=False."""
+    """Closes text that was opened with final=False.
+
+    id: of the utterance; one that is complete already stays as it is. None: the open one
+    """
+
+    id: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Cancel(_Command):
+    """An utterance that waits to be spoken is not wanted. One that is spoken already is stopped by Pause."""
+
+    id: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,9 +165,18 @@ class Listen(_Command):
         return base64.b64decode(self.audio)
 
 
-Command: TypeAlias = Start | Inject | End | Pause | Resume | Reset | Listen
+Command: TypeAlias = Start | Inject | End | Cancel | Pause | Resume | Reset | Listen
 COMMANDS: Mapping[str, type[Command]] = MappingProxyType(
-    {"start": Start, "inject": Inject, "end": End, "pause": Pause, "resume": Resume, "reset": Reset, "listen": Listen}
+    {
+        "start": Start,
+        "inject": Inject,
+        "end": End,
+        "cancel": Cancel,
+        "pause": Pause,
+        "resume": Resume,
+        "reset": Reset,
+        "listen": Listen,
+    }
 )
 
 
@@ -276,6 +302,13 @@ class Done(_Event):
 
 
 @dataclass(frozen=True, slots=True)
+class Cancelled(_Event):
+    """An utterance that waited is forgotten: no other event of it follows."""
+
+    id: str
+
+
+@dataclass(frozen=True, slots=True)
 class Paused(_Event):
     """No audio after this.
 
@@ -321,7 +354,9 @@ class Error(_Event):
     field: str | None = None
 
 
-Event: TypeAlias = Ready | Started | FirstAudio | WordEvent | Done | Paused | Resumed | ResetDone | Notice | Error
+Event: TypeAlias = (
+    Ready | Started | FirstAudio | WordEvent | Done | Cancelled | Paused | Resumed | ResetDone | Notice | Error
+)
 EVENTS: Mapping[str, type[Event]] = MappingProxyType(
     {
         "ready": Ready,
@@ -329,6 +364,7 @@ EVENTS: Mapping[str, type[Event]] = MappingProxyType(
         "first_audio": FirstAudio,
         "word": WordEvent,
         "done": Done,
+        "cancelled": Cancelled,
         "paused": Paused,
         "resumed": Resumed,
         "reset": ResetDone,
