@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import MISSING, Field, fields, is_dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any, get_args, get_type_hints
+from typing import Annotated, Any, Literal, get_args, get_type_hints
 
 import typer
 
@@ -165,6 +165,24 @@ def dia2stream(
 
 
 @command("""\
+  dia2stream protocol > protocol.schema.json
+  dia2stream protocol types > protocol.d.ts""")
+def protocol(
+    document: Annotated[
+        Literal["schema", "asyncapi", "types"],
+        typer.Argument(help="schema: JSON Schema 2020-12. asyncapi: AsyncAPI 3. types: TypeScript."),
+    ] = "schema",
+) -> None:
+    """Print the protocol for other languages: every command and event, with types and ranges.
+
+    The documents are made from the definitions that the server reads.
+    """
+    from dia2stream.protocol.schema import ASYNCAPI_FILE, SCHEMA_FILE, TYPES_FILE, files
+
+    typer.echo(files()[{"schema": SCHEMA_FILE, "asyncapi": ASYNCAPI_FILE, "types": TYPES_FILE}[document]], nl=False)
+
+
+@command("""\
   echo '{"cmd": "start", "text": "[S1] Hello. [S2] Hi!"}' | dia2stream pipe --wav > hi.wav
   dia2stream pipe --encoding mulaw --sample-rate 8000 < commands.jsonl > call.ulaw
   fortune | dia2stream pipe --text |
@@ -178,6 +196,7 @@ def pipe(stream: PipeOptions, speech: SpeechOptions, model: ModelOptions) -> Non
     {"cmd": "pause", "played_ms": 840}        stops; so much audio was heard
     {"cmd": "resume"}                         continues; inject drops the rest
     {"cmd": "end"}                            closes text with "final": false
+    {"cmd": "cancel", "id": "2"}              forgets what waits to be spoken
     {"cmd": "listen", "audio": "AAABAP//"}    what the caller said, for the reply
     {"cmd": "reset"}                          forgets the conversation
 

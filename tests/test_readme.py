@@ -160,7 +160,7 @@ def test_every_flag_in_a_command_exists(line, capsys):
 
 def test_every_flag_named_in_passing_exists(capsys):
     """Flags in code marks, as `--linger`, are flags of some command."""
-    commands = ["say", "pipe", "serve", "client", "bench", "plan", "voice make", "voice show", "voice play"]
+    commands = ["say", "pipe", "serve", "client", "bench", "plan", "protocol", "voice make", "voice show", "voice play"]
     known = set(re.findall(r"--[a-z0-9-]+", "".join(help_of(command, capsys) for command in commands)))
     assert set(shown(r"`(?:dia2stream \w+ )?(--[a-z0-9-]+)")) - {"--help", "--fix"} <= known
 

@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from types import MappingProxyType
-from typing import Any, NamedTuple, NoReturn, Protocol
+from typing import Any, NamedTuple, NoReturn, Protocol, TypeAlias
 
 from dia2stream.errors import ErrorCode
 
@@ -17,6 +17,15 @@ MAX_SAY_WORD_CHARS = 60
 MAX_SAID_CHARS = 500
 MAX_SEED = 2**32 - 1  # exact in every language's JSON numbers, also where they are doubles
 
+
+Schema: TypeAlias = dict[str, Any]
+
+# As patterns that mean the same in Python and, with the flag u, in JavaScript. `$` would let a newline follow.
+_END = r"(?![\s\S])"
+_WHOLE_PATTERN = rf"^[^\ud800-\udfff]*{_END}"
+_OUTER_HALVES_PATTERN = rf"^[\udc00-\udfff]?[^\ud800-\udfff]*[\ud800-\udbff]?{_END}"
+# Whole samples of two bytes: eight letters are three samples.
+_SAMPLES_PATTERN = rf"^(?:[A-Za-z0-9+/]{{8}})*(?:[A-Za-z0-9+/]{{3}}=|[A-Za-z0-9+/]{{6}}==)?{_END}"
 
 # --- what a field may hold ---
 
@@ -33,6 +42,10 @@ class Refused(Exception):
 class Rule(Protocol):
     """One field's type and range; str() says them, for error messages."""
 
+    def schema(self) -> Schema:
+        """The same as JSON Schema."""
+        ...
+
     def accept(self, value: object) -> object:
         """The value in its final form; raises Refused."""
         ...
@@ -44,6 +57,9 @@ class TextField:
 
     def __str__(self) -> str:
         return "a string"
+
+    def schema(self) -> Schema:
+        return {"type": "string"}
 
     def accept(self, value: object) -> str:
         if not isinstance(value, str):
@@ -59,6 +75,9 @@ class NameField:
 
     def __str__(self) -> str:
         return f"a string of up to {self.limit} characters"
+
+    def schema(self) -> Schema:
+        return {"type": "string", "maxLength": self.limit, "pattern": _WHOLE_PATTERN}
 
     def accept(self, value: object) -> str:
         if not isinstance(value, str):
@@ -82,6 +101,9 @@ class SpeechField:
     def __str__(self) -> str:
         return f"a string of up to {self.limit} characters"
 
+    def schema(self) -> Schema:
+        return {"type": "string", "maxLength": self.limit, "pattern": _OUTER_HALVES_PATTERN}
+
     def accept(self, value: object) -> str:
         if not isinstance(value, str):
             _refuse(self, value)
@@ -99,6 +121,9 @@ class BoolField:
     def __str__(self) -> str:
         return "true or false"
 
+    def schema(self) -> Schema:
+        return {"type": "boolean"}
+
     def accept(self, value: object) -> bool:
         if not isinstance(value, bool):
             _refuse(self, value)
@@ -114,6 +139,9 @@ class WholeField:
 
     def __str__(self) -> str:
         return "a whole number " + _range(self.low, self.high)
+
+    def schema(self) -> Schema:
+        return {"type": "integer", **_limits(self.low, self.high)}
 
     def accept(self, value: object) -> int:
         if isinstance(value, bool) or not isinstance(value, int) or not _between(value, self.low, self.high):
@@ -132,6 +160,9 @@ class NumberField:
     def __str__(self) -> str:
         return "a number " + _range(self.low, self.high)
 
+    def schema(self) -> Schema:
+        return {"type": "number", **_limits(self.low, self.high)}
+
     def accept(self, value: object) -> int | float:
         if isinstance(value, bool) or not isinstance(value, int | float) or not _between(value, self.low, self.high):
             _refuse(self, value)
@@ -146,6 +177,9 @@ class NamesField:
 
     def __str__(self) -> str:
         return "a list of strings"
+
+    def schema(self) -> Schema:
+        return {"type": "array", "items": {"type": "string"}}
 
     def accept(self, value: object) -> tuple[str, ...]:
         if not isinstance(value, list | tuple) or not all(isinstance(name, str) for name in value):
@@ -162,6 +196,9 @@ class ChoiceField:
     def __str__(self) -> str:
         return " or ".join(self.values)
 
+    def schema(self) -> Schema:
+        return {"type": "string", "enum": list(self.values)}
+
     def accept(self, value: object) -> str:
         if not isinstance(value, str) or value not in self.values:
             _refuse(self, value)
@@ -174,6 +211,9 @@ class SamplesField:
 
     def __str__(self) -> str:
         return "base64 of 16-bit little-endian samples"
+
+    def schema(self) -> Schema:
+        return {"type": "string", "contentEncoding": "base64", "pattern": _SAMPLES_PATTERN}
 
     def accept(self, value: object) -> str:
         if isinstance(value, bytes | bytearray | memoryview):
@@ -197,6 +237,12 @@ class TimesField:
 
     def __str__(self) -> str:
         return f"a list of [word, start, end], in seconds from 0 to {self.most}"
+
+    def schema(self) -> Schema:
+        word = {"type": "string", "allOf": [{"pattern": r"\S"}, {"pattern": _WHOLE_PATTERN}]}
+        second = {"type": "number", **_limits(0, self.most)}
+        item = {"type": "array", "prefixItems": [word, second, second], "items": False, "minItems": 3}
+        return {"type": "array", "items": item}
 
     def accept(self, value: object) -> tuple[tuple[str, float, float], ...]:
         if not isinstance(value, list | tuple):
@@ -222,6 +268,15 @@ class SayField:
     def __str__(self) -> str:
         return f"an object of up to {self.most} words and what is said for each"
 
+    def schema(self) -> Schema:
+        word = {"maxLength": MAX_SAY_WORD_CHARS, "allOf": [{"pattern": r"^\S+$"}, {"pattern": _WHOLE_PATTERN}]}
+        said = {
+            "type": "string",
+            "maxLength": MAX_SAID_CHARS,
+            "allOf": [{"pattern": r"\S"}, {"pattern": _WHOLE_PATTERN}],
+        }
+        return {"type": "object", "propertyNames": word, "additionalProperties": said, "maxProperties": self.most}
+
     def accept(self, value: object) -> dict[str, str]:
         if not isinstance(value, Mapping) or len(value) > self.most:
             _refuse(self, value)
@@ -240,6 +295,11 @@ class HeardField:
 
     def __str__(self) -> str:
         return "a list of objects with id, text_start, text_end and heard"
+
+    def schema(self) -> Schema:
+        places = {"type": "integer", "minimum": 0}
+        types = {"id": {"type": "string"}, "text_start": places, "text_end": places, "heard": {"type": "boolean"}}
+        return {"type": "array", "items": {"type": "object", "properties": types, "required": [*types]}}
 
     def accept(self, value: object) -> tuple[Any, ...]:
         if not isinstance(value, list | tuple):
@@ -271,6 +331,10 @@ HALF = re.compile(r"[\ud800-\udfff]")
 
 def _between(value: int | float, low: int, high: int | None) -> bool:
     return low <= value <= (_LARGEST if high is None else high)
+
+
+def _limits(low: int, high: int | None) -> Schema:
+    return {"minimum": low} if high is None else {"minimum": low, "maximum": high}
 
 
 def _range(low: int, high: int | None) -> str:

@@ -15,13 +15,12 @@ from dia2stream.options import ServeOptions
 from dia2stream.protocol.audio_message import Audio, pack_audio
 from dia2stream.protocol.fields import shown
 from dia2stream.protocol.messages import Command, Event, dump_event, parse_command
+from dia2stream.protocol.schema import QUERY
 from dia2stream.server.connection import ClientGone, Receive, Scope, Send
 from dia2stream.server.conversations import Outgoing
 from dia2stream.server.gate import headers, query
 from dia2stream.server.service import Service, hang_up, new_id, refusal
 from dia2stream.server.websocket_client import WebSocketClient
-
-_PARAMETERS = ("busy", "conversation", "encoding", "received_ms", "sample_rate", "token", "wait")
 
 
 class OwnProtocol:
@@ -95,8 +94,8 @@ class Endpoint:
         """Of a parameter that is given twice, the last counts."""
         asked = {name: values[-1] for name, values in query(scope).items()}
         for name in asked:
-            if name not in _PARAMETERS:  # a misspelt sample rate would be heard as noise
-                known = ", ".join(_PARAMETERS)
+            if name not in QUERY:  # a misspelt sample rate would be heard as noise
+                known = ", ".join(sorted(QUERY))
                 raise CommandError("bad_field", f"the URL asks for {shown(name)}; known are {known}", field=name[:40])
         return Wishes(
             asked.get("encoding", self._options.encoding),
