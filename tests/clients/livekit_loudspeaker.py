@@ -14,12 +14,13 @@ class Loudspeaker(io.AudioOutput):
     """Plays into memory, in real time."""
 
     def __init__(self) -> None:
-        super().__init__(label="loudspeaker", capabilities=io.AudioOutputCapabilities(pause=False), sample_rate=RATE)
+        super().__init__(label="loudspeaker", capabilities=io.AudioOutputCapabilities(pause=True), sample_rate=RATE)
         self.played = bytearray()
         self.watch = Stopwatch()
         self._segment = 0.0  # seconds of it that were played
         self._waiting: asyncio.Queue = asyncio.Queue()
-        self._cleared = False
+        self._may_play = asyncio.Event()
+        self._may_play.set()
         self._playing = asyncio.create_task(self._play())
 
     async def capture_frame(self, frame: rtc.AudioFrame) -> None:
@@ -29,6 +30,14 @@ class Loudspeaker(io.AudioOutput):
     def flush(self) -> None:
         super().flush()
         self._waiting.put_nowait(None)
+
+    def pause(self) -> None:
+        super().pause()
+        self._may_play.clear()
+
+    def resume(self) -> None:
+        super().resume()
+        self._may_play.set()
 
     def clear_buffer(self) -> None:
         waiting = not self._waiting.empty() or self._segment > 0
@@ -45,6 +54,7 @@ class Loudspeaker(io.AudioOutput):
         due = 0.0
         while True:
             frame = await self._waiting.get()
+            await self._may_play.wait()
             if frame is None:
                 if self._segment:
                     self._finish(interrupted=False)

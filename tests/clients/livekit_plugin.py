@@ -1,17 +1,31 @@
 """LiveKit Agents: one of its own TTS plugins, streamed to as an agent session does, and played in real time.
 
-python livekit_plugin.py URL KEY FOLDER PLUGIN
+python livekit_plugin.py URL KEY FOLDER whole|turns PLUGIN
 """
 
 import asyncio
-import sys
 import time
 
 import aiohttp
 from livekit.agents import tts as agents_tts
 from livekit.agents.tokenize import blingfire
 from livekit.plugins import cartesia, deepgram, elevenlabs, openai
-from report import FIRST, KEY, LONG, SECOND, URL, Stopwatch, save, tell, wait
+from report import (
+    FIRST,
+    KEY,
+    LONG,
+    MODE,
+    SECOND,
+    SERVICE,
+    URL,
+    Stopwatch,
+    asked_meanwhile,
+    save,
+    tell,
+    tell_turn,
+    tokens,
+    wait,
+)
 
 RATE = 24000
 
@@ -53,8 +67,8 @@ async def speak(tts, text: str, until_s: float | None = None):
     async with tts.stream() as stream:
 
         async def push() -> None:
-            for word in text.split(" "):
-                stream.push_text(f"{word} ")
+            for token in tokens(text):
+                stream.push_text(token)
                 await asyncio.sleep(0.005)
             stream.flush()
             stream.end_input()
@@ -66,19 +80,28 @@ async def speak(tts, text: str, until_s: float | None = None):
 
 
 async def main() -> None:
-    name = sys.argv[4]
     async with aiohttp.ClientSession() as session:
-        tts = plugins(session)[name]()
+        tts = plugins(session)[SERVICE]()
         if not tts.capabilities.streaming:
             tts = agents_tts.StreamAdapter(tts=tts, sentence_tokenizer=blingfire.SentenceTokenizer())
-        for what, text, until_s in (("turn", FIRST, None), ("cut", LONG, 1.5), ("after", SECOND, None)):
-            pcm, words, watch = await speak(tts, text, until_s)
-            tell(what, words=words, seconds=save(what, pcm, RATE), first_ms=watch.first_ms)
-        tell("restart")
-        await asyncio.to_thread(wait)
-        pcm, words, watch = await speak(tts, SECOND)
-        tell("restarted", words=words, seconds=save("restarted", pcm, RATE), first_ms=watch.first_ms)
+        await (turns if MODE == "turns" else whole)(tts)
         await tts.aclose()
+
+
+async def whole(tts) -> None:
+    for what, text, until_s in (("turn", FIRST, None), ("cut", LONG, 1.5), ("after", SECOND, None)):
+        pcm, words, watch = await speak(tts, text, until_s)
+        tell(what, words=words, seconds=save(what, pcm, RATE), first_ms=watch.first_ms)
+    tell("restart")
+    await asyncio.to_thread(wait)
+    pcm, words, watch = await speak(tts, SECOND)
+    tell("restarted", words=words, seconds=save("restarted", pcm, RATE), first_ms=watch.first_ms)
+
+
+async def turns(tts) -> None:
+    async for name, text in asked_meanwhile():
+        pcm, _, watch = await speak(tts, text)
+        tell_turn(name, pcm, watch)
 
 
 asyncio.run(main())

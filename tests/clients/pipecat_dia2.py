@@ -20,7 +20,7 @@ class Interruptions:
             self._heard.put_nowait((spoken, pending))
 
     async def tell(self, name: str) -> None:
-        spoken, pending = await asyncio.wait_for(self._heard.get(), 10)
+        spoken, pending = await asyncio.wait_for(self._heard.get(), 30)
         tell("heard", name=name, spoken=spoken, pending=pending)
 
 

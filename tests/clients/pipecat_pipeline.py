@@ -1,6 +1,6 @@
 """Pipecat: one of its own TTS services in a pipeline with a loudspeaker that plays in real time.
 
-python pipecat_pipeline.py URL KEY FOLDER SERVICE
+python pipecat_pipeline.py URL KEY FOLDER whole|turns SERVICE
 """
 
 import asyncio
@@ -16,6 +16,7 @@ from pipecat.frames.frames import (
     LLMFullResponseEndFrame,
     LLMFullResponseStartFrame,
     LLMTextFrame,
+    MetricsFrame,
     OutputAudioRawFrame,
     StartFrame,
     TTSTextFrame,
@@ -31,7 +32,23 @@ from pipecat.services.openai.tts import OpenAITTSService
 from pipecat.transports.base_output import BaseOutputTransport
 from pipecat.transports.base_transport import TransportParams
 from pipecat.workers.runner import WorkerRunner
-from report import FIRST, KEY, LONG, SECOND, URL, WS_URL, Stopwatch, save, tell, wait
+from report import (
+    FIRST,
+    KEY,
+    LONG,
+    MODE,
+    SECOND,
+    SERVICE,
+    URL,
+    WS_URL,
+    Stopwatch,
+    asked_meanwhile,
+    save,
+    tell,
+    tell_turn,
+    tokens,
+    wait,
+)
 
 RATE = 24000
 PATIENT = {"stop_frame_timeout_s": 30}  # a busy machine may take longer than usual to begin
@@ -79,12 +96,15 @@ class Notes(FrameProcessor):
         super().__init__()
         self.words: list[str] = []
         self.errors: list[str] = []
+        self.metrics: set[str] = set()
         self.stopped = asyncio.Event()
 
     async def process_frame(self, frame: Frame, direction: FrameDirection) -> None:
         await super().process_frame(frame, direction)
         if isinstance(frame, TTSTextFrame):
             self.words.append(frame.text)
+        elif isinstance(frame, MetricsFrame):
+            self.metrics |= {type(each).__name__ for each in frame.data}
         elif isinstance(frame, BotStoppedSpeakingFrame):
             self.stopped.set()
         await self.push_frame(frame, direction)
@@ -97,7 +117,7 @@ class Agent:
         self.speaker, self.notes = Loudspeaker(), Notes()
         self.worker = PipelineWorker(
             Pipeline([service, self.speaker, self.notes]),
-            params=PipelineParams(audio_out_sample_rate=RATE),
+            params=PipelineParams(audio_out_sample_rate=RATE, enable_metrics=True, enable_usage_metrics=True),
             cancel_on_idle_timeout=False,
         )
 
@@ -114,21 +134,26 @@ class Agent:
     async def reply(self, text: str) -> None:
         """What an LLM gives, token by token."""
         await self.worker.queue_frame(LLMFullResponseStartFrame())
-        for word in text.split(" "):
-            await self.worker.queue_frame(LLMTextFrame(f"{word} "))
+        for token in tokens(text):
+            await self.worker.queue_frame(LLMTextFrame(token))
             await asyncio.sleep(0.005)
         await self.worker.queue_frame(LLMFullResponseEndFrame())
 
     def end(self, what: str, name: str) -> None:
         watch, words = self.speaker.watch, list(self.notes.words)
         seconds = save(name, bytes(self.speaker.played), RATE)
-        tell(what, words=words, seconds=seconds, first_ms=watch.first_ms, errors=self.notes.errors)
+        kinds = sorted(self.notes.metrics)
+        tell(what, words=words, seconds=seconds, first_ms=watch.first_ms, errors=self.notes.errors, metrics=kinds)
 
-    async def turn(self, what: str, text: str, name: str) -> None:
+    async def say(self, text: str) -> None:
+        """A turn that is heard to its end."""
         self.begin()
         await self.reply(text)
         await asyncio.wait_for(self.notes.stopped.wait(), 60)
         await asyncio.sleep(0.2)
+
+    async def turn(self, what: str, text: str, name: str) -> None:
+        await self.say(text)
         self.end(what, name)
 
     async def cut(self, what: str, text: str, name: str, played_s: float) -> None:
@@ -149,6 +174,14 @@ async def talk(agent: Agent) -> None:
     await agent.cut("cut", LONG, "cut", 1.5)
     await agent.turn("after", SECOND, "after")
     await restart(agent)
+    await agent.worker.cancel()
+
+
+async def talk_in_turns(agent: Agent) -> None:
+    await asyncio.sleep(0.5)
+    async for name, text in asked_meanwhile():
+        await agent.say(text)
+        tell_turn(name, bytes(agent.speaker.played), agent.speaker.watch)
     await agent.worker.cancel()
 
 
@@ -173,13 +206,13 @@ async def run(agent: Agent, talk) -> None:
     logger.add(sys.stderr, level="WARNING")
     runner = WorkerRunner(handle_sigint=False)
     await runner.add_workers(agent.worker)
-    talking = asyncio.create_task(talk(agent))
+    talking = asyncio.create_task(talk_in_turns(agent) if MODE == "turns" else talk(agent))
     await runner.run()
     await talking
 
 
 async def main() -> None:
-    await run(Agent(SERVICES[sys.argv[4]]()), talk)
+    await run(Agent(SERVICES[SERVICE]()), talk)
 
 
 if __name__ == "__main__":

@@ -1,13 +1,22 @@
-"""How these programs talk to the test that runs them."""
+"""How these programs talk to the test that runs them.
 
+    python PROGRAM.py URL KEY FOLDER whole|turns [SERVICE]
+
+`whole` is all that a program can show. `turns` speaks what it is asked for, turn by turn, on one connection where the
+wire format has connections: {"name": "a", "text": "Hello."} on stdin, until stdin ends.
+"""
+
+import asyncio
 import json
 import sys
 import time
 import wave
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
-URL, KEY, FOLDER = sys.argv[1], sys.argv[2], Path(sys.argv[3])
+URL, KEY, FOLDER, MODE = sys.argv[1], sys.argv[2], Path(sys.argv[3]), sys.argv[4]
+SERVICE = "".join(sys.argv[5:6])
 WS_URL = URL.replace("http", "ws", 1)
 
 # What the bundled voice says well.
@@ -35,13 +44,43 @@ def save(name: str, pcm: bytes, rate: int = 24000) -> float:
 
 
 class Stopwatch:
-    """Milliseconds from a request to its first sound."""
+    """Milliseconds from a request to its first sound; and when sound came, on the clock that all processes share."""
 
     def __init__(self) -> None:
         self._began = time.monotonic()
         self.first_ms: float | None = None
+        self.sounds: list[float] = []  # the first and the last
 
     def sound(self) -> None:
         """Some came."""
         if self.first_ms is None:
             self.first_ms = round((time.monotonic() - self._began) * 1000, 1)
+        self.sounds = [*self.sounds[:1], time.time()]
+
+
+# --- turns ---
+
+
+def asked() -> Iterator[tuple[str, str]]:
+    """The turns that the test asks for, each its name and its text."""
+    tell("ready")
+    for line in sys.stdin:
+        turn = json.loads(line)
+        yield turn["name"], turn["text"]
+
+
+async def asked_meanwhile() -> AsyncIterator[tuple[str, str]]:
+    """The same, while other tasks run."""
+    turns = asked()
+    while (turn := await asyncio.to_thread(next, turns, None)) is not None:
+        yield turn
+
+
+def tell_turn(name: str, pcm: bytes, watch: Stopwatch) -> None:
+    """A turn was spoken."""
+    tell("turn", name=name, seconds=save(name, pcm), first_ms=watch.first_ms, sounds=watch.sounds)
+
+
+def tokens(text: str) -> list[str]:
+    """A text as a language model gives it, more or less."""
+    return [f"{word} " for word in text.split(" ")]
