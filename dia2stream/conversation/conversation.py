@@ -289,6 +289,11 @@ class Conversation:
         return self.outbox.waiting + self._undelivered < self.outbox.capacity and self.wants_step()
 
     @property
+    def awaits_sound(self) -> bool:
+        """Whether a frame was made and not delivered yet. No command may be handled then."""
+        return self._undelivered > 0
+
+    @property
     def waits_since(self) -> float | None:
         """When the turn's first words arrived, until its first frame is made; None from then on and between turns."""
         if not self._speaking or self._opening is None or self.context.frames > (self.clock.turn or 0):

@@ -314,11 +314,10 @@ class Engine:
         self._changed.clear()
 
     def _carry_out_orders(self) -> None:
-        count = len(self._inbox)
-        if count:
-            self._batch.settle()
-        for _ in range(count):
+        for _ in range(len(self._inbox)):
             session, order, arrived = self._inbox.popleft()
+            if session.conversation.awaits_sound:
+                self._batch.settle()
             if order is CLOSE:
                 self._release(session)
             elif not session.ended:

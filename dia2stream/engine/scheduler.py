@@ -112,7 +112,7 @@ class Policy:
 
     margin: float = 0.012
     comfort: float = 0.4
-    share: float = 0.6
+    share: float = 0.25
     patience: float = 1.0
     background: float = 5.0
     piece: float = 0.008
