@@ -17,14 +17,17 @@ if TYPE_CHECKING:
     from dia2.checkpoint.load import Checkpoint
 
 
-def make_stepper(checkpoint: Checkpoint, slots: int = 1) -> tuple[Stepper, str]:
-    """The fastest stepper this machine can run, ready to step, and one line that says which and why."""
+def make_stepper(checkpoint: Checkpoint, slots: int = 1, blocks: int | None = None) -> tuple[Stepper, str]:
+    """The fastest stepper this machine can run, ready to step, and one line that says which and why.
+
+    blocks: of the key/value cache; None: as many as all slots' full contexts take.
+    """
     why_not = obstacle_to_graphs(checkpoint.device)
     if why_not is not None:
-        return Stepper(checkpoint, slots), f"steps run eagerly: {why_not}"
+        return Stepper(checkpoint, slots, blocks), f"steps run eagerly: {why_not}"
     from dia2.cuda.stepper import GraphStepper  # imports triton
 
-    stepper = GraphStepper(checkpoint, slots)
+    stepper = GraphStepper(checkpoint, slots, blocks=blocks)
     return stepper, f"steps are CUDA graphs of {stepper.kind}"
 
 

@@ -250,7 +250,7 @@ class PlanOptions:
         int | None, CliFlag("Conversations of a GPU. Default: as many as memory and admission allow.", "N", low=1)
     ] = None
     memory_gb: Annotated[float, CliFlag("GPU memory that is free for conversations.", "GB", low=1)] = 72.0
-    slot_mb: Annotated[float, CliFlag("Memory of one conversation.", "MB", low=1)] = 344.0
+    slot_mb: Annotated[float, CliFlag("Memory that one conversation has for sure.", "MB", low=1)] = 255.0
     call_seconds: Annotated[float, CliFlag("How long a call lasts on average; assumed.", "S", low=1)] = 180.0
     speaking: Annotated[float, CliFlag("Share of a call in which the agent speaks; assumed.", "X")] = 0.5
     turn_seconds: Annotated[float, CliFlag("How long the agent speaks at once; assumed.", "S", low=1)] = 5.0

@@ -23,9 +23,9 @@ from torch import Tensor
 from dia2.checkpoint.load import Checkpoint, LoadOptions, load_checkpoint
 from dia2.codec.frames import FrameCodec, MadeSounds, SlotCodec
 from dia2.codec.state import DecoderState
+from dia2.model.blocks import Blocks
 from dia2.model.config import DataConfig, DecoderConfig, DepformerConfig, Dia2Config, ModelConfig, RuntimeConfig
 from dia2.model.delays import aligned, blank, delay_frames
-from dia2.model.kv_cache import KVCache
 from dia2.model.sampling import SlotSettings
 from dia2.steps.context import Context
 from dia2.steps.pool import FinishedFrames
@@ -243,13 +243,12 @@ class Memory:
         self.codes = codes.masked_fill(places >= slot.known, -1)
         codec = cast(Any, context._codec)
         self.codec = heard_by(codec.codec.state, codec.number) if isinstance(codec, SlotCodec) else list(codec.state)
-        cache: Any = rig.stepper.cache
-        if isinstance(cache, KVCache):
+        if isinstance(rig.stepper, Stepper):
             branches = 2 if slot.settings.guided else 1
-            where = (slice(None), rig.conversation.slot, slice(branches), slice(None), slice(slot.column))
-            self.cache = torch.stack([cache.k[where], cache.v[where]])
+            columns = rig.stepper.cache.copied(rig.conversation.slot, branches, slot.column)
+            self.cache = torch.stack([columns.k, columns.v])
         else:
-            self.cache = cache[rig.conversation.slot][: slot.column]
+            self.cache = rig.stepper.remembered(rig.conversation.slot, slot.column)
 
 
 def heard_by(state: DecoderState, slot: int) -> list[Tensor]:
@@ -466,17 +465,28 @@ def toy_config(limit: int, delays: tuple[int, ...], ahead: int) -> Dia2Config:
 class ToyStepper:
     """A stepper whose model is a hash chain. Fields and methods are those of Stepper.
 
-    delays: of the codebooks that it draws; the last three of all spell the frame's number.
+    delays: of the codebooks that it draws; the last three of all spell the frame's number. block_columns, blocks: of
+    its cache.
     """
 
-    def __init__(self, limit: int = 160, delays: tuple[int, ...] = (4, 6), ahead: int = 2, slots: int = 1) -> None:
+    def __init__(
+        self,
+        limit: int = 160,
+        delays: tuple[int, ...] = (4, 6),
+        ahead: int = 2,
+        slots: int = 1,
+        block_columns: int = 16,
+        blocks: int | None = None,
+    ) -> None:
         self.delays = (*delays, *[max(delays)] * _DIGITS)
         self.config = toy_config(limit, self.delays, ahead)
         self.device, self.capacity, self.opening = torch.device("cpu"), limit + 2, (ToyTokenizer.bos, 3)
         self.slots = [Slot(0, self.opening) for _ in range(slots)]
         self.codes = blank(slots, self.capacity, self.delays, 64, self.device)
-        # What a column leaves behind, by slot and column: as a cache does, it stays until it is written again.
-        self.cache = [[0] * self.capacity for _ in range(slots)]
+        self.blocks = Blocks(slots, self.capacity, block_columns, blocks)
+        # What a column leaves behind, by block and place in it: as in a cache, it stays until it is written again.
+        self._memory = [[0] * self.blocks.columns for _ in range(self.blocks.total)]
+        self._given: list[dict[int, list[int]]] = [{} for _ in range(slots)]  # by slot and column: what it was given
         self._first = [(0, 0)] * slots
         self.prefilled = 0
 
@@ -507,7 +517,7 @@ class ToyStepper:
         for slot, text in zip(self._active, texts, strict=True):
             state = self.slots[slot]
             column, state.text = state.column + 1, text
-            seen = self.cache[slot][state.column]
+            seen = self.remembered(slot, state.column + 1)[-1]
             for codebook, late in enumerate(self.delays):
                 if column - late >= state.known:
                     frame = self._first[slot][1] + column - late
@@ -521,10 +531,26 @@ class ToyStepper:
 
     def _see(self, slot: int) -> int:
         """Runs the current column of a slot."""
-        state, cache = self.slots[slot], self.cache[slot]
-        before = cache[state.column - 1] if state.column else 0
-        cache[state.column] = _mix(before, *state.text, *self.codes[slot, :, state.column].tolist())
-        return cache[state.column]
+        state = self.slots[slot]
+        before = self.remembered(slot, state.column)[-1] if state.column else 0
+        self.blocks.hold(slot, state.column + 1)
+        *_, (block, columns) = self.blocks.pieces(slot, state.column + 1)
+        self._given[slot][state.column] = [*state.text, *self.codes[slot, :, state.column].tolist()]
+        seen = _mix(before, *self._given[slot][state.column])
+        self._memory[block][state.column - columns.start] = seen
+        return seen
+
+    def remembered(self, slot: int, columns: int) -> list[int]:
+        """What the slot's first columns left behind."""
+        pieces = self.blocks.pieces(slot, columns)
+        return [seen for block, at in pieces for seen in self._memory[block][: at.stop - at.start]]
+
+    def relived(self, slot: int, columns: int) -> list[int]:
+        """What the slot's first columns must have left behind, if nobody else wrote into its blocks."""
+        seen = [0]
+        for column in range(columns):
+            seen.append(_mix(seen[-1], *self._given[slot][column]))
+        return seen[1:]
 
     def _drawn(self, slot: int, seen: int, stream: int) -> int:
         seed, first_step = self._first[slot]
@@ -600,7 +626,9 @@ def toy(
     **options: Any,
 ) -> Rig:
     """A conversation with a toy; what is no field of a rig is one of its stepper."""
-    about_stepper = {name: options.pop(name) for name in ("limit", "delays", "ahead") if name in options}
+    about_stepper = {
+        name: options.pop(name) for name in ("limit", "delays", "ahead", "slots", "blocks") if name in options
+    }
     stepper = stepper or ToyStepper(**about_stepper)
     context = Context(cast(Any, stepper), slot, cast(Any, ToyCodec()), history)
     return Rig(context, ToyTokenizer(), defaults, **options)

@@ -23,6 +23,7 @@ from dia2.checkpoint.tokenizer import LoadedTokenizer, load_tokenizer
 from dia2.errors import CheckpointError, ConfigError, DeviceError
 from dia2.model.config import DecoderConfig, DepformerConfig
 from dia2.model.kv_cache import KVCache
+from dia2.model.slots import SlotIndex
 
 GOLDENS = Path(__file__).parent / "goldens"
 CPU = LoadOptions(device="cpu")
@@ -585,7 +586,9 @@ def test_random_logits_are_neither_flat_nor_certain() -> None:
     codes = torch.randint(data.audio_codes, (1, steps, data.codebooks), generator=drawn)
     index = torch.arange(steps)[None]
     with torch.inference_mode():
-        cache = KVCache.allocate(loaded.config, 1, 1, steps, loaded.device, loaded.dtype)
+        cache = KVCache(loaded.config, 1, 1, steps, loaded.device, loaded.dtype).view(
+            SlotIndex.of([0], loaded.device), 1
+        )
         hidden = loaded.backbone(torch.cat((text, codes), -1), index, index, cache, steps)
         cb0, action = loaded.backbone.cb0_logits(hidden), loaded.backbone.action_logits(hidden)
         stage = loaded.depformer.stage(0, hidden[:, -1], codes[:, -1, 0], None, loaded.depformer.new_cache(1))

@@ -144,7 +144,7 @@ def test_a_rebuilt_context_holds_the_clips_and_the_last_seconds() -> None:
     assert context.room > context.limit // 4
     assert context.step - start >= (context.limit - prefix) // 4
     blank = toy(voices={"clips": toy_voice()}).do(Start(LONG))
-    assert rig.stepper.cache[0][:prefix] == blank.stepper.cache[0][:prefix]
+    assert rig.stepper.remembered(0, prefix) == blank.stepper.remembered(0, prefix)
     # The codes of the clips, then those of the history, each as late as its codebook.
     codes = torch.cat([toy_voice().codes, context._archived(start, context.frames)], dim=1)
     for k, late in enumerate(rig.stepper.delays):

@@ -3,20 +3,24 @@
 import os
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
 from conftest import GOLDENS
 from conversations import (
+    HELLO,
     LONG,
     Make,
+    ToyEar,
+    ToyStepper,
     assert_goes_on_from,
     cut,
     frame_numbers,
     golden,
     real,
     said_in_pieces,
+    step_together,
     tiny,
     toy,
     toy_voice,
@@ -24,7 +28,8 @@ from conversations import (
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dia2stream.protocol.messages import Done, Inject, Pause, Resume, Start, WordEvent
+from dia2.model.blocks import assured_blocks
+from dia2stream.protocol.messages import Done, Error, Inject, Listen, Pause, Reset, Resume, Start, WordEvent
 
 
 @pytest.mark.parametrize("clips", [{}, {"clips": toy_voice()}], ids=["cold", "in a voice"])
@@ -158,3 +163,77 @@ def test_an_interruption_may_go_back_behind_seams() -> None:
         assert_goes_on_from(rig, sent, frame)
         sent += 100
     assert rig.context.rollovers > 5
+
+
+# ---- Where the cache has too few blocks for everybody ----
+
+
+@pytest.mark.parametrize("frames", [0, 14, 40], ids=["cold", "in a voice", "in a voice of half the context"])
+@pytest.mark.parametrize("spare", [0, 1, 5])
+def test_contexts_that_find_no_block_are_rebuilt_earlier_and_all_is_said_once(frames: int, spare: int) -> None:
+    slots, voices = 4, {"clips": toy_voice(frames)} if frames else {}
+    stepper = ToyStepper(slots=slots, blocks=slots * assured_blocks(162, 16) + spare)
+    rigs, longest, text = [], 0, LONG[:800]
+    for slot in range(slots):
+        rigs.append(toy(stepper=stepper, slot=slot, voices=voices).do(Start(text)))
+    while step_together(*rigs):
+        for rig in rigs:
+            rig.take()
+        longest = max(longest, *(slot.column for slot in stepper.slots))
+    assert longest == min(160, 16 * (assured_blocks(162, 16) + spare))
+    for rig in rigs:
+        assert rig.words == text.split()
+        first = rig.context.first_frame
+        assert frame_numbers(rig) == list(range(first, first + len(rig.frames)))
+        assert rig.of(Done) == [Done("1", len(rig.frames) * 80)]
+        assert rig.context.rollovers >= 2
+    for rig in rigs:
+        rig.run().do(Reset())  # what is due has been run: the voice stays
+    assert stepper.blocks.taken == slots * max(1, -(-2 * frames // 16))
+
+
+_DOES = ["step", "step", "together", "barge", "text", "pause", "listen", "again", "reset"]
+
+
+@settings(max_examples=60)
+@given(
+    plan=st.lists(st.tuples(st.integers(0, 2), st.sampled_from(_DOES)), max_size=80),
+    spare=st.integers(0, 6),
+    with_voice=st.booleans(),
+)
+def test_whatever_conversations_do_in_a_tight_cache_none_runs_out_of_it(
+    plan: list[tuple[int, str]], spare: int, with_voice: bool
+) -> None:
+    """A toy's columns are hashes of those before, so a block that two had, or that was given back early, would show."""
+    voices = {"clips": toy_voice(40)} if with_voice else {}
+    stepper = ToyStepper(slots=3, blocks=3 * assured_blocks(162, 16) + spare)
+    rigs = [toy(stepper=stepper, slot=slot, voices=voices, ear=ToyEar()).do(Start(HELLO)) for slot in range(3)]
+    for number, does in plan:
+        rig = rigs[number]
+        if not rig.conversation.active or does == "again":
+            rig.do(Start(LONG[:200], seed=number))
+        elif does == "step":
+            rig.run(25)
+        elif does == "together":
+            for _ in range(20):
+                step_together(*rigs)
+                for each in rigs:
+                    each.take()
+        elif does == "barge":
+            rig.do(Pause(max(0, rig.sent - 5) * 80), Inject("[S2] Something else, and quite long."))
+        elif does == "text":
+            rig.do(Inject(LONG[:300]))
+        elif does == "pause":
+            rig.do(Pause(), Resume())
+        elif does == "listen":
+            rig.do(Listen(cast(str, bytes(2 * 1920 * 20)), "Can you hear me at all?"))
+        else:
+            rig.do(Reset())
+    while step_together(*rigs):
+        for rig in rigs:
+            rig.take()
+    for rig in rigs:
+        assert rig.of(Error) == []
+        slot = rig.conversation.slot
+        columns = stepper.slots[slot].column if rig.conversation.active else 0
+        assert stepper.remembered(slot, columns) == stepper.relived(slot, columns)

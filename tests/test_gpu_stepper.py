@@ -13,10 +13,13 @@ import pytest
 import torch
 from torch import Tensor
 
+from dia2.backend import make_codec
 from dia2.checkpoint.load import Checkpoint, LoadOptions, load_checkpoint
 from dia2.generate import Dia2, GenerationConfig
+from dia2.model.blocks import BLOCK_COLUMNS, assured_blocks
 from dia2.model.sampling import SamplingConfig, SlotSettings
 from dia2.steps.stepper import Stepper, TextColumn
+from dia2stream.engine.capacity import blocks_to_build, slots_to_build
 
 pytestmark = [pytest.mark.gpu, pytest.mark.timeout(580)]
 
@@ -33,10 +36,10 @@ def loaded(model: str, dtype: str, weights: str = "dtype") -> Checkpoint:
     return load_checkpoint(model, LoadOptions(device="cuda", dtype=dtype, weights=weights))
 
 
-def captured(checkpoint: Checkpoint, slots: int = 1, plain: bool | None = None):
+def captured(checkpoint: Checkpoint, slots: int = 1, plain: bool | None = None, **cache: int | None):
     from dia2.cuda.stepper import GraphStepper  # imports triton
 
-    return GraphStepper(checkpoint, slots, plain)
+    return GraphStepper(checkpoint, slots, plain, **cache)
 
 
 @pytest.fixture(autouse=True)
@@ -110,11 +113,83 @@ def test_slots_that_do_not_step_and_lines_that_fill_up_a_batch_change_nothing() 
     for _ in range(5):
         step(stepper, range(8))
     resting = torch.tensor([0, 2, 4])
-    before = [whole[:, resting].clone() for whole in (stepper.cache.k, stepper.cache.v)] + [stepper.codes[resting]]
+    before = [stepper.cache.copied(slot, 2, 5) for slot in (0, 2, 4)], stepper.codes[resting]
     for _ in range(5):
         step(stepper, [7, 1, 5])
-    after = [stepper.cache.k[:, resting], stepper.cache.v[:, resting], stepper.codes[resting]]
-    assert all(torch.equal(now, was) for now, was in zip(after, before, strict=True))
+    after = [stepper.cache.copied(slot, 2, 5) for slot in (0, 2, 4)], stepper.codes[resting]
+    assert torch.equal(after[1], before[1])
+    for now, was in zip(after[0], before[0], strict=True):
+        assert torch.equal(now.k, was.k)
+        assert torch.equal(now.v, was.v)
+
+
+# ---- Blocks of the cache ----
+
+
+@pytest.mark.parametrize("plain", [True, False], ids=["plain ops", "kernels"])
+def test_in_float32_contexts_that_take_and_give_back_blocks_draw_what_each_draws_alone(plain: bool) -> None:
+    """Passes and steps cross borders, and blocks go from slot to slot, in a cache that is as small as it may be."""
+    torch.set_float32_matmul_precision("highest")
+    checkpoint = loaded("random:tiny", "float32")
+    torch.set_float32_matmul_precision("highest")
+    slots, least = 8, 8 * assured_blocks(1502, BLOCK_COLUMNS)
+    stepper, alone = captured(checkpoint, slots, plain, blocks=least), Stepper(checkpoint)
+    dice = random.Random(0)
+    for round in range(3):
+        first = [dice.choice([0, 40, 62, 63, 64, 127, 300, 900]) for _ in range(slots)]
+        for slot in range(slots):
+            stepper.blocks.trim(slot, 0)
+            _stand_at(stepper, slot, first[slot], seed=8 * round + slot)
+        for _ in range(30):
+            step(stepper, dice.sample(range(slots), dice.randint(1, slots)))
+        for slot in range(slots):
+            _stand_at(alone, 0, first[slot], seed=8 * round + slot)
+            columns = stepper.slots[slot].column
+            for column in range(first[slot], columns):
+                alone.act([0])
+                alone.complete([text_of(slot, column)])
+            assert torch.equal(stepper.codes[slot, :, : columns + 1], alone.codes[0, :, : columns + 1]), (round, slot)
+
+
+def _stand_at(stepper: Stepper, slot: int, column: int, seed: int) -> None:
+    """Behind so many columns of silence, with every code due."""
+    stepper.begin(slot, SAMPLED, seed=seed)
+    stepper.prefill(slot, [(20 + at % 200, 3) for at in range(column)])
+    stepper.slots[slot].known = column + EVERY_CODE
+
+
+def test_one_column_of_long_contexts_in_blocks_is_that_of_a_context_in_one_piece() -> None:
+    """In bfloat16, with the same kernels: where columns lie changes no bit."""
+    checkpoint = loaded(MODEL, "bfloat16")
+    codes = []
+    for columns in (None, 64):
+        stepper = captured(checkpoint, block_columns=columns)
+        for first in (63, 700, 1400):
+            _stand_at(stepper, 0, first, seed=first)
+            for _ in range(10):
+                step(stepper, [0])
+            codes.append(stepper.codes[0, :, first : first + 11].clone())
+        del stepper
+    assert all(torch.equal(one, other) for one, other in zip(codes[:3], codes[3:], strict=True))
+
+
+def test_256_slots_of_the_2b_model_fit_on_80_gb_and_step() -> None:
+    """With up to two thirds of a full context in each, the codec's states, all graphs, and room for kept voices."""
+    checkpoint = loaded("random:2b", "bfloat16")
+    slots = slots_to_build(256, checkpoint)
+    codec = make_codec(checkpoint.codec, slots)
+    stepper = captured(checkpoint, slots, blocks=blocks_to_build(slots, checkpoint, 1_000_000_000))
+    assert stepper.blocks.total >= slots * stepper.blocks.assured
+    for slot in range(slots):
+        _stand_at(stepper, slot, 10 + 64 * (slot % 15), seed=slot)
+    for begin in (0, 128):
+        for _ in range(60):  # across a border
+            step(stepper, range(begin, begin + 128))
+    for slot, state in enumerate(stepper.slots):
+        assert int(stepper.codes[slot, 0, state.column - 30 : state.column].max()) < 2048
+    free, total = torch.cuda.mem_get_info()
+    print(f"256 slots: {stepper.blocks.taken} of {stepper.blocks.total} blocks taken, {free / 1e9:.1f} GB free of")
+    print(f"{total / 1e9:.1f}; cache {stepper.cache.bytes / 1e9:.1f} GB, codec {codec.state.bytes / 1e9:.1f} GB")
 
 
 def test_a_step_of_lead_ins_runs_no_depformer_and_others_run_the_smallest_one() -> None:

@@ -145,14 +145,18 @@ def test_a_column_is_embedded_with_its_text_and_without(slots: int) -> None:
 @pytest.mark.parametrize(
     ("heads", "kv_heads", "dim", "rope"), [(4, 2, 16, True), (3, 3, 16, False), (6, 2, 32, True), (2, 2, 32, True)]
 )
-@pytest.mark.parametrize("splits", [1, 4])
+@pytest.mark.parametrize(("splits", "columns"), [(1, 64), (4, 32), (4, 600)])
 def test_attention_is_norm_rotation_cache_and_softmax(
-    heads: int, kv_heads: int, dim: int, rope: bool, splits: int
+    heads: int, kv_heads: int, dim: int, rope: bool, splits: int, columns: int
 ) -> None:
-    capacity, indices, slots = 600, [0, 64, 599, 17], [3, 0, 4, UNUSED]
-    rows = 2 * len(slots)
+    indices, slots = [0, 64, 599, 17], [3, 0, 4, UNUSED]
+    rows, shared = 2 * len(slots), heads // kv_heads
     attention = Attention(rows, heads, kv_heads, dim, splits, DEVICE)
-    keys, values = noise(10, kv_heads, capacity, dim), noise(10, kv_heads, capacity, dim)
+    capacity = -(-600 // columns) * columns
+    table = torch.randperm(5 * capacity // columns, device=DEVICE).view(5, -1).int()
+    # As they lie in the blocks, and with each slot's columns in one piece: [slots, 2, kv_heads, capacity, dim].
+    blocks = [noise(table.numel(), 2, kv_heads, columns, dim) for _ in range(2)]
+    keys, values = (whole[table.long()].permute(0, 2, 3, 1, 4, 5).flatten(3, 4) for whole in blocks)
     norms = RMSNorm(dim, EPS), RMSNorm(dim, EPS)
     for norm in norms:
         norm.to(DEVICE).weight.data.copy_(noise(dim))
@@ -165,17 +169,17 @@ def test_attention_is_norm_rotation_cache_and_softmax(
         mine = keys.clone(), values.clone()
         for row in range(rows - 2):  # the last line is unused: it writes nothing, and nobody reads what it gives
             column, index, *_, slot = fields[row // 2].tolist()
-            cached = 2 * slot + row % 2
             q, k, v = qkv[row].view(-1, dim).split([heads, kv_heads, kv_heads])
             q, k = norms[0](q), norms[1](k)
             if rope:
                 angles = tables[0][column], tables[1][column]
                 q, k = rotate(q, angles), rotate(k, angles)
-            mine[0][cached, :, index], mine[1][cached, :, index] = k, v
-            k, v = (cache[cached, :, : index + 1].repeat_interleave(heads // kv_heads, 0)[None] for cache in mine)
+            mine[0][slot, row % 2, :, index], mine[1][slot, row % 2, :, index] = k, v
+            k, v = (cache[slot, row % 2, :, : index + 1].repeat_interleave(shared, 0)[None] for cache in mine)
             expected.append(attend(q[None, None], k, v, None).view(-1))
         gains = norms[0].weight, norms[1].weight
-        attention(qkv, gains, EPS, tables if rope else None, (keys, values), out, fields)
+        attention(qkv, gains, EPS, tables if rope else None, blocks, out, (fields, table))
+        keys, values = (whole[table.long()].permute(0, 2, 3, 1, 4, 5).flatten(3, 4) for whole in blocks)
         close(keys, mine[0])
         close(values, mine[1])
         close(out[:-2], torch.stack(expected))
@@ -279,17 +283,21 @@ def test_a_draw_is_guidance_filter_and_inverse_cdf(vocabulary: int, ties: bool) 
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("slots", "weights"), [(1, "dtype"), (2, "fp8"), (5, "dtype")])
+@pytest.mark.parametrize(("slots", "weights", "columns"), [(1, "dtype", None), (2, "fp8", 32), (5, "dtype", 64)])
 @pytest.mark.parametrize("plain", [False, True], ids=["kernels", "plain ops"])
-def test_a_stepper_of_programs_says_what_the_eager_one_says(slots: int, weights: str, plain: bool) -> None:
+def test_a_stepper_of_programs_says_what_the_eager_one_says(
+    slots: int, weights: str, columns: int | None, plain: bool
+) -> None:
     loaded = load_checkpoint("random:tiny", LoadOptions(device=str(DEVICE), dtype="float32", weights=weights))
     torch.set_float32_matmul_precision("highest")  # loading chose TF32 for the eager one, and a draw can be close
-    steppers = Stepper(loaded, slots), GraphStepper(loaded, slots, plain=plain)
+    steppers = Stepper(loaded, slots), GraphStepper(loaded, slots, plain=plain, block_columns=columns)
+    first = [31, 0, 63, 40, 95][:slots]  # some cross the border of a block
     for stepper in steppers:
         for slot in range(slots):
             stepper.begin(slot, SETTINGS[slot], seed=slot)
-            stepper.slots[slot].known = 3 * slot - 30  # so that codes are due from the first steps on
-        stepper.slots[0].known = -30 if slots == 1 else 20  # for the first of several they are not
+            stepper.prefill(slot, [(20 + n, 3) for n in range(first[slot])])
+            stepper.slots[slot].known = first[slot] + 3 * slot - 30  # so that codes are due from the first steps on
+        stepper.slots[0].known = first[0] + (-30 if slots == 1 else 20)  # for the first of several they are not
     everyone = list(range(slots))
     batches = [everyone[::-1], everyone[1:] or [0], everyone[::2], everyone[:1]]
     for number, active in enumerate(batches if DEVICE.type == "cuda" else batches[:2]):
@@ -299,5 +307,5 @@ def test_a_stepper_of_programs_says_what_the_eager_one_says(slots: int, weights:
             stepper.complete([(20 + number, 3 if number % 2 else 40 + slot) for slot in active])
         assert steppers[0].codes.tolist() == steppers[1].codes.tolist()
         assert [slot.column for slot in steppers[0].slots] == [slot.column for slot in steppers[1].slots]
-    assert (steppers[0].codes[-1, 1:, 1] != 256).all()
-    assert slots == 1 or (steppers[0].codes[0, 1:, 1] == 256).all()
+    assert (steppers[0].codes[-1, 1:, first[-1] + 1] != 256).all()
+    assert slots == 1 or (steppers[0].codes[0, 1:, first[0] + 1] == 256).all()

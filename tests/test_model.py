@@ -8,6 +8,7 @@ from models import checkpoint, expected
 from torch import Tensor
 
 from dia2.model.kv_cache import KVCache
+from dia2.model.slots import SlotIndex
 
 CPU = torch.device("cpu")
 
@@ -17,16 +18,17 @@ def close(ours: Tensor, theirs: Tensor, atol: float) -> None:
 
 
 def new_cache(goldens: Path, branches: int = 2, capacity: int = 32) -> KVCache:
-    return KVCache.allocate(checkpoint(goldens).config, 1, branches, capacity, CPU, torch.float32)
+    return KVCache(checkpoint(goldens).config, 1, branches, capacity, CPU, torch.float32)
 
 
 def run(goldens: Path, tokens: Tensor, passes: list[int], cache: KVCache | None = None) -> Tensor:
     """tokens [rows, n, 2 + C] through the backbone, cut into passes of so many columns -> hidden [rows, n, D]."""
     rows, n = tokens.shape[:2]
     cache = cache or new_cache(goldens, branches=rows)
+    view = cache.view(SlotIndex.of([0], CPU), rows)
     places = torch.arange(n).expand(rows, -1).split(passes, dim=1)
     hidden = [
-        checkpoint(goldens).backbone(part, place, place, cache, live=int(place.max()) + 1)
+        checkpoint(goldens).backbone(part, place, place, view, live=int(place.max()) + 1)
         for part, place in zip(tokens.split(passes, dim=1), places, strict=True)
     ]
     return torch.cat(hidden, dim=1)
@@ -67,12 +69,13 @@ def test_a_rewound_cache_forgets_by_being_overwritten(goldens: Path) -> None:
 def test_rows_at_columns_of_their_own_do_not_see_each_other(goldens: Path) -> None:
     backbone, tokens, cache = checkpoint(goldens).backbone, columns(goldens), new_cache(goldens)
     run(goldens, tokens.flip(1), [24], cache)  # what must not be seen
+    view = cache.view(SlotIndex.of([0], CPU), 2)
     lag = 7  # the second row begins that much later
     rows = []
     for step in range(24 + lag):
         at = torch.tensor([[min(step, 23)], [max(step - lag, 0)]])
         column = torch.stack([tokens[0, at[0]], tokens[1, at[1]]])
-        rows.append(backbone(column, at, at, cache, live=int(at.max()) + 1)[:, 0])
+        rows.append(backbone(column, at, at, view, live=int(at.max()) + 1)[:, 0])
     close(torch.stack([row[0] for row in rows[:24]]), teacher(goldens, "hidden")[:, 0], 1e-4)
     close(torch.stack([row[1] for row in rows[lag:]]), teacher(goldens, "hidden")[:, 1], 1e-4)
 

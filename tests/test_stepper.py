@@ -149,9 +149,10 @@ def test_slots_may_be_named_in_any_order(goldens: Path) -> None:
     assert torch.equal(talks[1].codes, spoken(goldens, THANKS, both, steps=20).codes)
 
 
-@pytest.mark.parametrize("slots", [1, 2, 4, 8, 16])
-def test_any_of_the_slots_step_in_any_order_as_each_does_alone(goldens: Path, slots: int) -> None:
-    dice, stepper = random.Random(slots), Stepper(checkpoint(goldens), slots)
+@pytest.mark.parametrize(("slots", "columns"), [(1, None), (2, None), (4, 5), (8, None), (16, 7)])
+def test_any_of_the_slots_step_in_any_order_as_each_does_alone(goldens: Path, slots: int, columns: int | None) -> None:
+    """columns: of the cache's blocks."""
+    dice, stepper = random.Random(slots), Stepper(checkpoint(goldens), slots, block_columns=columns)
     configs = [(greedy, guided, sampled, both)[slot % 4] for slot in range(slots)]
     talks = [
         Talk(checkpoint(goldens), stepper, slot, (HELLO, THANKS)[slot % 2], config, seed=slot)

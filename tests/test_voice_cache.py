@@ -11,7 +11,7 @@ from conversations import Rig
 from dia2.checkpoint.load import Checkpoint, LoadOptions, load_checkpoint
 from dia2.codec.frames import FrameCodec
 from dia2.codec.state import DecoderState, StateShape
-from dia2.model.kv_cache import KVCache
+from dia2.model.kv_cache import Columns, KVCache
 from dia2.steps.context import Context
 from dia2.steps.stepper import Stepper
 from dia2.steps.voice_cache import Kept, RunVoice, VoiceCache
@@ -171,10 +171,10 @@ def test_twenty_voices_under_load_stay_within_the_bound(tiny: Checkpoint) -> Non
 
 def kept(number: int, columns: int = 4) -> Kept:
     """A voice of 64 bytes a column."""
-    empty = torch.zeros(1, 1, 1, 1, columns, 8)
+    empty = torch.zeros(1, 1, 1, columns, 8)
     state = DecoderState(StateShape({}, 0, 1, 1, 1), 1, torch.device("cpu"))
     voice = RunVoice(Prefix(torch.zeros(1, columns), (), ()), bool(number % 2), [], [], state)
-    return Kept(voice, KVCache(empty, empty.clone()))
+    return Kept(voice, Columns(empty, empty.clone()))
 
 
 def test_the_least_recently_used_voice_goes_first() -> None:
@@ -208,7 +208,7 @@ def test_a_device_without_memory_keeps_no_voices(tiny: Checkpoint, monkeypatch: 
     talk = rig(tiny, voices)
     first = spoken(talk, voice="a")
 
-    def full(*args: Any) -> KVCache:
+    def full(*args: Any) -> Columns:
         raise torch.OutOfMemoryError("full")
 
     monkeypatch.setattr(KVCache, "copied", full)

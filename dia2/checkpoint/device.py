@@ -15,6 +15,7 @@ import torch
 from dia2.checkpoint.download import readable_size
 from dia2.errors import DeviceError
 from dia2.model.config import Dia2Config
+from dia2.model.kv_cache import context_columns
 
 # ---- Choosing a device and a dtype ----
 
@@ -102,7 +103,7 @@ def memory_guard(
     Needed are the weights, the codec, and the keys and values of one conversation.
     """
     weights = sum(weight.numel() * weight.element_size() for module in modules for weight in module.parameters())
-    needed = weights + mimi_bytes + cache_bytes(config, dtype)
+    needed = weights + mimi_bytes + column_bytes(config, dtype) * context_columns(config)
     free = free_bytes(device)
     if free is not None and needed > free:
         raise _too_large(name, needed, free, device, modules)
@@ -116,11 +117,10 @@ def memory_guard(
         raise _too_large(name, needed, free_bytes(device), device, modules) from None
 
 
-def cache_bytes(config: Dia2Config, dtype: torch.dtype) -> int:
-    """The backbone's keys and values of one conversation with guidance: two rows."""
+def column_bytes(config: Dia2Config, dtype: torch.dtype) -> int:
+    """The backbone's keys and values of one column of a conversation with guidance: two rows."""
     sizes = config.model.decoder
-    column = 2 * sizes.n_layer * sizes.kv_heads * sizes.gqa_head_dim * dtype.itemsize
-    return 2 * column * (config.runtime.max_context_steps + 1)
+    return 2 * 2 * sizes.n_layer * sizes.kv_heads * sizes.gqa_head_dim * dtype.itemsize
 
 
 def _too_large(

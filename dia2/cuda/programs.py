@@ -143,7 +143,7 @@ class StepProgram(ABC):
 class LayerProgram(StepProgram):
     """The layers' own operations, with the draws fused. Attention reads the whole cache: a graph's shapes are fixed.
 
-    A line that only fills up the batch writes to the cache's last column, which no step ever reads.
+    A line that only fills up the batch writes to slot 0's last column, which no step ever reads, or to no slot's block.
     """
 
     def column(self) -> None:
@@ -156,10 +156,9 @@ class LayerProgram(StepProgram):
         self.draw_code(tensors.backbone.cb0_logits(tensors.hidden), 0)
 
     def _cache(self) -> CacheView:
-        if len(self.tensors.codes) == 1:  # then every line is that slot's, and nothing has to be gathered
-            return self.tensors.cache
         slots = self.tensors.slots()
-        return self.tensors.cache.view(SlotIndex((), slots, slots), branches=2)
+        alone = len(self.tensors.codes) == 1  # then every line is that slot's, and nothing has to be gathered
+        return self.tensors.cache.view(SlotIndex((), slots, slice(0, 1) if alone else slots), branches=2)
 
     def codes(self) -> None:
         tensors, depformer = self.tensors, self.tensors.depformer
@@ -200,13 +199,14 @@ class KernelProgram(StepProgram):
         backbone = tensors.backbone
         self._embed()
         tables = backbone.rotary.cos, backbone.rotary.sin
+        at = tensors.fields, tensors.cache.table
         layer: Any
         for number, layer in enumerate(backbone.layers):
-            cache = tensors.cache.rows(number)
+            cache = tensors.cache.k[number], tensors.cache.v[number]
             attention = layer.attention
             self._linear(self.big, self.big.x, attention.qkv, self.big.qkv, layer.pre_norm.weight)
             norms = attention.q_norm.weight, attention.k_norm.weight
-            self.attend(self.big.qkv, norms, self.eps, tables, cache, self.big.mixed, tensors.fields)
+            self.attend(self.big.qkv, norms, self.eps, tables, cache, self.big.mixed, at)
             self._add(self.big.mixed, attention.o_proj, self.big.x)
             self._mlp(self.big, layer, tensors.config.model.linear.mlp_activations)
         self._linear(self.big, self.big.x, self.heads, self.logits, backbone.norm.weight)

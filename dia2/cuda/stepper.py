@@ -44,8 +44,16 @@ class GraphStepper(Stepper):
     plain: capture the layers' own ops even where kernels could be used (for comparing them).
     """
 
-    def __init__(self, checkpoint: "Checkpoint", slots: int = 1, plain: bool | None = None) -> None:
-        super().__init__(checkpoint, slots)
+    def __init__(
+        self,
+        checkpoint: "Checkpoint",
+        slots: int = 1,
+        plain: bool | None = None,
+        *,
+        blocks: int | None = None,
+        block_columns: int | None = None,
+    ) -> None:
+        super().__init__(checkpoint, slots, blocks, block_columns)
         self.sizes = batch_sizes(slots)
         lines = self.sizes[-1]
         self.reads_text = self.depformer.text_embed is not None
@@ -100,6 +108,9 @@ class GraphStepper(Stepper):
         size = size_for(len(slots), self.sizes)
         drawing = [slot for slot in slots if self._codebooks_due(slot) > 1]
         others = set(slots).difference(drawing)
+        for slot in slots:
+            state = self.slots[slot]
+            self.blocks.hold(slot, state.column + state.shift + 1)
         self._active, self._lines = list(slots), [*drawing, *(slot for slot in slots if slot in others)]
         lines = [self._line(slot) for slot in self._lines] + [self._unused] * (size - len(slots))
         self._host[:size] = torch.tensor(lines)
@@ -158,6 +169,7 @@ class GraphStepper(Stepper):
                 self.slots[0] = Slot(0, self.opening, settings=settings)
                 self.prefill(0, [self.opening] * min(count, self.capacity - 2))
         self.slots[0] = Slot(0, self.opening)
+        self.blocks.trim(0, 0)
 
     def _capture(self) -> None:
         """Makes what runs a column and its codes, for every batch size."""

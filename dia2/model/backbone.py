@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from dia2.model.config import Dia2Config
 from dia2.model.fp8 import Matrix, linear
-from dia2.model.kv_cache import CacheView
+from dia2.model.kv_cache import CacheView, Update
 from dia2.model.layers import (
     GatedMLP,
     RMSNorm,
@@ -61,8 +61,9 @@ class Backbone(nn.Module):
         x = self.embed(tokens)
         angles = self.rotary.at(positions)
         mask = (torch.arange(live, device=index.device) <= index[:, :, None]).unsqueeze(1)  # [rows, 1, n, live]
+        update = cache.at(index, live)
         for number, layer in enumerate(self.layers):
-            x = layer(x, number, angles, index, mask, cache)
+            x = layer(x, number, angles, mask, update)
         hidden: Tensor = self.norm(x)
         return hidden
 
@@ -104,10 +105,8 @@ class Block(nn.Module):
         self.post_norm = RMSNorm(sizes.n_embd, eps)
         self.mlp = GatedMLP(sizes.n_embd, sizes.n_hidden, config.model.linear.mlp_activations)
 
-    def forward(
-        self, x: Tensor, number: int, angles: tuple[Tensor, Tensor], index: Tensor, mask: Tensor, cache: CacheView
-    ) -> Tensor:
-        x += self.attention(self.pre_norm(x), number, angles, index, mask, cache)
+    def forward(self, x: Tensor, number: int, angles: tuple[Tensor, Tensor], mask: Tensor, update: Update) -> Tensor:
+        x += self.attention(self.pre_norm(x), number, angles, mask, update)
         x += self.mlp(self.post_norm(x))
         return x
 
@@ -133,11 +132,9 @@ class Attention(nn.Module):
         self.q_norm = RMSNorm(self.head_dim, eps)
         self.k_norm = RMSNorm(self.head_dim, eps)
 
-    def forward(
-        self, x: Tensor, number: int, angles: tuple[Tensor, Tensor], index: Tensor, mask: Tensor, cache: CacheView
-    ) -> Tensor:
+    def forward(self, x: Tensor, number: int, angles: tuple[Tensor, Tensor], mask: Tensor, update: Update) -> Tensor:
         q, k, v = linear(x, self.qkv).unflatten(-1, (-1, self.head_dim)).split(self.split, dim=-2)
-        keys, values = cache.update(number, index, rotate(self.k_norm(k), angles), v, live=mask.shape[-1])
+        keys, values = update(number, rotate(self.k_norm(k), angles), v)
         return linear(attend(rotate(self.q_norm(q), angles), keys, values, mask), self.o_proj)
 
     def checkpoint_tensors(self) -> dict[str, Matrix]:

@@ -2,97 +2,183 @@
 
 A column is written at its index, and a query at index i reads columns 0..i. What lies behind i is never read. So a
 conversation goes back by stepping on from an earlier index, and a new one begins by stepping on from index 0: nothing
-is cleared, nothing is allocated.
+is cleared.
+
+The columns lie in blocks (blocks.py), and a table on the device says which blocks a slot has. Where each slot has a
+single block for its whole context, as on a CPU, passes over neighbouring slots read the cache where it lies. Else the
+attention kernel reads the table (dia2/cuda/kernels/attention.py), and plain operations copy what they read.
 
 Index and rotary position of a column are the same number, except after the published voice prefix: the published code
 runs its last column twice, so every index behind it is one more than its position.
 """
 
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
 import torch
 from torch import Tensor
 
+from dia2.model.blocks import Blocks
 from dia2.model.config import Dia2Config
 from dia2.model.slots import SlotIndex
 
+Update = Callable[[int, Tensor, Tensor], tuple[Tensor, Tensor]]
+"""Writes a layer's k and v [rows, n, kv_heads, head_dim] where a pass writes, and returns what the pass may read.
 
-class CacheView:
-    """Keys and values of neighbouring slots, each [layers, slots, branches, kv_heads, capacity, head_dim].
+That is the layer's first `live` columns of every row, [rows, kv_heads, live, head_dim] each.
+"""
 
-    They are the whole cache, or slices of it over the same memory.
-    """
+
+class CacheView(Protocol):
+    """What a pass over some slots reads and writes. Row = slot's place in the pass * branches + branch."""
+
+    def at(self, index: Tensor, live: int) -> Update:
+        """Of a pass that writes the columns index [rows, n], and reads the first `live` columns."""
+
+
+class WholeView:
+    """Slots whose contexts lie in one piece, side by side: k and v are [layers, slots, branches, kv_heads, capacity,
+    head_dim], slices of the cache over the same memory."""
 
     def __init__(self, k: Tensor, v: Tensor) -> None:
         self.k, self.v = k, v
 
-    def rows(self, layer: int) -> tuple[Tensor, Tensor]:
-        """A layer's keys and values, each [rows, kv_heads, capacity, head_dim]; row = slot * branches + branch."""
-        return self.k[layer].flatten(0, 1), self.v[layer].flatten(0, 1)
+    def at(self, index: Tensor, live: int) -> Update:
+        where = index[:, None, :, None].expand(-1, self.k.shape[3], -1, self.k.shape[5])
 
-    def update(self, layer: int, index: Tensor, k: Tensor, v: Tensor, live: int) -> tuple[Tensor, Tensor]:
-        """Writes a layer's k and v [rows, n, kv_heads, head_dim] at columns index [rows, n].
+        def update(layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+            keys, values = self.k[layer].flatten(0, 1), self.v[layer].flatten(0, 1)
+            keys.scatter_(2, where, k.transpose(1, 2))
+            values.scatter_(2, where, v.transpose(1, 2))
+            return keys[:, :, :live], values[:, :, :live]
 
-        Returns the layer's first `live` columns, [rows, kv_heads, live, head_dim] each.
-        """
-        keys, values = self.rows(layer)
-        where = index[:, None, :, None].expand(-1, k.shape[2], -1, k.shape[3])
-        keys.scatter_(2, where, k.transpose(1, 2))
-        values.scatter_(2, where, v.transpose(1, 2))
-        return keys[:, :, :live], values[:, :, :live]
+        return update
 
 
-class ScatteredView(CacheView):
-    """The cache of slots that are not neighbours. They are written where they lie; reading them makes a copy."""
+class BlockView:
+    """Slots whose columns lie in any blocks. They are written where they lie; reading them makes a copy.
 
-    def __init__(self, k: Tensor, v: Tensor, slots: Tensor, branches: int) -> None:
-        super().__init__(k, v)
-        self.slots, self.branches = slots, branches
+    k, v: the whole cache. table: int64 [slots, blocks of a context], of the slots of the pass.
+    """
 
-    def update(self, layer: int, index: Tensor, k: Tensor, v: Tensor, live: int) -> tuple[Tensor, Tensor]:
-        slots, branches = self.slots[:, None, None], torch.arange(self.branches, device=index.device)[None, :, None]
+    def __init__(self, k: Tensor, v: Tensor, table: Tensor, branches: int) -> None:
+        self.k, self.v, self.table, self.branches = k, v, table, branches
+
+    def at(self, index: Tensor, live: int) -> Update:
+        columns = self.k.shape[4]
+        branch, head = (torch.arange(size, device=index.device) for size in (self.branches, self.k.shape[3]))
         index = index.unflatten(0, (-1, self.branches))  # [slots, branches, n]
-        parts = []
-        for whole, new in ((self.k[layer], k), (self.v[layer], v)):
-            whole[slots, branches, :, index] = new.unflatten(0, (-1, self.branches))
-            parts.append(whole[self.slots, : self.branches, :, :live].flatten(0, 1))
-        return parts[0], parts[1]
+        block = self.table.gather(1, (index // columns).flatten(1)).view_as(index)
+        write = block, branch[:, None], slice(None), index % columns
+        used = self.table[:, None, None, : -(-live // columns)]
+        read = used, branch[:, None, None], head[:, None], slice(min(columns, live))
+
+        def update(layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+            parts = []
+            for whole, new in ((self.k[layer], k), (self.v[layer], v)):
+                whole[write] = new.unflatten(0, (-1, self.branches))
+                parts.append(whole[read].flatten(3, 4)[:, :, :, :live].flatten(0, 1))
+            return parts[0], parts[1]
+
+        return update
 
 
-class KVCache(CacheView):
-    """The whole cache: all slots, all branches."""
+@dataclass(frozen=True, eq=False)
+class Columns:
+    """A copy of the first columns of some slot: keys and values, [layers, branches, kv_heads, columns, head_dim]."""
 
-    @classmethod
-    def allocate(
-        cls, config: Dia2Config, slots: int, branches: int, capacity: int, device: torch.device, dtype: torch.dtype
-    ) -> "KVCache":
-        """An empty cache of `capacity` columns for `slots` conversations."""
-        sizes = config.model.decoder
-        shape = (sizes.n_layer, slots, branches, sizes.kv_heads, capacity, sizes.gqa_head_dim)
-        # Zeros, not empty: a mask gives unwritten columns the weight 0, but 0 x NaN would still be NaN.
-        return cls(torch.zeros(shape, device=device, dtype=dtype), torch.zeros(shape, device=device, dtype=dtype))
-
-    def view(self, slots: SlotIndex, branches: int) -> "CacheView":
-        """What a pass over some slots reads and writes: their first `branches` branches (one, or all)."""
-        if isinstance(slots.at, slice):
-            return CacheView(self.k[:, slots.at, :branches], self.v[:, slots.at, :branches])
-        return ScatteredView(self.k, self.v, slots.rows, branches)
-
-    def copied(self, slot: int, branches: int, columns: int) -> "KVCache":
-        """A copy of the first columns of a slot, for its first `branches` branches."""
-        part = _part(slot, branches, columns)
-        return KVCache(self.k[part].clone(), self.v[part].clone())
-
-    def paste(self, slot: int, copy: "KVCache") -> None:
-        """Writes a copy that `copied` made, of any slot, into the first columns of a slot."""
-        _, _, branches, _, columns, _ = copy.k.shape
-        part = _part(slot, branches, columns)
-        self.k[part], self.v[part] = copy.k, copy.v
+    k: Tensor
+    v: Tensor
 
     @property
     def bytes(self) -> int:
-        """Device memory it takes."""
-        return 2 * self.k.numel() * self.k.element_size()
+        """Device memory that it takes."""
+        return self.k.nbytes + self.v.nbytes
 
 
-def _part(slot: int, branches: int, columns: int) -> tuple[slice, ...]:
-    """Where one slot's first columns are."""
-    return slice(None), slice(slot, slot + 1), slice(branches), slice(None), slice(columns)
+class KVCache:
+    """The cache of all slots and branches.
+
+    k, v: [layers, blocks, branches, kv_heads, columns of a block, head_dim]. blocks: who has which of them.
+    table: int32 [slots, blocks of a context], the blocks of every slot.
+    """
+
+    def __init__(
+        self,
+        config: Dia2Config,
+        slots: int,
+        branches: int,
+        capacity: int,
+        device: torch.device,
+        dtype: torch.dtype,
+        block_columns: int | None = None,
+        blocks: int | None = None,
+    ) -> None:
+        """An empty cache for `slots` contexts of at most `capacity` columns.
+
+        block_columns: columns of a block; None: a context is one block. blocks: how many there are, see `Blocks`.
+        """
+        self.blocks = Blocks(slots, capacity, block_columns or capacity, blocks, self._write_table)
+        # Where a context has several blocks, there is one more: entries of the table without a block point to it.
+        count = self.blocks.total + (self.blocks.most > 1)
+        sizes = config.model.decoder
+        shape = (sizes.n_layer, count, branches, sizes.kv_heads, self.blocks.columns, sizes.gqa_head_dim)
+        self.k, self.v = _zeros(shape, device, dtype), _zeros(shape, device, dtype)
+        self.table = torch.full((slots, self.blocks.most), self.blocks.total, dtype=torch.int32, device=device)
+        self.table[:, 0] = torch.arange(slots, device=device)
+
+    def view(self, slots: SlotIndex, branches: int) -> CacheView:
+        """What a pass over some slots reads and writes: their first `branches` branches (one, or all)."""
+        if self.blocks.most == 1 and isinstance(slots.at, slice):
+            return WholeView(self.k[:, slots.at, :branches], self.v[:, slots.at, :branches])
+        return BlockView(self.k, self.v, self.table[slots.rows].long(), branches)
+
+    def copied(self, slot: int, branches: int, columns: int) -> Columns:
+        """A copy of the first columns of a slot, for its first `branches` branches."""
+        pieces = list(self.blocks.pieces(slot, columns))
+        parts = (
+            torch.cat([whole[:, block, :branches, :, : at.stop - at.start] for block, at in pieces], dim=3)
+            for whole in (self.k, self.v)
+        )
+        return Columns(*parts)
+
+    def paste(self, slot: int, copy: Columns) -> None:
+        """Writes a copy that `copied` made, of any slot, into the first columns of a slot."""
+        _, branches, _, columns, _ = copy.k.shape
+        self.blocks.hold(slot, columns)
+        for block, at in self.blocks.pieces(slot, columns):
+            for whole, part in ((self.k, copy.k), (self.v, copy.v)):
+                whole[:, block, :branches, :, : at.stop - at.start] = part[:, :, :, at]
+
+    @property
+    def bytes(self) -> int:
+        """Device memory that it takes."""
+        return self.k.nbytes + self.v.nbytes
+
+    def _write_table(self, slot: int, first: int, numbers: Sequence[int]) -> None:
+        """Says on the device which blocks a slot has, from number `first` on: behind all that the device has to do."""
+        row = torch.tensor(numbers, dtype=torch.int32, pin_memory=self.table.is_cuda)
+        self.table[slot, first : first + len(numbers)].copy_(row, non_blocking=True)
+
+
+def context_columns(config: Dia2Config) -> int:
+    """How many columns the cache has for a context.
+
+    Two more than the context: the last step draws the codes of one, and the published voice prefix runs one of its
+    columns twice.
+    """
+    return config.runtime.max_context_steps + 2
+
+
+def _zeros(shape: tuple[int, ...], device: torch.device, dtype: torch.dtype) -> Tensor:
+    """Zeros, not empty: a mask gives unwritten columns the weight 0, but 0 x NaN would still be NaN."""
+    if device.type != "cpu":
+        return torch.zeros(shape, device=device, dtype=dtype)
+    # The system gives such memory page by page when it is first written. So contexts that stay short take little.
+    size, border = math.prod(shape) * dtype.itemsize, 64
+    memory = np.zeros(size + border, np.uint8)
+    start = -memory.ctypes.data % border
+    return torch.from_numpy(memory[start : start + size]).view(dtype).view(shape)

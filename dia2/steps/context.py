@@ -86,8 +86,7 @@ class Context:
         The voice of the slot's last conversation is there already, and one that was run before in any slot is copied.
         The columns of another one are due.
         """
-        if self._due or self._voice_due is not None:
-            self.distrust()  # the last conversation's pass was given up half-way
+        self.release()
         self.stepper.begin(self.slot, settings, seed)
         self.seed, self.base, self.frames, self._voice_changed = seed, 0, 0, False
         self._columns.clear()
@@ -100,6 +99,13 @@ class Context:
         self.state = self.machine.start(initial_padding)
         self.first_frame = self.decoded = self.frames
         self.stepper.slots[self.slot].known = self.frames
+        self._take_blocks()
+
+    def release(self) -> None:
+        """The conversation is over: gives back the cache's blocks, but for the voice's, which the next may have too."""
+        if self._due or self._voice_due is not None:
+            self.distrust()  # a pass was given up half-way
+        self.stepper.blocks.trim(self.slot, self._prefix_frames)
 
     @property
     def voice(self) -> Prefix | None:
@@ -127,6 +133,7 @@ class Context:
         """Something failed in this slot: its next conversation uses nothing of what its caches hold."""
         self._voice = self._voice_due = None
         self._due.clear()
+        self.stepper.blocks.trim(self.slot, 0)
 
     @property
     def due(self) -> int:
@@ -173,9 +180,22 @@ class Context:
         return self.lead_in_left == 0
 
     @property
+    def reach(self) -> int:
+        """How many columns this context can have now: fewer than `limit` where the cache's blocks run out."""
+        return min(self.limit, self.stepper.blocks.reach(self.slot))
+
+    @property
     def room(self) -> int:
-        """Steps until the context is full."""
-        return self.limit - self._column
+        """Steps until the context is full, or finds no further block of the cache."""
+        return self.reach - self._column
+
+    def prepare(self) -> None:
+        """Before a step: rebuilds a context without room, and runs all columns that are due."""
+        if self.room <= 0:
+            self.rollover()
+        # Now, because another conversation of the same step may want the same block.
+        self.stepper.blocks.hold(self.slot, self._column + 1)
+        self.run_due()
 
     def advance(self, action: int) -> TextColumn:
         """Processes the action of this step. Returns the text of the next column."""
@@ -241,6 +261,7 @@ class Context:
         self._due.extend(columns[:-1])
         self._columns.extend(zip(columns, marks, strict=False))
         self._unplayed.append(range(begun, begun + count))
+        self.stepper.blocks.hold(self.slot, self._column)
         self.frames = self.decoded = begun + count
         slot.text, slot.known = columns[-1], self.frames - self.base
 
@@ -349,6 +370,12 @@ class Context:
         history = [column[0] for column in islice(self._columns, start - self.step_of_oldest(step), None)]
         self._due.extend([*opening, *([first] if history else []), *history[1:]])
         self.stepper.slots[self.slot].text = text
+        self._take_blocks()
+
+    def _take_blocks(self) -> None:
+        """Takes the cache's blocks for all columns up to that of the next step, and gives back those behind it."""
+        self.stepper.blocks.trim(self.slot, self._column + 1)
+        self.stepper.blocks.hold(self.slot, self._column + 1)
 
     def _drop_columns(self, count: int) -> None:
         """Goes back by so many columns: first those that are due, then those that were run."""
@@ -372,8 +399,10 @@ class Context:
 
     def _history_start(self, step: int) -> int:
         """The first step of the history in a context that is rebuilt at `step`: where a word begins, if one is near."""
+        # Where blocks of the cache are short, less history, so that the context has room for longer.
+        share = 2 if self.reach == self.limit else 4
         # Even in a very short context the history reaches back to the last complete frame, which is one lead-in ago.
-        most = max(self.lead_in, min(self._history_wanted, (self.limit - self._prefix_frames) // 2))
+        most = max(self.lead_in, min(self._history_wanted, (self.reach - self._prefix_frames) // share))
         oldest = self.step_of_oldest(step)
         earliest = max(step - most, self.first_frame, oldest)
         columns = list(self._columns)

@@ -26,13 +26,23 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from dia2.model.blocks import BLOCK_COLUMNS
 from dia2.model.delays import aligned, blank, column_of_each, frame_of_each, token_rows
-from dia2.model.kv_cache import KVCache
+from dia2.model.kv_cache import KVCache, context_columns
 from dia2.model.sampling import ACTION_STREAM, CB0_STREAM, Draws, Guidance, SlotSettings, uniform_table
 from dia2.model.slots import SlotIndex, on_device
 
 if TYPE_CHECKING:
     from dia2.checkpoint.load import Checkpoint
+
+
+def block_columns_for(device: torch.device, slots: int) -> int | None:
+    """Columns of the cache's blocks; None: a context is one block.
+
+    So it is for a single slot, which is read faster then, and on a CPU, where memory is taken as it is written.
+    """
+    return None if slots == 1 or device.type == "cpu" else BLOCK_COLUMNS
+
 
 TextColumn = tuple[int, int]  # main and second token of a column
 
@@ -53,16 +63,20 @@ class Slot:
 
 
 class Stepper:
-    """Steps up to `slots` conversations side by side; each has its own column, settings and draws."""
+    """Steps up to `slots` conversations side by side; each has its own column, settings and draws.
 
-    def __init__(self, checkpoint: "Checkpoint", slots: int = 1) -> None:
+    blocks, block_columns: of the key/value cache, see `KVCache`. By default there are as many as all slots' full
+    contexts take.
+    """
+
+    def __init__(
+        self, checkpoint: "Checkpoint", slots: int = 1, blocks: int | None = None, block_columns: int | None = None
+    ) -> None:
         config, backbone, depformer = checkpoint.config, checkpoint.backbone, checkpoint.depformer
         data, device = config.data, backbone.cb0_head.device
         self.config, self.backbone, self.depformer = config, backbone, depformer
         self.device = device
-        # Two columns more than the context: the last step draws the codes of one, and the published voice prefix runs
-        # one of its columns twice.
-        self.capacity = config.runtime.max_context_steps + 2
+        self.capacity = context_columns(config)
         self.delays = data.delays
         # By the number of frames that are not known up to the next column: how many of its codebooks are to be drawn.
         self._due_by_newest = [
@@ -71,7 +85,10 @@ class Stepper:
         ]
         self.opening: TextColumn = (checkpoint.tokenizer.bos, data.text_pad_token_id)
         self.slots = [Slot(0, self.opening) for _ in range(slots)]
-        self.cache = KVCache.allocate(config, slots, 2, self.capacity, device, backbone.cb0_head.dtype)
+        block_columns = block_columns or block_columns_for(device, slots)
+        dtype = backbone.cb0_head.dtype
+        self.cache = KVCache(config, slots, 2, self.capacity, device, dtype, block_columns, blocks)
+        self.blocks = self.cache.blocks
         # Delayed codes of every column, [slots, C, capacity].
         self.codes = blank(slots, self.capacity, self.delays, data.audio_bos_token_id, device)
         self._streams = CB0_STREAM + data.codebooks
@@ -111,8 +128,9 @@ class Stepper:
         codes = self.codes[slot, :, state.column : stop].T
         rows = self._token_rows(text[None], codes[None], 2 if state.settings.guided else 1)  # [1, branches, n, 2 + C]
         positions = torch.arange(state.column, stop, device=self.device).expand(rows.shape[1], -1)
-        cache = self.cache.view(SlotIndex.of([slot], self.device), rows.shape[1])
         live = stop + state.shift
+        self.blocks.hold(slot, live)
+        cache = self.cache.view(SlotIndex.of([slot], self.device), rows.shape[1])
         self.backbone(rows[0], positions + state.shift, positions, cache, live)
         state.column = stop
 
@@ -133,6 +151,8 @@ class Stepper:
         """
         chosen = SlotIndex.of(slots, self.device)
         states = [self.slots[slot] for slot in chosen.numbers]
+        for slot, state in zip(chosen.numbers, states, strict=True):
+            self.blocks.hold(slot, state.column + state.shift + 1)
         columns = self._numbers(s.column for s in states)
         branches = 2 if any(s.settings.guided for s in states) else 1
         text = on_device([s.text for s in states], self.device)

@@ -11,7 +11,7 @@ from collections import OrderedDict
 from dataclasses import dataclass
 
 from dia2.codec.state import DecoderState
-from dia2.model.kv_cache import KVCache
+from dia2.model.kv_cache import Columns
 from dia2.steps.stepper import TextColumn
 from dia2.text.machine import Mark
 from dia2.voice.voice import Prefix
@@ -37,7 +37,7 @@ class Kept:
     """A voice and its columns of the key/value cache."""
 
     voice: RunVoice
-    columns: KVCache
+    columns: Columns
 
     @property
     def bytes(self) -> int:

@@ -106,7 +106,6 @@ class Conversation:
         self.defaults, self.voices = defaults or SpeechOptions(), voices or {}
         self.outbox = Outbox(queue_frames, max_lead_ms)
         self._tokenizer, self._ear, self._text = tokenizer, ear, text or TextSettings()
-        self._turn_room = min(TURN_ROOM, context.limit // 6)
         self._forget()
 
     def _forget(self) -> None:
@@ -244,6 +243,7 @@ class Conversation:
 
     def _reset(self) -> None:
         self._forget()
+        self.context.release()
         self.outbox.answer(ResetDone())
 
     # ---- While nobody listens ----
@@ -302,9 +302,7 @@ class Conversation:
 
     def prepare(self) -> None:
         """Before a step: rebuilds a context that is full, and runs all columns that are due."""
-        if self.context.room <= 0:
-            self.context.rollover()
-        self.context.run_due()
+        self.context.prepare()
 
     def advance(self, action: int) -> TextColumn:
         """Takes the step's action. Returns the text of the next column."""
@@ -385,6 +383,11 @@ class Conversation:
             self._begin_turn()
 
     # ---- Turns ----
+
+    @property
+    def _turn_room(self) -> int:
+        """Columns that a context should have left when a turn begins."""
+        return min(TURN_ROOM, self.context.reach // 6)
 
     def _begin_turn(self) -> None:
         """Speaks the backlog once enough of it is there: in a new turn, or going on from where the words ended."""

@@ -44,7 +44,7 @@ from dia2.steps.voice_cache import VoiceCache
 from dia2.voice.voice import Prefix
 from dia2stream.conversation.conversation import QUEUE_FRAMES, Conversation
 from dia2stream.engine.batch import Batch
-from dia2stream.engine.capacity import Capacity, slots_to_build
+from dia2stream.engine.capacity import Capacity, blocks_to_build, free_memory, slot_bytes, slots_to_build
 from dia2stream.engine.costs import unmeasured
 from dia2stream.engine.demands import demand_of
 from dia2stream.engine.measure import measured
@@ -101,9 +101,9 @@ class Engine:
         voice_cache_mb: int = 1000,
         observers: Sequence[EngineObserver] = (),
     ) -> None:
-        codec = checkpoint.codec
-        if (codec.sample_rate, codec.frame_samples) != (_SAMPLE_RATE, FRAME_SAMPLES):
-            has = f"{codec.frame_samples} samples a frame at {codec.sample_rate} Hz"
+        mimi = checkpoint.codec
+        if (mimi.sample_rate, mimi.frame_samples) != (_SAMPLE_RATE, FRAME_SAMPLES):
+            has = f"{mimi.frame_samples} samples a frame at {mimi.sample_rate} Hz"
             raise EngineError(
                 f"the codec of {checkpoint.name} makes {has}; it must be {FRAME_SAMPLES} at {_SAMPLE_RATE}"
             )
@@ -118,11 +118,13 @@ class Engine:
         self.broken: str | None = None  # why no conversation can be had any more
         self._auto = slots == "auto"
         slots = slots_to_build(slots, checkpoint)
-        self.stepper, reason = make_stepper(checkpoint, slots)
-        checkpoint.notes.append(reason)
         self.kept_voices = VoiceCache(voice_cache_mb * 1_000_000)
+        codec = make_codec(checkpoint.codec, slots)
+        blocks = blocks_to_build(slots, checkpoint, self.kept_voices.most_bytes)
+        self.stepper, reason = make_stepper(checkpoint, slots, blocks)
+        checkpoint.notes.append(reason)
         history = round(history_seconds * 1000 / FRAME_MS)
-        self.pool = ContextPool(self.stepper, make_codec(checkpoint.codec, slots), history, self.kept_voices)
+        self.pool = ContextPool(self.stepper, codec, history, self.kept_voices)
         self._contexts = self.pool.contexts
         self._observers = tuple(observers)
         self._batch = Batch(self.pool, self._conversation_failed)
@@ -185,7 +187,10 @@ class Engine:
             for session in sessions:
                 self._check_warm_up(session)
         if self._auto:
-            _log.info("%s", self.capacity.choose(self._scheduler.costs, self.checkpoint))
+            slots, free = len(self.pool.contexts), free_memory(self.checkpoint)
+            memory = free + self.stepper.cache.bytes + self.pool.codec.state.bytes
+            each = slot_bytes(self.checkpoint, slots)
+            _log.info("%s", self.capacity.choose(self._scheduler.costs, memory, each))
 
     def _check_warm_up(self, session: Session) -> None:
         for item in session:
@@ -378,6 +383,8 @@ class Engine:
         slot = session.conversation.slot
         with self._lock:
             if self._sessions.get(slot) is session:
+                if not self.broken:
+                    session.conversation.context.release()
                 del self._sessions[slot]
                 self._free.add(slot)
                 self._scheduler.update(slot, None)
@@ -402,7 +409,8 @@ class Engine:
         self._check_device()
         for session in list(self._sessions.values()) if self.broken else sessions:
             if not session.ended:
-                session.conversation.context.distrust()
+                if not self.broken:
+                    session.conversation.context.distrust()
                 session.conversation.outbox.restart()
                 session.conversation.outbox.answer(_FAILED)
                 session.stop()

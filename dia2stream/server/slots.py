@@ -238,6 +238,9 @@ class Slots:
         yield "queue_words", "Words that wait to be spoken", sum(served.session.queued_words for served in all_served)
         if self.engine is not None:
             yield "gpu_memory_bytes", "Held on the GPU by this process", _gpu_memory(self.engine)
+            blocks = self.engine.stepper.blocks
+            yield "cache_blocks", "Blocks of the model's key/value cache", blocks.total
+            yield "cache_blocks_taken", "Blocks that conversations have", blocks.taken
 
     def counters(self) -> Iterable[Reading]:
         """Totals that the engine keeps."""
@@ -249,7 +252,7 @@ class Slots:
         yield "host_seconds", "Time that the steps took on the engine's thread besides", stats.host_seconds
         yield "frames", f"Frames made, {FRAME_MS} ms each", stats.frames
         yield "failures", "Steps and commands that failed", stats.failures
-        yield "rollovers", "Contexts rebuilt because they were full", self.engine.rollovers
+        yield "rollovers", "Contexts rebuilt because they had no room left", self.engine.rollovers
 
 
 def settle(waited_for: "asyncio.Future[None]") -> None:

@@ -30,14 +30,28 @@ def _turned(first, second, gain_ptr, d, cos, sin, eps, HALF: tl.constexpr, ROPE:
 
 
 @triton.jit
-def _cached(k_ptr, v_ptr, start, stop, d, both, HALF: tl.constexpr, BLOCK: tl.constexpr):
-    """Columns start..stop - 1 of a head's cache: both halves of the keys [BLOCK, HALF], and values [BLOCK, 2 HALF]."""
-    t = start + tl.arange(0, BLOCK)[:, None]
+def _place(
+    table_ptr, head, t, seen, HEADS: tl.constexpr, DIM: tl.constexpr, COLUMNS: tl.constexpr, TABLE: tl.constexpr
+):
+    """Where a head's column t lies in the cache, as an offset; the columns behind t in its block follow.
+
+    With a table (TABLE), it names the slot's blocks, and a block has HEADS heads. Else each head has one block.
+    """
+    if TABLE:
+        block = tl.load(table_ptr + t // COLUMNS, mask=seen, other=0).to(tl.int64)
+        return ((block * HEADS + head) * COLUMNS + t % COLUMNS) * DIM
+    return (head.to(tl.int64) * COLUMNS + t) * DIM
+
+
+@triton.jit
+def _cached(k_ptr, v_ptr, count, d, both, HALF: tl.constexpr, BLOCK: tl.constexpr):
+    """The first `count` columns from the pointers on: both halves of the keys [BLOCK, HALF], values [BLOCK, 2 HALF]."""
+    t = tl.arange(0, BLOCK)[:, None]
     k_at = k_ptr + t * (2 * HALF) + d[None, :]
-    k1 = tl.load(k_at, mask=t < stop, other=0.0, eviction_policy="evict_first")
-    k2 = tl.load(k_at + HALF, mask=t < stop, other=0.0, eviction_policy="evict_first")
+    k1 = tl.load(k_at, mask=t < count, other=0.0, eviction_policy="evict_first")
+    k2 = tl.load(k_at + HALF, mask=t < count, other=0.0, eviction_policy="evict_first")
     v_at = v_ptr + t * (2 * HALF) + both[None, :]
-    return k1, k2, tl.load(v_at, mask=t < stop, other=0.0, eviction_policy="evict_first")
+    return k1, k2, tl.load(v_at, mask=t < count, other=0.0, eviction_policy="evict_first")
 
 
 @triton.jit
@@ -66,13 +80,15 @@ def _attention_kernel(
     k_ptr,
     v_ptr,
     step_ptr,
+    table_ptr,
     out_ptr,
     part_ptr,
     count_ptr,
     stage,
-    capacity,
     eps,
     FIELDS: tl.constexpr,
+    COLUMNS: tl.constexpr,
+    TABLE_WIDTH: tl.constexpr,
     HEADS: tl.constexpr,
     KV: tl.constexpr,
     HALF: tl.constexpr,
@@ -95,8 +111,8 @@ def _attention_kernel(
     exit. The last split also takes the new column, straight from the projection, and writes it to the cache, so that
     no program reads what another one writes. The split that finishes last adds up the others', in their order.
 
-    A row's keys and values lie in the cache of its slot. A row that only fills up the batch reads no cached column and
-    writes none.
+    A row's keys and values lie in the blocks of its slot, COLUMNS columns in each: a multiple of BLOCK, or a whole
+    context. A row that only fills up the batch reads no cached column and writes none.
     """
     DIM: tl.constexpr = 2 * HALF
     pair, split = tl.program_id(0), tl.program_id(1)
@@ -106,12 +122,13 @@ def _attention_kernel(
         if not STEPPED:
             gdc_wait()
     stored = DIM  # how much of the new key and value is written to the cache: all, or nothing
-    cache_row = row.to(tl.int64)
+    head = row * KV + kv
     if STEPPED:  # where the column stands: the row's slot, position and cache index
         step = step_ptr + (row // 2) * FIELDS
         slot = tl.load(step + 5)
         stored = tl.where(slot >= 0, DIM, 0)
-        cache_row = tl.maximum(slot, 0) * 2 + row % 2
+        table_ptr += tl.maximum(slot, 0) * TABLE_WIDTH
+        head = row % 2 * KV + kv
         position = tl.load(step)
         index = tl.where(slot >= 0, tl.load(step + 1), 0).to(tl.int32)
     else:
@@ -125,9 +142,9 @@ def _attention_kernel(
     d = tl.arange(0, HALF)
     both = tl.arange(0, DIM)
     g = tl.arange(0, LANES)
-    cached = (cache_row * KV + kv) * capacity * DIM
     start, stop = split * chunk, tl.minimum((split + 1) * chunk, index)
-    k1, k2, v = _cached(k_ptr + cached, v_ptr + cached, start, stop, d, both, HALF, BLOCK)
+    at = _place(table_ptr, head, start, start < stop, 2 * KV, DIM, COLUMNS, STEPPED)
+    k1, k2, v = _cached(k_ptr + at, v_ptr + at, stop - start, d, both, HALF, BLOCK)
     if PDL and STEPPED:
         gdc_wait()
     width: tl.constexpr = (HEADS + 2 * KV) * DIM
@@ -149,7 +166,8 @@ def _attention_kernel(
     while start < stop:
         seen = start + tl.arange(0, BLOCK) < stop
         start += BLOCK
-        next_k1, next_k2, next_v = _cached(k_ptr + cached, v_ptr + cached, start, stop, d, both, HALF, BLOCK)
+        at = _place(table_ptr, head, start, start < stop, 2 * KV, DIM, COLUMNS, STEPPED)
+        next_k1, next_k2, next_v = _cached(k_ptr + at, v_ptr + at, stop - start, d, both, HALF, BLOCK)
         scores = tl.where(seen[None, :], _scores(q1, k1, LANES, GROUP) + _scores(q2, k2, LANES, GROUP), float("-inf"))
         higher = tl.maximum(best, tl.max(scores, axis=1))
         weights = tl.exp(scores - higher[:, None])
@@ -165,7 +183,7 @@ def _attention_kernel(
         new_k1, new_k2 = tl.load(k_at).to(tl.float32), tl.load(k_at + HALF).to(tl.float32)
         new_k1, new_k2 = _turned(new_k1, new_k2, k_norm_ptr, d, cos, sin, eps, HALF, ROPE)
         v_new = tl.load(qkv_ptr + row * width + (HEADS + KV + kv) * DIM + both)
-        into = cached + index.to(tl.int64) * DIM
+        into = _place(table_ptr, head, index, True, 2 * KV, DIM, COLUMNS, STEPPED)
         new_k = k_ptr + into + one[:, None] * DIM + d[None, :]
         tl.store(new_k, new_k1.to(k_ptr.dtype.element_ty), mask=(d < stored)[None, :])
         tl.store(new_k + HALF, new_k2.to(k_ptr.dtype.element_ty), mask=(d < stored)[None, :])
@@ -246,16 +264,18 @@ class Attention:
         tables: tuple[Tensor, Tensor] | None,
         cache: tuple[Tensor, Tensor],
         out: Tensor,
-        at: Tensor | int,
+        at: tuple[Tensor, Tensor] | int,
     ) -> None:
         """qkv [R, (heads + 2 kv_heads) head_dim] -> out [R, heads head_dim], writing k and v into the cache.
 
         tables: cosines and sines [positions, head_dim / 2], None for no rotation.
-        cache: keys and values, each [rows, kv_heads, capacity, head_dim] in one piece.
-        at: the step's fields, [R / 2, STEP_FIELDS]: rows 2 i and 2 i + 1 belong to the slot of line i, which has the
-        rows 2 slot and 2 slot + 1 of the cache. Or one index and position for all rows, each with its own in the cache.
+        cache: keys and values, each in one piece: [blocks, 2, kv_heads, columns, head_dim] or, for a single index,
+        [rows, kv_heads, columns, head_dim]. columns: a multiple of 32, or all that a row can have.
+        at: the step's fields, [R / 2, STEP_FIELDS], and the table of blocks, int32 [slots, blocks of a context]: rows
+        2 i and 2 i + 1 belong to the slot of line i. Or one index and position for all rows.
         """
-        stepped = isinstance(at, Tensor)
+        stepped = isinstance(at, tuple)
+        fields, table = at if isinstance(at, tuple) else (self.counts, self.counts)
         cos, sin = tables or (norms[0], norms[0])
         _attention_kernel[(qkv.shape[0] * self.kv_heads, self.splits)](
             qkv,
@@ -263,14 +283,16 @@ class Attention:
             cos,
             sin,
             *cache,
-            at if stepped else self.counts,
+            fields,
+            table,
             out,
             self.parts,
             self.counts,
             0 if stepped else at,
-            cache[0].shape[2],
             eps,
             FIELDS=STEP_FIELDS,
+            COLUMNS=cache[0].shape[-2],
+            TABLE_WIDTH=table.shape[-1],
             HEADS=self.heads,
             KV=self.kv_heads,
             HALF=self.half,
