@@ -6,6 +6,7 @@ import functools
 import json
 import os
 import re
+import select
 import signal
 import socket
 import subprocess
@@ -245,6 +246,19 @@ def frame(first: int, payload: bytes) -> bytes:
     size = len(payload)
     length = bytes([0x80 | size]) if size < 126 else bytes([0x80 | 126]) + size.to_bytes(2, "big")
     return bytes([first]) + length + b"\0\0\0\0" + payload
+
+
+def pour(raw: socket.socket, piece: bytes, seconds: float) -> int:
+    """Sends the same over and over, as fast as it is taken, and reads whatever comes. Returns how many went out."""
+    raw.setblocking(False)
+    many, sent, until = piece * max(1, 100_000 // len(piece)), 0, time.monotonic() + seconds
+    while time.monotonic() < until:
+        readable, writable, _ = select.select([raw], [raw], [], 0.05)
+        if writable:
+            sent += raw.send(many[sent % len(piece) :])
+        if readable:
+            raw.recv(1 << 20)
+    return sent // len(piece)
 
 
 def dialled(server: Serve) -> socket.socket:

@@ -23,10 +23,12 @@ from serving import (
     hear,
     killed,
     on_loop,
+    pour,
     rest,
     stopped_reader,
     take_slot,
 )
+from websockets.asyncio.client import ClientConnection
 from websockets.exceptions import ConnectionClosed
 
 from dia2stream.client import connect
@@ -180,6 +182,80 @@ async def test_pings_that_nobody_reads_the_answers_of_end_the_connection(impatie
         with pytest.raises(ConnectionError):
             await asyncio.wait_for(loop.sock_sendall(raw, pings), PATIENCE)
     assert impatient.resident < before + 20
+
+
+def command(cmd: str, **fields: object) -> bytes:
+    """A command as it goes over the wire."""
+    return frame(0x81, json.dumps({"cmd": cmd, **fields}).encode())
+
+
+@pytest.mark.parametrize(
+    "piece",
+    [
+        command("listen", audio="AAA="),  # the codec works for milliseconds
+        command("listen", audio="A" * 5120, final=False),  # it hears the last ten seconds anew
+        command("inject", text="one two three " * 300),
+        command("pause"),
+    ],
+    ids=["listen", "listen on", "text", "pause"],
+)
+@on_loop
+async def test_a_slot_is_free_two_seconds_after_its_client_has_gone_whatever_it_sent(server, piece):
+    async with await take_slot(server) as client:
+        await client.start(SHORT)
+        await client.listen(bytes(3840))  # loads the encoder, which may take seconds
+        await client.reset()
+        await hear(client, ResetDone)
+    async with await take_slot(server) as client:
+        await client.start(LONG)
+        await client.pause()
+        await hear(client, Paused)
+    with dialled(server) as raw:
+        raw.sendall(HANDSHAKE.replace(b"GET /", f"GET /?conversation={client.ready.conversation}".encode()))
+        assert await asyncio.to_thread(pour, raw, piece, 2.0) > 100
+    began = time.monotonic()
+    other = await take_slot(server)
+    assert time.monotonic() - began < 2 * a_second()
+    await other.hang_up()
+
+
+@on_loop
+async def test_memory_comes_back_after_a_caller_who_spoke_for_long(server):
+    sizes = []
+    for _ in range(3):
+        client = await take_slot(server)
+        await client.start(SHORT)
+        for seconds in (3, 1, 4, 2):
+            for _ in range(6):
+                await client.listen(bytes(48_000 * seconds), final=False)
+            await client.inject("Yes.")
+            await hear(client)
+        await client.hang_up()
+        await asyncio.sleep(2.5)  # it is given back within a second or two of the last client's end
+        sizes.append(server.resident)
+    assert max(sizes) - min(sizes) < 40
+
+
+@on_loop
+async def test_twenty_floods_of_tiny_commands_are_answered_without_a_stall(server):
+    """As small a receive buffer as a few packets made TCP stall for seconds."""
+    client = await take_slot(server)
+    largest, resume = 0.0, command("resume") * 100
+    for _ in range(20):
+        flooding = asyncio.create_task(send_often(client.socket, resume, 20))
+        for _ in range(2000):
+            asked = time.monotonic()
+            assert (await client.receive()).code == "no_session"
+            largest = max(largest, time.monotonic() - asked)
+        await flooding
+    assert largest < a_second()
+    await client.hang_up()
+
+
+async def send_often(socket: ClientConnection, piece: bytes, times: int) -> None:
+    for _ in range(times):
+        socket.transport.write(piece)
+        await asyncio.sleep(0)
 
 
 MESSAGES = st.one_of(

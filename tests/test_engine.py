@@ -20,6 +20,7 @@ from piping import PATIENCE
 
 import dia2stream.engine.engine
 from dia2.checkpoint.load import LoadOptions, load_checkpoint
+from dia2stream.conversation.conversation import Conversation
 from dia2stream.engine.engine import Engine
 from dia2stream.engine.observer import StepReport
 from dia2stream.engine.session import Session
@@ -77,6 +78,53 @@ def test_a_slot_that_was_taken_again_is_not_freed_by_its_old_session(engine: Toy
         old.close()
         assert audio(spoken(session, Start(HELLO))) == alone(Start(HELLO))
         assert engine.free == 0
+
+
+def test_a_slot_is_free_at_once_whatever_others_have_asked_for(
+    pair: ToyEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    handled: list[Conversation] = []
+
+    def handle(conversation: Conversation, command: Command, arrived: float) -> None:
+        handled.append(conversation)
+        time.sleep(0.005)
+
+    monkeypatch.setattr(Conversation, "handle", handle)
+    with pair.conversation() as other:
+        leaving = pair.conversation()
+        for session in (other, leaving):
+            for _ in range(200):
+                session.submit(Resume())
+        leaving.close()
+        eventually(lambda: leaving.released)
+        assert len(handled) < 300
+        eventually(lambda: handled.count(other.conversation) == 200 and leaving.behind == 0)
+
+
+def test_orders_that_take_long_do_not_keep_others_from_speaking(
+    pair: ToyEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    handle, steps = Conversation.handle, []
+
+    def handle_slowly(conversation: Conversation, command: Command, arrived: float) -> None:
+        if isinstance(command, Resume):
+            time.sleep(0.01)
+            steps.append(pair.stats.steps)
+        else:
+            handle(conversation, command, arrived)
+
+    monkeypatch.setattr(Conversation, "handle", handle_slowly)
+    with pair.conversation() as flooding:
+        with pair.conversation() as speaking:
+            speaking.submit(Start(LONG))
+            reader = threading.Thread(target=list, args=(speaking,))
+            reader.start()
+            eventually(lambda: pair.stats.frames)
+            for _ in range(100):
+                flooding.submit(Resume())
+            eventually(lambda: len(steps) == 100)
+        reader.join(PATIENCE)
+    assert len(set(steps)) > 20  # steps went on all along
 
 
 def test_nonsense_for_a_slot_costs_no_slot(engine: ToyEngine) -> None:

@@ -8,10 +8,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dia2stream.conversation.outbox import MAX_URGENT, Outbox
+from dia2stream.conversation.outbox import MAX_ANSWER_BYTES, Outbox
 from dia2stream.conversation.pace import Pace
 from dia2stream.items import FRAME_MS, Cut, FirstFrame, Frame, Item
+from dia2stream.protocol.fields import HeardWord
 from dia2stream.protocol.messages import Done, Paused, Resumed, WordEvent
+from dia2stream.protocol.sizes import size_of
 
 PAUSED, WORD = Paused(0, "", ""), WordEvent("a", "hello", "S1", 0)
 
@@ -113,11 +115,18 @@ def test_a_restart_keeps_answers_and_nothing_else() -> None:
 
 def test_answers_that_nobody_reads_are_dropped_when_there_are_too_many() -> None:
     outbox = Outbox(4, None)
-    for _ in range(MAX_URGENT + 7):
-        outbox.answer(PAUSED)
-    assert outbox.dropped == 7
-    assert outbox.answers == MAX_URGENT
-    assert len(taken(outbox)) == MAX_URGENT
+    long = Paused(0, "", "x" * 100_000, tuple(HeardWord("a", 0, 1, True) for _ in range(1000)))
+    for event in (PAUSED, long):
+        size = size_of(event)
+        fit = -(-MAX_ANSWER_BYTES // size)
+        before = outbox.dropped
+        for _ in range(fit + 7):
+            outbox.answer(event)
+        assert outbox.dropped == before + 7
+        assert outbox.answers == fit
+        assert outbox.answer_bytes == fit * size
+        assert len(taken(outbox)) == fit
+        assert outbox.answer_bytes == 0
 
 
 def test_sending_stays_within_the_lead_and_then_goes_at_the_speed_of_playback() -> None:

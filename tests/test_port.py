@@ -11,6 +11,7 @@ import time
 from collections.abc import AsyncIterator
 
 import pytest
+from piping import a_second
 from serving import HANDSHAKE, certificate, frame, on_loop
 from starlette.applications import Starlette
 from starlette.requests import Request
@@ -21,7 +22,7 @@ from websockets.asyncio.client import connect as open_websocket
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from dia2stream.server import http1, port
-from dia2stream.server.connection import App, Limits
+from dia2stream.server.connection import GONE, App, Limits
 from dia2stream.server.port import Port
 
 GET = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
@@ -394,6 +395,35 @@ async def test_messages_wait_in_the_kernel_until_the_application_takes_them():
         await writing
         while taken < 30_000:
             await asyncio.sleep(0.01)
+
+
+@pytest.mark.parametrize("size", [20, 5000])
+@on_loop
+async def test_a_client_that_goes_behind_a_flood_is_noticed_soon(size):
+    """Its end stands in its own kernel, behind megabytes that nobody reads."""
+    gone_at = asyncio.get_running_loop().create_future()
+
+    async def slow(scope, receive, send):
+        await receive()
+        await send({"type": "websocket.accept"})
+        await receive()
+        await scope["extensions"][GONE]
+        gone_at.set_result(time.monotonic())
+
+    async with listening(slow) as number:
+        with socket.create_connection(("127.0.0.1", number)) as raw:
+            raw.sendall(HANDSHAKE)
+            raw.setblocking(False)
+            flood, sent = frame(0x81, b"x" * size) * 1000, 0
+            with contextlib.suppress(BlockingIOError):
+                while True:
+                    sent += raw.send(flood[sent % len(flood) :])
+                    await asyncio.sleep(0)
+            await asyncio.sleep(0.3)  # the answer to the handshake has come
+            raw.recv(1 << 16)
+        left_at = time.monotonic()
+        assert sent > 1_000_000
+        assert await gone_at - left_at < 1.5 * a_second()
 
 
 async def flood(raw: Raw, piece: bytes, times: int, pause: float = 0) -> None:

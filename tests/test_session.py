@@ -210,13 +210,19 @@ def test_it_tells_how_far_behind_the_commands_it_is(engine: ToyEngine) -> None:
     with engine.conversation() as session:
         session.submit(Start(LONG))
         engine.toy.at_gate.wait()
-        for _ in range(10):
+        little = session.behind
+        assert 0 < little < 1  # one answer
+        for _ in range(100):
             session.submit(Resume())
-        assert session.behind == 11  # and one answer
+        much = session.behind
+        assert much > 1  # who reads commands is to wait
         engine.toy.gate.set()
-        eventually(lambda: session.conversation.outbox.answers == 11)
-        assert session.behind == 11
+        eventually(lambda: session.conversation.outbox.answers == 101)
+        assert little < session.behind < much  # all were refused in no time, and the answers wait
         assert session.queued_words > 100
+        while session.take(answers_only=True) is not None:
+            pass
+        eventually(lambda: session.behind == 0)
 
 
 def test_who_submits_can_wait_until_the_engine_and_the_reader_have_caught_up(engine: ToyEngine) -> None:
@@ -226,11 +232,11 @@ def test_who_submits_can_wait_until_the_engine_and_the_reader_have_caught_up(eng
         engine.toy.at_gate.wait()
         for _ in range(10):
             session.submit(Resume())
-        waits = threading.Thread(target=session.wait_while, args=(lambda: session.behind > 3,))
+        waits = threading.Thread(target=session.wait_while, args=(lambda: session.behind > 0,))
         waits.start()
         engine.toy.gate.set()
         eventually(lambda: session.conversation.outbox.answers == 11)
-        for _ in range(8):
+        for _ in range(11):
             assert waits.is_alive()
             assert isinstance(session.take(answers_only=True), Started | Error)
         waits.join(PATIENCE)

@@ -15,9 +15,10 @@ from itertools import takewhile
 from dia2stream.conversation.pace import Pace
 from dia2stream.items import FRAME_MS, Cut, FirstFrame, Frame, Item
 from dia2stream.protocol.messages import Done, Event
+from dia2stream.protocol.sizes import size_of
 
 # Answers that nobody reads are dropped from here on: a client that sends nonsense and never listens costs no memory.
-MAX_URGENT = 1000
+MAX_ANSWER_BYTES = 2**20
 
 
 class Outbox:
@@ -32,7 +33,8 @@ class Outbox:
         self.sent = 0  # frames taken from it
         self._held = False
         self._pace = Pace(max_lead_ms)
-        self._urgent: deque[Event] = deque()
+        self._urgent: deque[tuple[Event, int]] = deque()  # each with its bytes
+        self.answer_bytes = 0  # of memory, in answers to commands that wait to be read
         self._stream: deque[Item] = deque()
         self._lock = threading.Lock()
 
@@ -81,16 +83,18 @@ class Outbox:
 
     def answer(self, event: Event) -> None:
         """Queues an event that has no place in the stream."""
+        size = size_of(event)
         with self._lock:
-            if len(self._urgent) < MAX_URGENT:
-                self._urgent.append(event)
+            if self.answer_bytes < MAX_ANSWER_BYTES:
+                self._urgent.append((event, size))
+                self.answer_bytes += size
             else:
                 self.dropped += 1
 
     def has_answer(self, kind: type[Event]) -> bool:
         """Whether an answer of that kind waits to be taken."""
         with self._lock:
-            return any(isinstance(event, kind) for event in self._urgent)
+            return any(isinstance(event, kind) for event, _ in self._urgent)
 
     def put(self, *items: Item) -> None:
         """Queues frames and the events that have their place among them."""
@@ -107,7 +111,9 @@ class Outbox:
         """
         with self._lock:
             if self._urgent:
-                return self._urgent.popleft()
+                event, size = self._urgent.popleft()
+                self.answer_bytes -= size
+                return event
             if self._held or answers_only or not self._stream:
                 return None
             if isinstance(self._stream[0], Frame | FirstFrame):  # a latency is told when its frame can leave

@@ -43,6 +43,7 @@ from dia2.steps.pool import ContextPool
 from dia2.steps.voice_cache import VoiceCache
 from dia2.voice.voice import Prefix
 from dia2stream.conversation.conversation import QUEUE_FRAMES, Conversation
+from dia2stream.engine.backlog import OrderSeconds
 from dia2stream.engine.batch import Batch
 from dia2stream.engine.capacity import Capacity, blocks_to_build, free_memory, slot_bytes, slots_to_build
 from dia2stream.engine.costs import unmeasured
@@ -62,6 +63,8 @@ _log = logging.getLogger(__name__)
 PUBLISHED_MODEL = "nari-labs/Dia2-2B"
 NOISE_MODEL = "random:tiny"
 _SAMPLE_RATE = FRAME_SAMPLES * 1000 // FRAME_MS
+# Orders are carried out for so long between two steps, and one more: whoever speaks needs a frame every 80 ms.
+ORDERS_SECONDS = 0.02
 _WARM_UP_TEXT = "[S1] One two three. [S2] Four five six."
 _FAILED = Error("internal", "the model failed; the conversation is over, the log says why")
 
@@ -136,6 +139,7 @@ class Engine:
         self._free = set(range(slots))
         self._sessions: dict[int, Session] = {}  # by slot
         self._inbox: deque[tuple[Session, Order, float]] = deque()
+        self.order_seconds = OrderSeconds()
         self._lock = threading.Lock()  # guards _free and _sessions
         self._wake = threading.Event()
         # resting: the thread sleeps. calm: it sleeps until some time, and room in an outbox is no reason to wake up.
@@ -253,8 +257,9 @@ class Engine:
     # ---- Called by sessions, from any thread: see `EngineThread` ----
 
     def submit(self, session: Session, order: Order) -> None:
-        """Hands an order to the engine's thread."""
-        self._inbox.append((session, order, time.monotonic()))
+        """Hands an order to the engine's thread. CLOSE goes before all others: a slot is not held by what waits."""
+        add = self._inbox.appendleft if order is CLOSE else self._inbox.append
+        add((session, order, time.monotonic()))
         self._wake.set()
 
     def wake(self, session: Session) -> None:
@@ -319,7 +324,9 @@ class Engine:
         self._changed.clear()
 
     def _carry_out_orders(self) -> None:
-        for _ in range(len(self._inbox)):
+        """Carries out what has come, until it takes too long: then speech comes first, and the rest after a step."""
+        began = now = time.monotonic()
+        while self._inbox and now < began + ORDERS_SECONDS:
             session, order, arrived = self._inbox.popleft()
             if session.conversation.awaits_sound:
                 self._batch.settle()
@@ -327,8 +334,12 @@ class Engine:
                 self._release(session)
             elif not session.ended:
                 self._carry_out(session, order, arrived)
-            session.carried_out()
+                started, now = now, time.monotonic()
+                self.order_seconds.note(order, now - started)
+            session.carried_out(order)
             self._changed.add(session)
+        if self._inbox:
+            self._wake.set()
 
     def _carry_out(self, session: Session, order: Order, arrived: float) -> None:
         conversation = session.conversation

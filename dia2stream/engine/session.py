@@ -13,6 +13,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 from weakref import WeakKeyDictionary
 
+from dia2stream.engine.backlog import Backlog, OrderSeconds
 from dia2stream.errors import CommandError
 from dia2stream.items import Frame, Item
 from dia2stream.protocol.messages import Cancel, Command, End, Inject, Listen, Pause, Reset, Resume, Start
@@ -43,8 +44,12 @@ class EngineThread(Protocol):
     def broken(self) -> str | None:
         """Why the engine can hold no conversation any more; None while it can."""
 
+    @property
+    def order_seconds(self) -> OrderSeconds:
+        """How long orders take."""
+
     def submit(self, session: "Session", order: Order) -> None:
-        """Hands an order to the engine's thread."""
+        """Hands an order to the engine's thread. CLOSE goes before all others."""
 
     def wake(self, session: "Session") -> None:
         """Tells the engine's thread that the session's outbox has room again."""
@@ -63,8 +68,8 @@ class Session:
         self._closed = False  # nothing more comes out
         self._halting = 0  # requests to stand still that are on their way
         self._released = threading.Event()
-        self._outstanding = 0  # orders on their way
-        self._count_lock = threading.Lock()
+        self._backlog = Backlog(engine.order_seconds.of)
+        self._backlog_lock = threading.Lock()
         self._ready = threading.Event()
         self._listeners: list[Callable[[], None]] = [self._ready.set]
         self._waiters: list[threading.Event] = []  # of `wait_while`
@@ -80,8 +85,8 @@ class Session:
         self._order(error)
 
     def _order(self, order: Order) -> None:
-        with self._count_lock:
-            self._outstanding += 1
+        with self._backlog_lock:
+            self._backlog.add(order)
         self.engine.submit(self, order)
 
     async def start(self, text: str, **fields: Any) -> None:
@@ -122,7 +127,7 @@ class Session:
 
     def stand_still(self) -> None:
         """Nobody listens for now: no audio leaves from here on. What the client had paused stays where it was."""
-        with self._count_lock:
+        with self._backlog_lock:
             self._halting += 1
         self._order(STAND_STILL)
 
@@ -132,7 +137,7 @@ class Session:
 
     def stands_still(self) -> None:
         """The engine has carried out a `stand_still`."""
-        with self._count_lock:
+        with self._backlog_lock:
             self._halting -= 1
 
     def close(self) -> None:
@@ -181,9 +186,13 @@ class Session:
             self._waiters.remove(changed)
 
     @property
-    def behind(self) -> int:
-        """Commands on their way, and answers that nobody has taken."""
-        return self._outstanding + self.conversation.outbox.answers
+    def behind(self) -> float:
+        """How much is on its way to the engine, or answered and not taken, as a share of what may be: see `Backlog`.
+
+        0 is nothing. Whoever reads commands waits while it is 1 or more.
+        """
+        with self._backlog_lock:
+            return self._backlog.share(self.conversation.outbox)
 
     @property
     def queued_words(self) -> int:
@@ -244,10 +253,10 @@ class Session:
         for listener in tuple(self._listeners):
             listener()
 
-    def carried_out(self) -> None:
-        """The engine is done with a command of this session."""
-        with self._count_lock:
-            self._outstanding = max(0, self._outstanding - 1)
+    def carried_out(self, order: Order) -> None:
+        """The engine is done with an order of this session."""
+        with self._backlog_lock:
+            self._backlog.remove(order)
         self.notify()
 
     def __enter__(self) -> "Session":

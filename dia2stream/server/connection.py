@@ -12,6 +12,9 @@ What is spoken over a socket is a speaker's business: it begins as HTTP (`http1.
   One that reads nothing, or whose machine is gone, is dropped two `patience`s after its last sign. The `look` that
   notices is called by the port for all connections at once, and does not count the time in which the whole process
   stood still.
+- **The end is noticed behind a flood.** While a client's messages are not read, its end is not seen either: it comes
+  behind megabytes in the client's own kernel. So something is sent at each look meanwhile. The kernel of a client that
+  has closed its socket answers that with a reset.
 - **An answer arrives.** Closing a socket whose input was not read to its end makes the kernel throw away what was just
   sent. So a connection closes in two steps: our end first, and after the client's end, or LINGER_SECONDS, the rest.
 """
@@ -87,6 +90,9 @@ class Speaker(Protocol):
 
     def look(self, now: float, silence: float) -> None:
         """Called every now and then: the place for deadlines and pings. silence: seconds since a sign of life."""
+
+    def probe(self) -> None:
+        """Sends something that means nothing, if the protocol has it, so that a client that is gone is noticed."""
 
 
 class Connection(asyncio.BufferedProtocol):
@@ -217,12 +223,13 @@ class Connection(asyncio.BufferedProtocol):
     def look(self, now: float, late: bool) -> None:
         """Looks for signs of life. late: the process stood still, so that nobody's silence counts."""
         unsent = self.transport.get_write_buffer_size()
+        held_back, self._held_back = self._held_back, not self.transport.is_reading()
         listening = self.transport.is_reading() and not self._speaker.expects_nothing
         if late or unsent < self._unsent or not (unsent or listening):
             self._alive = now
         self._unsent = unsent
         silence = now - self._alive
-        if self._has_hung_up():
+        if held_back and self._has_hung_up():
             self.drop("it has gone, and what it sent last is not read yet")
         elif silence >= 2 * self.limits.patience:
             self.drop(f"no sign of life for {silence:.0f} s")
@@ -232,17 +239,18 @@ class Connection(asyncio.BufferedProtocol):
             self._closed_at = now
         elif now - self._closed_at >= LINGER_SECONDS:
             self.transport.abort()
+        if held_back and not unsent and not self.closing:
+            self._speaker.probe()
 
     def _has_hung_up(self) -> bool:
-        """Whether the client closed its end a look ago, behind so many messages that we have not read so far yet."""
-        if not _HANG_UP or not self._speaker.ends_with_client or not self._held_back or self.closing:
-            self._hung_up = False
+        """Whether the client is gone behind messages that are not read yet: for a look, or with its whole socket."""
+        if not self._speaker.ends_with_client or self.closing:
             return False
-        before, poll = self._hung_up, select.poll()
+        poll = select.poll()
         poll.register(self.transport.get_extra_info("socket").fileno(), _HANG_UP)
-        self._hung_up = bool(poll.poll(0))
-        self._held_back = not self.transport.is_reading()
-        return before and self._hung_up
+        found = poll.poll(0)
+        before, self._hung_up = self._hung_up, bool(found)
+        return before if found and found[0][1] == _HANG_UP else self._hung_up
 
     def finish(self) -> None:
         """The server stops."""

@@ -46,10 +46,6 @@ if TYPE_CHECKING:
     from dia2stream.engine.engine import Engine
     from dia2stream.engine.session import Session
 
-# Commands on their way and answers not sent at which reading stops, so that a flood of them costs no memory.
-BEHIND = 200
-
-
 # What a client is sent: Audio where it asked for an encoding, else the frames, and where they do not go on.
 Outgoing: TypeAlias = Event | Audio | Frame | Cut
 
@@ -241,7 +237,7 @@ class ServedConversation:
                 self.session.refuse(error)
             # `receive` does not wait while messages are there: let the audio through, and the engine catch up.
             await asyncio.sleep(0)
-            while self.session.behind > BEHIND:
+            while self.session.behind >= 1:  # what the client sends now waits in its own buffers
                 await asyncio.sleep(0.01)
 
     def _obey(self, command: Command) -> None:

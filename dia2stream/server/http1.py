@@ -87,6 +87,9 @@ class Http:
         elif self._exchange.awaits_body and waited > BODY_SECONDS:
             self.refuse(HTTPStatus.REQUEST_TIMEOUT, "the request's body did not come to its end")
 
+    def probe(self) -> None:
+        pass  # whoever waits for an answer is sent one, and bytes of no answer would be one
+
     # ---- Requests ----
 
     def _read(self) -> None:

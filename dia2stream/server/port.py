@@ -24,7 +24,7 @@ from dia2stream.server.http1 import Http
 
 _log = logging.getLogger(__name__)
 
-LOOK_SECONDS = 0.5  # how often connections are looked after
+LOOK_SECONDS = 0.25  # how often connections are looked after
 BACKLOG = 1024
 CLOSE_SECONDS = 2.0
 HANDSHAKE_SECONDS = 10.0  # for TLS

@@ -33,6 +33,7 @@ from dia2stream.server.connection import Limits
 from dia2stream.server.conversations import HangUp
 from dia2stream.server.gate import Gate
 from dia2stream.server.logs import set_up
+from dia2stream.server.memory import give_back
 from dia2stream.server.metrics import Metrics
 from dia2stream.server.port import Port
 from dia2stream.server.service import Service
@@ -181,9 +182,13 @@ class Server:
 
     async def _watch_until(self, stop: "asyncio.Future[None]") -> None:
         """Looks after the engine until it is time to stop. Raises EngineError when the engine is beyond help."""
+        connected = 0
         while not stop.done():
             await asyncio.wait({stop}, timeout=LOOK_SECONDS)
             self.watch.look(time.monotonic())
+            before, connected = connected, self._slots.connected
+            if before and not connected:
+                await asyncio.to_thread(give_back)
             if self.watch.problem is not None or self.unhealthy() is not None:
                 await self._slots.clear(_NO_ENGINE)  # a client that is told can go to another server
             if (problem := self.unhealthy()) is not None:

@@ -26,6 +26,7 @@ _log = logging.getLogger(__name__)
 _library_log = logging.getLogger("dia2stream.websockets")  # never at debug: it would show tokens
 
 MAX_AHEAD = 16  # messages that wait for the application
+MAX_AHEAD_BYTES = 64 * 1024  # the same, in bytes
 MAX_EARLY = 16 * 1024  # bytes that wait for the handshake
 CLOSE_SECONDS = 2.0  # for a client to answer that we close
 
@@ -46,7 +47,9 @@ class WebSocket:
         self._early = b""  # what came before the handshake was answered
         self._parts: list[bytes] = []  # of a message in fragments
         self._is_text = False
-        self._messages: deque[Message] = deque([{"type": "websocket.connect"}])
+        self._messages: deque[tuple[Message, int]] = deque([({"type": "websocket.connect"}, 0)])  # each with its bytes
+        self._ahead = 0  # bytes in them
+        self._holds_back = False
         self._news = asyncio.Event()
         self._pinged = False
         self._close_at: float | None = None
@@ -96,9 +99,12 @@ class WebSocket:
             self._connection.close()
         elif silence >= self._connection.limits.patience and self._answered and not self._pinged:
             self._pinged = True
-            if self._frames.state is State.OPEN:
-                self._frames.send_ping(b"")
-                self._flush()
+            self.probe()
+
+    def probe(self) -> None:
+        if self._answered and self._frames.state is State.OPEN:
+            self._frames.send_ping(b"")
+            self._flush()
 
     # ---- What comes ----
 
@@ -122,16 +128,18 @@ class WebSocket:
         if self._is_text:
             with contextlib.suppress(UnicodeDecodeError):  # as bytes, the application can say what is wrong with it
                 message.update(bytes=None, text=data.decode())
-        self._messages.append(message)
+        self._messages.append((message, len(data)))
+        self._ahead += len(data)
         self._news.set()
-        if len(self._messages) > MAX_AHEAD:
+        if not self._holds_back and (len(self._messages) > MAX_AHEAD or self._ahead > MAX_AHEAD_BYTES):
+            self._holds_back = True
             self._connection.read(False)
 
     def _disconnected(self, code: int, reason: str) -> None:
         """The application finds out, when it has read what came before."""
         if not self._closed:
             self._closed = True
-            self._messages.append({"type": "websocket.disconnect", "code": code, "reason": reason})
+            self._messages.append(({"type": "websocket.disconnect", "code": code, "reason": reason}, 0))
             self._news.set()
 
     def _flush(self) -> None:
@@ -164,8 +172,10 @@ class WebSocket:
         while not self._messages:
             self._news.clear()
             await self._news.wait()
-        message = self._messages.popleft()
-        if len(self._messages) == MAX_AHEAD // 2:
+        message, size = self._messages.popleft()
+        self._ahead -= size
+        if self._holds_back and len(self._messages) <= MAX_AHEAD // 2 and self._ahead <= MAX_AHEAD_BYTES // 2:
+            self._holds_back = False
             self._connection.read(True)
         return message
 

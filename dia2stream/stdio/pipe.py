@@ -47,8 +47,6 @@ from dia2stream.terminal import load_progress, note
 
 _log = logging.getLogger(__name__)
 
-# Reading stops while more commands than this wait for the engine, or answers for their reader.
-_BEHIND = 200
 # Plain text is read in pieces, and the next piece only when fewer words than this wait to be spoken.
 _TEXT_AHEAD = 200
 _PIECE_CHARS = 1000
@@ -277,7 +275,7 @@ def _obey(session: Session, lines: Iterator[bytes | None]) -> None:
     for line in lines:
         if line is not None and not line.strip():
             continue
-        session.wait_while(lambda: session.behind > _BEHIND)
+        session.wait_while(lambda: session.behind >= 1)
         try:
             if line is None:
                 raise CommandError("too_long", f"a line is over {MAX_COMMAND_BYTES} bytes long, which is the limit")
