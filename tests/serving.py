@@ -48,6 +48,33 @@ slots.RETURN_SECONDS = 0.2
 """
 
 
+# What befalls the engine once the file is there; in the server's process.
+DIES = """
+from pathlib import Path
+from dia2stream.engine.scheduler import Scheduler
+class Fatal(BaseException): pass
+decide = Scheduler.decide
+def dies(self, now):
+    if Path({flag!r}).exists():
+        raise Fatal("out of luck")
+    return decide(self, now)
+Scheduler.decide = dies
+"""
+HANGS = """
+import time
+from pathlib import Path
+from dia2stream.engine.batch import Batch
+from dia2stream.server import watch
+watch.STUCK_SECONDS, watch.LOST_SECONDS = 2.0, {lost}
+step = Batch.step
+def hangs(self, conversations):
+    while Path({flag!r}).exists():
+        time.sleep(0.1)
+    return step(self, conversations)
+Batch.step = hangs
+"""
+
+
 class Serve:
     """A running server. Keyword arguments are its flags: max_lead_ms=100 is --max-lead-ms 100.
 
@@ -59,6 +86,7 @@ class Serve:
     ) -> None:
         flags = {"host": "127.0.0.1", "port": 0, "model": "random:tiny", "device": "cpu", **flags}
         arguments = [part for name, value in flags.items() for part in (f"--{name.replace('_', '-')}", str(value))]
+        self.ping_seconds = float(str(flags.get("ping_seconds", 15)))
         clean = {name: value for name, value in os.environ.items() if not name.startswith("DIA2STREAM_")}
         program = ["-c", f"{before}\nfrom dia2stream.__main__ import main; main()"] if before else ["-m", "dia2stream"]
         self.process = subprocess.Popen(
@@ -230,12 +258,13 @@ HANDSHAKE = (
 )
 
 
-def stopped_reader(server: Serve) -> socket.socket:
+def stopped_reader(server: Serve, path: str = "/") -> socket.socket:
     """A connection that has asked for speech and from then on takes nothing."""
     raw = socket.socket()
+    raw.settimeout(PATIENCE)
     raw.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
     raw.connect(("127.0.0.1", server.port))
-    raw.sendall(HANDSHAKE)
+    raw.sendall(HANDSHAKE.replace(b"GET /", f"GET {path}".encode()))
     assert b"101" in raw.recv(200)
     raw.sendall(frame(0x81, json.dumps({"cmd": "start", "text": LONG * 5}).encode()))
     return raw

@@ -1,353 +1,46 @@
-"""A long run of `serve` under a scripted caller and bad clients; see scripts/soak. Stops at the first thing wrong.
+"""A long run of `serve` under many scripted callers and bad clients at once; scripts/soak runs it.
 
-The caller starts, injects, interrupts, drops its socket and comes back, at random, and holds the server to this:
+In every slot somebody acts, one act after the other, at random: a call, a call of which every byte is known, or a bad
+client. Now and then the whole server is stopped (SIGSTOP) for a while. In the end each kind of bad client comes alone,
+and servers whose engine dies or hangs are watched. Everything that is wrong is told at once and counted; the run fails
+if anything was, if memory or open files grew, or if the log has a traceback.
 
-- ready first; a word's start is the audio clock when it arrives; done's clock is the sum of the samples;
-- what was asked for and not interrupted is said, word for word;
-- at an interruption, what was said and what was not are together what was asked for in this turn;
-- nothing is heard between `paused` and what ends the pause.
+    soak.py --minutes 60 --calls 16 --slots 16
+    soak.py --minutes 60 --calls 64 --slots 64 --model random:2b --device cuda
 """
 
 import argparse
 import asyncio
-import contextlib
 import json
+import os
 import random
 import signal
-import socket
 import statistics
-import subprocess
 import sys
+import tempfile
 import time
-from dataclasses import dataclass, field
+from collections.abc import Awaitable, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from serving import LONG, QUICK, SHORT, Serve, hear, killed, take_slot
-from websockets.exceptions import ConnectionClosed
+os.environ.setdefault("TEST_PATIENCE", "3")  # a server that is stopped for half a minute, and a large model's loading
 
-from dia2stream.client import Client, connect
-from dia2stream.errors import CommandError, Disconnected
+from piping import PATIENCE
+from serving import DIES, HANGS, LONG, QUICK, SHORT, Serve, hear, take_slot
+from soak_calls import PATIENT, Caller, Figures, KnownCall
+from soak_clients import BAD_CLIENTS
+
+from dia2stream.errors import Dia2StreamError, Disconnected
 from dia2stream.protocol.audio_message import Audio
-from dia2stream.protocol.messages import Done, Error, Event, Paused, ResetDone, Started, WordEvent
+from dia2stream.protocol.messages import Error
 
-WORDS = ["one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"]
-
-
-@dataclass
-class Figures:
-    """What is measured."""
-
-    calls: int = 0
-    utterances: int = 0
-    words: int = 0
-    interruptions: int = 0
-    drops: int = 0
-    pause_ms: list[float] = field(default_factory=list)  # from sending pause to its answer, after which is silence
-    first_audio_ms: list[float] = field(default_factory=list)
-    memory: list[tuple[float, float, int]] = field(default_factory=list)  # seconds, MB, open files
-
-
-class Caller:
-    """One call after the other. Every item that comes is checked."""
-
-    def __init__(self, server: Serve, figures: Figures, chance: random.Random) -> None:
-        self.server, self.figures, self.chance = server, figures, chance
-        self.client: Client
-        self.paused = False
-        self.clock: float = 0.0
-        self.asked: list[str] = []  # words of this turn that were not interrupted
-        self.said: list[str] = []
-        self.waiting: set[int] = set()  # utterances that are not done, as the server numbers them
-        self.number = 0
-        self.told: set[tuple[str, int]] = set()
-        self.sent_at = 0.0
-
-    async def call(self) -> None:
-        """One conversation of a few random acts."""
-        self.client = await take_slot(self.server)
-        try:
-            await self._ask(first=True)
-            for _ in range(self.chance.randint(2, 6)):
-                await self.chance.choice([self._add, self._interrupt, self._drop, self._listen, self._hold])()
-            await self._finish()
-            await self.client.reset()
-            await self._until(ResetDone)
-        finally:
-            await self.client.close()
-        self.figures.calls += 1
-
-    async def _ask(self, first: bool = False) -> None:
-        words = [self.chance.choice(WORDS) for _ in range(self.chance.randint(2, 12))]
-        text = f"[S{self.chance.randint(1, 2)}] {' '.join(words)}."
-        self.asked += [*words[:-1], f"{words[-1]}."]
-        self.number += 1
-        self.waiting.add(self.number)
-        self.figures.utterances += 1
-        if first:
-            await self.client.start(text)
-            await self._until(Started)
-        else:
-            await self.client.inject(text)
-
-    async def _add(self) -> None:
-        await self._listen()
-        await self._ask()
-
-    async def _listen(self) -> None:
-        """For a while; or until everything was said."""
-        until = self.clock + self.chance.uniform(0, 2500)
-        while self.waiting and self.clock < until:
-            self._check(await self._next())
-
-    async def _finish(self) -> None:
-        while self.waiting:
-            self._check(await self._next())
-        assert self.said == self.asked, f"asked {self.asked}, said {self.said}"
-        self.figures.words += len(self.said)
-        self.asked, self.said = [], []
-
-    async def _pause(self, played: float | None) -> Paused:
-        began = time.monotonic()
-        await self.client.pause(played)
-        paused = await self._until(Paused)
-        self.figures.pause_ms.append((time.monotonic() - began) * 1000)
-        self.paused = True
-        return paused
-
-    async def _hold(self) -> None:
-        """Pause, and go on as if nothing had been."""
-        await self._listen()
-        await self._pause(None)
-        await asyncio.sleep(self.chance.uniform(0, 0.2))
-        await self.client.resume()
-        self.paused = False
-
-    async def _interrupt(self) -> None:
-        """Pause at what was heard, and say something else."""
-        await self._listen()
-        await self._rewind(max(0.0, self.clock - self.chance.uniform(0, 2500)))
-
-    async def _rewind(self, played: float) -> None:
-        paused = await self._pause(played)
-        self._check_report(paused)
-        self.paused, self.waiting, self.asked, self.said = False, set(), [], []
-        await self._ask()
-        self.figures.interruptions += 1
-
-    def _check_report(self, paused: Paused) -> None:
-        """Spoken and pending end with what was asked for and not interrupted; a turn may have begun before that."""
-        turn = [*paused.spoken.split(), *paused.pending.split()]
-        asked = self.asked[-len(turn) :] if turn else []
-        assert turn[-len(asked) :] == asked if asked else True, f"asked {self.asked}, reported {paused}"
-
-    async def _drop(self) -> None:
-        """The socket breaks; the client comes back and goes on, or says something else."""
-        await self._listen()
-        had = self.client.received_ms
-        self.client.socket.transport.abort()
-        await asyncio.sleep(self.chance.choice([0, 0.01, 0.3]))
-        id = self.client.ready.conversation
-        self.client = await take_slot(self.server, conversation=id, received_ms=had)
-        assert self.client.ready.conversation == id
-        self.figures.drops += 1
-        await self._until(Paused)
-        if self.chance.random() < 0.3:
-            await self._rewind(max(0.0, self.clock - 500))
-        else:
-            await self.client.resume()
-
-    async def _until(self, kind: type[Event]) -> Any:
-        while True:
-            item = await self._next()
-            if isinstance(item, kind):
-                return item
-            self._check(item)
-
-    async def _next(self) -> Any:
-        return await asyncio.wait_for(self.client.receive(), 30)
-
-    def _check(self, item: Any) -> None:
-        assert not isinstance(item, Error), item
-        if isinstance(item, Audio):
-            assert not self.paused, "audio in a pause"
-            self.clock += 80
-        elif isinstance(item, WordEvent):
-            if (item.id, item.start_ms) in self.told:  # again, after a drop
-                return
-            self.told.add((item.id, item.start_ms))
-            assert abs(item.start_ms - self.clock) < 1, f"{item} at {self.clock}"
-            self.said.append(item.word)
-        elif isinstance(item, Done):
-            if ("done", int(item.id)) in self.told:
-                return
-            self.told.add(("done", int(item.id)))
-            # Of an utterance that was sent to its end it may come after the interruption.
-            self.waiting.discard(int(item.id))
-
-
-async def calls(server: Serve, figures: Figures, minutes: float, seed: int) -> None:
-    """The scripted caller, and every few seconds a second client that is refused."""
-    caller, began, looked = Caller(server, figures, random.Random(seed)), time.monotonic(), 0.0
-    while time.monotonic() < began + minutes * 60:
-        caller.__init__(server, figures, caller.chance)  # type: ignore[misc]
-        await caller.call()
-        if time.monotonic() > looked + 5:
-            looked = time.monotonic()
-            figures.memory.append((looked - began, server.resident, server.open_files))
-
-
-KILLED = """
-import socket, sys
-s = socket.create_connection(("127.0.0.1", int(sys.argv[1])))
-s.sendall(b"GET / HTTP/1.1\\r\\nHost: 127.0.0.1\\r\\nUpgrade: websocket\\r\\nConnection: Upgrade\\r\\n"
-          b"Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\\r\\nSec-WebSocket-Version: 13\\r\\n\\r\\n")
-text = b'{"cmd": "start", "text": "' + sys.argv[2].encode() + b'"}'
-s.sendall(b"\\x81\\xfe" + len(text).to_bytes(2, "big") + bytes(4) + text)
-heard = 0
-while True:
-    heard += len(s.recv(65536))
-    if heard > 20000:
-        print("speaking", flush=True)
-"""
-
-
-async def kills(server: Serve, count: int) -> list[float]:
-    """Kills a client in mid-speech, again and again. Milliseconds from then until the next one is heard."""
-    until_free = []
-    for _ in range(count):
-        command = [sys.executable, "-S", "-c", KILLED, str(server.port), LONG]
-        with killed(subprocess.Popen(command, stdout=subprocess.PIPE, text=True)) as process:
-            assert process.stdout is not None
-            assert await asyncio.to_thread(process.stdout.readline) == "speaking\n"
-            process.send_signal(signal.SIGKILL)
-            process.wait()
-            began = time.monotonic()
-            client = await take_slot(server, seconds=2)
-            until_free.append((time.monotonic() - began) * 1000)
-            await client.close()
-    return until_free
-
-
-async def pings(server: Serve, count: int) -> dict[str, float]:
-    """A client that speaks, and sends that many pings meanwhile."""
-    memory, began = server.resident, time.monotonic()
-    async with await take_slot(server) as client:
-        await client.start(LONG)
-        await hear(client, Audio)
-
-        async def flood() -> None:
-            for _ in range(count // 1000):
-                client.socket.transport.write(b"\x89\x80\0\0\0\0" * 1000)
-                await (await client.socket.ping())  # who reads no answers is dropped: see connection.MAX_UNREAD
-
-        flooding, gap, last = asyncio.create_task(flood()), 0.0, time.monotonic()
-        while not flooding.done():
-            item = await client.receive()
-            if isinstance(item, Audio):
-                gap, last = max(gap, time.monotonic() - last), time.monotonic()
-            elif isinstance(item, Done):
-                await client.start(LONG)
-        taken = time.monotonic() - began
-        await client.reset()
-        await hear(client, ResetDone)
-    return {"pings": count, "seconds": taken, "largest_gap_ms": gap * 1000, "memory_mb": server.resident - memory}
-
-
-async def crowd(server: Serve) -> dict[str, float]:
-    """Twenty clients at once; the one that gets the slot speaks."""
-
-    async def arrive() -> tuple[Client | None, float]:
-        began = time.monotonic()
-        try:
-            return await connect(server.url), time.monotonic() - began
-        except CommandError:
-            return None, time.monotonic() - began
-
-    came = await asyncio.gather(*[arrive() for _ in range(20)])
-    [(client, _)] = [(client, at) for client, at in came if client is not None]
-    await client.start(LONG)
-    await hear(client, Audio)
-    late = [await arrive() for _ in range(50)]
-    await client.reset()
-    await hear(client, ResetDone)
-    await client.close()
-    alone = [at * 1000 for _, at in late]
-    return {
-        "all_at_once_slowest_ms": max(at for _, at in came) * 1000,
-        "refused_while_speaking_median_ms": statistics.median(alone),
-        "refused_while_speaking_slowest_ms": max(alone),
-    }
-
-
-async def never_reads(server: Serve) -> dict[str, float]:
-    """A client that asks for a lot, and takes nothing."""
-    memory, made, began = server.resident, server.metric("dia2stream_frames_total"), time.monotonic()
-    with socket.socket() as raw:
-        raw.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-        raw.connect(("127.0.0.1", server.port))
-        raw.sendall(
-            b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
-            b"Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\nSec-WebSocket-Version: 13\r\n\r\n"
-        )
-        text = json.dumps({"cmd": "start", "text": LONG * 10}).encode()
-        raw.sendall(b"\x81\xfe" + len(text).to_bytes(2, "big") + bytes(4) + text)
-        client = await take_slot(server, seconds=60)
-        seconds = time.monotonic() - began
-        frames = server.metric("dia2stream_frames_total") - made
-        await client.close()
-    return {"seconds_until_free": seconds, "frames_made": frames, "memory_mb": server.resident - memory}
-
-
-async def half_speed(server: Serve, seconds: float) -> dict[str, float]:
-    """A client that takes half of what is spoken in real time."""
-    memory, made, began = server.resident, server.metric("dia2stream_frames_total"), time.monotonic()
-    async with await take_slot(server, max_queue=1) as client:
-        await client.start(LONG * 3)
-        while time.monotonic() < began + seconds:
-            if isinstance(await client.receive(), Audio):
-                await asyncio.sleep(0.16)
-        ahead = server.metric("dia2stream_frames_total") - made - client.received_ms / 80
-        asked = time.monotonic()
-        await client.pause()
-        await hear(client, Paused)
-        answer = time.monotonic() - asked
-        await client.reset()
-        await hear(client, ResetDone)
-    return {"frames_ahead": ahead, "pause_answered_s": answer, "memory_mb": server.resident - memory}
-
-
-async def too_big(server: Serve) -> dict[str, float]:
-    """Ten megabytes in one message."""
-    memory = server.resident
-    client = await take_slot(server)
-    began = time.monotonic()
-    with contextlib.suppress(ConnectionClosed):
-        await client.socket.send("x" * 10_000_000)
-    with contextlib.suppress(Disconnected):
-        await hear(client, Done)
-    assert client.socket.close_code == 1009
-    return {"seconds": time.monotonic() - began, "memory_mb": server.resident - memory}
-
-
-def percentile(values: list[float], share: float) -> float:
-    return sorted(values)[min(len(values) - 1, int(share * len(values)))] if values else 0.0
-
-
-def drift(memory: list[tuple[float, float, int]]) -> dict[str, float]:
-    """The first fifth is warming up; from there to the end, in MB and files an hour by least squares."""
-    steady = memory[len(memory) // 5 :]
-    if len(steady) < 3:
-        return {}
-    hours = [seconds / 3600 for seconds, _, _ in steady]
-    slope = statistics.linear_regression
-    return {
-        "mb_first": steady[0][1],
-        "mb_last": steady[-1][1],
-        "mb_an_hour": slope(hours, [mb for _, mb, _ in steady]).slope,
-        "files_first": steady[0][2],
-        "files_last": steady[-1][2],
-    }
+MOST_FAULTS = 30  # the run ends: more of them say nothing new
+LOOK_SECONDS = 5.0
+# Growth from the second fifth of the run to the last that is no leak: the larger of these.
+GROWTH_MB, GROWTH_SHARE, GROWTH_FILES = 40, 0.08, 10
+# What may go wrong with a call without being a fault of this program.
+WRONG = (AssertionError, Dia2StreamError, OSError, EOFError, asyncio.TimeoutError)
 
 
 class Report(dict[str, dict[str, Any]]):
@@ -357,79 +50,279 @@ class Report(dict[str, dict[str, Any]]):
         super().__setitem__(part, values)
         print(f"{part}:")
         for name, value in values.items():
-            print(f"  {name:34} {value:10.1f}" if isinstance(value, float) else f"  {name:34} {value:10}", flush=True)
+            print(
+                f"  {name:34} {value:12.1f}" if isinstance(value, float) else f"  {name:34} {value!s:>12}", flush=True
+            )
 
 
-async def run(options: argparse.Namespace) -> Report:
-    figures, report = Figures(), Report()
-    with Serve(before=QUICK, ping_seconds=5, linger=30) as server:
-        await calls(server, figures, options.minutes, options.seed)
+# ---- Calls ----
+
+
+class Run:
+    """Callers, bad clients and stops on one server, for a time."""
+
+    def __init__(self, server: Serve, figures: Figures, options: argparse.Namespace) -> None:
+        self.server, self.figures, self.options = server, figures, options
+        self.known = KnownCall(server, figures, exact=options.slots == 1)
+        self.looks: list[tuple[float, float, int, float]] = []  # seconds, MB, open files, MB on the GPU
+        self._began = self._until = time.monotonic()
+
+    async def run(self) -> None:
+        """The whole time. What is wrong is in the figures."""
+        await self.known.learn()
+        self._began = time.monotonic()
+        self._until = self._began + 60 * self.options.minutes
+        beside = [asyncio.create_task(self._look()), asyncio.create_task(self._stop_server())]
+        await asyncio.gather(*[self._act(number) for number in range(self.options.calls)])
+        for task in beside:
+            task.cancel()
+        await asyncio.gather(*beside, return_exceptions=True)
+
+    @property
+    def _goes_on(self) -> bool:
+        return time.monotonic() < self._until and len(self.figures.faults) < MOST_FAULTS
+
+    async def _act(self, number: int) -> None:
+        chance = random.Random(self.options.seed * 1000 + number)
+        caller = Caller(self.server, self.figures, chance)
+        while self._goes_on:
+            name, act = self._choose(caller, chance)
+            try:
+                await act
+                self.figures.count(f"ran {name}")
+            except WRONG as error:
+                self.figures.fault(f"{name} after {time.monotonic() - self._began:.0f} s", error)
+
+    def _choose(self, caller: Caller, chance: random.Random) -> tuple[str, Awaitable[None]]:
+        dice = chance.random()
+        if dice < self.options.bad:
+            client = chance.choice(BAD_CLIENTS)
+            return client.__name__, client(self.server, self.figures, chance)
+        if dice < self.options.bad + 0.2:
+            return "known call", self.known.call(chance)
+        return "call", caller.call()
+
+    async def _look(self) -> None:
+        on_gpu = self.options.device != "cpu"
+        while True:
+            gpu = await asyncio.to_thread(self.server.metric, "dia2stream_gpu_memory_bytes") if on_gpu else 0.0
+            seconds = time.monotonic() - self._began
+            self.looks.append((seconds, self.server.resident, self.server.open_files, gpu / 2**20))
+            await asyncio.sleep(LOOK_SECONDS)
+
+    async def _stop_server(self) -> None:
+        """Suspends the server as a machine that is migrated: for seconds, and once for longer than its patience."""
+        chance, long = random.Random(self.options.seed), self.options.minutes >= 10
+        while True:
+            await asyncio.sleep(self.options.stop_every)
+            if not self._goes_on:
+                return
+            is_long = long and time.monotonic() - self._began > 30 * self.options.minutes
+            long = long and not is_long
+            self.server.process.send_signal(signal.SIGSTOP)
+            try:
+                await asyncio.sleep(33 if is_long else chance.uniform(1, 5))
+            finally:
+                self.server.process.send_signal(signal.SIGCONT)
+            self.figures.count("server_stops")
+
+    def drift(self) -> dict[str, float]:
+        """The first fifth is warming up; the second is compared with the last one."""
+        fifth = len(self.looks) // 5
+        if not fifth:
+            return {}
+        rows: dict[str, float] = {}
+        for place, name in ((1, "memory_mb"), (2, "open_files"), (3, "gpu_memory_mb")):
+            for when, part in (("second_fifth", self.looks[fifth : 2 * fifth]), ("last_fifth", self.looks[-fifth:])):
+                rows[f"{name}_{when}"] = statistics.median(look[place] for look in part)
+        if self.options.minutes >= 5:
+            self._judge(rows)
+        return rows
+
+    def _judge(self, rows: dict[str, float]) -> None:
+        for name, most in (("memory_mb", GROWTH_MB), ("open_files", GROWTH_FILES), ("gpu_memory_mb", GROWTH_MB)):
+            before, after = rows[f"{name}_second_fifth"], rows[f"{name}_last_fifth"]
+            if after > before + max(most, GROWTH_SHARE * before):
+                self.figures.fault("growth", AssertionError(f"{name} grew from {before:.0f} to {after:.0f}"))
+
+
+async def calls(options: argparse.Namespace, figures: Figures, report: Report) -> None:
+    """The long part: everybody at once."""
+    with Serve(**flags(options), ping_seconds=5, linger=30) as server:
+        run = Run(server, figures, options)
+        await run.run()
+        report["calls"] = {"minutes": options.minutes, "slots": options.slots, **figures.table(), **run.drift()}
         frames = server.metric("dia2stream_frame_seconds_count")
-        frame_ms = 1000 * server.metric("dia2stream_frame_seconds_sum") / frames
-        p99 = percentile(figures.pause_ms, 0.99)
-        report["calls"] = {
-            "minutes": options.minutes,
-            **{name: getattr(figures, name) for name in ("calls", "utterances", "words", "interruptions", "drops")},
-            "frame_ms": frame_ms,
-            "pauses": len(figures.pause_ms),
-            "pause_to_silence_p50_ms": percentile(figures.pause_ms, 0.5),
-            "pause_to_silence_p99_ms": p99,
-            "pause_to_silence_p99_frames": p99 / frame_ms,
-            "real_time_factor": server.metric("dia2stream_real_time_factor"),
-            **drift(figures.memory),
-        }
-        memory = server.resident
-        until_free = await kills(server, options.kills)
-        report["kills"] = {
-            "killed": options.kills,
-            "slot_free_median_ms": percentile(until_free, 0.5),
-            "slot_free_slowest_ms": max(until_free, default=0),
-            "memory_mb": server.resident - memory,
-        }
-        report["crowd"] = await crowd(server)
-        report["pings"] = await pings(server, options.pings)
-        report["ten_megabytes"] = await too_big(server)
-        report["half_speed"] = await half_speed(server, 10)
-        report["never_reads"] = await never_reads(server)
-        async with await take_slot(server) as client:  # and it still speaks
+        async with await take_slot(server, **PATIENT) as client:  # and it still speaks
             await client.start(SHORT)
             await hear(client)
-        report["end"] = {"open_files": server.open_files, "memory_mb": server.resident, "exit_code": server.stop()}
-        faults = [line for line in server.log if "Traceback" in line or " ERROR " in line]
-        assert not faults, faults
-    if options.plot:
-        plot(figures.memory, options.plot)
-    return report
+        report["server"] = {
+            "frame_ms": 1000 * server.metric("dia2stream_frame_seconds_sum") / max(1, frames),
+            "real_time_factor": server.metric("dia2stream_real_time_factor"),
+            "open_files": server.open_files,
+            "memory_mb": server.resident,
+            "exit_code": server.stop(),
+        }
+        check_end(server, figures, code=0)
 
 
-def plot(memory: list[tuple[float, float, int]], file: str) -> None:
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(8, 4))
-    axes = figure.subplots()
-    axes.plot([s / 60 for s, _, _ in memory], [mb for _, mb, _ in memory], label="memory, MB")
-    axes.plot([s / 60 for s, _, _ in memory], [files for _, _, files in memory], label="open files")
-    axes.set_xlabel("minutes")
-    axes.set_ylim(0)
-    axes.legend()
-    figure.savefig(file)
+def check_end(server: Serve, figures: Figures, code: int, expected: str = "nothing") -> None:
+    """How the process has ended, and what it has logged."""
+    if server.process.returncode != code:
+        figures.fault("exit", AssertionError(f"code {server.process.returncode}, not {code}"))
+    for line in server.faults:
+        if expected not in line:
+            figures.fault("log", AssertionError(line.strip()))
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+def flags(options: argparse.Namespace, **others: Any) -> dict[str, Any]:
+    """The flags of a server, and what is set for it otherwise."""
+    environment = {"DIA2STREAM_LISTEN": "1"}
+    return {
+        "model": options.model,
+        "device": options.device,
+        "slots": options.slots,
+        "environment": environment,
+        **others,
+    }
+
+
+# ---- Each bad client alone ----
+
+
+async def each_alone(options: argparse.Namespace, figures: Figures, report: Report) -> None:
+    """Every kind of bad client on a server of one slot: when the next client is heard, and what memory was taken."""
+    with Serve(**flags(options, slots=1), before=QUICK, ping_seconds=3, linger=30) as server:
+        chance, rows = random.Random(options.seed), {}
+        await known_alone(server, figures, chance, options.times)
+        for client in BAD_CLIENTS:
+            if server.process.poll() is not None:
+                break
+            memory, seconds = server.resident, []
+            for _ in range(options.times):
+                try:
+                    await client(server, figures, chance)
+                    seconds.append(await heard_after(server))
+                except WRONG as error:
+                    figures.fault(f"{client.__name__} alone", error)
+            rows[f"{client.__name__} next_heard_s"] = max(seconds, default=0.0)
+            rows[f"{client.__name__} memory_mb"] = server.resident - memory
+        server.stop()
+        report["alone"] = rows
+        check_end(server, figures, code=0)
+
+
+async def known_alone(server: Serve, figures: Figures, chance: random.Random, times: int) -> None:
+    """Reconnects in mid-speech, compared to the byte."""
+    known = KnownCall(server, figures, exact=True)
+    await known.learn()
+    for _ in range(4 * times):
+        try:
+            await known.call(chance)
+        except WRONG as error:
+            figures.fault("known call alone", error)
+
+
+async def heard_after(server: Serve) -> float:
+    """Seconds until another client is heard."""
+    began = time.monotonic()
+    client = await take_slot(server, **PATIENT)
+    await client.start(SHORT)
+    await hear(client, Audio)
+    await client.hang_up()
+    return time.monotonic() - began
+
+
+# ---- An engine that dies or hangs ----
+
+
+async def engine_ends(before: str, options: argparse.Namespace, figures: Figures, report: Report, part: str) -> None:
+    """All slots speak; then the engine dies or hangs. Clients are told, the process ends, and another one serves."""
+    with tempfile.TemporaryDirectory() as folder:
+        flag = Path(folder) / "now"
+        with Serve(**flags(options), before=before.format(flag=str(flag), lost=6.0)) as server:
+            clients = [await take_slot(server, **PATIENT) for _ in range(options.slots)]
+            for client in clients:
+                await client.start(LONG)
+            for client in clients:
+                await hear(client, Audio)
+            began = time.monotonic()
+            flag.touch()
+            told = await asyncio.gather(*[told_of_the_end(client) for client in clients])
+            await asyncio.to_thread(server.process.wait, PATIENCE)
+            report[part] = {
+                "clients": len(clients),
+                "last_client_told_s": max(told) - began,
+                "process_ended_s": time.monotonic() - began,
+                "exit_code": server.process.returncode,
+            }
+            if server.process.returncode != 1:
+                figures.fault(part, AssertionError(f"the process ended with {server.process.returncode}"))
+
+
+async def told_of_the_end(client: Any) -> float:
+    """When a client that speaks has been told `internal` and is let go with 1011."""
+    assert (await hear(client, Error))[-1].code == "internal"
+    try:
+        while True:
+            await client.receive()
+    except Disconnected as error:
+        if "1011" not in str(error):
+            raise
+    return time.monotonic()
+
+
+# ---- The program ----
+
+
+async def run(options: argparse.Namespace) -> tuple[Report, Figures]:
+    asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(16 + options.calls))
+    report, figures = Report(), Figures()
+    parts: Sequence[tuple[str, Callable[[], Awaitable[None]]]] = (
+        ("alone", lambda: each_alone(options, figures, report)),
+        ("engine_dies", lambda: engine_ends(DIES, options, figures, report, "engine_dies")),
+        ("step_hangs", lambda: engine_ends(HANGS, options, figures, report, "step_hangs")),
+        ("calls", lambda: calls(options, figures, report)),
+    )
+    for name, part in parts:
+        if name in options.parts.split(","):
+            try:
+                await part()
+            except WRONG as error:
+                figures.fault(name, error)
+    report["faults"] = {str(number): fault for number, fault in enumerate(figures.faults, start=1)}
+    return report, figures
+
+
+def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=(__doc__ or "").splitlines()[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
+    )
     parser.add_argument("--minutes", type=float, default=30, help="of calls")
-    parser.add_argument("--kills", type=int, default=100, help="clients killed in mid-speech")
-    parser.add_argument("--pings", type=int, default=1_000_000)
-    parser.add_argument("--seed", type=int, default=0, help="of what the caller does")
+    parser.add_argument("--calls", type=int, default=4, help="who act at once")
+    parser.add_argument("--slots", type=int, help="of the server; as many as calls if not given")
+    parser.add_argument("--model", default="random:tiny")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--bad", type=float, default=0.2, help="the share of acts that are a bad client's")
+    parser.add_argument("--stop-every", type=float, default=300, help="seconds between two SIGSTOPs of the server")
+    parser.add_argument("--times", type=int, default=3, help="how often each bad client comes alone")
+    parser.add_argument("--parts", default="alone,engine_dies,step_hangs,calls", help="which to run")
+    parser.add_argument("--seed", type=int, default=0, help="of what the callers do")
     parser.add_argument("--json", help="write the figures here too")
-    parser.add_argument("--plot", help="draw memory and open files over the time of the calls, a PNG")
-    options = parser.parse_args()
-    report = asyncio.run(run(options))
+    options = parser.parse_args(arguments)
+    options.slots = options.slots or options.calls
+    return options
+
+
+def main() -> int:
+    options = parse()
+    report, figures = asyncio.run(run(options))
     line = json.dumps(report)
     print(line)
     if options.json:
         Path(options.json).write_text(line + "\n", encoding="utf-8")
+    return 1 if figures.faults else 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

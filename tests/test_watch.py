@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 from piping import PATIENCE
-from serving import LONG, SHORT, Serve, hear, on_loop, take_slot
+from serving import DIES, HANGS, LONG, SHORT, Serve, hear, on_loop, take_slot
 
 from dia2stream.client import connect
 from dia2stream.errors import CommandError, Disconnected
@@ -67,33 +67,6 @@ def test_a_process_that_was_suspended_does_not_blame_the_engine():
     assert looking.watch.problem is None
     looking.wait(10)
     assert looking.watch.problem is not None
-
-
-# What befalls the engine once the file is there; in the server's process.
-DIES = """
-from pathlib import Path
-from dia2stream.engine.scheduler import Scheduler
-class Fatal(BaseException): pass
-decide = Scheduler.decide
-def dies(self, now):
-    if Path({flag!r}).exists():
-        raise Fatal("out of luck")
-    return decide(self, now)
-Scheduler.decide = dies
-"""
-HANGS = """
-import time
-from pathlib import Path
-from dia2stream.engine.batch import Batch
-from dia2stream.server import watch
-watch.STUCK_SECONDS, watch.LOST_SECONDS = 2.0, {lost}
-step = Batch.step
-def hangs(self, conversations):
-    while Path({flag!r}).exists():
-        time.sleep(0.1)
-    return step(self, conversations)
-Batch.step = hangs
-"""
 
 
 @on_loop

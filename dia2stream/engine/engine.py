@@ -333,8 +333,9 @@ class Engine:
             if order is CLOSE:
                 self._release(session)
             elif not session.ended:
+                started = time.monotonic()
                 self._carry_out(session, order, arrived)
-                started, now = now, time.monotonic()
+                now = time.monotonic()
                 self.order_seconds.note(order, now - started)
             session.carried_out(order)
             self._changed.add(session)
