@@ -227,6 +227,7 @@ class Watch:
         self.outcomes: Counter[str] = Counter()
         self.faults: list[dict[str, Any]] = []
         self.grown = 0  # bytes, of the worker that grew most
+        self.memory: list[list[int]] = []  # bytes of each worker, every REPORT_EVERY cases
         self.cases = 0
         self._case = 0  # the one that runs now
         self._began = 0.0
@@ -259,6 +260,7 @@ class Watch:
             else:
                 self._fault(self._case, f"the process ended with {worker.wait()}")
             worker.kill()
+        self.memory.append(self._memory)
         settled = self._memory[100 // REPORT_EVERY :]
         self.grown = max(self.grown, max(settled) - settled[0] if settled else 0)
         return self._case
@@ -325,6 +327,7 @@ def main() -> int:
     print(f"{watch.cases} cases of seed {options.seed}, {found} faults, memory grew by {grown / 1e6:.0f} MB at most")
     if options.json:
         told = {"cases": watch.cases, "outcomes": watch.outcomes, "grown": grown, "faults": watch.faults}
+        told["memory"] = watch.memory
         options.json.write_text(json.dumps(told, indent=1))
     return int(bool(found) or grown > GROWTH)
 

@@ -350,6 +350,11 @@ def test_sizes_beyond_any_memory_are_a_bad_config(folder: Path, size: int) -> No
     assert refusal(folder, ConfigError).startswith("the config's sizes are beyond any memory: ")
 
 
+def test_a_conversation_beyond_any_memory_is_refused(folder: Path) -> None:
+    edit(folder / "config.json", lambda raw: raw["runtime"].update(max_context_steps=10**400))
+    assert refusal(folder, DeviceError).startswith(f"out of memory: {folder} needs over 10^12 GB in float32, ")
+
+
 def _load_in_less_memory() -> None:
     used = int(re.findall(r"VmSize:\s+(\d+)", Path("/proc/self/status").read_text())[0]) * 1024
     resource.setrlimit(resource.RLIMIT_AS, (used + (300 << 20), -1))
@@ -530,6 +535,22 @@ def test_a_tokenizer_larger_than_the_vocabulary_is_refused(folder: Path) -> None
 def test_a_broken_tokenizer_is_refused(folder: Path, content: str) -> None:
     (folder / "tokenizer.json").write_text(content)
     assert refusal(folder).startswith(f"{folder / 'tokenizer.json'}: not a tokenizer: ")
+
+
+@pytest.mark.parametrize("prefix", ["-1", "\u0663", "\x1b[31m"])
+def test_a_tokenizer_at_which_the_library_would_panic_is_refused(folder: Path, capfd: Any, prefix: str) -> None:
+    edit(folder / "tokenizer.json", lambda raw: raw["model"].update(continuing_subword_prefix=prefix))
+    assert refusal(folder).startswith(f"{folder / 'tokenizer.json'}: its merges have a continuing_subword_prefix")
+    assert capfd.readouterr().err == ""
+
+
+@pytest.mark.parametrize("prefix", ["-1", "\x1b[31m"])
+def test_a_panic_of_the_library_is_one_line_too(folder: Path, prefix: str) -> None:
+    """Written so that we do not see beforehand what the library will meet."""
+    edit(folder / "tokenizer.json", lambda raw: raw["model"].update(a_subword_prefix=prefix))
+    path = folder / "tokenizer.json"
+    path.write_text(path.read_text().replace('"a_subword_prefix"', r'"\u0063ontinuing_subword_prefix"'))
+    assert refusal(folder).startswith(f"{path}: not a tokenizer: ")
 
 
 @pytest.mark.parametrize("added", [3, {"x": {}}, {"500": "[S9]"}])

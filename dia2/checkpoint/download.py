@@ -159,4 +159,6 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
 
 def readable_size(count: int) -> str:
     """Bytes as MB or GB, as "1.2 GB"."""
+    if count > 10**21:  # a damaged config may ask for more than a float can hold
+        return "over 10^12 GB"
     return f"{count / 1e9:.1f} GB" if count >= 1e8 else f"{count / 1e6:.1f} MB"

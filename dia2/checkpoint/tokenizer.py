@@ -4,7 +4,9 @@ It is read by the `tokenizers` library alone where the checkpoint has a tokenize
 takes seconds. Files around it (tokenizer_config.json and others) may add tokens and name the first one.
 """
 
+import re
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from tokenizers import AddedToken
@@ -16,6 +18,7 @@ from dia2.strict_json import read_object
 
 SPEAKER_TAGS = ("[S1]", "[S2]")
 _TOKENIZER_FILES = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
+_BPE_PREFIX = re.compile(rb'"type"\s*:\s*"BPE"[^{}\[\]]*"continuing_subword_prefix"\s*:\s*"[^"]')
 _SLOW_TOKENIZER_FILES = ("vocab.json", "merges.txt")  # what a tokenizer without tokenizer.json is made from
 
 
@@ -64,10 +67,7 @@ def load_tokenizer(source: Source, vocabulary: int) -> LoadedTokenizer:
     side = {name: found for name in _TOKENIZER_FILES if (found := source.find(name)) is not None}
     if path is None:
         return _load_slow_tokenizer(source, vocabulary)
-    try:
-        backend = TokenizerBackend.from_file(str(path))
-    except Exception as error:  # the library raises bare Exception
-        raise CheckpointError(f"{path}: not a tokenizer: {first_line(error)}") from None
+    backend = _load_backend(path)
     settings = {name: read_object(found) for name, found in side.items()}
     config = settings.get("tokenizer_config.json", {})
     try:
@@ -76,6 +76,18 @@ def load_tokenizer(source: Source, vocabulary: int) -> LoadedTokenizer:
         raise CheckpointError(f"tokenizer {source.name}: its added tokens are damaged: {first_line(error)}") from None
     bos = _token_text(config.get("bos_token") or settings.get("special_tokens_map.json", {}).get("bos_token"))
     return LoadedTokenizer(backend, backend.token_to_id(bos) if bos else None, vocabulary, source.name)
+
+
+def _load_backend(path: Path) -> TokenizerBackend:
+    # The library panics, and prints a backtrace, at merges that do not begin with such a prefix.
+    if _BPE_PREFIX.search(path.read_bytes()):
+        raise CheckpointError(f"{path}: its merges have a continuing_subword_prefix, which no Dia2 tokenizer has")
+    try:
+        return TokenizerBackend.from_file(str(path))
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as error:  # the library raises bare Exception, and after a panic less than that
+        raise CheckpointError(f"{path}: not a tokenizer: {first_line(error)}") from None
 
 
 def _token_text(token: object) -> str | None:
