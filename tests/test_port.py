@@ -200,6 +200,33 @@ async def test_an_answer_is_given_also_to_who_has_closed_its_end():
         assert statuses(await asked(number, POST + b"Content-Length: 2\r\n\r\nhi" + GET, end=True)) == [200, 200]
 
 
+@on_loop
+async def test_an_answer_that_takes_long_reaches_a_client_that_has_closed_its_end_and_is_there(monkeypatch):
+    monkeypatch.setattr(http1, "HALF_CLOSED_SECONDS", 0.2)
+    begun, gone, answer = asyncio.Event(), asyncio.Event(), asyncio.Event()
+
+    async def slow(scope, receive, send):
+        begun.set()
+        while (await receive())["type"] != "http.disconnect":
+            pass
+        gone.set()
+
+    async def late(scope, receive, send):
+        await answer.wait()
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"4")]})
+        await send({"type": "http.response.body", "body": b"late"})
+
+    async with listening(late) as number, dialling(number, GET) as raw:
+        raw.end()
+        assert (await raw.reader.readline()).startswith(b"HTTP/1.1 100")  # which every client passes over
+        answer.set()
+        assert statuses(await raw.rest())[-1] == 200
+    async with listening(slow) as number:
+        async with dialling(number, GET):
+            await begun.wait()
+        await asyncio.wait_for(gone.wait(), 10)  # of one that is gone
+
+
 @pytest.mark.parametrize(
     ("request_", "status"),
     [
@@ -223,6 +250,9 @@ async def test_an_answer_is_given_also_to_who_has_closed_its_end():
         (HANDSHAKE.replace(b"Sec-WebSocket-Key", b"Key"), 400),
         (HANDSHAKE.replace(b"AAAAAAAAAAAAAAAAAAAAAA==", b"short"), 400),
         (HANDSHAKE.replace(b"Host", b"".join(b"A%d: b\r\n" % n for n in range(500)) + b"Host"), 101),
+        (HANDSHAKE.replace(b"Host", b"Cookie: \xc3\xa9\xff\r\nHost"), 101),
+        (HANDSHAKE.replace(b"Host", b"Sec-WebSocket-Protocol: \xff\r\nHost"), 400),
+        (POST + b"Transfer-Encoding: gzip, chunked\r\n\r\n", 501),
     ],
 )
 @on_loop
@@ -269,6 +299,13 @@ async def test_a_request_that_does_not_come_to_its_end_is_told(monkeypatch):
         assert statuses(await asked(number, POST + b"Content-Length: 3\r\n\r\nab")) == [408]
         assert await asked(number, b"") == b""  # who asks nothing is told nothing
         assert statuses(await asked(number, GET)) == [200]  # and is not kept for ever
+
+
+@on_loop
+async def test_a_request_whose_client_falls_silent_is_told_before_its_connection_is_dropped():
+    async with listening(limits=Limits(patience=0.3)) as number:
+        for half in (b"GET / HTT", POST + b"Content-Length: 3\r\n\r\nab", CHUNKED + b"3\r\n"):
+            assert statuses(await asked(number, half)) == [408]
 
 
 @pytest.mark.parametrize(("path", "said"), [(b"/fail", b"HTTP/1.1 500"), (b"/half", b"HTTP/1.1 200")])
@@ -490,6 +527,41 @@ async def test_a_tls_port_speaks_tls_and_tells_who_does_not(tmp_path, caplog):
         for nonsense in (b"", b"\x16", b"\x16\x03\x01\x00\x05hello", b"\0"):
             await asked(number, nonsense, end=True)
     assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
+
+
+@pytest.mark.needs("openssl")
+@on_loop
+async def test_an_answer_in_tls_arrives_although_the_input_was_not_read_to_its_end(tmp_path):
+    """A frame that is none, and so much behind it that most was not read when the server closes with 1002."""
+    made = certificate(tmp_path)
+    ours = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    ours.load_cert_chain(made["tls_cert"], made["tls_key"])
+    theirs = ssl.create_default_context(cafile=str(made["tls_cert"]))
+    theirs.check_hostname = False
+    async with listening(tls=ours) as number:
+        for _ in range(20):
+            reader, writer = await asyncio.open_connection("127.0.0.1", number, ssl=theirs)
+            writer.write(HANDSHAKE + frame(0xF1, b"none") + bytes(60_000))
+            said = b""
+            with contextlib.suppress(ConnectionError):
+                while data := await asyncio.wait_for(reader.read(1 << 16), 20):
+                    said += data
+            writer.transport.abort()
+            assert statuses(said) == [101]
+            assert b"\x03\xea" in said  # 1002
+
+
+@on_loop
+async def test_what_fails_while_reading_is_logged_without_what_was_read(caplog, monkeypatch):
+    def fail(self: http1.Http, data: bytes) -> None:
+        raise ValueError(f"cannot read {data!r}")
+
+    monkeypatch.setattr(http1.Http, "data", fail)
+    async with listening() as number:
+        assert await asked(number, GET.replace(b"Host", b"Authorization: Bearer s3cret\r\nHost")) in (b"", b"reset")
+    [record] = [record for record in caplog.records if record.levelno >= logging.WARNING]
+    assert record.error == "ValueError"
+    assert "s3cret" not in str(vars(record))
 
 
 # ---- The end ----

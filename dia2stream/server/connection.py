@@ -17,6 +17,7 @@ What is spoken over a socket is a speaker's business: it begins as HTTP (`http1.
   has closed its socket answers that with a reset.
 - **An answer arrives.** Closing a socket whose input was not read to its end makes the kernel throw away what was just
   sent. So a connection closes in two steps: our end first, and after the client's end, or LINGER_SECONDS, the rest.
+  TLS has no first step: there, what has come is read, and the connection closed once no more comes.
 """
 
 import asyncio
@@ -24,6 +25,7 @@ import contextlib
 import logging
 import select
 import socket
+import traceback
 from collections.abc import Awaitable, Callable, Coroutine, MutableMapping
 from dataclasses import dataclass
 from email.utils import formatdate
@@ -37,6 +39,7 @@ WRITE_LIMIT = 16 * 1024  # four frames of PCM16
 # Pongs, and answers to pipelined requests, are not held back by the write limit. Who asks and reads nothing ends here.
 MAX_UNREAD = 256 * 1024
 LINGER_SECONDS = 2.0
+QUIET_SECONDS = 0.3  # without input, after which there is none on its way
 _HANG_UP = getattr(select, "POLLRDHUP", 0)  # Linux: the client has closed its end, whether we have read so far or not
 
 Scope: TypeAlias = MutableMapping[str, Any]
@@ -139,7 +142,15 @@ class Connection(asyncio.BufferedProtocol):
         self._alive = self.active = self.loop.time()
         if self.closing:
             return  # read, so that what was sent arrives, and not looked at
-        self._speaker.data(bytes(self._buffer[:nbytes]))
+        try:
+            self._speaker.data(bytes(self._buffer[:nbytes]))
+        except (
+            Exception
+        ) as error:  # a fault of ours; asyncio would log its message, which may hold what the client sent
+            stack = "".join(traceback.format_tb(error.__traceback__))
+            _log.error("reading a connection failed", extra={"error": type(error).__name__, "stack": stack})
+            self.drop("the server failed")
+            return
         if self.transport.get_write_buffer_size() > MAX_UNREAD:
             self.drop("it reads nothing of what it asks for")
 
@@ -204,13 +215,15 @@ class Connection(asyncio.BufferedProtocol):
         if self.closing:
             return
         self.closing = True
-        if self._client_ended or not self.transport.can_write_eof():
+        self._closed_at = self.loop.time()
+        half = self.transport.can_write_eof()
+        if self._client_ended or not (half or self._has_unread()):
             self.transport.close()
             return
         with contextlib.suppress(OSError, RuntimeError):  # it is closing by itself
-            self.transport.write_eof()
+            if half:
+                self.transport.write_eof()
             self.transport.resume_reading()
-        self._closed_at = self.loop.time()
 
     def drop(self, reason: str) -> None:
         """Gives up on the client at once."""
@@ -239,8 +252,18 @@ class Connection(asyncio.BufferedProtocol):
             self._closed_at = now
         elif now - self._closed_at >= LINGER_SECONDS:
             self.transport.abort()
+        elif not self.transport.can_write_eof() and now - self.active >= QUIET_SECONDS:
+            self.transport.close()
         if held_back and not unsent and not self.closing:
             self._speaker.probe()
+
+    def _has_unread(self) -> bool:
+        """Whether there is input that nobody has read, as far as the kernel knows."""
+        if not self.transport.is_reading():
+            return True
+        ours, poll = self.transport.get_extra_info("socket"), select.poll()
+        poll.register(ours.fileno(), select.POLLIN)
+        return bool(poll.poll(0))
 
     def _has_hung_up(self) -> bool:
         """Whether the client is gone behind messages that are not read yet: for a look, or with its whole socket."""

@@ -28,9 +28,11 @@ MAX_UNWANTED = 1024 * 1024  # bytes of a body that are read after the answer, so
 REQUEST_SECONDS = 10.0  # for a request's head to come
 BODY_SECONDS = 60.0  # and for its body
 KEEP_ALIVE_SECONDS = 15.0  # between two requests
-# Who has closed its end may still wait for its answer, or may be gone: the next bytes for it show which. When there
-# are none for so long, it is taken to be gone.
+# A client that has closed its end may wait for its answer, or may be gone. The next bytes for it show which: the kernel
+# of one that is gone answers them with a reset. So after so long without any, the client is sent `100 Continue`.
 HALF_CLOSED_SECONDS = 1.0
+# In the middle of an answer there is nothing to send but the answer.
+STALLED_SECONDS = 10.0
 
 
 class Http:
@@ -75,20 +77,28 @@ class Http:
         if self._since is None:
             self._since = now
         waited = now - self._since
+        silent = silence >= self._connection.limits.patience  # it would be dropped without an answer soon
         if self._exchange is None:
-            if waited > (KEEP_ALIVE_SECONDS if self._served else REQUEST_SECONDS):
+            if silent or waited > (KEEP_ALIVE_SECONDS if self._served else REQUEST_SECONDS):
                 if self._http.trailing_data[0]:
                     self.refuse(HTTPStatus.REQUEST_TIMEOUT, "the request did not come to its end")
                 else:
                     self._connection.close()
         elif self._ended and now - self._connection.active > HALF_CLOSED_SECONDS:
-            self._exchange.client_is_gone()
-            self._connection.close()
-        elif self._exchange.awaits_body and waited > BODY_SECONDS:
+            self._look_for_client(self._exchange, now)
+        elif self._exchange.awaits_body and (silent or waited > BODY_SECONDS):
             self.refuse(HTTPStatus.REQUEST_TIMEOUT, "the request's body did not come to its end")
 
     def probe(self) -> None:
         pass  # whoever waits for an answer is sent one, and bytes of no answer would be one
+
+    def _look_for_client(self, exchange: "Exchange", now: float) -> None:
+        """Finds out whether a client that has closed its end is there."""
+        if not exchange.started and exchange.scope["http_version"] == "1.1":
+            exchange.go_on()
+        elif not exchange.started or now - self._connection.active > STALLED_SECONDS:
+            exchange.client_is_gone()
+            self._connection.close()
 
     # ---- Requests ----
 
@@ -168,6 +178,7 @@ class Http:
         text = {
             HTTPStatus.BAD_REQUEST: "this is no HTTP request",
             HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE: f"the request's head is over {MAX_HEAD} bytes",
+            HTTPStatus.NOT_IMPLEMENTED: "a body may be sent with Content-Length, or chunked and not otherwise encoded",
         }
         self.refuse(status, text.get(status, status.phrase))
 
@@ -213,9 +224,13 @@ class Exchange:
         self._gone = True
         self._news.set()
 
+    def go_on(self) -> None:
+        """Sends `100 Continue`, which may come at any moment before the answer, and as often as one likes."""
+        self._connection.write(self._rules.send(h11.InformationalResponse(status_code=100, headers=[])) or b"")
+
     async def receive(self) -> Message:
         if self._rules.they_are_waiting_for_100_continue and not self._gone:
-            self._connection.write(self._rules.send(h11.InformationalResponse(status_code=100, headers=[])) or b"")
+            self.go_on()
         while not (self._gone or self._complete):
             if self._body or (self._body_ended and not self._body_given):
                 message = {"type": "http.request", "body": bytes(self._body), "more_body": not self._body_ended}

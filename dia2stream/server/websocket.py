@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from http import HTTPStatus
 
 from websockets.datastructures import Headers
-from websockets.exceptions import InvalidState
+from websockets.exceptions import InvalidState, WebSocketException
 from websockets.frames import Frame, Opcode
 from websockets.http11 import Request, Response
 from websockets.protocol import SERVER, State
@@ -25,6 +25,7 @@ from dia2stream.server.connection import ClientGone, Connection, Message, Scope,
 _log = logging.getLogger(__name__)
 _library_log = logging.getLogger("dia2stream.websockets")  # never at debug: it would show tokens
 
+_HANDSHAKE_HEADERS = (b"connection", b"upgrade", b"sec-websocket-")
 MAX_AHEAD = 16  # messages that wait for the application
 MAX_AHEAD_BYTES = 64 * 1024  # the same, in bytes
 MAX_EARLY = 16 * 1024  # bytes that wait for the handshake
@@ -56,15 +57,23 @@ class WebSocket:
 
     def open(self, early: bytes) -> None:
         """Checks the handshake, and has the application answer it. early: what came behind it."""
-        handshake = ServerProtocol(subprotocols=None, logger=_library_log)
-        headers = Headers(_as_text(self._scope["headers"]))
-        self._acceptance = handshake.accept(Request(self._scope["raw_path"].decode(), headers))
+        self._acceptance = self._judge_handshake()
         if self._acceptance.status_code != HTTPStatus.SWITCHING_PROTOCOLS:
             self._connection.write(self._acceptance.serialize())
             self._connection.close()
             return
         self._early = early
         self._connection.run(self._run())
+
+    def _judge_handshake(self) -> Response:
+        """The answer of the library that knows the rules: 101, or 400 and why."""
+        rules = ServerProtocol(subprotocols=None, logger=_library_log)
+        # It is shown no other headers, as it refuses bytes above 0x7F in any of them, which cookies may well have.
+        shown = [(name, value) for name, value in self._scope["headers"] if name.startswith(_HANDSHAKE_HEADERS)]
+        try:
+            return rules.accept(Request(self._scope["raw_path"].decode(), Headers(_as_text(shown))))
+        except WebSocketException:
+            return rules.reject(HTTPStatus.BAD_REQUEST, "a header of the handshake holds what no header may hold\n")
 
     # ---- Called by the connection ----
 
