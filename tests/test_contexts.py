@@ -12,18 +12,16 @@ from hypothesis import strategies as st
 from dia2stream.errors import CommandError
 from dia2stream.items import Frame, Item
 from dia2stream.protocol.messages import Command, End, Inject, Pause, Start, Started, error_event
-from dia2stream.server.dialects.contexts import (
-    MAX_CONTEXTS,
+from dia2stream.server.dialects.context_items import (
     Audio,
     ContextItem,
-    Contexts,
     Failed,
     Finished,
     Flushed,
     Interrupted,
-    Turned,
     Word,
 )
+from dia2stream.server.dialects.contexts import MAX_CONTEXTS, Contexts, Turned
 from dia2stream.server.dialects.dialect import Standing, Voice
 
 ANNA = Voice("anna")

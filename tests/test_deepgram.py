@@ -15,7 +15,8 @@ from dia2stream.audio import encode_samples
 from dia2stream.errors import CommandError
 from dia2stream.items import Frame
 from dia2stream.protocol.messages import Pause, Start
-from dia2stream.server.dialects.deepgram import ROUTES, open_v1, open_v2, refuse, speak
+from dia2stream.server.dialects.deepgram import ROUTES, open_v1, open_v2
+from dia2stream.server.dialects.deepgram_requests import refuse, speak
 from dia2stream.server.dialects.dialect import Close, Response, Standing, Translator
 
 HELLO = "Hello there my friend, how are you?"

@@ -16,15 +16,13 @@ from dia2stream.audio import encode_samples
 from dia2stream.errors import CommandError
 from dia2stream.items import Frame
 from dia2stream.protocol.messages import Pause, Start, WordEvent
-from dia2stream.server.dialects.contexts import Word
+from dia2stream.server.dialects.character_times import Aligner
+from dia2stream.server.dialects.context_items import Word
 from dia2stream.server.dialects.dialect import Close, Response, Translator
-from dia2stream.server.dialects.elevenlabs import (
-    ROUTES,
-    Aligner,
+from dia2stream.server.dialects.elevenlabs import ROUTES, open_multi, open_single
+from dia2stream.server.dialects.elevenlabs_requests import (
     get_voice,
     list_voices,
-    open_multi,
-    open_single,
     refuse,
     speak,
     speak_whole_with_timestamps,

@@ -20,20 +20,11 @@ from collections.abc import Mapping
 
 from dia2stream.audio import Encoder, SampleFormat
 from dia2stream.errors import CommandError
-from dia2stream.items import Item
 from dia2stream.protocol.fields import shown
 from dia2stream.server.dialects.containers import Container, Wanted
-from dia2stream.server.dialects.contexts import (
-    PATIENCE,
-    Audio,
-    ContextItem,
-    Contexts,
-    Failed,
-    Finished,
-    Flushed,
-    Word,
-    outputs,
-)
+from dia2stream.server.dialects.context_items import Audio, ContextItem, Failed, Finished, Flushed, Word
+from dia2stream.server.dialects.context_translator import ContextTranslator
+from dia2stream.server.dialects.contexts import PATIENCE
 from dia2stream.server.dialects.dialect import (
     Close,
     Output,
@@ -41,7 +32,6 @@ from dia2stream.server.dialects.dialect import (
     Response,
     Route,
     Served,
-    Standing,
     Translator,
     Voice,
     choose_voice,
@@ -73,18 +63,14 @@ def open_socket(request: Request, served: Served) -> Translator | Response:
     return CartesiaSocket(served)
 
 
-class CartesiaSocket(Translator):
+class CartesiaSocket(ContextTranslator):
     """One socket and its contexts."""
 
     def __init__(self, served: Served) -> None:
+        super().__init__()
         self._served = served
-        self._contexts = Contexts()
         self._forms: dict[str, _Form] = {}  # by context
         self._cancelled: deque[str] = deque(maxlen=_KEPT_CANCELLED)
-
-    def begin(self, standing: Standing, now: float) -> list[Output]:
-        self._contexts.begin(standing, now)
-        return []
 
     def receive(self, message: str | bytes, now: float) -> list[Output]:
         name = ""
@@ -95,15 +81,6 @@ class CartesiaSocket(Translator):
         except CommandError as error:
             return [_socket_error(error, name)]
 
-    def take(self, item: Item, now: float) -> list[Output]:
-        return outputs(self._contexts.take(item, now), self._tell)
-
-    def look(self, now: float) -> list[Output]:
-        return outputs(self._contexts.look(now), self._tell)
-
-    def leave(self, now: float) -> list[Output]:
-        return [*self._contexts.leave(now)]
-
     def fail(self, error: CommandError) -> list[Output]:
         names = self._contexts.names or [""]
         return [*(_socket_error(error, name) for name in names), Close(error.close_code or 1011, error.code)]
@@ -111,7 +88,7 @@ class CartesiaSocket(Translator):
     def _cancel(self, name: str, now: float) -> list[Output]:
         self._cancelled.append(name)
         self._forms.pop(name, None)
-        return outputs(self._contexts.cancel(name, now), self._tell)
+        return self._outputs(self._contexts.cancel(name, now))
 
     def _speak(self, name: str, fields: dict[str, object], now: float) -> list[Output]:
         if name in self._cancelled:
@@ -125,7 +102,7 @@ class CartesiaSocket(Translator):
         turned = self._contexts.speak(
             name, text, now, voice=form.voice, last=not more, flush=flush, patience=(delay_ms or 0.0) / 1000
         )
-        return outputs(turned, self._tell)
+        return self._outputs(turned)
 
     def _tell(self, item: ContextItem) -> list[Output]:
         match item:

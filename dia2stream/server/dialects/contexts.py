@@ -23,12 +23,9 @@ from __future__ import annotations
 import re
 import secrets
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import TypeAlias, cast
-
-import numpy as np
-from numpy.typing import NDArray
 
 from dia2stream.conversation.pace import Pace
 from dia2stream.errors import CommandError, ErrorCode
@@ -47,7 +44,16 @@ from dia2stream.protocol.messages import (
     Started,
     WordEvent,
 )
-from dia2stream.server.dialects.dialect import Output, Standing, Voice
+from dia2stream.server.dialects.context_items import (
+    Audio,
+    ContextItem,
+    Failed,
+    Finished,
+    Flushed,
+    Interrupted,
+    Word,
+)
+from dia2stream.server.dialects.dialect import Standing, Voice
 
 # How long an open utterance waits for more text: by default, and where a sentence has ended.
 PATIENCE = 3.0
@@ -57,70 +63,7 @@ MAX_WAITING_CHARS = 100_000  # of all contexts that wait for their turn
 _SENTENCE_END = re.compile(r"[.!?\u2026][\"'\u201d\u2019)\]]*\s*$")
 
 
-# --- what a context gives ---
-
-
-@dataclass(frozen=True)
-class Audio:
-    """80 ms of a context's sound, float32 [1920] in -1..1."""
-
-    context: str
-    pcm: NDArray[np.float32]
-
-
-@dataclass(frozen=True)
-class Word:
-    """A word, ahead of its sound. word: as it stands in the context's text, from text_start to text_end. In ms of the
-    context's own sound."""
-
-    context: str
-    word: str
-    start_ms: int
-    end_ms: int
-    text_start: int
-    text_end: int
-
-
-@dataclass(frozen=True)
-class Flushed:
-    """All text up to this flush has been spoken. number: from 1."""
-
-    context: str
-    number: int
-
-
-@dataclass(frozen=True)
-class Finished:
-    """A context's last sample has been sent. audio_ms: of its sound. text: all that was spoken."""
-
-    context: str
-    audio_ms: int
-    text: str
-
-
-@dataclass(frozen=True)
-class Interrupted:
-    """A context was cancelled. heard_ms: of its sound; spoken, remaining: its text before and after that, as given."""
-
-    context: str
-    heard_ms: int
-    spoken: str
-    remaining: str
-
-
-@dataclass(frozen=True)
-class Failed:
-    """The conversation refused a context's text; the context is gone. context: None when it cannot be told which."""
-
-    context: str | None
-    error: CommandError
-
-
-ContextItem: TypeAlias = Audio | Word | Flushed | Finished | Interrupted | Failed
 Turned: TypeAlias = Command | ContextItem
-
-
-# --- contexts ---
 
 
 @dataclass(eq=False)
@@ -352,11 +295,11 @@ class Contexts:
     def _interrupted(self, context: _Context, clock_ms: float, words: Iterable[HeardWord] = ()) -> Interrupted:
         """words: those of the turn, of which the conversation knows whether they were heard."""
         heard_ms = 0.0 if context.begins_ms is None else max(0.0, clock_ms - context.begins_ms)
-        told = [word for word in words if word.id in context.begun]
-        turn = min((context.begun[word.id] + word.text_start for word in told), default=len(context.text) + 1)
-        earlier = [word.text_end for word in context.words if word.text_start < turn and word.end_ms <= heard_ms]
-        ends = [context.begun[word.id] + word.text_end for word in told if word.heard]
-        spoken = max([*earlier, *ends], default=0)
+        ends = {word.text_end for word in context.words if word.end_ms <= heard_ms}
+        for word in words:
+            if word.id in context.begun:
+                (ends.add if word.heard else ends.discard)(context.begun[word.id] + word.text_end)
+        spoken = max(ends, default=0)
         remaining = context.text[spoken:] + context.waiting
         return Interrupted(context.name, round(heard_ms), context.text[:spoken], remaining)
 
@@ -496,11 +439,3 @@ class Contexts:
         if others_wait or _SENTENCE_END.search(context.text[-8:]):
             return min(context.patience, SENTENCE_PATIENCE)
         return context.patience
-
-
-def outputs(turned: Iterable[Turned], tell: Callable[[ContextItem], list[Output]]) -> list[Output]:
-    """Commands as they are, and what `tell` makes of the rest."""
-    told: list[Output] = []
-    for each in turned:
-        told += [each] if isinstance(each, Command) else tell(each)
-    return told

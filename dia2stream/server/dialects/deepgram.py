@@ -15,25 +15,17 @@ have it in. There is no control of speed; who asks for one is told so, and gets 
 from __future__ import annotations
 
 import json
-import re
 import secrets
 import uuid
 from collections.abc import Mapping
 
-from dia2stream.audio import Encoder, SampleFormat
+from dia2stream.audio import Encoder
 from dia2stream.errors import CommandError
 from dia2stream.items import Item
 from dia2stream.protocol.fields import shown
-from dia2stream.server.dialects.containers import MP3_RATES, OPUS_RATES, Container, Wanted
-from dia2stream.server.dialects.contexts import (
-    Audio,
-    ContextItem,
-    Contexts,
-    Failed,
-    Finished,
-    Interrupted,
-    outputs,
-)
+from dia2stream.server.dialects.context_items import Audio, ContextItem, Failed, Finished, Interrupted
+from dia2stream.server.dialects.context_translator import ContextTranslator
+from dia2stream.server.dialects.deepgram_requests import ENCODINGS, RATES, refuse, speak, voice_of
 from dia2stream.server.dialects.dialect import (
     Close,
     Output,
@@ -43,22 +35,11 @@ from dia2stream.server.dialects.dialect import (
     Served,
     Standing,
     Translator,
-    Voice,
-    choose_voice,
     read_object,
-    retry_after,
-    status_of,
 )
 from dia2stream.server.dialects.fields import choice_of, number_of, object_of, text_of
-from dia2stream.server.dialects.spoken import SoundWriter, SpokenAnswer
 
-_ENCODINGS: dict[str, SampleFormat] = {"linear16": "pcm16", "mulaw": "mulaw", "alaw": "alaw"}
-_RATES = {rate: rate for rate in (8000, 16000, 24000, 32000, 44100, 48000)}
-_VOICE = re.compile(r"(?:flux|aura(?:-\d+)?)-(.+)-[a-z]{2}")  # of a model's name
 _NO_SPEED = "this model sets its own pace; speed is passed over"
-
-
-# --- sockets ---
 
 
 def open_v1(request: Request, served: Served) -> Translator | Response:
@@ -71,24 +52,24 @@ def open_v2(request: Request, served: Served) -> Translator | Response:
     return FluxSocket(request, served)
 
 
-class _Socket(Translator):
+class _Socket(ContextTranslator):
     """What the two versions share: turns, and a close that waits for the last one."""
 
     def __init__(self, request: Request, served: Served) -> None:
-        encoding = choice_of(request.query, "encoding", _ENCODINGS, "pcm16")
-        rate = choice_of(request.query, "sample_rate", _RATES, 24000 if encoding == "pcm16" else 8000)
+        super().__init__()
+        encoding = choice_of(request.query, "encoding", ENCODINGS, "pcm16")
+        rate = choice_of(request.query, "sample_rate", RATES, 24000 if encoding == "pcm16" else 8000)
         self._encoder = Encoder(encoding, rate)
-        self._voice, self._served = _voice(request.query, served), served
+        self._voice, self._served = voice_of(request.query, served), served
         self._model = text_of(request.query, "model", served.model)
         self._speed = number_of(request.query, "speed", 1.0, 0.1, 10.0)
         self.request_id = str(uuid.uuid4())
         self.headers = {"dg-request-id": self.request_id, "dg-model-name": self._model}
-        self._contexts = Contexts()
         self._turn: str | None = None  # the one that still takes text
         self._closing = False
 
     def begin(self, standing: Standing, now: float) -> list[Output]:
-        self._contexts.begin(standing, now)
+        super().begin(standing, now)
         slow = [] if self._speed == 1.0 else [_warning("SPEED_NOT_SUPPORTED", _NO_SPEED)]
         return [self._hello(), *slow]
 
@@ -102,13 +83,7 @@ class _Socket(Translator):
             return [self._misunderstood(error)]
 
     def take(self, item: Item, now: float) -> list[Output]:
-        return [*outputs(self._contexts.take(item, now), self._tell), *self._close_if_done()]
-
-    def look(self, now: float) -> list[Output]:
-        return outputs(self._contexts.look(now), self._tell)
-
-    def leave(self, now: float) -> list[Output]:
-        return [*self._contexts.leave(now)]
+        return [*super().take(item, now), *self._close_if_done()]
 
     def fail(self, error: CommandError) -> list[Output]:
         return [_error("NET-0000", error.message), Close(error.close_code or 1011, error.code)]
@@ -127,9 +102,6 @@ class _Socket(Translator):
     def _obey(self, type: str, fields: Mapping[str, object], now: float) -> list[Output]:
         raise NotImplementedError
 
-    def _tell(self, item: ContextItem) -> list[Output]:
-        raise NotImplementedError
-
     def _misunderstood(self, error: CommandError) -> str:
         raise NotImplementedError
 
@@ -138,20 +110,20 @@ class _Socket(Translator):
     def _speak(self, text: str, now: float) -> list[Output]:
         if self._turn is None:
             self._turn = self._new_turn()
-        return outputs(self._contexts.speak(self._turn, text, now, voice=self._voice), self._tell)
+        return self._outputs(self._contexts.speak(self._turn, text, now, voice=self._voice))
 
     def _flush(self, now: float) -> list[Output]:
         """The turn's text is complete."""
         assert self._turn is not None
         turn, self._turn = self._turn, None
-        return outputs(self._contexts.speak(turn, "", now, voice=self._voice, last=True), self._tell)
+        return self._outputs(self._contexts.speak(turn, "", now, voice=self._voice, last=True))
 
     def _cancel(self, now: float, played_ms: float | None = None) -> list[Output]:
         """Nothing of what is being said, was sent, or waits is wanted any more. The first turn is told of last."""
         self._turn = None
         told: list[Output] = []
         for turn in [*reversed(self._contexts.names)] or [self._last_turn]:
-            told += outputs(self._contexts.cancel(turn, now, played_ms), self._tell)
+            told += self._outputs(self._contexts.cancel(turn, now, played_ms))
         return told
 
     @property
@@ -370,70 +342,6 @@ def _error(code: str, description: str) -> str:
 
 def _uuid_of(model: str) -> str:
     return str(uuid.uuid5(uuid.NAMESPACE_URL, model))
-
-
-# --- requests ---
-
-
-def speak(request: Request, served: Served) -> Translator | Response:
-    """POST /v1/speak and /v2/speak. Raises CommandError."""
-    if number_of(request.query, "speed", 1.0, 0.1, 10.0) != 1.0:
-        raise CommandError("bad_field", "speed must be 1.0: this model sets its own pace", field="speed")
-    text = text_of(request.json(), "text")
-    if not text.strip():
-        raise CommandError("bad_field", "text must hold at least one word", field="text")
-    return SpokenAnswer(text, _voice(request.query, served), _Body(request, served, text), refuse)
-
-
-class _Body(SoundWriter):
-    """The sound, with the headers that their SDK hands on."""
-
-    def __init__(self, request: Request, served: Served, text: str) -> None:
-        super().__init__(_wanted(request.query))
-        about = {"dg-request-id": str(uuid.uuid4()), "dg-model-name": text_of(request.query, "model", served.model)}
-        self.headers = {**self.headers, **about, "dg-char-count": str(len(text))}
-
-
-def _wanted(query: Mapping[str, str]) -> Wanted:
-    """Raises CommandError for a form of sound that there is not."""
-    files: dict[str, Container] = {"mp3": "mp3", "opus": "opus", "flac": "flac"}
-    encoding = choice_of(query, "encoding", {name: name for name in (*_ENCODINGS, *files)}, "mp3")
-    if encoding in files:
-        offered = {"mp3": MP3_RATES, "opus": OPUS_RATES, "flac": tuple(_RATES)}[encoding]
-        default_rate = 22050 if encoding == "mp3" else 48000
-        rate = choice_of(query, "sample_rate", {rate: rate for rate in offered}, default_rate)
-        bit_rate = number_of(query, "bit_rate", None, 4000, 650_000)
-        return Wanted(files[encoding], rate, bit_rate=_mp3_rate(bit_rate) if encoding == "mp3" else _whole(bit_rate))
-    containers: dict[str, Container] = {"none": "raw", "wav": "wav"}
-    container = choice_of(query, "container", containers, "wav")
-    rate = choice_of(query, "sample_rate", _RATES, 24000 if encoding == "linear16" else 8000)
-    return Wanted(container, rate, _ENCODINGS[encoding])
-
-
-def _mp3_rate(bit_rate: float | None) -> int | None:
-    """The nearest of the rates that MP3 has at every sample rate."""
-    rates = (32000, 40000, 48000, 56000, 64000)
-    return None if bit_rate is None else min(rates, key=lambda rate: abs(rate - bit_rate))
-
-
-def _whole(bit_rate: float | None) -> int | None:
-    return None if bit_rate is None else min(max(round(bit_rate), 6000), 256_000)
-
-
-def _voice(query: Mapping[str, str], served: Served) -> Voice:
-    """The model's name is a voice, or has one in it: flux-anna-en."""
-    model = text_of(query, "model", "")
-    inner = _VOICE.fullmatch(model)
-    return choose_voice(inner[1] if inner and inner[1] in served.voices else model, served)
-
-
-def refuse(error: CommandError) -> Response:
-    """The error as their clients read it."""
-    codes = {401: "INVALID_AUTH", 429: "TOO_MANY_REQUESTS", 500: "INTERNAL_SERVER_ERROR", 503: "SERVICE_UNAVAILABLE"}
-    status, request_id = status_of(error), str(uuid.uuid4())
-    body = {"err_code": codes.get(status, "Bad Request"), "err_msg": error.message, "request_id": request_id}
-    headers = {"Content-Type": "application/json", "dg-request-id": request_id, "dg-error": body["err_code"]}
-    return Response(status, json.dumps(body).encode(), {**headers, **retry_after(error)})
 
 
 ROUTES = [

@@ -20,25 +20,15 @@ from __future__ import annotations
 
 import base64
 import json
-import re
 from collections import deque
 from collections.abc import Mapping
 
 from dia2stream.errors import CommandError
-from dia2stream.items import Item
-from dia2stream.protocol.fields import shown
-from dia2stream.server.dialects.containers import MP3_RATES, Body, Wanted, open_body
-from dia2stream.server.dialects.contexts import (
-    PATIENCE,
-    Audio,
-    ContextItem,
-    Contexts,
-    Failed,
-    Finished,
-    Interrupted,
-    Word,
-    outputs,
-)
+from dia2stream.server.dialects.character_times import Aligner, Characters
+from dia2stream.server.dialects.containers import Body, Wanted, open_body
+from dia2stream.server.dialects.context_items import Audio, ContextItem, Failed, Finished, Interrupted, Word
+from dia2stream.server.dialects.context_translator import ContextTranslator
+from dia2stream.server.dialects.contexts import PATIENCE
 from dia2stream.server.dialects.dialect import (
     Close,
     Output,
@@ -46,25 +36,28 @@ from dia2stream.server.dialects.dialect import (
     Response,
     Route,
     Served,
-    Standing,
     Translator,
     choose_voice,
     read_object,
-    retry_after,
     status_of,
 )
+from dia2stream.server.dialects.elevenlabs_requests import (
+    get_voice,
+    kind_of,
+    list_voices,
+    refuse,
+    speak,
+    speak_whole_with_timestamps,
+    speak_with_timestamps,
+    wanted_of,
+)
 from dia2stream.server.dialects.fields import bool_of, text_of
-from dia2stream.server.dialects.spoken import SoundWriter, SpokenAnswer, Writer
 
 _ONLY = "default"  # the context of messages that name none
-_DEFAULT_FORMAT = "mp3_44100_128"
 _POLICY = 1008  # the close code for what a client should not have sent
 # A client that closes a context at once has said all; one that closes it later has been interrupted.
 _SOON = 0.1
 _KEPT_CANCELLED = 100
-
-
-# --- sockets ---
 
 
 def open_single(request: Request, served: Served) -> Translator | Response:
@@ -89,34 +82,21 @@ class _Context:
         self.sounds = False
 
 
-class _Socket(Translator):
+class _Socket(ContextTranslator):
     def __init__(self, request: Request, served: Served) -> None:
-        self._wanted = _wanted(request.query)
+        super().__init__()
+        self._wanted = wanted_of(request.query)
         open_body(self._wanted)  # now, while it can still be refused
         self._voice = choose_voice(request.path_values.get("voice"), served)
         self._of_context = bool_of(request.query, "sync_alignment")
         self._patience = 0.0 if bool_of(request.query, "auto_mode") else PATIENCE
-        self._contexts = Contexts()
         self._open: dict[str, _Context] = {}
-
-    def begin(self, standing: Standing, now: float) -> list[Output]:
-        self._contexts.begin(standing, now)
-        return []
 
     def receive(self, message: str | bytes, now: float) -> list[Output]:
         try:
             return self._obey(read_object(message), now)
         except CommandError as error:
             return [_socket_error(error, None), Close(_POLICY, error.code)]
-
-    def take(self, item: Item, now: float) -> list[Output]:
-        return outputs(self._contexts.take(item, now), self._tell)
-
-    def look(self, now: float) -> list[Output]:
-        return outputs(self._contexts.look(now), self._tell)
-
-    def leave(self, now: float) -> list[Output]:
-        return [*self._contexts.leave(now)]
 
     def fail(self, error: CommandError) -> list[Output]:
         return [_socket_error(error, None), Close(error.close_code or 1011, error.code)]
@@ -145,7 +125,7 @@ class _Socket(Translator):
         turned = self._contexts.speak(
             name, text, now, voice=self._voice, last=last, flush=flush, patience=self._patience
         )
-        return outputs(turned, self._tell)
+        return self._outputs(turned)
 
     def _tell(self, item: ContextItem) -> list[Output]:
         match item:
@@ -246,7 +226,7 @@ class MultiSocket(_Socket):
     def _cancel(self, name: str, now: float) -> list[Output]:
         if name in self._open:
             self._cancelled.append(name)
-        return outputs(self._contexts.cancel(name, now), self._tell)
+        return self._outputs(self._contexts.cancel(name, now))
 
     def _close_all(self, now: float) -> list[Output]:
         """What was asked for is said before the socket closes."""
@@ -277,213 +257,7 @@ class MultiSocket(_Socket):
 def _socket_error(error: CommandError, context: str | None) -> str:
     named = {} if context is None else {"contextId": context, "context_id": context}
     status = status_of(error)
-    return json.dumps({"message": error.message, "error": _kind(error), "code": status, **named})
-
-
-# --- times of characters ---
-
-
-class Characters:
-    """Characters with their starts and ends in milliseconds."""
-
-    def __init__(self) -> None:
-        self.chars: list[str] = []
-        self.starts: list[int] = []
-        self.ends: list[int] = []
-
-    def __bool__(self) -> bool:
-        return bool(self.chars)
-
-    def __iadd__(self, other: Characters) -> Characters:
-        self.chars += other.chars
-        self.starts += other.starts
-        self.ends += other.ends
-        return self
-
-    def add(self, text: str, start: int, end: int) -> None:
-        """Spreads characters evenly over a time."""
-        edges = [start + (end - start) * n // len(text) for n in range(len(text) + 1)] if text else []
-        self.chars += text
-        self.starts += edges[:-1]
-        self.ends += edges[1:]
-
-    def as_milliseconds(self) -> dict[str, object]:
-        """As the sockets' messages have it."""
-        durations = [end - start for start, end in zip(self.starts, self.ends, strict=True)]
-        return {"chars": self.chars, "charStartTimesMs": self.starts, "charDurationsMs": durations}
-
-    def as_seconds(self) -> dict[str, object]:
-        """As the answers to requests have it."""
-        starts, ends = [ms / 1000 for ms in self.starts], [ms / 1000 for ms in self.ends]
-        return {
-            "characters": self.chars,
-            "character_start_times_seconds": starts,
-            "character_end_times_seconds": ends,
-        }
-
-
-class Aligner:
-    """Words -> characters. of_context: whether times begin with the context; else where those before ended."""
-
-    def __init__(self, of_context: bool) -> None:
-        self._of_context = of_context
-        self._ends_ms = 0  # where the characters so far end
-
-    def add(self, word: Word) -> Characters:
-        """The characters of a word, and the space behind it: clients take a word for complete at a space."""
-        characters = Characters()
-        base = 0 if self._of_context else self._ends_ms
-        start = max(word.start_ms, self._ends_ms)
-        self._ends_ms = max(word.end_ms, start)
-        characters.add(word.word, start - base, self._ends_ms - base)
-        characters.add(" ", self._ends_ms - base, self._ends_ms - base)
-        return characters
-
-
-# --- requests ---
-
-
-def speak(request: Request, served: Served) -> Translator | Response:
-    """POST /v1/text-to-speech/{voice} and .../stream. Raises CommandError."""
-    return _answer(request, served, SoundWriter(_wanted(request.query)))
-
-
-def speak_with_timestamps(request: Request, served: Served) -> Translator | Response:
-    """POST /v1/text-to-speech/{voice}/stream/with-timestamps. Raises CommandError."""
-    return _answer(request, served, LinesWriter(_wanted(request.query)))
-
-
-def speak_whole_with_timestamps(request: Request, served: Served) -> Translator | Response:
-    """POST /v1/text-to-speech/{voice}/with-timestamps. Raises CommandError."""
-    return _answer(request, served, WholeWriter(_wanted(request.query)))
-
-
-def _answer(request: Request, served: Served, writer: Writer) -> Translator:
-    text = text_of(request.json(), "text")
-    if not text.strip():
-        raise CommandError("bad_field", "text must hold at least one word", field="text")
-    return SpokenAnswer(text, choose_voice(request.path_values.get("voice"), served), writer, refuse)
-
-
-class LinesWriter(Writer):
-    """Lines of JSON, with sound and the characters that begin in it. Times are of the whole sound."""
-
-    def __init__(self, wanted: Wanted) -> None:
-        self._sound = open_body(wanted)
-        self._aligner, self._waiting = Aligner(of_context=True), Characters()
-        self.headers: Mapping[str, str] = {"Content-Type": "application/json"}
-
-    def audio(self, audio: Audio) -> bytes:
-        return self._line(self._sound.encode(audio.pcm))
-
-    def word(self, word: Word) -> bytes:
-        self._waiting += self._aligner.add(word)
-        return b""
-
-    def finish(self, finished: Finished) -> bytes:
-        last = self._sound.finish()
-        return self._line(last) if last or self._waiting else b""
-
-    def _line(self, sound: bytes) -> bytes:
-        aligned = self._waiting.as_seconds() if self._waiting else None
-        self._waiting = Characters()
-        return (json.dumps(_timed(sound, aligned)) + "\n").encode()
-
-
-class WholeWriter(Writer):
-    """All of it in one object."""
-
-    def __init__(self, wanted: Wanted) -> None:
-        self._sound = open_body(wanted)
-        self._data = bytearray()
-        self._aligner, self._characters = Aligner(of_context=True), Characters()
-        self.headers: Mapping[str, str] = {"Content-Type": "application/json"}
-
-    def audio(self, audio: Audio) -> bytes:
-        self._data += self._sound.encode(audio.pcm)
-        return b""
-
-    def word(self, word: Word) -> bytes:
-        self._characters += self._aligner.add(word)
-        return b""
-
-    def finish(self, finished: Finished) -> bytes:
-        self._data += self._sound.finish()
-        return json.dumps(_timed(bytes(self._data), self._characters.as_seconds())).encode()
-
-
-def _timed(sound: bytes, aligned: dict[str, object] | None) -> dict[str, object]:
-    audio = base64.b64encode(sound).decode()
-    return {"audio_base64": audio, "alignment": aligned, "normalized_alignment": aligned}
-
-
-def list_voices(request: Request, served: Served) -> Response:
-    """GET /v1/voices."""
-    voices = [_described(name) for name in served.voices or ("default",)]
-    return _json(200, {"voices": voices})
-
-
-def get_voice(request: Request, served: Served) -> Response:
-    """GET /v1/voices/{voice}."""
-    name = request.path_values["voice"]
-    if name in (served.voices or ("default",)):
-        return _json(200, _described(name))
-    return _json(404, {"detail": {"status": "voice_not_found", "message": f"there is no voice {shown(name)}"}})
-
-
-def _described(name: str) -> dict[str, object]:
-    return {"voice_id": name, "name": name, "category": "cloned", "labels": {}, "samples": None, "settings": None}
-
-
-# --- what both have ---
-
-_FORMAT = re.compile(r"(mp3|pcm|wav|ulaw|alaw|opus)_(\d{4,5})(?:_(\d{2,3}))?")
-_PCM_RATES = (8000, 16000, 22050, 24000, 32000, 44100, 48000)
-_MP3_KBPS = (32, 48, 64, 96, 128, 192, 240, 320)
-
-
-def _wanted(query: Mapping[str, str]) -> Wanted:
-    """The form that output_format names. Raises CommandError."""
-    name = text_of(query, "output_format", _DEFAULT_FORMAT)
-    wanted = _read_format(name)
-    if wanted is None:
-        examples = "mp3_44100_128, pcm_24000, wav_24000, ulaw_8000, alaw_8000 or opus_48000_64"
-        problem = f"output_format must be one like {examples}, not {shown(name)}"
-        raise CommandError("bad_field", problem, field="output_format")
-    return wanted
-
-
-def _read_format(name: str) -> Wanted | None:
-    found = _FORMAT.fullmatch(name)
-    if found is None:
-        return None
-    kind, rate, kbps = found[1], int(found[2]), int(found[3] or 0)
-    match kind:
-        case "mp3" if rate in MP3_RATES and kbps in _MP3_KBPS:
-            return Wanted("mp3", rate, bit_rate=kbps * 1000)
-        case "pcm" if rate in _PCM_RATES and not kbps:
-            return Wanted("raw", rate)
-        case "wav" if rate in _PCM_RATES and not kbps:
-            return Wanted("wav", rate)
-        case "ulaw" | "alaw" if rate == 8000 and not kbps:
-            return Wanted("raw", rate, "mulaw" if kind == "ulaw" else "alaw")
-        case "opus" if rate == 48000 and 6 <= kbps <= 256:
-            return Wanted("opus", rate, bit_rate=kbps * 1000)
-    return None
-
-
-def refuse(error: CommandError) -> Response:
-    """The error as their clients read it."""
-    return _json(status_of(error), {"detail": {"status": _kind(error), "message": error.message}}, retry_after(error))
-
-
-def _kind(error: CommandError) -> str:
-    known = {"unauthorized": "invalid_api_key", "busy": "too_many_concurrent_requests", "overloaded": "system_busy"}
-    return known.get(error.code, "internal_server_error" if error.code == "internal" else "invalid_request")
-
-
-def _json(status: int, body: dict[str, object], headers: dict[str, str] | None = None) -> Response:
-    return Response(status, json.dumps(body).encode(), {"Content-Type": "application/json", **(headers or {})})
+    return json.dumps({"message": error.message, "error": kind_of(error), "code": status, **named})
 
 
 _VOICE = "/v1/text-to-speech/{voice}"

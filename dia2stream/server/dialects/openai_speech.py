@@ -16,7 +16,7 @@ import json
 from dia2stream.errors import CommandError
 from dia2stream.protocol.fields import shown
 from dia2stream.server.dialects.containers import MP3_RATES, OPUS_RATES, Container, Wanted
-from dia2stream.server.dialects.contexts import Audio, Finished
+from dia2stream.server.dialects.context_items import Audio, Finished
 from dia2stream.server.dialects.dialect import (
     Request,
     Response,

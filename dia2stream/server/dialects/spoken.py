@@ -6,10 +6,10 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 
 from dia2stream.errors import CommandError
-from dia2stream.items import Item
 from dia2stream.server.dialects.containers import Body, Wanted, open_body
-from dia2stream.server.dialects.contexts import Audio, ContextItem, Contexts, Failed, Finished, Word, outputs
-from dia2stream.server.dialects.dialect import Close, Output, Response, Standing, Translator, Voice
+from dia2stream.server.dialects.context_items import Audio, ContextItem, Failed, Finished, Word
+from dia2stream.server.dialects.context_translator import ContextTranslator
+from dia2stream.server.dialects.dialect import Close, Output, Response, Standing, Voice
 
 _ONLY = "request"  # the name of a request's one context
 
@@ -50,7 +50,7 @@ class SoundWriter(Writer):
         return self._body.finish()
 
 
-class SpokenAnswer(Translator):
+class SpokenAnswer(ContextTranslator):
     """Speaks a text and ends.
 
     refuse: an error in the format's own shape, for as long as nothing was sent. conversation: the client's key, if the
@@ -65,21 +65,18 @@ class SpokenAnswer(Translator):
         refuse: Callable[[CommandError], Response],
         conversation: str | None = None,
     ) -> None:
+        super().__init__()
         self._text, self._voice, self._writer, self._refuse = text, voice, writer, refuse
         self.headers, self.conversation = writer.headers, conversation
-        self._contexts = Contexts()
         self._begun = False  # whether the body has
         self._over = False
 
     def begin(self, standing: Standing, now: float) -> list[Output]:
-        self._contexts.begin(standing, now)
-        return outputs(self._contexts.speak(_ONLY, self._text, now, voice=self._voice, last=True), self._tell)
-
-    def take(self, item: Item, now: float) -> list[Output]:
-        return outputs(self._contexts.take(item, now), self._tell)
+        super().begin(standing, now)
+        return self._outputs(self._contexts.speak(_ONLY, self._text, now, voice=self._voice, last=True))
 
     def leave(self, now: float) -> list[Output]:
-        return [] if self._over else [*self._contexts.leave(now)]
+        return [] if self._over else super().leave(now)
 
     def fail(self, error: CommandError) -> list[Output]:
         if self._over:
