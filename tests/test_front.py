@@ -39,6 +39,8 @@ class Answer:
             except urllib.error.HTTPError as refused:
                 self.stream = refused
             self.status, self.headers = self.stream.status, self.stream.headers
+            if self.status == 429:
+                self.stream.close()
 
     def read(self) -> bytes:
         with self.stream:
@@ -281,6 +283,7 @@ def test_who_comes_while_the_model_is_loading_is_kept_waiting_and_then_served():
         answer = Answer(starting, "/v1/audio/speech", SPEECH)
         while answer.status == 503:  # a busy machine takes longer to load than anybody waits
             assert answer.headers["Retry-After"]
+            answer.read()
             answer = Answer(starting, "/v1/audio/speech", SPEECH)
         assert answer.status == 200
         assert len(answer.read()) > 3840
@@ -291,6 +294,82 @@ def test_who_comes_to_a_model_that_never_loads_is_told_to_come_again():
         answer = Answer(starting, "/v1/text-to-speech/any", {"text": "Hi."})
         assert (answer.status, answer.json["detail"]["status"]) == (503, "system_busy")
         assert answer.headers["Retry-After"]
+
+
+# A server on which sockets are accepted soon; its model is there when the test says so, by a file.
+LOADED_LATER = """
+import pathlib, sys, time
+from dia2stream.server import front
+from dia2stream.server.server import Server
+front.HANDSHAKE_SECONDS, front.SOCKET_SECONDS = 0.1, {seconds}
+load = Server._load_engine
+def load_later(self):
+    while not pathlib.Path({file!r}).exists():
+        time.sleep(0.02)
+    return load(self)
+Server._load_engine = load_later
+"""
+
+
+@pytest.mark.parametrize("path", ["/tts/websocket", "/tts/websocket?conversation=call-5"])
+def test_a_socket_is_accepted_while_the_model_is_loading_and_what_was_said_is_spoken_then(tmp_path, path):
+    loaded = tmp_path / "loaded"
+
+    @on_loop
+    async def talk(server: Serve) -> None:
+        async with open_websocket(f"{server.url}{path}") as socket:
+            await socket.send(cartesia("a", HELLO))
+            await (await socket.ping())
+            assert server.get("/readyz")[0] == 503
+            loaded.touch()
+            messages = await until(socket, "done")
+            assert [each["type"] for each in messages].count("timestamps") == 4
+
+    with Serve(wait=False, before=LOADED_LATER.format(seconds=PATIENCE, file=str(loaded))) as server:
+        talk(server)
+        assert not server.faults
+
+
+def test_a_socket_that_was_accepted_is_closed_when_the_model_never_loads(tmp_path):
+    @on_loop
+    async def talk(server: Serve) -> None:
+        async with open_websocket(f"{server.url}/v2/speak") as socket:
+            with pytest.raises(ConnectionClosed) as closed:
+                await asyncio.wait_for(socket.recv(), PATIENCE)
+        assert closed.value.rcvd is not None
+        assert closed.value.rcvd.code == 1013
+        assert closed.value.rcvd.reason.startswith("loading")
+
+    with Serve(wait=False, before=LOADED_LATER.format(seconds=0.2, file=str(tmp_path / "never"))) as server:
+        talk(server)
+        assert not server.faults
+
+
+def test_a_socket_that_was_accepted_is_told_in_the_formats_shape_what_is_wrong(tmp_path):
+    loaded = tmp_path / "loaded"
+
+    @on_loop
+    async def talk(server: Serve) -> None:
+        async with (
+            open_websocket(f"{server.url}/tts/websocket") as first,
+            open_websocket(f"{server.url}/tts/websocket") as second,
+            open_websocket(f"{server.url}/v1/speak?encoding=mp4") as third,
+        ):
+            loaded.touch()
+            told = [asyncio.ensure_future(until(socket, "error")) for socket in (first, second)]
+            done, waiting = await asyncio.wait(told, timeout=PATIENCE, return_when=asyncio.FIRST_COMPLETED)
+            (refused,), (_,) = done, waiting  # there is one slot
+            assert refused.result()[-1]["error_code"] == "busy"
+            with pytest.raises(ConnectionClosed) as closed:
+                await asyncio.wait_for(third.recv(), PATIENCE)
+            assert closed.value.rcvd is not None
+            assert "encoding" in closed.value.rcvd.reason
+            for waits in waiting:
+                waits.cancel()
+
+    with Serve(wait=False, before=LOADED_LATER.format(seconds=PATIENCE, file=str(loaded))) as server:
+        talk(server)
+        assert not server.faults
 
 
 def test_a_server_that_stops_lets_its_clients_hear_what_they_asked_for():

@@ -35,15 +35,18 @@ MAX_UNREAD = 50  # commands that the conversation has not taken
 class DialectClient(ABC):
     """What a socket and a request have in common.
 
-    standing: how the conversation is when the client gets it.
+    standing: how the conversation is when the client gets it. accepted: whether its handshake is finished.
     """
 
     encoder: Encoder | None = None  # the translator has its own
     received_ms: float | None = None
 
-    def __init__(self, scope: Scope, receive: Receive, send: Send, translator: Translator) -> None:
+    def __init__(
+        self, scope: Scope, receive: Receive, send: Send, translator: Translator, accepted: bool = False
+    ) -> None:
         self.address = str((scope.get("client") or [""])[0])
         self.standing: Callable[[], Standing] = Standing
+        self.accepted = accepted
         self._scope, self._receive, self._send, self._translator = scope, receive, send, translator
         self._commands: asyncio.Queue[Command] = asyncio.Queue()
         self._unsent: deque[str | bytes] = deque()
@@ -151,6 +154,9 @@ class DialectSocket(DialectClient):
 
     async def accept(self) -> None:
         """Finishes the handshake."""
+        if self.accepted:
+            return
+        self.accepted = True
         headers = [(name.lower().encode(), value.encode("latin-1")) for name, value in self._translator.headers.items()]
         await self._send({"type": "websocket.accept", "headers": headers})
 
@@ -210,6 +216,13 @@ async def answer(response: Response, scope: Scope, receive: Receive, send: Send)
     headers = {"Cache-Control": "no-store", **response.headers}
     with contextlib.suppress(OSError):
         await PlainResponse(response.body, response.status, headers)(scope, receive, send)
+
+
+async def close_early(error: CommandError, send: Send) -> None:
+    """Closes a socket that was accepted and for which there is no translator to tell the error."""
+    code = 1013 if error.code in ("busy", "overloaded") else 1008  # try again later; not like this
+    with contextlib.suppress(ClientGone, OSError):
+        await send({"type": "websocket.close", "code": code, "reason": error.message[:120]})
 
 
 def _is_news_of_the_server(item: Item) -> bool:

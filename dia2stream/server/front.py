@@ -17,7 +17,7 @@ from starlette.routing import Route as HttpRoute
 
 from dia2stream.errors import CommandError, Dia2StreamError
 from dia2stream.server.connection import ClientGone, Receive, Scope, Send
-from dia2stream.server.dialect_client import DialectAnswer, DialectClient, DialectSocket, answer
+from dia2stream.server.dialect_client import DialectAnswer, DialectClient, DialectSocket, answer, close_early
 from dia2stream.server.dialects import cartesia, deepgram, elevenlabs, openai_speech
 from dia2stream.server.dialects.dialect import (
     Request,
@@ -28,7 +28,7 @@ from dia2stream.server.dialects.dialect import (
     Translator,
     conversation_of,
 )
-from dia2stream.server.service import Service
+from dia2stream.server.service import Service, hang_up
 
 FORMATS: dict[str, list[Route]] = {
     "openai": openai_speech.ROUTES,
@@ -39,8 +39,9 @@ FORMATS: dict[str, list[Route]] = {
 KEYED = "/c/{conversation}"
 MAX_BODY = 2**20
 # A server that was started anew loads its model for some seconds. Clients that come back at once are kept waiting, as
-# many give up on a service for good when it has refused them a few times.
-LOADING_SECONDS = 9.0  # less than the ten that they wait for a handshake
+# many give up on a service for good when it has refused them a few times. They wait ten seconds for a handshake, so it
+# is finished before that, and what a client then says waits until it can be spoken.
+REQUEST_SECONDS, HANDSHAKE_SECONDS, SOCKET_SECONDS = 9.0, 5.0, 300.0
 
 
 def routes(service: Service) -> list[BaseRoute]:
@@ -79,15 +80,23 @@ class Front:
 
     async def serve(self, route: Route, scope: Scope, receive: Receive, send: Send) -> None:
         """Answers a request or a handshake, and serves who comes in."""
+        accepted = False
         try:
             request = await self._read(scope, receive)
             if not self._service.gate.knows(scope):
                 raise CommandError("unauthorized", "the key is missing or wrong: it must be the server's token")
-            await self._be_loaded()
+            if route.method == "WEBSOCKET" and not await self._is_loaded(HANDSHAKE_SECONDS):
+                await send({"type": "websocket.accept"})
+                accepted = True
+            if not await self._is_loaded(SOCKET_SECONDS if accepted else REQUEST_SECONDS):
+                raise CommandError("overloaded", self._service.unready or "loading")
             key = conversation_of(request)
             opened = route.open(request, self._served())
         except CommandError as error:
-            await answer(route.refuse(error), scope, receive, send)
+            if accepted:
+                await close_early(error, send)
+            else:
+                await answer(route.refuse(error), scope, receive, send)
             return
         except ClientGone:
             return
@@ -95,15 +104,18 @@ class Front:
             await answer(opened, scope, receive, send)
             return
         kind = DialectSocket if route.method == "WEBSOCKET" else DialectAnswer
-        await self._speak(route, kind(scope, receive, send, opened), opened, key)
+        await self._speak(route, kind(scope, receive, send, opened, accepted), opened, key)
 
-    async def _be_loaded(self) -> None:
-        """Waits for the model for a while. Raises CommandError when it is not there."""
-        deadline = time.monotonic() + LOADING_SECONDS
+    async def _is_loaded(self, seconds: float) -> bool:
+        """Waits for the model for so long. Raises CommandError when it is not there for another reason."""
+        deadline = time.monotonic() + seconds
         while (reason := self._service.unready) is not None:
-            if not reason.startswith("loading") or time.monotonic() > deadline:
+            if not reason.startswith("loading"):
                 raise CommandError("overloaded", reason)
+            if time.monotonic() > deadline:
+                return False
             await asyncio.sleep(0.05)
+        return True
 
     def _served(self) -> Served:
         service = self._service
@@ -142,10 +154,12 @@ class Front:
             await client.end(how)
         except ClientGone:
             return
-        except CommandError as error:
-            await client.refuse(route.refuse(error))
         except Dia2StreamError as error:
-            await client.refuse(route.refuse(CommandError("internal", str(error))))
+            told = error if isinstance(error, CommandError) else CommandError("internal", str(error))
+            if client.accepted:
+                await client.end(hang_up(error))
+            else:
+                await client.refuse(route.refuse(told))
 
     @contextlib.asynccontextmanager
     async def _turn(self, name: str | None, client: DialectClient) -> AsyncIterator[None]:
