@@ -24,12 +24,12 @@ class Frame:
 class FirstFrame:
     """Stands before the frame that an utterance starts with: becomes `first_audio` when it is taken.
 
-    arrived: when its command came. waited: seconds since then in which its conversation lacked words to go on.
+    arrived: when its command came. words_after: how many seconds later the last words came that its audio needed.
     """
 
     id: str
     arrived: float
-    waited: float = 0.0
+    words_after: float = 0.0
 
 
 @dataclass(frozen=True)

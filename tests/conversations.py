@@ -93,7 +93,6 @@ class Rig:
         for command in commands:
             self.batch.settle()
             self.conversation.handle(command, self.now)
-            self.conversation.note_shortage(self.now)
             self.context.run_due()  # as the engine does, which finds time for it before the next step
         return self
 
@@ -170,7 +169,7 @@ class Rig:
 def _comparable(item: Item) -> Any:
     if isinstance(item, Frame):
         return item.pcm.tobytes()
-    return replace(item, latency_ms=0, waited_ms=None) if isinstance(item, FirstAudio) else item
+    return replace(item, latency_ms=0, words_ms=None) if isinstance(item, FirstAudio) else item
 
 
 def step_together(*rigs: Rig) -> bool:
@@ -181,8 +180,6 @@ def step_together(*rigs: Rig) -> bool:
     for rig in active:
         rig.steps += 1
     active[0].batch.step([rig.conversation for rig in active])
-    for rig in active:
-        rig.conversation.note_shortage(rig.now)
     return True
 
 

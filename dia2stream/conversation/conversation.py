@@ -42,7 +42,6 @@ from dia2stream.conversation.events import notices_of, word_event
 from dia2stream.conversation.outbox import Outbox
 from dia2stream.conversation.reader import ReadEntry, TextReader
 from dia2stream.conversation.settings import choose_padding, choose_seed, find_voice, slot_settings
-from dia2stream.conversation.shortage import Shortage
 from dia2stream.conversation.words import QueuedWord, Utterance, Words, check_room, check_text, check_utterances
 from dia2stream.errors import CommandError
 from dia2stream.items import FRAME_MS, FirstFrame, Frame, Item
@@ -115,7 +114,7 @@ class Conversation:
         self.words = Words(TextReader(self._tokenizer, self._text.front_end()))
         self.callers = Callers(self._ear, self._tokenizer, self.machine)
         self.clock = AudioClock()
-        self.shortage = Shortage()
+        self._words_at = 0.0  # when the words came that ended the last wait for words
         self.heard_ms: float | None = None  # while paused: what the listener has heard, on the audio clock
         self._opening: Utterance | None = None  # the utterance that the current turn begins with
         self._undelivered = 0  # frames that were made and whose sound is not queued yet
@@ -127,6 +126,12 @@ class Conversation:
 
         Every frame that was made must have been delivered. arrived: when the command came, on the clock of `take`.
         """
+        lacked_words = self._lacks_words()
+        self._carry_out(command, arrived)
+        if lacked_words and not self._lacks_words():
+            self._words_at = arrived
+
+    def _carry_out(self, command: Command, arrived: float) -> None:
         try:
             match command:
                 case Start():
@@ -149,6 +154,10 @@ class Conversation:
             error.cmd = type(command).__name__.lower()
             error.id = getattr(command, "id", None)
             raise
+
+    def _lacks_words(self) -> bool:
+        """Whether it would go on if it had more words, or the end of the text."""
+        return self.active and not self.paused and self.words.opened is not None and not self.wants_step()
 
     def _start(self, command: Start, arrived: float) -> None:
         voice = find_voice(self.voices, command.voice)
@@ -279,11 +288,6 @@ class Conversation:
         closed = self.words.opened is None or self.words.opened.waits
         return state.end_step is not None or self.machine.may_step(state, closed)
 
-    def note_shortage(self, now: float) -> None:
-        """Counts how long it lacks words to go on. Call it behind steps and commands; now: on the clock of `take`."""
-        lacking = self.active and not self.paused and self.words.opened is not None and not self.wants_step()
-        self.shortage.note(lacking, now)
-
     def can_step(self) -> bool:
         """Whether a step is wanted and there is room for a frame."""
         return self.outbox.waiting + self._undelivered < self.outbox.capacity and self.wants_step()
@@ -334,7 +338,7 @@ class Conversation:
         """The next thing to send; seconds to wait for it; None when nothing may leave."""
         item = self.outbox.take(now, answers_only)
         if isinstance(item, FirstFrame):
-            return FirstAudio(item.id, (now - item.arrived) * 1000, item.waited * 1000 or None)
+            return FirstAudio(item.id, (now - item.arrived) * 1000, item.words_after * 1000 or None)
         return item
 
     @property
@@ -358,7 +362,6 @@ class Conversation:
         utterance = self.words.begin(id, arrived, before, voice)
         utterance.waits |= bool(self.callers)
         utterance.replies, self.callers.answering = self.callers.answering, False
-        utterance.short_before = self.shortage.seconds
         return utterance
 
     def _address(self, reader: TextReader, voice: Prefix | None) -> None:
@@ -496,7 +499,7 @@ class Conversation:
         if utterance.announced:
             return []
         utterance.announced = True
-        return [FirstFrame(utterance.id, utterance.arrived, self.shortage.seconds - utterance.short_before)]
+        return [FirstFrame(utterance.id, utterance.arrived, max(0.0, self._words_at - utterance.arrived))]
 
     def _sound(self, word: QueuedWord) -> list[Item]:
         """The events before the frame with which a word begins to sound."""

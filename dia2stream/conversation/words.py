@@ -36,7 +36,7 @@ class Utterance:
 
     arrived: when its command came, seconds on the caller's clock. before: the reader that stood before its text.
     open: more pieces may come. unheard: words and breaks that have not sounded yet. announced: `first_audio` is told,
-    or is on its way. short_before: seconds for which the conversation had lacked words before.
+    or is on its way.
     begun: a word of it was taken, or is the first one of the turn; until then `text` is kept.
     waits: for the end of the turn that is spoken now. It answers what the caller said, or has another voice, or one
     before it does.
@@ -52,7 +52,6 @@ class Utterance:
     voice: Prefix | None = None
     unheard: int = 0
     announced: bool = False
-    short_before: float = 0.0
     begun: bool = False
     text: str = ""
 

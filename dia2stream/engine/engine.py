@@ -313,7 +313,6 @@ class Engine:
         for session in self._changed:
             slot = session.conversation.slot
             if self._sessions.get(slot) is session:
-                session.conversation.note_shortage(now)
                 since = self._due_since.setdefault(slot, now)
                 demand = None if session.ended else demand_of(session.conversation, since, now)
                 if demand is None or demand.waits is not Waits.NOBODY:

@@ -397,7 +397,7 @@ FIELDS: Mapping[str, Rule] = MappingProxyType(
         "voices": NamesField(),
         "conversation": TextField(),
         "latency_ms": NumberField(0, digits=1),
-        "waited_ms": NumberField(0, digits=1),
+        "words_ms": NumberField(0, digits=1),
         "word": TextField(),
         "said": TextField(),
         "start_ms": NumberField(0, digits=0),

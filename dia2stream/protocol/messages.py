@@ -264,12 +264,13 @@ class Started(_Event):
 class FirstAudio(_Event):
     """An utterance's first audio follows.
 
-    latency_ms: since its command arrived, to 0.1 ms; waited_ms: the part of it that was spent waiting for more words
+    latency_ms: since its command arrived, to 0.1 ms
+    words_ms: from there until the last words arrived that this audio needed; none if the command brought them
     """
 
     id: str
     latency_ms: float
-    waited_ms: float | None = None
+    words_ms: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -180,7 +180,8 @@ export interface Started {
 /**
  * An utterance's first audio follows.
  *
- * latency_ms: since its command arrived, to 0.1 ms; waited_ms: the part of it that was spent waiting for more words
+ * latency_ms: since its command arrived, to 0.1 ms
+ * words_ms: from there until the last words arrived that this audio needed; none if the command brought them
  */
 export interface FirstAudio {
   event: "first_audio";
@@ -189,7 +190,7 @@ export interface FirstAudio {
   /** a number of 0 or more */
   latency_ms: number;
   /** a number of 0 or more */
-  waited_ms?: number;
+  words_ms?: number;
 }
 
 /**

@@ -22,7 +22,7 @@ class Listener:
         self.paused = self.is_reset = False
         self._client, self._record = client, record
         self._asked: float | None = None  # when the first words of a turn came whose first sample is still to come
-        self._waited = 0.0  # seconds for which the engine lacked words in this turn
+        self._words_after = 0.0  # how many seconds later the last words came that this sample needed
         self._done: set[str] = set()
         self._ended = False
         self._problem: Exception | None = None
@@ -33,7 +33,7 @@ class Listener:
     def expect_turn(self) -> None:
         """The next sound begins a turn."""
         self.playback.begin()
-        self._asked, self._waited = None, 0.0
+        self._asked, self._words_after = None, 0.0
 
     def words_come(self) -> None:
         """The first words of a turn are sent now: its first sample is timed from here."""
@@ -97,14 +97,14 @@ class Listener:
         if is_first:
             if self._asked is not None:
                 self._record.heard.append(now - self._asked)
-                self._record.first.append(now - self._asked - self._waited)
+                self._record.first.append(now - self._asked - self._words_after)
             self._changed.set()
 
     def _take_event(self, event: Event) -> None:
         if isinstance(event, Done):
             self._done.add(event.id)
         elif isinstance(event, FirstAudio):
-            self._waited = (event.waited_ms or 0.0) / 1000
+            self._words_after = (event.words_ms or 0.0) / 1000
         elif isinstance(event, Paused):
             self.paused = True
         elif isinstance(event, ResetDone):

@@ -93,7 +93,7 @@ def _notes(report: Report) -> Iterable[str]:
     """What stands below the table."""
     calls = report["calls"]
     yield f"{LABELS[calls['kind']]}; each load is held for {calls['settings']['seconds']:g} s"
-    yield "p50, p95, p99: first audio, ms; heard: p95 with its waits for text; gap: the longest in playback, ms"
+    yield "p50, p95, p99: first audio, ms; heard: p95 from the first words on; gap: the longest in playback, ms"
     yield "fluent: calls without a gap of over 100 ms; lost: calls that were refused or failed"
     if report["target"] in ("engine", "simulation"):
         yield "model, host: shares of the time that the engine's thread spends on the model, and beside it"

@@ -9,9 +9,8 @@ or null where there were none; percentiles are measured values (nearest rank).
     most_at_once     calls that were let in and not over yet
     refused          by reason: calls that were not let in
     failed           by reason: calls that ended with an error; "broken" is a lost connection or 30 s without progress
-    first_audio_ms   from a turn's first words to its first sample, without waits for the words that follow; of a crowd
-                     the starter's only
-    first_heard_ms   the same with these waits, which depend on how fast the text comes
+    first_audio_ms   from the last words that a turn's first sample needs to that sample; of a crowd the starter's only
+    first_heard_ms   from the turn's first words, so it depends on how fast the text comes
     connect_ms       from asking for a conversation to having one
     pause_ms         from a barge-in's pause command to `paused`
     continuity       share of the calls whose worst underrun is at most 100 ms; a call that failed is not among them
@@ -37,8 +36,8 @@ CONTINUOUS = 0.1  # seconds: a call whose worst underrun is no longer counts as 
 class CallRecord:
     """What was measured of one call.
 
-    first: seconds from a turn's first words to its first sample, without waits for more words, one for each turn;
-    heard: the same with the waits. pauses: seconds from a barge-in's command to `paused`. connect: seconds until the
+    first: seconds to a turn's first sample from the last words that it needs, one for each turn; heard: the same from
+    the turn's first words. pauses: seconds from a barge-in's command to `paused`. connect: seconds until the
     connection was ready. problem: the code of the error that ended the call; refused: it was not let in.
     """
 
