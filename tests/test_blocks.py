@@ -1,6 +1,7 @@
 """Blocks of the key/value cache: nobody has another's, and what a slot has a right to is there whenever it asks."""
 
 import resource
+import weakref
 from collections.abc import Sequence
 from itertools import chain
 from pathlib import Path
@@ -128,3 +129,11 @@ def test_a_context_that_stays_short_takes_little_memory_on_a_cpu() -> None:
     cache = KVCache(config, 64, 2, 20_000, CPU, torch.float32)
     assert cache.bytes > 2_000_000_000
     assert resident() - before < 100_000_000
+
+
+def test_a_cache_is_gone_as_soon_as_nobody_has_it() -> None:
+    """A GPU's memory would be full until Python looks for circles."""
+    cache = KVCache(tiny().config, 2, 2, 50, CPU, torch.float32, 8)
+    gone = weakref.ref(cache.k)
+    del cache
+    assert gone() is None

@@ -237,3 +237,18 @@ def test_whatever_conversations_do_in_a_tight_cache_none_runs_out_of_it(
         slot = rig.conversation.slot
         columns = stepper.slots[slot].column if rig.conversation.active else 0
         assert stepper.remembered(slot, columns) == stepper.relived(slot, columns)
+
+
+def test_a_slot_keeps_the_blocks_of_its_voice_while_others_take_what_it_gives_back() -> None:
+    stepper = ToyStepper(slots=2, blocks=2 * assured_blocks(162, 16))
+    one, other = (toy(stepper=stepper, slot=slot, voices={"clips": toy_voice(20)}) for slot in range(2))
+    one.say("Some words.").do(Reset())
+    assert stepper.blocks.taken == 3 + 1
+    other.say(LONG[:400])
+    run = stepper.prefilled
+    one.do(Start("More words, and some more."))
+    assert stepper.prefilled == run
+    one.run()
+    columns = stepper.slots[0].column
+    assert columns > 48
+    assert stepper.remembered(0, columns) == stepper.relived(0, columns)

@@ -108,9 +108,6 @@ class GraphStepper(Stepper):
         size = size_for(len(slots), self.sizes)
         drawing = [slot for slot in slots if self._codebooks_due(slot) > 1]
         others = set(slots).difference(drawing)
-        for slot in slots:
-            state = self.slots[slot]
-            self.blocks.hold(slot, state.column + state.shift + 1)
         self._active, self._lines = list(slots), [*drawing, *(slot for slot in slots if slot in others)]
         lines = [self._line(slot) for slot in self._lines] + [self._unused] * (size - len(slots))
         self._host[:size] = torch.tensor(lines)
@@ -129,8 +126,11 @@ class GraphStepper(Stepper):
             self.slots[slot].column += 1
 
     def _line(self, slot: int) -> list[int]:
+        """What the device is told of a slot's step. Its column gets a block of the cache."""
         state = self.slots[slot]
-        return [state.column, state.column + state.shift, state.known, *state.text, slot]
+        index = state.column + state.shift
+        self.blocks.hold(slot, index + 1)
+        return [state.column, index, state.known, *state.text, slot]
 
     def _step_tensors(self, lines: int) -> StepTensors:
         data, device = self.config.data, self.device

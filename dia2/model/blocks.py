@@ -69,12 +69,12 @@ class Blocks:
     def hold(self, slot: int, columns: int) -> None:
         """Makes sure that the slot has the blocks of its first columns. Raises RuntimeError beyond `reach`."""
         held = self._held[slot]
-        have, need = len(held), blocks_of(columns, self.columns)
-        if need <= have:
+        have = len(held)
+        if columns <= have * self.columns:
             return
         if columns > self.reach(slot):
             raise RuntimeError(f"slot {slot} needs {columns} columns of the cache; it can have {self.reach(slot)}")
-        held.extend(self._free.pop() for _ in range(need - have))
+        held.extend(self._free.pop() for _ in range(blocks_of(columns, self.columns) - have))
         self._changed(slot, have, have, held[have:])
 
     def trim(self, slot: int, columns: int) -> None:

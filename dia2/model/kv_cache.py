@@ -15,13 +15,14 @@ runs its last column twice, so every index behind it is one more than its positi
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from dia2.model.blocks import Blocks
+from dia2.model.blocks import Blocks, blocks_of
 from dia2.model.config import Dia2Config
 from dia2.model.slots import SlotIndex
 
@@ -121,14 +122,16 @@ class KVCache:
 
         block_columns: columns of a block; None: a context is one block. blocks: how many there are, see `Blocks`.
         """
-        self.blocks = Blocks(slots, capacity, block_columns or capacity, blocks, self._write_table)
+        columns = min(block_columns or capacity, capacity)
+        self.table = torch.empty(slots, blocks_of(capacity, columns), dtype=torch.int32, device=device)
+        self.blocks = Blocks(slots, capacity, columns, blocks, partial(_write_table, self.table))
+        self.table.fill_(self.blocks.total)
+        self.table[:, 0] = torch.arange(slots, device=device)
         # Where a context has several blocks, there is one more: entries of the table without a block point to it.
         count = self.blocks.total + (self.blocks.most > 1)
         sizes = config.model.decoder
         shape = (sizes.n_layer, count, branches, sizes.kv_heads, self.blocks.columns, sizes.gqa_head_dim)
         self.k, self.v = _zeros(shape, device, dtype), _zeros(shape, device, dtype)
-        self.table = torch.full((slots, self.blocks.most), self.blocks.total, dtype=torch.int32, device=device)
-        self.table[:, 0] = torch.arange(slots, device=device)
 
     def view(self, slots: SlotIndex, branches: int) -> CacheView:
         """What a pass over some slots reads and writes: their first `branches` branches (one, or all)."""
@@ -158,10 +161,11 @@ class KVCache:
         """Device memory that it takes."""
         return self.k.nbytes + self.v.nbytes
 
-    def _write_table(self, slot: int, first: int, numbers: Sequence[int]) -> None:
-        """Says on the device which blocks a slot has, from number `first` on: behind all that the device has to do."""
-        row = torch.tensor(numbers, dtype=torch.int32, pin_memory=self.table.is_cuda)
-        self.table[slot, first : first + len(numbers)].copy_(row, non_blocking=True)
+
+def _write_table(table: Tensor, slot: int, first: int, numbers: Sequence[int]) -> None:
+    """Says on the device which blocks a slot has, from number `first` on: behind all that the device has to do."""
+    row = torch.tensor(numbers, dtype=torch.int32, pin_memory=table.is_cuda)
+    table[slot, first : first + len(numbers)].copy_(row, non_blocking=True)
 
 
 def context_columns(config: Dia2Config) -> int:
