@@ -86,7 +86,7 @@ class Browser:
         scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
         self.call("Emulation.setEmulatedMedia", features=[scheme])
         self.call("Page.navigate", url=url)
-        self.wait("document.readyState === 'complete' && typeof call === 'object'")
+        self.wait("document.readyState === 'complete' && typeof client === 'object'")
 
     def value(self, expression: str) -> Any:
         """What some JavaScript gives; a promise is waited for."""

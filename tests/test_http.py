@@ -1,6 +1,7 @@
 """HTTP beside the WebSocket: who may come in, what is told to whom, and an answer to every request."""
 
 import json
+import re
 
 import pytest
 from serving import (
@@ -67,12 +68,28 @@ def test_health_metrics_and_the_page_are_on_the_same_port(server):
     assert server.get("/healthz")[:2] == server.get("/readyz")[:2] == (200, "ok\n")
     status, page, headers = server.get("/")
     assert (status, headers["Content-Type"]) == (200, "text/html; charset=utf-8")
-    assert "AudioWorkletProcessor" in page
+    for name in re.findall(r'(?:src|href)="(\w[\w.]*)"', page):
+        assert server.get(f"/{name}")[0] == 200
+    assert "AudioWorkletProcessor" in server.get("/client.js")[1]
     assert "//cdn" not in page
     assert "default-src 'none'" in headers["Content-Security-Policy"]
     assert server.get("/nothing")[0] == 404
     assert server.get("/healthz", method="HEAD")[:2] == (200, "")
     assert server.get("/", method="DELETE")[0] == 405
+
+
+def test_what_speaks_can_be_asked_before_a_client_connects(server):
+    status, said, headers = server.get("/info")
+    assert (status, headers["Content-Type"]) == (200, "application/json")
+    about = json.loads(said)
+    assert (about["loading"], about["model"], about["voices"], about["slots"]) == (None, "random:tiny", [], 1)
+    assert about["settings"] == {"cfg_scale": 3.0, "text_temperature": 0.7, "audio_temperature": 0.8}
+
+
+def test_pages_of_other_sites_may_use_the_client_and_its_types(guarded):
+    for path in ("/client.js", "/protocol.d.ts", "/protocol.schema.json"):
+        status, _, headers = guarded.get(path, Origin="https://a.example")
+        assert (status, headers["Access-Control-Allow-Origin"]) == (200, "*")
 
 
 @on_loop
@@ -145,7 +162,7 @@ async def test_with_the_token_in_the_url_or_the_header_there_is_a_slot(guarded):
 
 
 def test_http_wants_the_token_where_there_is_something_to_see(guarded):
-    for path in ("/", "/metrics"):
+    for path in ("/", "/metrics", "/info"):
         status, said, headers = guarded.get(path)
         assert (status, headers["WWW-Authenticate"]) == (401, "Bearer")
         assert "--token" not in said

@@ -27,6 +27,7 @@ MANUALS = {
         "dia2stream/protocol/README.md",
         "dia2stream/server/README.md",
         "dia2stream/server/dialects/README.md",
+        "dia2stream/server/web/README.md",
         "dia2stream/stdio/README.md",
         "dia2stream/text/README.md",
     )

@@ -28,7 +28,11 @@ def test_the_wheel_holds_every_module_the_bundled_voice_the_page_and_the_licence
         assert f"{package}/py.typed" in names
     bundled = {str(path.relative_to(ROOT)) for path in (ROOT / "dia2" / "bundled").rglob("*") if path.is_file()}
     assert "dia2/bundled/model.safetensors" in bundled
-    assert bundled | {"dia2stream/server/page.html"} <= names
+    assert (
+        bundled | {f"dia2stream/server/web/{name}" for name in ("page.html", "page.css", "page.js", "client.js")}
+        <= names
+    )
+    assert {f"dia2stream/protocol/protocol.{kind}" for kind in ("d.ts", "schema.json", "asyncapi.json")} <= names
     assert {name.rpartition("/")[2] for name in names if "/licenses/" in name} == {"LICENSE", "NOTICE"}
     assert not [name for name in names if name.startswith(("tests/", "scripts/"))]
 

@@ -1,6 +1,8 @@
 """Everything that is served on the port, as one ASGI application.
 
 /                       the WebSocket of our own protocol; and a page to try it in a browser
+/client.js, ...         what the page is made of, and the types of the protocol: see page.py
+/info                   what speaks: the model, its voices, the settings
 /healthz                200 while the process can be of use; when it says 503, start a new one
 /readyz                 200 when a client would be served (or told `busy`), else 503 and why
 /metrics                for Prometheus
@@ -9,16 +11,15 @@ what DIALECTS add       the addresses that other services' clients know
 
 from collections.abc import Callable
 from http import HTTPStatus
-from importlib.resources import files
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import PlainTextResponse, Response
+from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import BaseRoute, Route, WebSocketRoute
 
 from dia2stream.options import ServeOptions
-from dia2stream.server import front, metrics
+from dia2stream.server import front, metrics, page
 from dia2stream.server.connection import App, Receive, Scope, Send
 from dia2stream.server.endpoint import Endpoint
 from dia2stream.server.gate import Gate, behind, headers, no_token
@@ -27,11 +28,6 @@ from dia2stream.server.service import Service
 # The wire formats of other services: each a function from the service to routes. See service.py.
 DIALECTS: tuple[Callable[[Service], list[BaseRoute]], ...] = (front.routes,)
 
-# The page has no other file, talks to its own server, and is not to be framed. blob: is its audio worklet.
-_PAGE_POLICY = (
-    "default-src 'none'; script-src 'unsafe-inline' blob:; style-src 'unsafe-inline'; img-src data:; "
-    "connect-src 'self' ws: wss:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
-)
 _ALWAYS = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
 
 
@@ -53,9 +49,14 @@ def make_routes(
     def prometheus(request: Request) -> Response:
         return Response(scrape(), headers=_ALWAYS, media_type=metrics.CONTENT_TYPE)
 
+    def info(request: Request) -> Response:
+        return JSONResponse({"loading": ready(), **service.about()}, headers=_ALWAYS)
+
     return [
-        Route("/", _place(_page, service.gate)),
+        Route("/", _place(page.page, service.gate)),
         WebSocketRoute("/", Endpoint(service, options)),
+        *(Route(path, _place(page.file)) for path in page.FILES),
+        Route("/info", _place(info, service.gate)),
         Route("/healthz", _place(healthz)),
         Route("/readyz", _place(readyz)),
         Route("/metrics", _place(prometheus, service.gate)),
@@ -115,9 +116,3 @@ def _status(problem: str | None) -> Response:
     if problem is None:
         return PlainTextResponse("ok\n", HTTPStatus.OK, _ALWAYS)
     return PlainTextResponse(f"{problem}\n", HTTPStatus.SERVICE_UNAVAILABLE, _ALWAYS)
-
-
-def _page(request: Request) -> Response:
-    body = files(__package__).joinpath("page.html").read_bytes()
-    policy = {"Content-Security-Policy": _PAGE_POLICY, "Referrer-Policy": "no-referrer"}
-    return Response(body, headers={**_ALWAYS, **policy}, media_type="text/html")

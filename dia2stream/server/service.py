@@ -45,7 +45,7 @@ import secrets
 import time
 from collections.abc import AsyncIterator, Callable
 from http import HTTPStatus
-from typing import TYPE_CHECKING, cast, get_args
+from typing import TYPE_CHECKING, Any, cast, get_args
 
 from starlette.responses import Response
 
@@ -107,6 +107,19 @@ class Service:
         """The name of what speaks, as far as it is loaded."""
         engine = self._slots.engine
         return engine.checkpoint.name if engine is not None else "loading"
+
+    def about(self) -> dict[str, Any]:
+        """What speaks and how, for whoever is about to connect; None where it is not loaded yet."""
+        engine = self._slots.engine
+        names = ("cfg_scale", "text_temperature", "audio_temperature")
+        return {
+            "version": __version__,
+            "model": engine and engine.checkpoint.name,
+            "device": engine and str(engine.checkpoint.device),
+            "voices": self.voices,
+            "slots": self._slots.count,
+            "settings": {name: getattr(engine.speech, name) for name in names} if engine else {},
+        }
 
     @property
     def unready(self) -> str | None:

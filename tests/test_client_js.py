@@ -1,0 +1,220 @@
+"""The JavaScript client in node, against a real server: it speaks, is interrupted, comes back, and tells refusals."""
+
+import json
+import subprocess
+from contextlib import contextmanager
+
+import pytest
+from piping import PATIENCE
+from serving import HANDSHAKE, QUICK, Serve, dialled
+from tools import needs
+
+from dia2stream.protocol.schema import TYPES_FILE, typescript
+
+pytestmark = needs("node")
+
+# A player without a sound card: `play` moves it on.
+PRELUDE = """
+import { Client, Ring, spread } from "./client.mjs";
+
+class Player {
+  ring = new Ring(); report = this.ring.report(); onreport = () => {};
+  async open() {}
+  send(order) { this.ring.handle(order); this.tell(); }
+  async pause() { this.send({ paused: true }); }
+  play(samples) { this.ring.fill(new Float32Array(samples)); this.tell(); }
+  tell() { this.report = this.ring.report(); this.onreport(); }
+  heardMs() { return this.report.position / 24; }
+}
+
+const [url, token] = process.argv.slice(2);
+const player = new Player(), client = new Client(url, { token, player });
+const seen = [], heard = [];
+client.on("event", event => seen.push(event));
+client.on("heard", word => heard.push(word.word));
+for (const name of ["lost", "back", "closed", "dropped"]) {
+  client.on(name, about => seen.push({ event: name, ...about }));
+}
+const next = (name, fits = () => true) => new Promise(resolve => {
+  const off = client.on(name, about => { if (fits(about)) { off(); resolve(about); } });
+});
+const names = () => seen.map(event => event.event);
+const LONG = "[S1] One two three four five six seven eight nine ten. ".repeat(4);
+function tell(result) { console.log(JSON.stringify(result)); process.exit(0); }
+"""
+
+
+@pytest.fixture(scope="module")
+def server():
+    with Serve(before=QUICK, token="a b", linger=60) as running:
+        yield running
+
+
+@pytest.fixture
+def run(server, tmp_path):
+    """Runs some JavaScript behind the prelude; what it tells."""
+    (tmp_path / "client.mjs").write_text(server.get("/client.js")[1])
+
+    def run(script, token="a b"):
+        (tmp_path / "script.mjs").write_text(PRELUDE + script)
+        command = ["node", "--experimental-websocket", "--no-warnings", "script.mjs", server.url, token]
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=PATIENCE)
+        assert done.returncode == 0, done.stderr
+        return json.loads(done.stdout)
+
+    return run
+
+
+def test_it_speaks_and_tells_each_word_when_it_is_heard(run):
+    told = run("""
+        await client.start("[S1] One two. [S2] Three.", { id: "a" });
+        const at = [];
+        client.on("audio", audio => at.push([audio.at, audio.samples.length]));
+        const done = await next("done");
+        const before = [...heard];
+        player.play(client.words[1].start_ms * 24 + 1);
+        const between = [...heard];
+        player.play(client.clock);
+        tell({ at, done, before, between, heard, clock: client.clock, waiting: client.waiting.size,
+          speakers: client.words.map(word => word.speaker), names: names() });
+    """)
+    assert (told["before"], told["between"], told["heard"]) == (["One"], ["One", "two."], ["One", "two.", "Three."])
+    assert told["speakers"] == ["S1", "S1", "S2"]
+    assert [at for at, _ in told["at"]] == list(range(0, told["clock"], 1920))
+    assert told["done"]["audio_ms"] * 24 == told["clock"]
+    assert told["waiting"] == 0
+    assert told["names"][:2] == ["ready", "started"]
+
+
+def test_an_interruption_tells_what_was_heard_and_drops_the_rest(run):
+    told = run(
+        """
+        await client.start(LONG, { id: "a" });
+        await next("audio", ({ at }) => at > 60000);
+        player.play(30000);
+        const paused = await client.pause();
+        const was = client.paused;
+        await client.inject("[S2] Yes?", { id: "b" });
+        await next("done", event => event.id === "b");
+        player.play(client.clock);
+        tell({ paused, was, now: client.paused, played: player.report.played, clock: client.clock, heard,
+          dropped: client.words.filter(word => word.dropped).length, words: client.words.length, names: names() });
+        """
+    )
+    assert (told["was"], told["now"]) == (True, False)
+    assert told["paused"]["heard_ms"] == 1250
+    assert told["dropped"] > 0
+    assert told["words"] == told["dropped"] + len(told["heard"])
+    assert told["heard"][-1] == "Yes?"
+    assert told["paused"]["spoken"].split()[0] == "One"
+    assert told["played"] < told["clock"]
+
+
+def test_a_false_alarm_goes_on_where_it_stopped_and_text_is_cancelled_and_closed(run):
+    told = run(
+        """
+        await client.start("[S1] One two three four five six.", { id: "a" });
+        await client.inject("Never", { id: "b", final: false });
+        await client.cancel("b");
+        await client.end("b");
+        await next("audio", ({ at }) => at > 20000);
+        client.pause(400);  // in the order in which they are given
+        await client.resume();
+        await next("done");
+        const problem = await client.pause().then(() => null, error => error.message);
+        tell({ names: names(), words: client.words.map(word => word.word), live: client.live, problem,
+          waiting: client.waiting.size });
+        """
+    )
+    assert {"paused", "resumed", "cancelled"} <= set(told["names"])
+    assert told["words"] == ["One", "two", "three", "four", "five", "six."]
+    assert (told["waiting"], told["problem"]) == (0, None)
+    assert "error" not in told["names"]
+
+
+def test_a_lost_connection_comes_back_and_no_sample_is_missing(run):
+    told = run(
+        """
+        const at = [];
+        client.on("audio", audio => at.push(audio.at));
+        await client.start("[S1] One two three four five six seven eight nine ten.", { id: "a" });
+        await next("audio", audio => audio.at > 10000);
+        client.socket.close();
+        await next("lost");
+        const added = client.inject("Eleven.", { id: "b" });   // waits until it is back
+        await next("back");
+        await added;
+        await next("done", event => event.id === "b");
+        tell({ at, clock: client.clock, names: names(), words: client.words.map(word => word.word) });
+        """
+    )
+    assert told["at"] == list(range(0, told["clock"], 1920))
+    assert told["words"] == [
+        *["One", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten."],
+        "Eleven.",
+    ]
+    assert told["names"].count("ready") == 2
+
+
+@contextmanager
+def other_client(server):
+    with dialled(server) as raw:
+        raw.sendall(HANDSHAKE.replace(b"GET /", b"GET /?token=a%20b&wait=20"))
+        assert b" 101 " in raw.recv(1 << 16)
+        yield
+
+
+def test_refusals_are_told_with_their_codes(run, server):
+    script = """
+        const error = await client.start("Hello.", { id: "a" }).then(() => null, error => error);
+        tell([error.code, error.message, client.waiting.size, client.live, names().at(-1)]);
+    """
+    with other_client(server):
+        message = "every slot is taken: this server speaks 1 conversation at a time"
+        assert run(script) == ["busy", message, 0, False, "closed"]
+    assert run(script, token="wrong")[:2] == ["unauthorized", "the token is missing or wrong"]
+    nowhere = script.replace("await client.start", 'await new Client("ws://127.0.0.1:1", {}).start')
+    assert run(nowhere)[:2] == ["closed", "the server cannot be reached"]
+
+
+def test_what_the_caller_says_goes_in_pieces_with_their_words(run):
+    told = run(
+        """
+        const sent = [];
+        class Socket {
+          constructor() { setTimeout(() => this.onmessage({ data: '{"event": "ready", "sample_rate": 24000}' })); }
+          send(text) { sent.push(JSON.parse(text)); }
+        }
+        const other = new Client("http://x", { WebSocket: Socket });
+        const pcm = new Int16Array(200000).fill(1000, 50000, 150000);
+        await other.listen(pcm, { text: "One two three four" });
+        await other.listen(new Int16Array(8), { words: [["Hm", 0, 0.0001]], sample_rate: 8000, final: false });
+        tell(sent.map(({ audio, ...rest }) => ({ bytes: atob(audio).length, ...rest })));
+        """
+    )
+    assert [(piece["bytes"], piece["final"]) for piece in told] == [
+        (180000, False),
+        (180000, False),
+        (40000, True),
+        (16, False),
+    ]
+    assert [[word for word, _, _ in piece["words"]] for piece in told] == [
+        ["One", "two"],
+        ["three", "four"],
+        [],
+        ["Hm"],
+    ]
+    first = told[0]["words"][0]
+    assert first[1] == pytest.approx(50000 / 24000)
+    assert told[1]["words"][0][1] < 90000 / 24000
+    assert told[3]["sample_rate"] == 8000
+
+
+@needs("tsc")
+def test_its_types_are_those_of_the_protocol(server, tmp_path):
+    (tmp_path / "client.js").write_text(server.get("/client.js")[1])
+    (tmp_path / TYPES_FILE).write_text(typescript())
+    command = ["tsc", "--noEmit", "--strict", "--allowJs", "--checkJs", "--target", "es2022", "--module", "es2022"]
+    command += ["--lib", "es2022,dom,dom.iterable", "client.js"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=PATIENCE)
+    assert done.returncode == 0, done.stdout
