@@ -44,7 +44,7 @@ from dia2stream.errors import Dia2StreamError
 from dia2stream.protocol.messages import Done, Error, Started, parse_event
 
 JOBS = 10  # cases at once
-SLOTS = 24
+SLOTS = 8
 # The server's own longest waits are 10 s, for a request's head and for a model that is being loaded.
 PATIENCE = 60.0  # seconds for an answer
 ENOUGH = 200_000  # bytes of an answer, after which a client hangs up
