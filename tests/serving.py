@@ -290,6 +290,25 @@ def pour(raw: socket.socket, piece: bytes, seconds: float) -> int:
     return sent // len(piece)
 
 
+def longest_silence(raw: socket.socket, piece: bytes, times: int, mark: bytes) -> float:
+    """Sends the same so often, each time in a packet of its own, and reads as many answers, known by a mark in each.
+
+    Returns for how many seconds nothing came at most.
+    """
+    raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    sender = threading.Thread(target=lambda: [raw.sendall(piece) for _ in range(times)], daemon=True)
+    sender.start()
+    longest, last, answers, rest = 0.0, time.monotonic(), 0, b""
+    while answers < times:
+        came = raw.recv(1 << 16)
+        longest, last = max(longest, time.monotonic() - last), time.monotonic()
+        assert came, f"closed after {answers} answers"
+        answers += (rest + came).count(mark)
+        rest = (rest + came)[1 - len(mark) :]
+    sender.join()
+    return longest
+
+
 def dialled(server: Serve) -> socket.socket:
     """A bare connection."""
     return socket.create_connection(("127.0.0.1", server.port), timeout=PATIENCE)
