@@ -210,16 +210,17 @@ def test_pipecats_own_services(run, hears, service):
     client.ended_well()
 
 
-@pytest.mark.parametrize("plugin", WORDS)
-def test_livekits_own_plugins(run, hears, plugin):
+@pytest.mark.parametrize("plugin", [*WORDS, "dia2"])
+def test_livekits_own_plugins_and_ours(run, hears, plugin):
     client = run("livekit_plugin", service=plugin)
+    tells_words = WORDS.get(plugin, True)
     turn = client.told("turn")
-    if WORDS[plugin]:
+    if tells_words:
         assert_words(turn["words"], FIRST, turn["seconds"])
     hears("turn.wav", FIRST)
     assert 1.4 < client.told("cut")["seconds"] < 6
     after = client.told("after")
-    if WORDS[plugin]:
+    if tells_words:
         assert_words(after["words"], SECOND, after["seconds"])
     hears("after.wav", SECOND)
     client.restarted()
@@ -281,7 +282,10 @@ def test_our_plugin_for_pipecat(run, hears):
 
 def test_our_plugin_for_livekit(run, hears):
     client = run("livekit_dia2")
-    played = client.told("turn")["seconds"]
+    turn = client.told("turn")
+    played = turn["seconds"]
+    assert len(turn["ttfb"]) == 1
+    assert 0 < turn["ttfb"][0] < 60
     hears("turn.wav", FIRST)
     told, cut = client.told("heard"), client.told("cut")
     assert_split(told, LONG)

@@ -14,6 +14,8 @@ async def main() -> None:
     speaker = dia2.TTS(url=WS_URL, token=KEY, seed=2)
     interruptions: asyncio.Queue = asyncio.Queue()
     speaker.on("speech_interrupted", interruptions.put_nowait)
+    metrics: list = []
+    speaker.on("metrics_collected", metrics.append)
     session = AgentSession(tts=speaker)
     loudspeaker = Loudspeaker()
     session.output.audio = loudspeaker
@@ -28,7 +30,7 @@ async def main() -> None:
         begin()
         await session.say(text, allow_interruptions=True)
         seconds = save(what, bytes(loudspeaker.played), RATE)
-        tell(what, seconds=seconds, first_ms=loudspeaker.watch.first_ms)
+        tell(what, seconds=seconds, first_ms=loudspeaker.watch.first_ms, ttfb=[each.ttfb for each in metrics])
 
     async def cut(what: str, text: str, seconds: float) -> None:
         begin()

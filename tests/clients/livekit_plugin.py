@@ -1,4 +1,4 @@
-"""LiveKit Agents: one of its own TTS plugins, streamed to as an agent session does, and played in real time.
+"""LiveKit Agents: one of its own TTS plugins, or ours, streamed to as an agent session does, and played in real time.
 
 python livekit_plugin.py URL KEY FOLDER whole|turns PLUGIN
 """
@@ -18,6 +18,7 @@ from report import (
     SECOND,
     SERVICE,
     URL,
+    WS_URL,
     Stopwatch,
     asked_meanwhile,
     save,
@@ -26,6 +27,8 @@ from report import (
     tokens,
     wait,
 )
+
+from dia2stream.plugins import livekit as dia2
 
 RATE = 24000
 
@@ -39,6 +42,7 @@ def plugins(session: aiohttp.ClientSession) -> dict:
         "elevenlabs": lambda: elevenlabs.TTS(
             api_key=KEY, base_url=f"{URL}/v1", voice_id="any", encoding="pcm_24000", http_session=session
         ),
+        "dia2": lambda: dia2.TTS(url=WS_URL, token=KEY),
     }
 
 

@@ -68,8 +68,7 @@ async def main() -> None:
         await heard.tell("false")
         agent.notes.stopped.clear()
         tell("resumed", resumed=await tts.resume())
-        await asyncio.wait_for(agent.notes.stopped.wait(), 60)
-        await asyncio.sleep(0.3)
+        await agent.silence(60)
         agent.end("whole", "whole")
 
         await agent.turn("after", SECOND, "after")

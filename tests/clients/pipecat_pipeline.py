@@ -4,6 +4,7 @@ python pipecat_pipeline.py URL KEY FOLDER whole|turns SERVICE
 """
 
 import asyncio
+import contextlib
 import sys
 import time
 
@@ -149,8 +150,15 @@ class Agent:
         """A turn that is heard to its end."""
         self.begin()
         await self.reply(text)
-        await asyncio.wait_for(self.notes.stopped.wait(), 60)
-        await asyncio.sleep(0.2)
+        await self.silence(60)
+
+    async def silence(self, seconds: float) -> None:
+        """Waits for the end of what is played, at most so long. Pipecat takes a gap, on a busy machine, for an end."""
+        await asyncio.wait_for(self.notes.stopped.wait(), seconds)
+        played = -1
+        while played < len(self.speaker.played):
+            played = len(self.speaker.played)
+            await asyncio.sleep(1.5)
 
     async def turn(self, what: str, text: str, name: str) -> None:
         await self.say(text)
@@ -189,14 +197,13 @@ async def restart(agent: Agent) -> None:
     """The server goes away and comes back."""
     tell("restart")
     await asyncio.to_thread(wait)
-    for _ in range(20):  # turns until one is heard: a service may need one to find out that its socket is gone
+    for _ in range(10):  # turns until one is heard: a service may need one to find out that its socket is gone
         agent.begin()
         await agent.reply(SECOND)
-        try:
-            await asyncio.wait_for(agent.notes.stopped.wait(), 10)
-            break
-        except asyncio.TimeoutError:
-            continue
+        with contextlib.suppress(asyncio.TimeoutError):
+            await agent.silence(20)
+            if len(agent.speaker.played) > RATE * 2:
+                break
     agent.end("restarted", "restarted")
 
 
