@@ -68,7 +68,7 @@ async def main() -> None:
         await heard.tell("false")
         agent.notes.stopped.clear()
         tell("resumed", resumed=await tts.resume())
-        await agent.silence(60)
+        await agent.silence(180)
         agent.end("whole", "whole")
 
         await agent.turn("after", SECOND, "after")

@@ -150,7 +150,7 @@ class Agent:
         """A turn that is heard to its end."""
         self.begin()
         await self.reply(text)
-        await self.silence(60)
+        await self.silence(180)
 
     async def silence(self, seconds: float) -> None:
         """Waits for the end of what is played, at most so long. Pipecat takes a gap, on a busy machine, for an end."""
