@@ -199,6 +199,15 @@ def assert_goes_on_from(rig: Rig, sent: int, frame: int) -> None:
     assert frame_numbers(rig)[sent:] == list(range(frame, frame + len(rig.frames) - sent))
 
 
+def memory_at(rig: Rig, heard: int) -> int:
+    """Where the model goes on when the listener has heard so many frames, in the midst of a word of the first text.
+
+    It forgets that word, all but its first frame.
+    """
+    begun = [word.start_ms // 80 for word in rig.of(Spoken) if word.start_ms < heard * 80]
+    return rig.context.first_frame + (begun[-1] + 1 if begun else heard)
+
+
 def stopped_at(rig: Rig, frame: int) -> Rig:
     """Pauses where so many frames have been sent, none of them beyond."""
     rig.run_until_sent(frame).do(Pause()).take()
@@ -272,15 +281,18 @@ def _assert_same_contents(one: Memory, other: Memory) -> None:
         assert (one.codec, one.cache) == (other.codec, other.cache)
 
 
-def assert_holds_what_was_heard(rig: Rig, blank: Rig) -> None:
-    """As a model does that was given the columns of what was heard in one pass. blank: of the same kind, unused."""
+def assert_holds_what_was_heard(rig: Rig, blank: Rig, played: Tensor) -> None:
+    """As a model does that was given the columns of what was heard in one pass. blank: of the same kind, unused.
+
+    played: the codes that the listener heard, int64 [C, frames], those of a word that was cut included.
+    """
     heard, other = rig.context, blank.stepper
     codes = heard._archived(0, heard.frames)
     other.begin(0, rig.stepper.slots[0].settings, seed=0)
     delay_frames(codes, other.delays, other.codes[0])
     other.prefill(0, [text for text, _ in heard._columns])
     other.slots[0].known = blank.context.frames = heard.frames
-    blank.context._codec.hear(codes)
+    blank.context._codec.hear(played)
     assert heard.step == heard.frames
     _assert_same_contents(Memory(rig), Memory(blank))
 

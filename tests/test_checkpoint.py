@@ -17,6 +17,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from dia2.checkpoint import random_models
+from dia2.checkpoint.corrections import Corrections
 from dia2.checkpoint.load import Checkpoint, LoadOptions, _build, load_checkpoint, load_codec, load_files
 from dia2.checkpoint.sources import Folder, ModelFiles, Repo, read_manifest
 from dia2.checkpoint.tokenizer import LoadedTokenizer, load_tokenizer
@@ -628,3 +629,30 @@ def test_the_random_tokenizer_knows_common_words_and_can_say_any() -> None:
     assert all(1 <= len(loaded.tokenizer.encode(word)) <= 3 for word in common)
     assert loaded.tokenizer.encode("[S2] thanks")[0] == loaded.tokenizer.speakers[1]
     assert len(loaded.tokenizer.encode("Übermäßig🙂")) > 5
+
+
+# ---- Corrections ----
+
+
+def test_the_manifest_corrects_what_is_told_and_the_default_is_nothing(folder: Path) -> None:
+    assert load(folder).corrections == Corrections(0.0, (0.0, 0.0))
+    edit(folder / "dia2_assets.json", lambda raw: raw.update(word_delay_ms=56, speaker_gain_db=[-1.9, 3]))
+    assert load(folder).corrections == Corrections(56.0, (-1.9, 3.0))
+    edit(folder / "dia2_assets.json", lambda raw: raw.update(word_delay_ms=None, speaker_gain_db=None))
+    assert load(folder).corrections == Corrections()
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('"word_delay_ms": "56"', "word_delay_ms must be a number from -1000 to 1000, not '56'"),
+        ('"word_delay_ms": true', "word_delay_ms must be a number from -1000 to 1000, not True"),
+        ('"word_delay_ms": 1001', "word_delay_ms must be a number from -1000 to 1000, not 1001"),
+        ('"speaker_gain_db": 3', "speaker_gain_db must be two numbers, one for each speaker, not 3"),
+        ('"speaker_gain_db": [3]', "speaker_gain_db must be two numbers, one for each speaker, not [3]"),
+        ('"speaker_gain_db": [0, -31]', "speaker_gain_db must be a number from -30 to 30, not -31"),
+    ],
+)
+def test_a_correction_that_cannot_be_is_refused(folder: Path, text: str, message: str) -> None:
+    (folder / "dia2_assets.json").write_text(f"{{{text}}}")
+    assert message in refusal(folder)

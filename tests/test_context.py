@@ -16,6 +16,7 @@ from conversations import (
     assert_sound_alike,
     frame_numbers,
     golden,
+    memory_at,
     stopped_at,
     toy,
     toy_voice,
@@ -62,9 +63,11 @@ def interrupted(rig: Rig, sent: int, played_ms: int, text: str = "[S2] Wait.") -
 
 @every_kind
 def test_after_going_back_it_holds_the_columns_of_what_was_heard_and_nothing_else(make: Make) -> None:
-    rig = interrupted(make().do(Start(TALE)), sent=15, played_ms=10 * 80 + 30)
-    assert rig.context.frames == rig.context.first_frame + 10
-    assert_holds_what_was_heard(rig, make())
+    rig = make().do(Start(TALE)).run_until_sent(15)
+    played = rig.context._archived(0, rig.context.first_frame + 10)
+    interrupted(rig, sent=15, played_ms=10 * 80 + 30)
+    assert rig.context.frames == memory_at(rig, 10) < rig.context.first_frame + 10
+    assert_holds_what_was_heard(rig, make(), played)
 
 
 @every_kind
@@ -81,10 +84,11 @@ def test_going_back_is_the_same_as_never_having_gone_further(make: Make) -> None
 @pytest.mark.parametrize("to", [0, 1, 5, 11, 12, 13, 30, 95, 180])
 @pytest.mark.parametrize("clips", [{}, {"clips": toy_voice()}], ids=["cold", "in a voice"])
 def test_any_frame_can_be_gone_back_to(to: int, clips: dict[str, object]) -> None:
-    rig = interrupted(toy(limit=600, voices=clips).do(Start(LONG)), sent=200, played_ms=to * 80)
-    assert_holds_what_was_heard(rig, toy(limit=600))
-    first = rig.context.first_frame
-    assert frame_numbers(rig.run())[200:] == list(range(first + to, rig.context.frames))
+    rig = toy(limit=600, voices=clips).do(Start(LONG)).run_until_sent(200)
+    played = rig.context._archived(0, rig.context.first_frame + to)
+    interrupted(rig, sent=200, played_ms=to * 80)
+    assert_holds_what_was_heard(rig, toy(limit=600), played)
+    assert frame_numbers(rig.run())[200:] == list(range(memory_at(rig, to), rig.context.frames))
 
 
 def test_going_back_finds_nothing_of_the_conversation_before() -> None:
@@ -105,20 +109,22 @@ def test_going_back_behind_a_rebuild_rebuilds_once_more() -> None:
     rig = toy().do(Start(LONG)).run_until_sent(250)
     assert rig.context.base > 100
     rig.do(Pause(90 * 80), Inject("[S2] Wait."))
-    context, slot = rig.context, rig.stepper.slots[0]
-    assert (context.step, context.frames, slot.known + context.base) == (90, 90, 90)
-    assert context.base < 90
-    assert frame_numbers(rig.run())[250:] == list(range(90, context.frames))
+    context, slot, there = rig.context, rig.stepper.slots[0], memory_at(rig, 90)
+    assert 84 < there <= 90
+    assert (context.step, context.frames, slot.known + context.base) == (there, there, there)
+    assert context.base < there
+    assert frame_numbers(rig.run())[250:] == list(range(there, context.frames))
 
 
 @pytest.mark.parametrize("make", [toy, partial(golden, GOLDENS / "published-like", GREEDY)], ids=["toy", "golden"])
 def test_known_codes_stay_when_the_context_is_rebuilt_for_going_back(make: Make) -> None:
     rig = make(history=40).do(Start(LONG)).run_until_sent(160)
-    known = rig.context._archived(85, 100)
+    there = memory_at(rig, 100)
+    known = rig.context._archived(85, there)
     rig.do(Pause(100 * 80), Inject("[S2] Wait.")).run(rig.context.lead_in + 3)
     base = rig.context.base
     assert 0 < base < 85
-    assert torch.equal(rig.stepper.frames(0, 85 - base, 100 - base), known)
+    assert torch.equal(rig.stepper.frames(0, 85 - base, there - base), known)
 
 
 def test_ten_minutes_can_be_gone_back_and_not_a_frame_more() -> None:

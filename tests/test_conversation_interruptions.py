@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from conversations import HELLO, assert_goes_on_from, assert_sound_alike, golden, paused, toy
+from conversations import HELLO, assert_goes_on_from, assert_sound_alike, frame_numbers, golden, memory_at, paused, toy
 
 from dia2stream.errors import CommandError
 from dia2stream.items import Cut
@@ -14,7 +14,7 @@ from dia2stream.protocol.messages import Done, End, FirstAudio, Inject, Pause, S
 def test_text_while_it_is_paused_is_said_from_where_the_listener_was(played: int | None) -> None:
     rig = toy().do(Start(HELLO, id="a")).run_until_sent(30).do(Pause(played), Inject("Well then.", id="b")).run()
     heard = 30 if played is None else min(30, played // 80)
-    assert_goes_on_from(rig, 30, heard)
+    assert_goes_on_from(rig, 30, memory_at(rig, heard))
     assert [word.word for word in rig.of(WordEvent) if word.id == "b"] == ["Well", "then."]
     assert [done.id for done in rig.of(Done)] == ["b"]
     assert sum(isinstance(item, Cut) for item in rig.items) == 1
@@ -23,16 +23,18 @@ def test_text_while_it_is_paused_is_said_from_where_the_listener_was(played: int
 
 def test_several_interruptions_each_go_back_to_what_was_heard() -> None:
     rig = toy().do(Start(HELLO)).run_until_sent(40)
-    rig.do(Pause(20 * 80), Inject(HELLO)).run_until_sent(50)  # frames 0-39, 20-29
-    assert_goes_on_from(rig, 40, 20)
+    ten, twenty = memory_at(rig, 10), memory_at(rig, 20)
+    assert ten < 10 < twenty <= 20
+    rig.do(Pause(20 * 80), Inject(HELLO)).run_until_sent(50)
+    assert_goes_on_from(rig, 40, twenty)
     # Inside what was dropped: all before it was heard, and nothing of what came instead.
-    rig.do(Pause(30 * 80), Inject(HELLO)).run_until_sent(60)  # 0-39, 20-29, 20-29
-    assert_goes_on_from(rig, 50, 20)
+    rig.do(Pause(30 * 80), Inject(HELLO)).run_until_sent(60)
+    assert_goes_on_from(rig, 50, twenty)
     # Inside an earlier stretch.
     rig.do(Pause(45 * 80), Inject(HELLO)).run_until_sent(65)
-    assert_goes_on_from(rig, 60, 20)
+    assert_goes_on_from(rig, 60, twenty)
     rig.do(Pause(10 * 80), Inject(HELLO)).run_until_sent(70)
-    assert_goes_on_from(rig, 65, 10)
+    assert_goes_on_from(rig, 65, ten)
     rig.do(Pause(0), Inject("The end.")).run()
     assert_goes_on_from(rig, 70, 0)
     assert rig.words[-2:] == ["The", "end."]
@@ -44,7 +46,7 @@ def test_an_interruption_of_an_interruption_that_was_not_heard_yet() -> None:
         rig.do(Pause(), Inject(f"Take {number}."))
         rig.step()
     rig.run()
-    assert_goes_on_from(rig, 20, 20)
+    assert_goes_on_from(rig, 20, memory_at(rig, 20))
     assert rig.words[-2:] == ["Take", "4."]
     assert [done.id for done in rig.of(Done)] == ["6"]
 
@@ -73,10 +75,12 @@ def test_after_an_interruption_text_without_a_tag_is_said_by_the_speaker_who_was
 
 
 def test_only_the_first_word_of_a_conversation_gets_its_lines_speaker() -> None:
-    """Before any word was heard the next one is still the first; a break is no word."""
+    """Before any word was heard the next one is still the first; so it is when the first is cut. A break is no word."""
+    second = toy().say("One two.").of(WordEvent)[1].start_ms
     for text, played, tagged in [
         ("One two.", 0, True),
-        ("One two.", 160, False),
+        ("One two.", 160, True),
+        ("One two.", second + 80, False),
         ('<break time="2s"/> One.', 800, True),
     ]:
         rig = toy().do(Start(text)).run_until_sent(12).do(Pause(played), Inject("Well."))
@@ -91,11 +95,65 @@ def test_the_rest_of_a_break_is_not_waited_for() -> None:
     assert (three.id, three.word, three.start_ms) == ("2", "Three.", 60 * 80)
 
 
+def test_a_word_that_was_cut_is_forgotten_but_for_its_first_frame() -> None:
+    """A model that remembers half a word says the other half before anything new."""
+    for played in range(1, 40):
+        rig = toy().do(Start(HELLO)).run_until_sent(40).do(Pause(played * 80), Inject("Well."))
+        context, cut = rig.context, [word for word in rig.of(WordEvent) if word.start_ms < played * 80][-1]
+        assert context.frames == context.step == cut.start_ms // 80 + 1
+        assert rig.stepper.slots[0].text == (rig.conversation.machine.pad,) * 2  # nothing of the word
+        assert rig.run().of(WordEvent)[-1].start_ms == 40 * 80  # at once, with nothing before it
+        assert frame_numbers(rig)[:40] == list(range(40))  # the listener's clock goes on
+
+
+def test_nothing_is_forgotten_between_words() -> None:
+    text = 'One two three. <break time="2s"/> Four.'
+    whole = toy().say(text)
+    four, silent = whole.of(WordEvent)[3].start_ms // 80, len(whole.frames)
+    for heard in (four, four - 1, silent - 1, silent):
+        rig = toy().do(Start(text)).run().do(Pause(heard * 80), Inject("Well."))
+        assert rig.context.frames == heard
+
+
+def test_a_speaker_whose_first_word_was_cut_is_named_again() -> None:
+    text = "[S1] One two three. [S2] Four five six."
+    words = toy().say(text).of(WordEvent)
+    for word, tag in [(words[1], None), (words[3], 153), (words[4], None)]:
+        rig = toy().do(Start(text)).run().do(Pause(word.start_ms + 80), Inject("Well."))
+        reply = rig.context.state.queue[0]
+        assert (reply.tokens[0] if reply.tokens[0] in (152, 153) else None) == tag
+        assert reply.speaker == int(word.speaker[1])
+
+
+def test_the_first_sound_after_an_interruption_takes_no_more_steps_than_a_cold_start() -> None:
+    cold = toy().do(Start(HELLO)).run_until_sent(1)
+    for played in range(40):
+        rig = toy().do(Start(HELLO)).run_until_sent(40)
+        steps = rig.steps
+        rig.do(Pause(played * 80), Inject("Well.")).run_until_sent(41)
+        assert rig.steps - steps == cold.steps
+
+
+def test_the_codec_goes_on_behind_what_was_heard_also_of_what_is_forgotten() -> None:
+    rig = toy().do(Start(HELLO)).run_until_sent(30)
+    heard = list(rig.context._codec.state)[:20]
+    rig.do(Pause(20 * 80), Inject(HELLO))
+    assert list(rig.context._codec.state) == heard
+    rig.run_until_sent(40)
+    said = list(rig.context._codec.state)[:25]
+    assert said[:20] == heard
+    rig.do(Pause(35 * 80), Inject("Well."))  # five frames of the second text
+    assert list(rig.context._codec.state) == said
+    rig.run_until_sent(45).do(Pause(10 * 80), Inject("Oh."))  # in the first text again
+    assert list(rig.context._codec.state) == heard[:10]
+    rig.do(Inject("Well."))
+
+
 def test_an_interruption_by_open_text_waits_for_enough_of_it() -> None:
     rig = toy().do(Start(HELLO)).run_until_sent(30).do(Pause(), Inject("Well", id="b", final=False)).run()
     assert rig.sent == 30
     rig.do(Inject(" then my friend", final=False), End()).run()
-    assert_goes_on_from(rig, 30, 30)
+    assert_goes_on_from(rig, 30, memory_at(rig, 30))
     whole = toy().do(Start(HELLO)).run_until_sent(30).do(Pause(), Inject("Well then my friend", id="b")).run()
     assert whole.told == rig.told
 
@@ -104,7 +162,7 @@ def test_an_interruption_by_nothing_is_silence() -> None:
     rig = toy().do(Start(HELLO)).run_until_sent(30).do(Pause(), Inject("", id="b")).run()
     assert rig.items[-2:] == [Cut(), Done("b", 30 * 80)]
     rig.do(Inject("And on.")).run()
-    assert_goes_on_from(rig, 30, 30)
+    assert_goes_on_from(rig, 30, memory_at(rig, 30))
 
 
 def test_what_was_sent_to_its_last_sample_is_done_though_interrupted_right_behind_it() -> None:

@@ -156,8 +156,13 @@ def test_whatever_voices_and_interruptions_come_the_memory_is_what_was_heard(
         if back is not None:
             step = rig.conversation.clock.step_at(paused(rig, max(0, at - back) * 80).heard_ms)
         rig.do(Inject("Six seven eight.", id=str(number), voice=name)).run()
-        # Where nothing was heard, the conversation begins behind the other clips.
-        assert_goes_on_from(rig, at, rig.context.first_frame if step == first else step)
+        begins = frame_numbers(rig)[at]
+        assert_goes_on_from(rig, at, begins)
+        if step == first:  # where nothing was heard, the conversation begins behind the other clips
+            assert begins == rig.context.first_frame
+        else:  # the word that was cut is forgotten, and no more
+            longest_word = 0 if back is None else 12
+            assert step - longest_word <= begins <= step
         assert name is None or rig.context.voice is rig.conversation.voices[name]
     assert rig.words[-3:] == ["Six", "seven", "eight."]
     assert rig.conversation.idle

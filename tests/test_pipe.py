@@ -401,6 +401,16 @@ def test_a_book_is_queued_no_faster_than_it_is_spoken(separator):
 
 
 @pytest.mark.parametrize(
+    ("reads_marks", "ends"),
+    [(True, ["Hi.\n", "ink>Yes.\n"]), (False, ["Hi.\n", "<think>One\n", "two\n", "ink>Yes.\n", "<THINK>more\n"])],
+)
+def test_a_thought_of_several_lines_does_not_end_its_utterance(reads_marks, ends):
+    session = Listener()
+    module._speak(session, iter([b"Hi.\n<think>One\n\ntwo\n</th", b"ink>Yes.\n<THINK>more\n"]), reads_marks)
+    assert [command.text for command in session.commands if command.final] == ends
+
+
+@pytest.mark.parametrize(
     ("line", "names_it"),
     [(b"Hello there.", True), (b"[S1] Hi", True), (b'{"cmd": }', False), (b'{"cmd": "inject", "text": "a"}', False)],
 )

@@ -19,6 +19,7 @@ from pathlib import Path
 import torch
 
 from dia2.checkpoint import random_models
+from dia2.checkpoint.corrections import Corrections, read_corrections
 from dia2.checkpoint.device import check_weights_kind, default_dtype, memory_guard, pick_device, pick_dtype, set_up_cuda
 from dia2.checkpoint.download import Progress
 from dia2.checkpoint.sources import Folder, ModelFiles, Source, open_source, read_manifest
@@ -47,6 +48,7 @@ class Checkpoint:
     weights: "dtype", or "fp8" when the layers' matrices are kept in 8 bits.
     notes: a line for every choice that the user left open, with its reason, for the log.
     about: what a user of this model should be told once, or None; it is among the notes too.
+    corrections: what its manifest says about its sound, for whoever plays it.
     """
 
     name: str
@@ -60,6 +62,7 @@ class Checkpoint:
     weights: str = "dtype"
     notes: list[str] = field(default_factory=list)
     about: str | None = None
+    corrections: Corrections = field(default_factory=Corrections)
 
 
 @dataclass(frozen=True)
@@ -99,8 +102,9 @@ def load_checkpoint(model: str | Path, options: LoadOptions = _DEFAULTS) -> Chec
         _refuse_for_random(name, tokenizer=options.tokenizer, mimi=options.mimi, revision=options.revision)
         return _load_random(name, target)
     source = _open_model(name, options)
-    manifest = read_manifest(source)
+    manifest, corrections = read_manifest(source), read_corrections(source)
     loaded = _load(ModelFiles(name, source, manifest, options.tokenizer, options.mimi, options.progress), target)
+    loaded.corrections = corrections
     if name == BUNDLED:
         loaded.about = _BUNDLED_ABOUT
         loaded.notes.append(_BUNDLED_ABOUT)
@@ -119,8 +123,10 @@ def load_files(config_path: str | Path, weights_path: str | Path, options: LoadO
             raise CheckpointError(f"no such file: {path}")
     source = Folder(config.parent)
     manifest = read_manifest(source) | {"config": config.name, "weights": str(tensors.absolute())}
-    name = str(config.parent)
-    return _load(ModelFiles(name, source, manifest, options.tokenizer, options.mimi, options.progress), target)
+    name, corrections = str(config.parent), read_corrections(source)
+    loaded = _load(ModelFiles(name, source, manifest, options.tokenizer, options.mimi, options.progress), target)
+    loaded.corrections = corrections
+    return loaded
 
 
 def load_codec(model: str | Path, options: LoadOptions = _DEFAULTS) -> tuple[Dia2Config, Mimi]:

@@ -78,6 +78,8 @@ class Context:
         self._voice_changed = False  # since the conversation began
         self._voice_due: RunVoice | None = None  # a voice whose columns are among those that are due
         self._unplayed: list[range] = []  # frames that were not played and never went through the codec
+        # (frame, count): so many frames were decoded before this one and are forgotten, see `cut`.
+        self._forgotten: list[tuple[int, int]] = []
         self.rollovers = 0
 
     def begin(self, settings: SlotSettings, seed: int, prefix: Prefix | None, initial_padding: int) -> None:
@@ -91,6 +93,7 @@ class Context:
         self.seed, self.base, self.frames, self._voice_changed = seed, 0, 0, False
         self._columns.clear()
         self._unplayed.clear()
+        self._forgotten.clear()
         if prefix is None:
             self._voice = None
             self._codec.reset()
@@ -248,6 +251,20 @@ class Context:
                 self._drop_columns(self._column - (step - self.base))
                 self.stepper.slots[self.slot].text = text
         self.stepper.slots[self.slot].known = known - self.base
+
+    def cut(self, step: int, heard: int) -> None:
+        """Goes on at `step` as if nothing had been said from there on: its column has no text.
+
+        heard: frames before it were played, `step` or more. The codec goes on behind them, so that the sound does not
+        jump. The machine's state is the caller's to set.
+        """
+        if step < self.frames:
+            self._rewind_codec(heard)
+            count = self._decoded_between(step, heard)
+            self._forgotten = [*(cut for cut in self._forgotten if cut[0] <= step), (step, count)]
+            self.decoded = step
+        self.rewind(step, step)
+        self.stepper.slots[self.slot].text = (self.machine.pad, self.machine.pad)
 
     def extend(self, texts: Sequence[TextColumn], marks: Sequence[Mark], codes: Tensor) -> None:
         """Goes on with frames that somebody else made, from `frames` on. They are not played; their columns are due.
@@ -431,13 +448,19 @@ class Context:
 
     def _rewind_codec(self, frame: int) -> None:
         """Puts the codec where it was before `frame`."""
-        back = sum(stop - start for start, stop in self._played(frame, self.decoded))
+        back = self._decoded_between(frame, self.decoded)
         if back <= self._codec.most_back:
             self._codec.go_back(back)
         else:
             self._hear_again(frame)
         self._unplayed = [gap for gap in self._unplayed if gap.start < frame]
+        self._forgotten = [cut for cut in self._forgotten if cut[0] <= frame]
         self.decoded = min(self.decoded, frame)
+
+    def _decoded_between(self, start: int, stop: int) -> int:
+        """How many frames went through the codec from where `start` begins up to where `stop` begins."""
+        played = sum(stop - start for start, stop in self._played(start, stop))
+        return played + sum(count for frame, count in self._forgotten if start < frame <= stop)
 
     def _hear_again(self, frame: int) -> None:
         """Has the codec hear what was played before `frame`, from the voice on if that is near, else enough of it."""

@@ -4,9 +4,9 @@ The clock counts the frames that were sent. An interruption takes the model back
 on. So the clock is a row of segments: each begins at a frame of the clock, and sounds the model's steps from one step
 on.
 
-Example: 100 frames were sent when the caller interrupts, and 60 of them were heard. The model goes back to step 60 and
-the clock goes on at frame 100, so the segments are (0, 0) and (100, 60). A listener at frame 110 has heard
-everything before step 70.
+Example: 100 frames were sent when the caller interrupts, and 60 of them were heard. The word that was cut began at step
+57. So the model goes back to step 58 and the clock goes on at frame 100: the segments are (0, 0) and (100, 58). A
+listener at frame 110 has heard everything before step 68.
 
 Pure: knows nothing of words, the model or threads.
 """
@@ -48,6 +48,11 @@ class AudioClock:
     def turn_at(self, position: float) -> int:
         """The frame that the turn around a position began with; 0 when no turn began before."""
         return max((turn for turn in self._turns if turn <= position), default=0)
+
+    def speaks_since(self, position: float) -> int:
+        """The step from which on the model has spoken, up to a position, with no interruption and no caller between."""
+        turn = self.turn_at(position)
+        return max(turn, next((s.step for s in reversed(self._segments) if s.step <= position), turn))
 
     def position(self, heard_ms: float) -> float:
         """The point of the model's time, in steps, before which the listener has heard everything.

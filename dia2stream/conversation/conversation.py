@@ -14,6 +14,10 @@ frame that is not known yet: frame 0 at the start, the frame behind the voice's 
 the last frame that was heard. Text that comes during a turn is queued. Text that comes in the silence at the end of a
 turn continues it, from the step at which the words ran out. Text that comes later begins the next turn.
 
+**Interruptions.** Text that comes during a pause is said instead of what was not heard. The model goes back to the word
+that was cut, and the listener's clock does not. Example: 100 frames were sent, 60 were heard, and a word began at step
+57. The model forgets everything from step 58 on, and frame 100 of the clock is the model's frame 58.
+
 **The caller.** What `listen` brings goes into the context where the next turn will begin, in passes of many columns,
 as soon as nothing is spoken. These frames are not played, so the audio clock does not count them: its next segment
 begins behind them.
@@ -33,7 +37,7 @@ from numpy.typing import NDArray
 
 from dia2.steps.context import Context
 from dia2.steps.stepper import TextColumn
-from dia2.text.machine import MAX_PADDING, Mark, Tokens
+from dia2.text.machine import MAX_PADDING
 from dia2.text.script import TextTokenizer
 from dia2.voice.voice import Prefix
 from dia2stream.conversation.caller import Callers, Columns, Ear, read_piece
@@ -42,7 +46,15 @@ from dia2stream.conversation.events import notices_of, word_event
 from dia2stream.conversation.outbox import Outbox
 from dia2stream.conversation.reader import ReadEntry, TextReader
 from dia2stream.conversation.settings import choose_padding, choose_seed, find_voice, slot_settings
-from dia2stream.conversation.words import QueuedWord, Utterance, Words, check_room, check_text, check_utterances
+from dia2stream.conversation.words import (
+    QueuedWord,
+    TakenWord,
+    Utterance,
+    Words,
+    check_room,
+    check_text,
+    check_utterances,
+)
 from dia2stream.errors import CommandError
 from dia2stream.items import FRAME_MS, FirstFrame, Frame, Item
 from dia2stream.options import SpeechOptions
@@ -81,12 +93,21 @@ class MadeFrame:
     ends_turn: bool
 
 
+@dataclass(frozen=True)
+class _Interruption:
+    """step: the first one whose frame was not heard. word: the one that sounded there, None between words."""
+
+    step: int
+    word: TakenWord | None
+
+
 class Conversation:
     """One client's conversation. The context is one slot of a stepper, and outlives the conversation.
 
     voices: prefixes by name. The first one is the default; without any, the voice is random. max_lead_ms: how far
     sending may be ahead of the listener, None for as fast as items are taken. queue_frames: how many frames generation
     may be ahead of sending. ear: encodes the caller; without it the conversation cannot listen. text: how text is read.
+    word_delay_ms: how much later than its frame a word is heard; it corrects the times that are told, nothing else.
     """
 
     def __init__(
@@ -100,11 +121,13 @@ class Conversation:
         queue_frames: int = QUEUE_FRAMES,
         ear: Ear | None = None,
         text: TextSettings | None = None,
+        word_delay_ms: float = 0.0,
     ) -> None:
         self.slot, self.context, self.machine = context.slot, context, context.machine
         self.defaults, self.voices = defaults or SpeechOptions(), voices or {}
         self.outbox = Outbox(queue_frames, max_lead_ms)
         self._tokenizer, self._ear, self._text = tokenizer, ear, text or TextSettings()
+        self._word_delay_ms = round(word_delay_ms)
         self._forget()
 
     def _forget(self) -> None:
@@ -175,7 +198,7 @@ class Conversation:
     def _inject(self, command: Inject, arrived: float) -> None:
         self._need_conversation()
         if self.heard_ms is not None:
-            self._inject_instead(command, arrived, self.clock.step_at(self.heard_ms))
+            self._inject_instead(command, arrived, self.heard_ms)
             return
         words = self.words
         reader, opened, another = words.draft(), words.opened, words.begins_another(command.id)
@@ -196,14 +219,15 @@ class Conversation:
         utterance = words.opened or self._begin(command.id, arrived, before, voice)
         self._add(utterance, command.text, entries, command.final)
 
-    def _inject_instead(self, command: Inject, arrived: float, step: int) -> None:
-        """Speaks this text instead of what was not heard: everything from `step` on."""
-        reader, voice = self.words.draft_from(step), self._other_voice(command, self.context.voice)
+    def _inject_instead(self, command: Inject, arrived: float, heard_ms: float) -> None:
+        """Speaks this text instead of what was not heard."""
+        cut, voice = self._cut_at(heard_ms), self._other_voice(command, self.context.voice)
+        reader = self._reader_behind(cut)
         before = reader.copy()
         self._address(reader, voice)
         entries = reader.read(command.text, command.final)
         check_room(entries, queued=0)
-        self._interrupt(step)
+        self._interrupt(cut)
         self.words.reader = reader
         self._add(self._begin(command.id, arrived, before, voice), command.text, entries, command.final)
 
@@ -239,7 +263,8 @@ class Conversation:
     def _paused(self, heard_ms: float) -> Paused:
         """What was heard, and what was not."""
         position, state = self.clock.position(heard_ms), self.context.state
-        heard = self.words.heard(position, self.clock.turn_at(position), state.end_step, state.queue)
+        words_until = position - self._word_delay_ms / FRAME_MS
+        heard = self.words.heard(words_until, self.clock.turn_at(position), state.end_step, state.queue)
         return Paused(round(heard_ms), *heard)
 
     def _resume(self) -> None:
@@ -443,16 +468,35 @@ class Conversation:
             self.context.rewind(step, self.context.frames)
             self.context.state.restore(mark)
 
-    def _interrupt(self, step: int) -> None:
-        """Goes back to `step`: the frames sent after it were not heard, and the rest of the text is not wanted."""
-        context, state = self.context, self.context.state
-        mark = context.mark_at(step) if step < context.step else state.mark()
-        context.rewind(step, step)
+    def _cut_at(self, heard_ms: float) -> "_Interruption":
+        """Where an interruption goes back to, when the listener has heard so much."""
+        step, state = self.clock.step_at(heard_ms), self.context.state
+        mark = self.context.mark_at(step) if step < self.context.step else state.mark()
+        return _Interruption(step, self.words.being_said(step, self.clock.speaks_since(step), mark.end_step))
+
+    def _reader_behind(self, cut: "_Interruption") -> TextReader:
+        """A copy of the reader that goes on after what was heard."""
+        reader = self.words.draft_from(cut.step)
+        if cut.word is not None and cut.word.word.tokens[0] in self._tokenizer.speakers:
+            reader.answer()  # the tag is forgotten together with the word that had it
+        return reader
+
+    def _interrupt(self, cut: "_Interruption") -> None:
+        """Goes back to what was heard: the frames sent after it were not, and the rest of the text is not wanted.
+
+        A model that remembers half a word says the other half before anything new. So it forgets the word that was cut,
+        all but the first frame, in which the word before may still sound. The listener's clock does not go back.
+        """
+        step, context = cut.step, self.context
+        if cut.word is None:
+            context.rewind(step, step)
+        else:
+            step = max(cut.word.step + 1, context.oldest_step())
+            context.cut(step, heard=cut.step)
         self.words.go_back(step)
-        state.queue.clear()
-        # Nobody waits for the rest of a break.
-        padding = 0 if self.words.in_break else mark.forced_padding
-        state.restore(Mark(mark.padding_budget, padding, Tokens(), Tokens(), None))
+        context.state.queue.clear()
+        # No hold either, in which a model would go on with what it said last: the next word comes at once.
+        context.state.restore(self.machine.start().mark())
         self.heard_ms, self._speaking = None, False
         self.outbox.cut()
         self.clock.go_back(step, self.outbox.sent)
@@ -465,9 +509,9 @@ class Conversation:
         self.callers.check_room(len(piece.pcm) / command.sample_rate)
         if self.heard_ms is not None:
             # The caller has interrupted. What was not heard is dropped, as when text is injected.
-            step = self.clock.step_at(self.heard_ms)
-            self.words.reader = self.words.draft_from(step)
-            self._interrupt(step)
+            cut = self._cut_at(self.heard_ms)
+            self.words.reader = self._reader_behind(cut)
+            self._interrupt(cut)
         self.callers.hear(utterance, piece, command.final)
         self._run_callers()
 
@@ -515,8 +559,9 @@ class Conversation:
 
     def _word_event(self, word: QueuedWord) -> WordEvent:
         """The event of a word that begins to sound with the frame that is made now."""
+        start_ms = max(0, self.outbox.clock_ms + self._word_delay_ms)
         end = self.words.end_of(word, self.context.state.end_step)
-        return word_event(word, self.outbox.clock_ms, None if end is None else end - self.context.frames + 1)
+        return word_event(word, start_ms, None if end is None else end - self.context.frames + 1)
 
     def _done(self, before: Utterance | None = None) -> list[Item]:
         """`done` for the utterances whose last sample is queued: all before one, or all there are."""

@@ -271,16 +271,22 @@ class Words:
             queue.clear()
         self.opened = None
 
+    def being_said(self, step: int, since: int, last_end: int | None) -> TakenWord | None:
+        """The word, taken from step `since` on, whose sound goes on at `step`; None between words.
+
+        last_end: the step at which the words of the turn ended, if they did. How long a word sounds is not known, so it
+        goes on until the next one, or a break, begins.
+        """
+        taken = (t for t in chain(reversed(self.taken), reversed(self.sounded)) if since <= t.step < step)
+        last = next(taken, None)
+        ended = last_end is not None and last_end <= step
+        return None if last is None or not last.word.tokens or ended else last
+
     def forget_before(self, step: int) -> None:
         """The model can no longer go back beyond `step`: forgets older words, except the one that `step` is in."""
         while len(self.sounded) > 1 and self.sounded[1].step < step:
             # A break is no word: the word before it stays the last one.
             del self.sounded[0 if self.sounded[1].word.tokens else 1]
-
-    @property
-    def in_break(self) -> bool:
-        """Whether the last thing that sounded is a break."""
-        return bool(self.sounded) and not self.sounded[-1].word.tokens
 
     def end_of(self, word: QueuedWord, last_end: int | None) -> int | None:
         """The step at which the next written word begins, or the words end; None when that is not drawn yet.

@@ -252,6 +252,7 @@ class Engine:
             queue_frames=queue_frames,
             ear=self.checkpoint.codec,
             text=self.text,
+            word_delay_ms=self.checkpoint.corrections.word_delay_ms,
         )
 
     # ---- Called by sessions, from any thread: see `EngineThread` ----

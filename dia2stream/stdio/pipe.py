@@ -44,6 +44,7 @@ from dia2stream.stdio.players import find_player, playing, takes_wav
 from dia2stream.stdio.sound_files import SoundFileWriter, ending
 from dia2stream.stdio.writer import SampleWriter
 from dia2stream.terminal import load_progress, note
+from dia2stream.text.lexer import Lexer
 
 _log = logging.getLogger(__name__)
 
@@ -68,7 +69,7 @@ def run(model: ModelOptions, speech: SpeechOptions, stream: PipeOptions) -> None
         if events.only_json and engine.checkpoint.about is not None:
             events.log("info", engine.checkpoint.about)  # elsewhere it is among the notes
         read = (
-            (lambda: _speak(session, _chunks(0)))
+            (lambda: _speak(session, _chunks(0), reads_marks=engine.text.rules != "off"))
             if stream.text
             else (lambda: _obey(session, _lines(as_utf8(_chunks(0)))))
         )
@@ -286,19 +287,27 @@ def _obey(session: Session, lines: Iterator[bytes | None]) -> None:
             session.refuse(error)
 
 
-def _speak(session: Session, chunks: Iterator[bytes]) -> None:
-    """Speaks plain text as it arrives, also in the middle of a line. Each line is an utterance of one conversation."""
+def _speak(session: Session, chunks: Iterator[bytes], reads_marks: bool = True) -> None:
+    """Speaks plain text as it arrives, also in the middle of a line. Each line is an utterance of one conversation.
+
+    reads_marks: what `<think>` begins is left out up to `</think>`, over as many lines as that takes.
+    """
     begun = is_open = False
+    marks = Lexer("-")  # only asked where a line's end is no utterance's
     for text in decoded(chunks):
         for piece in _PIECE.findall(text):
-            line_ends = piece.endswith("\n")
             if not is_open and not piece.strip():
                 continue
+            if reads_marks:
+                marks.feed(piece)
+            line_ends = piece.endswith("\n") and not marks.leaves_out
             session.wait_while(lambda: session.behind > 0 or session.queued_words > _TEXT_AHEAD)
             if not begun:
                 session.submit(Start("", final=False))
             session.submit(Inject(piece, final=line_ends))
             begun, is_open = True, not line_ends
+            if line_ends:
+                marks.flush()
 
 
 def _speak_all(session: Session, text: str) -> None:

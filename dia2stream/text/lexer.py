@@ -89,6 +89,11 @@ class Lexer:
         """Where the text begins that no item has come of."""
         return self._word[0].start if self._word else self._at
 
+    @property
+    def leaves_out(self) -> bool:
+        """Whether the text stands inside something that is left out, as after `<think>`."""
+        return self._until is not None
+
     def feed(self, text: str) -> list[Item]:
         """Takes a piece; returns the items that it completed."""
         self._text += text

@@ -1,0 +1,49 @@
+"""What a checkpoint's own manifest says about its sound, for whoever plays it.
+
+    {"word_delay_ms": 56, "speaker_gain_db": [-1.9, 3.8]}        in dia2_assets.json
+
+Both are measured, by scripts/judge, and 0 for a checkpoint that says nothing. The model itself is not touched: its
+codes, and dia2's own timestamps, are as published.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+from dia2.checkpoint.sources import MANIFEST, Source
+from dia2.errors import CheckpointError, shown
+from dia2.strict_json import read_object
+
+MOST_DELAY_MS = 1000
+MOST_GAIN_DB = 30
+
+
+@dataclass(frozen=True)
+class Corrections:
+    """word_delay_ms: how much later than its frame a word is heard, -1000 to 1000.
+
+    speaker_gain_db: by how much to amplify speakers 1 and 2 where no voice is given, -30 to 30 each.
+    """
+
+    word_delay_ms: float = 0.0
+    speaker_gain_db: tuple[float, float] = (0.0, 0.0)
+
+
+def read_corrections(source: Source) -> Corrections:
+    """What the manifest says; the defaults where it says nothing. Raises CheckpointError."""
+    path = source.find(MANIFEST)
+    raw = {} if path is None else read_object(path)
+    where = f"{source.name}/{MANIFEST}"
+    delay, gains = raw.get("word_delay_ms"), raw.get("speaker_gain_db")
+    if gains is not None and not (isinstance(gains, list) and len(gains) == 2):
+        raise CheckpointError(f"{where}: speaker_gain_db must be two numbers, one for each speaker, not {shown(gains)}")
+    first, second = (_number(gain, f"{where}: speaker_gain_db", MOST_GAIN_DB) for gain in gains or (None, None))
+    return Corrections(_number(delay, f"{where}: word_delay_ms", MOST_DELAY_MS), (first, second))
+
+
+def _number(value: Any, where: str, most: float) -> float:
+    """A number from -most to most, 0 for None."""
+    if value is None:
+        return 0.0
+    if isinstance(value, bool) or not isinstance(value, int | float) or not -most <= value <= most:
+        raise CheckpointError(f"{where} must be a number from -{most} to {most}, not {shown(value)}")
+    return float(value)
