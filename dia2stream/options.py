@@ -112,6 +112,9 @@ class SpeechOptions:
     audio_temperature: Annotated[float, CliFlag("Variety of the sound; 0 always takes the likeliest.", "X")] = 0.8
     audio_top_k: Annotated[int, CliFlag("Draw the sound from this many of the likeliest.", "N")] = 80
     initial_padding: Annotated[int, CliFlag("Frames of 80 ms before the first word.", "N")] = 0
+    gain_db: Annotated[
+        float, CliFlag("Make all sound so much louder, below 0 quieter; peaks are clipped.", "DB", low=-60, high=30)
+    ] = 0.0
     text_rules: Annotated[
         TextRulesOption,
         CliFlag(

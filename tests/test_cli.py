@@ -136,7 +136,7 @@ def test_no_summary_of_a_command_is_cut_off(cli, group):
 
 def test_speech_options_are_what_start_can_set():
     settable = {field.name for field in fields(Start)} - {"text", "id", "final"}
-    assert {field.name for field in fields(SpeechOptions)} == settable | {"lexicon"}  # a file of the server's
+    assert {field.name for field in fields(SpeechOptions)} == settable | {"lexicon", "gain_db"}  # the server's own
 
 
 def test_flags_reach_the_command_and_the_rest_keeps_its_default(cli, pipe):

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from dia2.voice.loudness import TARGET_LUFS, gain, loudness
+from dia2.voice.loudness import TARGET_LUFS, level_gain, loudness
 
 
 def tone(hertz: float, level_db: float, seconds: float = 3.0, rate: int = 48_000) -> np.ndarray:
@@ -37,10 +37,10 @@ def test_silence_does_not_count() -> None:
 
 def test_a_gain_brings_sound_to_the_target_and_no_peak_beyond_the_ceiling() -> None:
     quiet = tone(997, -30)
-    assert loudness(gain(quiet, 48_000) * quiet, 48_000) == pytest.approx(TARGET_LUFS, abs=0.01)
+    assert loudness(level_gain(quiet, 48_000) * quiet, 48_000) == pytest.approx(TARGET_LUFS, abs=0.01)
     peaky = quiet.copy()
     peaky[::4800] = 0.5
-    assert gain(peaky, 48_000) == pytest.approx(0.99 / 0.5)
+    assert level_gain(peaky, 48_000) == pytest.approx(0.99 / 0.5)
     loud = tone(997, 0)
-    assert gain(loud, 48_000) < 1
-    assert gain(np.zeros(48_000, np.float32), 48_000) == 1
+    assert level_gain(loud, 48_000) < 1
+    assert level_gain(np.zeros(48_000, np.float32), 48_000) == 1

@@ -33,7 +33,7 @@ def loudness(samples: NDArray[np.float32], rate: int) -> float:
     return float(_lufs(powers.mean()))
 
 
-def gain(samples: NDArray[np.float32], rate: int, target: float = TARGET_LUFS, ceiling: float = 0.99) -> float:
+def level_gain(samples: NDArray[np.float32], rate: int, target: float = TARGET_LUFS, ceiling: float = 0.99) -> float:
     """The factor that brings samples to `target` LUFS, or as near as peaks stay under `ceiling`; 1 for silence."""
     now = loudness(samples, rate)
     if not np.isfinite(now):

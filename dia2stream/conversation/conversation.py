@@ -43,6 +43,7 @@ from dia2.voice.voice import Prefix
 from dia2stream.conversation.caller import Callers, Columns, Ear, read_piece
 from dia2stream.conversation.clock import AudioClock
 from dia2stream.conversation.events import notices_of, word_event
+from dia2stream.conversation.level import Gain, Level
 from dia2stream.conversation.outbox import Outbox
 from dia2stream.conversation.reader import ReadEntry, TextReader
 from dia2stream.conversation.settings import choose_padding, choose_seed, find_voice, slot_settings
@@ -87,10 +88,14 @@ TURN_ROOM = 250
 
 @dataclass(frozen=True)
 class MadeFrame:
-    """A frame that a step completed, without its sound. events: go out before it. ends_turn: it is the turn's last."""
+    """A frame that a step completed, without its sound.
+
+    events: go out before it. ends_turn: it is the turn's last. gain: of its sound, None where that stays as it is.
+    """
 
     events: Sequence[Item]
     ends_turn: bool
+    gain: Gain | None = None
 
 
 @dataclass(frozen=True)
@@ -108,6 +113,7 @@ class Conversation:
     sending may be ahead of the listener, None for as fast as items are taken. queue_frames: how many frames generation
     may be ahead of sending. ear: encodes the caller; without it the conversation cannot listen. text: how text is read.
     word_delay_ms: how much later than its frame a word is heard; it corrects the times that are told, nothing else.
+    speaker_gain_db: by how much speakers 1 and 2 are amplified where no voice is given.
     """
 
     def __init__(
@@ -122,12 +128,14 @@ class Conversation:
         ear: Ear | None = None,
         text: TextSettings | None = None,
         word_delay_ms: float = 0.0,
+        speaker_gain_db: tuple[float, float] = (0.0, 0.0),
     ) -> None:
         self.slot, self.context, self.machine = context.slot, context, context.machine
         self.defaults, self.voices = defaults or SpeechOptions(), voices or {}
         self.outbox = Outbox(queue_frames, max_lead_ms)
         self._tokenizer, self._ear, self._text = tokenizer, ear, text or TextSettings()
         self._word_delay_ms = round(word_delay_ms)
+        self._level = Level(self.defaults.gain_db, speaker_gain_db)
         self._forget()
 
     def _forget(self) -> None:
@@ -344,13 +352,15 @@ class Conversation:
     def complete(self, frame: int) -> MadeFrame:
         """Behind a step that completed this frame of the model. `deliver` has to be called with what this returns."""
         before: list[Item] = []
+        speaker = self.words.speaker
         if self._opening is not None and frame == self.clock.turn:
             before += self._announce(self._opening)
         for word in self.words.sound(frame):
             before += self._sound(word)
         self._undelivered += 1
         end = self.context.state.end_step
-        return MadeFrame(before, end is not None and frame >= end + MAX_PADDING)
+        gain = self._level.gain(speaker, self.words.speaker, has_voice=self.context.voice is not None)
+        return MadeFrame(before, end is not None and frame >= end + MAX_PADDING, gain)
 
     def deliver(self, made: MadeFrame, pcm: NDArray[np.float32]) -> None:
         """Queues a frame for the listener, with its sound in -1..1. After a turn's last frame the turn ends."""

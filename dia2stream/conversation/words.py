@@ -252,6 +252,11 @@ class Words:
             words.append(self.sounded[-1].word)
         return words
 
+    @property
+    def speaker(self) -> int | None:
+        """Whose word began to sound last, 1 or 2; None before the first."""
+        return self.sounded[-1].word.speaker if self.sounded else None
+
     def finished(self, before: Utterance | None = None) -> list[Utterance]:
         """Takes out the oldest utterances that are done: all before one, or all there are."""
         done = []

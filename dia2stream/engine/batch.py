@@ -22,6 +22,7 @@ from dia2.steps.context import Context
 from dia2.steps.pool import FinishedFrames
 from dia2.steps.stepper import Stepper, TextColumn
 from dia2stream.conversation.conversation import Conversation, MadeFrame
+from dia2stream.conversation.level import amplified
 from dia2stream.engine.observer import StepReport
 
 _T = TypeVar("_T")
@@ -98,11 +99,13 @@ class Batch:
         frames, self._frames = self._frames, None
         if frames is None:
             return
-        pcm = np.clip(self._timed(frames.sounds.pcm).numpy(), -1.0, 1.0)
+        unclipped = self._timed(frames.sounds.pcm).numpy()
+        pcm = np.clip(unclipped, -1.0, 1.0)
         for row, (conversation, made) in enumerate(frames.made):
             if made is not _LOST:
                 # A copy, because one slow reader would keep the sound of all conversations in memory.
-                self._try(conversation, conversation.deliver, made, pcm[row].copy())
+                sound = pcm[row].copy() if made.gain is None else amplified(unclipped[row], made.gain)
+                self._try(conversation, conversation.deliver, made, sound)
 
     def forget(self) -> None:
         """The model failed: the sound of frames that wait for it may never come."""

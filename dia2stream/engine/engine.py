@@ -253,6 +253,7 @@ class Engine:
             ear=self.checkpoint.codec,
             text=self.text,
             word_delay_ms=self.checkpoint.corrections.word_delay_ms,
+            speaker_gain_db=self.checkpoint.corrections.speaker_gain_db,
         )
 
     # ---- Called by sessions, from any thread: see `EngineThread` ----

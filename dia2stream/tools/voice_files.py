@@ -3,6 +3,7 @@
 `make` reads and checks the clips and their words before it loads the codec, so that errors come at once.
 """
 
+import math
 import os
 import sys
 from collections.abc import Iterator, Sequence
@@ -11,6 +12,7 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from rich.console import Console
 from rich.table import Table
@@ -19,6 +21,7 @@ from dia2.checkpoint.load import load_codec
 from dia2.codec.mimi import Mimi
 from dia2.errors import ScriptError
 from dia2.model.config import FRAME_RATE
+from dia2.voice.loudness import TARGET_LUFS, level_gain, loudness
 from dia2.voice.recording import BEST_SECONDS, Recording, read_recording, trim
 from dia2.voice.voice import SUFFIX, Clip, ClipWord, Voice, make_clip, read_words
 from dia2.voice.word_times import align, transcribe
@@ -39,7 +42,7 @@ def make(name: str, options: VoiceOptions, model: ModelOptions) -> None:
     heard = [_words(recording, path, number, options) for number, (recording, path) in enumerate(recordings, start=1)]
     config, codec = _load_codec(model)
     clips = [_clip(recording, words, codec) for (recording, _), (words, _) in zip(recordings, heard, strict=True)]
-    provenance = _provenance(recordings, heard, options, model)
+    provenance = _provenance(recordings, heard, options, model) | _levels(recordings)
     if options.speaker_2 is None:
         clips.append(clips[0])
     voice = Voice(name.strip(), tuple(clips), options.licence, provenance)
@@ -70,6 +73,16 @@ def _provenance(
     for number, ((_, path), (_, source)) in enumerate(zip(recordings, heard, strict=True), start=1):
         found |= {f"speaker_{number}": Path(path).name, f"words_{number}": source}
     return found if options.speaker_2 is not None else found | {"speaker_2": "speaker_1 again"}
+
+
+def _levels(recordings: Sequence[tuple[Recording, str]]) -> dict[str, str]:
+    """How loud the recordings were, for the voice's file."""
+    levels = (loudness(recording.samples, recording.rate) for recording, _ in recordings)
+    return {
+        f"level_{number}": f"{level:.1f} LUFS, made {TARGET_LUFS:.0f}"
+        for number, level in enumerate(levels, start=1)
+        if level > -math.inf
+    }
 
 
 def _note_long_clips(voice: Voice) -> None:
@@ -132,10 +145,11 @@ def _words(recording: Recording, path: str, number: int, options: VoiceOptions) 
 
 
 def _clip(recording: Recording, words: Sequence[ClipWord], codec: Mimi) -> Clip:
-    """The recording without the silence around its speech; the words' times move with it."""
+    """The recording without the silence around its speech, as loud as voices are; the words' times move with it."""
     first, last = min(word.start for word in words), max(word.end for word in words)
     start, stop = trim(recording, keep=(first, min(last, recording.seconds)))
-    pcm = torch.from_numpy(recording.part(start, stop).at(codec.sample_rate).samples)
+    samples = recording.part(start, stop).at(codec.sample_rate).samples
+    pcm = torch.from_numpy(samples * np.float32(level_gain(samples, codec.sample_rate)))
     moved = [ClipWord(w.text, round(w.start - start, 3), round(min(w.end, stop) - start, 3)) for w in words]
     return make_clip(pcm, moved, codec)
 

@@ -10,7 +10,7 @@ from ears import Hearing, word_times
 from material import Said
 from measures import border_clicks, clipped, is_click, loudest_before, silence_behind
 from report import Figure, spread
-from speaking import SAMPLE_RATE, Interruption, Sound, Spoken
+from speaking import FRAME_SAMPLES, SAMPLE_RATE, Interruption, Sound, Spoken
 from words import Errors, Plain, added_in_front, spoken_text
 
 from dia2.voice.loudness import TARGET_LUFS, loudness
@@ -25,6 +25,18 @@ _ONSET_SECONDS = 0.03  # PocketSphinx may place a word's beginning so much late
 
 
 @dataclass
+class Times:
+    """late: of each word, when it was told that it begins, less when it was heard, in ms.
+
+    pauses, close_pauses: whether `spoken` was right, to half a word and to a quarter of one.
+    """
+
+    late: list[float] = field(default_factory=list)
+    pauses: list[bool] = field(default_factory=list)
+    close_pauses: list[bool] = field(default_factory=list)
+
+
+@dataclass
 class SentenceResults:
     """What was found in all sentences. Times in ms."""
 
@@ -33,9 +45,8 @@ class SentenceResults:
     sounds: dict[str, list[Sound]] = field(default_factory=lambda: defaultdict(list))
     before: list[float] = field(default_factory=list)
     behind: list[float] = field(default_factory=list)
-    late: list[float] = field(default_factory=list)  # each word told, against when it was heard
-    pauses: list[bool] = field(default_factory=list)
-    close_pauses: list[bool] = field(default_factory=list)
+    alone: Times = field(default_factory=Times)
+    in_dialogues: Times = field(default_factory=Times)
     seconds: float = 0.0
     frames: int = 0
     clicks: int = 0
@@ -62,20 +73,21 @@ class SentenceProbe:
             results.by_kind[said.kind].examples.append(f"{' '.join(text)} -> {' '.join(heard)}")
         results.sounds[speaker].append(sound)
         results.seconds += len(sound) / SAMPLE_RATE
-        results.frames += len(sound) // 1920
+        results.frames += len(sound) // FRAME_SAMPLES
         results.clicks += border_clicks(sound)
         results.clipped.append(clipped(sound))
         results.behind.append(silence_behind(sound))
-        times = word_times(sound, spoken_text(spoken.words))
-        placed = events_heard(spoken.words, times) if times else None
+        found = word_times(sound, spoken_text(spoken.words))
+        placed = events_heard(spoken.words, found) if found else None
         if placed is None:
             results.unplaced += 1
             return
         results.before.append(placed[0][1].start * 1000)
-        results.late += [event.start_ms - heard.start * 1000 for event, heard in placed]
+        times = results.in_dialogues if speaker == "both" else results.alone
+        times.late += [event.start_ms - heard.start * 1000 for event, heard in placed]
         for paused in spoken.pauses:
-            results.pauses.append(told_right(paused, placed, slack=0.0))
-            results.close_pauses.append(told_right(paused, placed, slack=0.25))
+            times.pauses.append(told_right(paused, placed, slack=0.0))
+            times.close_pauses.append(told_right(paused, placed, slack=0.25))
 
     def figures(self) -> list[Figure]:
         """All that was found."""
@@ -100,26 +112,20 @@ class SentenceProbe:
             yield Figure("silence", f"{name}, p95", most, "ms")
 
     def _times(self) -> Iterable[Figure]:
-        late = self.results.late
-        bias, error = (float(np.mean(late)), float(np.mean(np.abs(late)))) if late else (None, None)
-        (most,) = spread((abs(value) for value in late), 95)
-        count = f"of {len(late)} words; {self.results.unplaced} sentences could not be placed"
-        yield Figure("word times", "bias (under 0: told too early)", bias, "ms", -10, 10, count)
+        alone, dialogues = self.results.alone, self.results.in_dialogues
+        bias, error, most = _errors_of(alone.late)
+        count = f"of {len(alone.late)}; {self.results.unplaced} sentences not placed"
+        yield Figure("word times", "bias (below 0: told too early)", bias, "ms", -10, 10, count)
         yield Figure("word times", "mean error", error, "ms")
         yield Figure("word times", "error, p95", most, "ms", most=130)
-        right, close = self.results.pauses, self.results.close_pauses
-        least = 46 / 48 * 100
-        yield Figure(
-            "`spoken`",
-            "right to a quarter of a word",
-            _share(close),
-            "%",
-            least,
-            detail=f"{sum(close)} of {len(close)}",
-        )
-        yield Figure(
-            "`spoken`", "right to the half of a word", _share(right), "%", detail=f"{sum(right)} of {len(right)}"
-        )
+        bias, _, most = _errors_of(dialogues.late)
+        yield Figure("word times", "in dialogues: bias", bias, "ms", detail=f"of {len(dialogues.late)}")
+        yield Figure("word times", "in dialogues: error, p95", most, "ms")
+        for name, times, least in (("", alone, 100 * 46 / 48), ("in dialogues: ", dialogues, None)):
+            close, exact = times.close_pauses, times.pauses
+            detail = f"{sum(close)} of {len(close)} pauses"
+            yield Figure("`spoken`", f"{name}right to a quarter of a word", _share(close), "%", least, detail=detail)
+            yield Figure("`spoken`", f"{name}right to half a word", _share(exact), "%", detail=f"{sum(exact)}")
 
     def _sound(self) -> Iterable[Figure]:
         levels = {speaker: _loudness(sounds) for speaker, sounds in sorted(self.results.sounds.items())}
@@ -191,8 +197,9 @@ class InterruptionProbe:
         times = word_times(spoken.reply, text)
         first = times[0].start if times else None
         before = loudest_before(spoken.reply, (first or 0.0) - _ONSET_SECONDS)
-        joined = np.concatenate([spoken.heard, spoken.reply])
-        clicks = bool(len(spoken.heard)) and is_click(joined, len(spoken.heard))
+        # A player that is emptied cuts the sound anywhere. One that plays on gets whole frames, and must not click.
+        frames = spoken.sound[: len(spoken.heard) // FRAME_SAMPLES * FRAME_SAMPLES]
+        clicks = is_click(np.concatenate([frames, spoken.reply]), len(frames))
         example = f"{spoken.pauses[0].spoken[-20:]} | {' '.join(said)} -> {' '.join(heard)}"
         silence = None if first is None else max(0.0, first * 1000)
         self.results.append(InterruptionResult(silence, max(0, added), before, clicks, example))
@@ -209,8 +216,16 @@ class InterruptionProbe:
             Figure(group, "silence before the new word, p50", middle, "ms", most=80),
             Figure(group, "silence before the new word, p95", most, "ms", most=160),
             Figure(group, f"sound over {SOUND_BEFORE_DB:.0f} dB before the new word", sounding, detail=of),
-            Figure(group, "clicks where the reply begins", sum(result.clicks for result in results), detail=of),
+            Figure(group, "clicks where the reply begins", sum(result.clicks for result in results), most=0, detail=of),
         ]
+
+
+def _errors_of(late: Sequence[float]) -> tuple[float | None, float | None, float | None]:
+    """Bias, mean error and the error's 95th percentile."""
+    if not late:
+        return None, None, None
+    errors = np.abs(late)
+    return float(np.mean(late)), float(np.mean(errors)), float(np.percentile(errors, 95))
 
 
 def _share(right: Sequence[bool]) -> float | None:

@@ -59,6 +59,8 @@ def show(figures: Sequence[Figure], title: str, console: Console) -> None:
     """The table."""
     table = Table("", "", "", "gate", "", title=title, box=None, title_justify="left", pad_edge=False)
     table.columns[2].justify = "right"
+    for column in table.columns:
+        column.no_wrap = True
     group = None
     for figure in figures:
         if figure.group != group and group is not None:
