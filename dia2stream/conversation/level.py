@@ -36,7 +36,8 @@ class Level:
 def amplified(pcm: NDArray[np.float32], gain: Gain) -> NDArray[np.float32]:
     """A frame's samples with their gain, within -1..1."""
     ramp = np.linspace(gain.begins, gain.ends, len(pcm), dtype=np.float32)
-    return np.clip(pcm * ramp, -1.0, 1.0)
+    louder: NDArray[np.float32] = np.clip(pcm * ramp, -1.0, 1.0)
+    return louder
 
 
 def factor(decibels: float) -> float:
