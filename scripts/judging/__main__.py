@@ -17,7 +17,7 @@ from typing import Annotated
 import numpy as np
 import soundfile
 import typer
-from ears import load_ear
+from listeners import load_ear
 from material import interruptions, sentences
 from probes import InterruptionProbe, SentenceProbe
 from published import compare_tokens

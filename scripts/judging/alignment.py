@@ -11,24 +11,31 @@ class Pair(NamedTuple):
     heard: str | None
 
 
+_EDIT, _MATCH = 1000, -1  # fewest edits count first, then most words that are the same
+
+
 def aligned(said: Sequence[str], heard: Sequence[str]) -> list[Pair]:
-    """The cheapest way to make one row of the other, where adding, missing and mistaking a word each cost one."""
-    costs = [list(range(len(heard) + 1))]
+    """The way with the fewest edits to make one row of the other: adding, missing or mistaking a word is one edit."""
+    costs = [[_EDIT * j for j in range(len(heard) + 1)]]
     for i, word in enumerate(said, 1):
-        row, last = [i], costs[-1]
+        row, last = [_EDIT * i], costs[-1]
         for j, other in enumerate(heard, 1):
-            row.append(min(last[j] + 1, row[j - 1] + 1, last[j - 1] + (word != other)))
+            row.append(min(last[j] + _EDIT, row[j - 1] + _EDIT, last[j - 1] + _pairing(word, other)))
         costs.append(row)
     pairs, i, j = list[Pair](), len(said), len(heard)
     while i or j:
         here = costs[i][j]
-        if i and j and here == costs[i - 1][j - 1] + (said[i - 1] != heard[j - 1]):
+        if i and j and here == costs[i - 1][j - 1] + _pairing(said[i - 1], heard[j - 1]):
             i, j = i - 1, j - 1
             pairs.append(Pair(said[i], heard[j]))
-        elif j and here == costs[i][j - 1] + 1:
+        elif j and here == costs[i][j - 1] + _EDIT:
             j -= 1
             pairs.append(Pair(None, heard[j]))
         else:
             i -= 1
             pairs.append(Pair(said[i], None))
     return pairs[::-1]
+
+
+def _pairing(word: str, other: str) -> int:
+    return _MATCH if word == other else _EDIT

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 from alignment import aligned
-from ears import Hearing, word_times
+from listeners import Hearing, word_times
 from material import Said
 from measures import border_clicks, clipped, is_click, loudest_before, silence_behind
 from report import Figure, spread
