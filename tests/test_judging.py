@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from dia2.voice.voice import ClipWord
+from dia2stream.options import ModelOptions
 from dia2stream.protocol.fields import HeardWord
 from dia2stream.protocol.messages import Done, Inject, Pause, Paused, Resume, Resumed, Start, WordEvent
 
@@ -17,6 +18,7 @@ sys.path.append(str(ROOT / "scripts" / "judging"))
 import material  # noqa: E402
 import measures  # noqa: E402
 import probes  # noqa: E402
+import published  # noqa: E402
 import report  # noqa: E402
 import speaking  # noqa: E402
 from alignment import Pair, aligned  # noqa: E402
@@ -194,3 +196,13 @@ def test_a_figure_passes_within_its_gate_and_fails_when_it_is_missing() -> None:
 def test_percentiles_leave_out_what_is_unknown() -> None:
     assert report.spread([1.0, None, 3.0, float("inf")], 50) == [2.0]
     assert report.spread([None], 50, 95) == [None, None]
+
+
+@pytest.mark.slow
+def test_greedy_tokens_of_another_python_are_compared_with_ours() -> None:
+    """This project stands in for the published package: it has its names."""
+    model = ModelOptions(model=str(ROOT / "tests" / "goldens" / "published-like" / "checkpoint"), device="cpu")
+    figure = published.compare_tokens(sys.executable, model)
+    assert (figure.value, figure.passes) == (100.0, True)
+    with pytest.raises(RuntimeError, match="could not generate with its dia2"):
+        published.compare_tokens(sys.executable, ModelOptions(model="/nowhere/at/all", device="cpu"))

@@ -41,6 +41,7 @@ from dia2stream.options import ModelOptions, SpeechOptions
 
 PAUSES = (0.35, 0.7)  # shares of a sentence after which the listener is asked about
 WORST_SHOWN = 12
+WIDTH = 140  # of the table where there is no terminal
 
 
 @dataclass(frozen=True)
@@ -88,7 +89,8 @@ def judge(
     if json_file != "-":
         for example in examples[:WORST_SHOWN]:
             err.print(f"heard wrong: {example}", highlight=False, markup=False)
-        show(figures, f"{model}, heard by Whisper {whisper or 'tiny.en'}", Console())
+        console = Console(width=None if sys.stdout.isatty() else WIDTH)
+        show(figures, f"{model}, heard by Whisper {whisper or 'tiny.en'}", console)
     if json_file is not None:
         text = json.dumps(as_json(figures, setting), indent=1)
         print(text) if json_file == "-" else Path(json_file).write_text(text + "\n", "utf-8")

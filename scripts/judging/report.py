@@ -45,7 +45,7 @@ class Figure:
         if self.least is not None and self.most is not None:
             return f"{self.least:g} to {self.most:g}"
         if self.least is not None:
-            return f"at least {self.least:g}"
+            return f"at least {self.least:.3g}"
         return "" if self.most is None else f"at most {self.most:g}"
 
 
