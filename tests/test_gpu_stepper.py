@@ -3,6 +3,7 @@
 Run by scripts/gpu-tests. MODEL is the model whose logits are compared in bfloat16, `random:2b` if not given.
 """
 
+import gc
 import os
 import random
 import statistics
@@ -175,6 +176,9 @@ def test_one_column_of_long_contexts_in_blocks_is_that_of_a_context_in_one_piece
 
 def test_256_slots_of_the_2b_model_fit_on_80_gb_and_step() -> None:
     """With up to two thirds of a full context in each, the codec's states, all graphs, and room for kept voices."""
+    loaded.cache_clear()  # the models of other tests take the memory
+    gc.collect()
+    torch.cuda.empty_cache()
     checkpoint = loaded("random:2b", "bfloat16")
     slots = slots_to_build(256, checkpoint)
     codec = make_codec(checkpoint.codec, slots)
