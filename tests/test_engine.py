@@ -1,10 +1,12 @@
 """The engine: slots, failures, what it tells of its work, several conversations at once, and an end from any state."""
 
 import asyncio
+import gc
 import re
 import textwrap
 import threading
 import time
+import weakref
 from dataclasses import replace
 from itertools import islice
 from types import SimpleNamespace
@@ -26,7 +28,7 @@ from dia2stream.engine.observer import StepReport
 from dia2stream.engine.session import Session
 from dia2stream.errors import CommandError, EngineError
 from dia2stream.items import Cut, Frame, Item
-from dia2stream.options import SpeechOptions
+from dia2stream.options import ModelOptions, SpeechOptions
 from dia2stream.protocol.messages import (
     Command,
     Done,
@@ -527,3 +529,14 @@ def test_slots_are_taken_and_given_back_while_the_engine_closes() -> None:
         for thread in threads:
             thread.join(PATIENCE)
             assert not thread.is_alive()
+
+
+def test_the_garbage_collector_passes_over_what_is_loaded_until_the_engine_is_closed() -> None:
+    engine = Engine.load(ModelOptions(model="random:tiny", device="cpu"), speech=SpeechOptions(seed=0))
+    assert gc.get_freeze_count() > 50_000
+    model = weakref.ref(engine.checkpoint.backbone)
+    engine.close()
+    assert gc.get_freeze_count() == 0
+    del engine
+    gc.collect()
+    assert model() is None

@@ -21,6 +21,7 @@ the model fails, all conversations in that step end so. The engine then finds ou
 it does not, every conversation ends, and whoever asks for another one is told why.
 """
 
+import gc
 import logging
 import math
 import threading
@@ -169,6 +170,9 @@ class Engine:
         for note in checkpoint.notes:
             _log.info("%s", note)
         engine.warm_up()
+        # A full garbage collection visits all that the libraries have made, and so holds every thread up for 0.1 s.
+        gc.collect()
+        gc.freeze()
         return engine
 
     def warm_up(self) -> None:
@@ -226,6 +230,7 @@ class Engine:
         self._wake.set()
         if threading.current_thread() is not self._thread:
             self._thread.join()
+        gc.unfreeze()  # what `load` has set aside may be freed now
 
     @property
     def free(self) -> int:
