@@ -28,7 +28,7 @@ def make_stepper(checkpoint: Checkpoint, slots: int = 1, blocks: int | None = No
     from dia2.cuda.stepper import GraphStepper  # imports triton
 
     stepper = GraphStepper(checkpoint, slots, blocks=blocks)
-    return stepper, f"steps are CUDA graphs of {stepper.kind}"
+    return stepper, f"steps are CUDA graphs of {stepper.kind}; one conversation's depformer is {stepper.depformer_kind}"
 
 
 def make_codec(codec: Mimi, slots: int = 1) -> FrameCodec:

