@@ -7,7 +7,8 @@ Frame f is the sound of the text at step f. A conversation's frames are known up
 run is ahead of that by the longest delay. Going back is `rewind(step, known)`: frames before `known` are kept as they
 are, the model goes on at `step`, and the columns from there on are written anew. Within the model's context that costs
 nothing; further back, and at a rollover, the context is rebuilt from the voice prefix and the columns of the last
-seconds in one batched pass.
+seconds in one batched pass. `cut` goes back further than the listener did: to the beginning of a word that was not said
+to its end. The codec then goes on behind what was played.
 
 A pass takes as long as many steps, and other conversations want to step meanwhile. So nothing here runs a pass at once:
 its columns become `due`, and whoever owns the model runs them by `run_due`, in as many parts as suit, before the next
