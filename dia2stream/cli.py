@@ -165,53 +165,6 @@ def dia2stream(
 
 
 @command("""\
-  dia2stream protocol > protocol.schema.json
-  dia2stream protocol types > protocol.d.ts""")
-def protocol(
-    document: Annotated[
-        Literal["schema", "asyncapi", "types"],
-        typer.Argument(help="schema: JSON Schema 2020-12. asyncapi: AsyncAPI 3. types: TypeScript."),
-    ] = "schema",
-) -> None:
-    """Print the protocol for other languages: every command and event, with types and ranges.
-
-    The documents are made from the definitions that the server reads.
-    """
-    from dia2stream.protocol.schema import ASYNCAPI_FILE, SCHEMA_FILE, TYPES_FILE, files
-
-    typer.echo(files()[{"schema": SCHEMA_FILE, "asyncapi": ASYNCAPI_FILE, "types": TYPES_FILE}[document]], nl=False)
-
-
-@command("""\
-  echo '{"cmd": "start", "text": "[S1] Hello. [S2] Hi!"}' | dia2stream pipe --wav > hi.wav
-  dia2stream pipe --encoding mulaw --sample-rate 8000 < commands.jsonl > call.ulaw
-  fortune | dia2stream pipe --text |
-    ffplay -nodisp -autoexit -f s16le -sample_rate 24000 -probesize 32 -""")
-def pipe(stream: PipeOptions, speech: SpeechOptions, model: ModelOptions) -> None:
-    """Speak for another program: JSON commands on stdin, audio on stdout, events on stderr.
-
-    \b
-    {"cmd": "start", "text": "[S1] Hello."}   begins a conversation
-    {"cmd": "inject", "text": "[S2] Hi!"}     adds to it, at any moment
-    {"cmd": "pause", "played_ms": 840}        stops; so much audio was heard
-    {"cmd": "resume"}                         continues; inject drops the rest
-    {"cmd": "end"}                            closes text with "final": false
-    {"cmd": "cancel", "id": "2"}              forgets what waits to be spoken
-    {"cmd": "listen", "audio": "AAABAP//"}    what the caller said, for the reply
-    {"cmd": "reset"}                          forgets the conversation
-
-    Audio is written while it is made: raw samples, 80 ms at a time. At the end of input, pipe speaks the
-    text that waits and exits. A line that is no command becomes an error event.
-    """
-    if stream.wav and stream.framed:
-        raise typer.BadParameter("--wav and --framed are mutually exclusive")
-    _refuse_terminal()
-    from dia2stream.stdio.pipe import run
-
-    run(model, speech, stream)
-
-
-@command("""\
   dia2stream say "[S1] Hello. [S2] Hi!" -o hello.wav
   dia2stream say "It's 4:30." --text-rules spoken -o time.mp3
   dia2stream say - -o speech.wav < speech.txt
@@ -242,6 +195,35 @@ def say(
 
 
 @command("""\
+  echo '{"cmd": "start", "text": "[S1] Hi!"}' | dia2stream pipe --wav > hi.wav
+  dia2stream pipe --encoding mulaw --sample-rate 8000 < call.jsonl > call.ulaw
+  fortune | dia2stream pipe --text |
+    ffplay -nodisp -autoexit -f s16le -sample_rate 24000 -probesize 32 -""")
+def pipe(stream: PipeOptions, speech: SpeechOptions, model: ModelOptions) -> None:
+    """Speak for another program: JSON commands on stdin, audio on stdout, events on stderr.
+
+    \b
+    {"cmd": "start", "text": "[S1] Hello."}   begins a conversation
+    {"cmd": "inject", "text": "[S2] Hi!"}     adds to it, at any moment
+    {"cmd": "pause", "played_ms": 840}        stops; so much audio was heard
+    {"cmd": "resume"}                         continues; inject drops the rest
+    {"cmd": "end"}                            closes text with "final": false
+    {"cmd": "cancel", "id": "2"}              forgets what waits to be spoken
+    {"cmd": "listen", "audio": "AAABAP//"}    what the caller said, for the reply
+    {"cmd": "reset"}                          forgets the conversation
+
+    Audio is written while it is made: raw samples, 80 ms at a time. At the end of input, pipe speaks the
+    text that waits and exits. A line that is no command becomes an error event.
+    """
+    if stream.wav and stream.framed:
+        raise typer.BadParameter("--wav and --framed are mutually exclusive")
+    _refuse_terminal()
+    from dia2stream.stdio.pipe import run
+
+    run(model, speech, stream)
+
+
+@command("""\
   dia2stream serve
   dia2stream serve --host 127.0.0.1 --model random:tiny
   dia2stream serve --slots auto
@@ -253,7 +235,7 @@ def serve(options: ServeOptions, speech: SpeechOptions, model: ModelOptions) -> 
     \b
     ws://HOST:8765/            the WebSocket; --slots conversations at a time
     http://HOST:8765/          a page to try it in a browser
-    http://HOST:8765/healthz   alive?     /readyz  loaded?     /metrics  for Prometheus
+    http://HOST:8765/healthz   alive?   /readyz: loaded?   /metrics: Prometheus
 
     A conversation outlives its connection: it is paused, and a client comes back with ?conversation=ID.
     With a token, clients send Authorization: Bearer TOKEN or add ?token=TOKEN to the URL.
@@ -275,7 +257,7 @@ def serve(options: ServeOptions, speech: SpeechOptions, model: ModelOptions) -> 
 @command("""\
   dia2stream client
   dia2stream client "[S1] Hello there." "[S2] Hi!" --play
-  dia2stream client --url wss://POD-8765.proxy.runpod.net --token secret -o said""")
+  dia2stream client --url wss://POD-8765.proxy.runpod.net --token KEY -o said""")
 def client(
     target: ClientOptions,
     texts: Annotated[
@@ -299,7 +281,8 @@ def client(
   dia2stream bench
   dia2stream bench --json today.json --compare yesterday.json --plot today.png
   dia2stream bench --max-cold-ms 45 --max-inject-ms 45 --max-frame-ratio 2.5
-  dia2stream bench --url ws://127.0.0.1:8765 --json - | jq .figures.cold_start.p95
+  dia2stream bench --url ws://127.0.0.1:8765 --json - |
+    jq .figures.cold_start.p95
   dia2stream bench --calls 16,32,64 --plot calls.png
   dia2stream bench --calls-per-second 4 --find --max-first-ms 80
   dia2stream bench --calls 64,128,256 --simulate h100""")
@@ -374,10 +357,29 @@ def plan(
     run(calls or [100, 10_000, 1_000_000], options)
 
 
+@command("""\
+  dia2stream protocol > protocol.schema.json
+  dia2stream protocol types > protocol.d.ts""")
+def protocol(
+    document: Annotated[
+        Literal["schema", "asyncapi", "types"],
+        typer.Argument(help="schema: JSON Schema 2020-12. asyncapi: AsyncAPI 3. types: TypeScript."),
+    ] = "schema",
+) -> None:
+    """Print the protocol for other languages: every command and event, with types and ranges.
+
+    The documents are made from the definitions that the server reads.
+    """
+    from dia2stream.protocol.schema import ASYNCAPI_FILE, SCHEMA_FILE, TYPES_FILE, files
+
+    typer.echo(files()[{"schema": SCHEMA_FILE, "asyncapi": ASYNCAPI_FILE, "types": TYPES_FILE}[document]], nl=False)
+
+
 @command(
     """\
-  dia2stream voice make alice --speaker-1 alice.wav --text-1 "What she says in it." \\
-    --licence "Alice Doe, agreed 2025-06-01" -o alice.voice.safetensors
+  dia2stream voice make alice --speaker-1 alice.wav \\
+    --text-1 "What she says in it." --licence "Alice Doe, agreed 2025-06-01" \\
+    -o alice.voice.safetensors
   dia2stream voice make duo --speaker-1 ann.flac --words-1 ann.json \\
     --speaker-2 bob.mp3 --words-2 bob.json -o duo.voice.safetensors""",
     voices,

@@ -2,6 +2,7 @@
 
 import io
 import os
+import re
 import resource
 import signal
 import subprocess
@@ -91,12 +92,31 @@ def test_version_is_one_line(cli):
     assert cli("--version") == (0, f"dia2stream {__version__}\n", "")
 
 
-@pytest.mark.parametrize("command", ["pipe", "say"])
+COMMAND_LINES = [
+    "say",
+    "pipe",
+    "serve",
+    "client",
+    "bench",
+    "plan",
+    "protocol",
+    "voice make",
+    "voice show",
+    "voice play",
+]
+
+
+@pytest.mark.parametrize("command", COMMAND_LINES)
 def test_help_has_examples_and_fits_into_80_columns(cli, command):
-    lines = cli(command, "--help")[1].splitlines()
-    examples = lines.index("  Examples:")
-    assert lines[examples + 1 :]
-    assert max(len(line) for line in lines[:examples]) <= 80
+    lines = cli(*command.split(), "--help")[1].splitlines()
+    assert lines[lines.index("  Examples:") + 1 :]
+    assert [line for line in lines if len(line) > 80] == []
+
+
+def test_help_begins_with_what_people_want_first(cli):
+    listed = cli("--help")[1].split("Commands:\n")[1]
+    assert re.findall(r"^  (\w+) ", listed, re.MULTILINE)[:3] == ["say", "pipe", "serve"]
+    assert "..." not in listed
 
 
 def test_help_names_every_command_and_every_flag(cli):
