@@ -67,10 +67,10 @@ from dia2stream.engine.batch import Batch
 from dia2stream.server import watch
 watch.STUCK_SECONDS, watch.LOST_SECONDS = 2.0, {lost}
 step = Batch.step
-def hangs(self, conversations):
+def hangs(self, *arguments):
     while Path({flag!r}).exists():
         time.sleep(0.1)
-    return step(self, conversations)
+    return step(self, *arguments)
 Batch.step = hangs
 """
 
@@ -105,6 +105,7 @@ class Serve:
                 self.until(lambda: self.get("/readyz")[0] == 200)
         except BaseException:
             self.end()  # nobody else will
+            print("".join(self.log[-30:]))
             raise
 
     def _read(self) -> None:
