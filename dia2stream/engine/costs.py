@@ -8,7 +8,7 @@ Seconds throughout. Imports neither torch nor anything else of the project.
 
 import json
 from bisect import bisect_left
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from itertools import accumulate, pairwise
 from pathlib import Path
@@ -178,8 +178,7 @@ H100 = CostCurve.measured(
 )
 
 
-def unmeasured(slots: int) -> CostCurve:
-    """A curve to begin with, until the costs have been measured: work costs the same at every batch size."""
-    sizes = [1 << n for n in range(max(1, (slots - 1).bit_length() + 1))]
+def unmeasured(sizes: Iterable[int]) -> CostCurve:
+    """A curve to begin with, until the costs have been measured: work costs the same at each of these batch sizes."""
     same = dict.fromkeys(sizes, 0.001)
     return CostCurve.measured("not measured yet", backbone=same, depformer=same, codec=same, passes={125: 0.01})

@@ -39,6 +39,7 @@ from dia2.backend import make_codec, make_stepper
 from dia2.checkpoint.download import Progress
 from dia2.checkpoint.load import BUNDLED, Checkpoint, LoadOptions, has_bundled, load_checkpoint
 from dia2.checkpoint.threads import set_threads
+from dia2.cuda.graphs import batch_sizes
 from dia2.errors import Dia2Error as Dia2Error  # what `load` raises, for those who may not touch dia2
 from dia2.steps.pool import ContextPool
 from dia2.steps.voice_cache import VoiceCache
@@ -132,7 +133,7 @@ class Engine:
         self._contexts = self.pool.contexts
         self._observers = tuple(observers)
         self._batch = Batch(self.pool, self._conversation_failed)
-        self._scheduler = Scheduler(unmeasured(slots))
+        self._scheduler = Scheduler(unmeasured(batch_sizes(slots)))
         self.capacity = Capacity(slots)
         self._changed: set[Session] = set()  # whose demands have to be told to the scheduler
         self._roomy: deque[Session] = deque()  # the same, told by other threads: their outboxes have room
