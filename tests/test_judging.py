@@ -193,6 +193,10 @@ def test_a_figure_passes_within_its_gate_and_fails_when_it_is_missing() -> None:
     assert json.loads(json.dumps(written))["passes"] is False
 
 
+def test_one_of_few_may_be_wrong_and_two_of_forty_eight() -> None:
+    assert [probes.all_but(2, 48, count) for count in (8, 48, 96)] == [87.5, 100 * 46 / 48, 100 * 92 / 96]
+
+
 def test_percentiles_leave_out_what_is_unknown() -> None:
     assert report.spread([1.0, None, 3.0, float("inf")], 50) == [2.0]
     assert report.spread([None], 50, 95) == [None, None]
