@@ -250,7 +250,7 @@ class Servers:
         for name, server in (("serve", self.plain), ("serve with TLS", self.secure)):
             if server.process.poll() is not None:
                 found.append(f"{name} ended with {server.process.returncode}")
-            found += [f"{name} logged: {line.strip()[:300]}" for line in server.faults]
+            found += [f"{name} logged: {line.strip()[:3000]}" for line in server.faults]
             found += [f"{name} logged the token: {line.strip()[:300]}" for line in server.log if TOKEN in line]
             server.log.clear()
         if not found:
@@ -285,27 +285,29 @@ class Servers:
 class Run:
     """Runs case after case, JOBS at once, and counts what came of them."""
 
-    def __init__(self, servers: Servers, seed: int, only: str | None, on_fault: Callable[[str], None]) -> None:
+    def __init__(
+        self, servers: Servers, seed: int, first: int, only: str | None, on_fault: Callable[[str], None]
+    ) -> None:
         self.servers, self.seed, self.only, self.on_fault = servers, seed, only, on_fault
         self.outcomes: Counter[str] = Counter()
         self.faults: list[dict[str, Any]] = []
-        self.cases = 0
+        self.cases, self.first = 0, first
         self.slowest = 0.0  # seconds of the case that took longest
 
     async def run(self, seconds: float, cases: float) -> None:
         """Until the time is up, or so many cases have been run."""
         until = time.monotonic() + seconds
         while time.monotonic() < until and self.cases < cases:
-            first, look_at = self.cases, min(until, time.monotonic() + LOOK_EVERY)
+            first, look_at = self.first + self.cases, min(until, time.monotonic() + LOOK_EVERY)
             await asyncio.gather(*(self._work(look_at, cases) for _ in range(JOBS)))
             for found in await self.servers.look():
-                self._fault(f"cases {first} to {self.cases - 1}: {found}")
+                self._fault(f"cases {first} to {self.first + self.cases - 1}: {found}")
             if any(server.process.poll() is not None for server in (self.servers.plain, self.servers.secure)):
                 return
 
     async def _work(self, until: float, cases: float) -> None:
         while time.monotonic() < until and self.cases < cases:
-            number = self.cases
+            number = self.first + self.cases
             self.cases += 1
             kind, case = make_case(self.seed, number, self.only)
             began = time.monotonic()
@@ -340,7 +342,9 @@ async def fuzz(options: argparse.Namespace) -> Run:
     with tempfile.TemporaryDirectory() as folder:
         servers = Servers(Path(folder))
         try:
-            run = Run(servers, options.seed, options.only, lambda what: print(f"FAULT: {what}", flush=True))
+            run = Run(
+                servers, options.seed, options.first, options.only, lambda what: print(f"FAULT: {what}", flush=True)
+            )
             if options.case is not None:
                 await show(options, servers)
             else:
@@ -363,6 +367,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="scripts/fuzz wire", description=__doc__.split("\n\n")[1])
     parser.add_argument("--minutes", type=float, default=1.0)
     parser.add_argument("--cases", type=int, help="stop after so many cases")
+    parser.add_argument("--first", type=int, default=0, help="the number of the first case")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--only", choices=list(KINDS))
     parser.add_argument("--case", type=int, help="run this one alone, and show what is sent")

@@ -6,6 +6,7 @@ import contextlib
 import json
 import threading
 import urllib.error
+import urllib.parse
 import urllib.request
 from collections.abc import AsyncIterator
 from typing import Any
@@ -191,6 +192,21 @@ async def test_contexts_over_a_socket(server):
         words = [each["word_timestamps"]["words"][0] for each in messages if each["type"] == "timestamps"]
         assert words == ["One", "two", "three", "four."]
         assert all(len(base64.b64decode(each["data"])) == 3840 for each in messages if each["type"] == "chunk")
+
+
+@pytest.mark.parametrize("model", ["%00", "a%0d%0aSet-Cookie:%20b", "%e9%ff", "\u2603"])
+@on_loop
+async def test_what_a_client_sends_makes_no_header_of_the_answer(server, model):
+    """Deepgram's clients are told the model's name in a header."""
+    async with open_websocket(f"ws://127.0.0.1:{server.port}/v1/speak?model={model}") as client:
+        assert client.response.headers["dg-model-name"].isascii()
+        assert "?" in client.response.headers["dg-model-name"]
+        assert "Set-Cookie" not in client.response.headers
+    answer = Answer(server, f"/v1/speak?encoding=linear16&model={urllib.parse.quote(model, safe='%')}", {"text": "Hi."})
+    assert answer.status == 200
+    assert answer.headers["Set-Cookie"] is None
+    answer.read()
+    assert not server.faults
 
 
 @on_loop

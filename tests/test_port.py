@@ -551,6 +551,47 @@ async def test_an_answer_in_tls_arrives_although_the_input_was_not_read_to_its_e
             assert b"\x03\xea" in said  # 1002
 
 
+@pytest.mark.needs("openssl")
+@on_loop
+async def test_a_client_that_does_not_let_go_of_its_tls_leaves_the_others_looked_after(tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(http1, "REQUEST_SECONDS", 0.5)
+    made = certificate(tmp_path)
+    ours = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    ours.load_cert_chain(made["tls_cert"], made["tls_key"])
+    theirs = ssl.create_default_context(cafile=str(made["tls_cert"]))
+    theirs.check_hostname = False
+    async with listening(tls=ours) as number:
+        with socket.create_connection(("127.0.0.1", number)) as raw:
+            deaf = await asyncio.to_thread(theirs.wrap_socket, raw)  # reads nothing, so it never answers the end of TLS
+            await asyncio.to_thread(deaf.sendall, b"GET / HTT")
+            await asyncio.sleep(0.5 + 5 * port.LOOK_SECONDS)
+            reader, writer = await asyncio.open_connection("127.0.0.1", number, ssl=theirs)
+            writer.write(b"GET / HTT")
+            assert statuses(await asyncio.wait_for(reader.read(1000), 20)) == [408]
+            writer.transport.abort()
+            deaf.close()
+    assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
+
+
+@on_loop
+async def test_a_connection_that_cannot_be_looked_after_leaves_the_others(monkeypatch, caplog):
+    look, seen, token = http1.Http.look, [], "-".join(("s3cret", "token"))
+
+    def fail_once(self: http1.Http, now: float, silence: float) -> None:
+        if not seen:
+            seen.append(self)
+            raise ValueError(token)
+        look(self, now, silence)
+
+    monkeypatch.setattr(http1.Http, "look", fail_once)
+    monkeypatch.setattr(http1, "REQUEST_SECONDS", 0.5)
+    async with listening() as number:
+        said = await asyncio.gather(*(asked(number, b"GET / HTT") for _ in range(2)))
+    assert sorted(map(statuses, said)) == [[], [408]]
+    [record] = [record for record in caplog.records if record.levelno >= logging.WARNING]
+    assert token not in str(vars(record))
+
+
 @on_loop
 async def test_what_fails_while_reading_is_logged_without_what_was_read(caplog, monkeypatch):
     def fail(self: http1.Http, data: bytes) -> None:

@@ -144,12 +144,8 @@ class Connection(asyncio.BufferedProtocol):
             return  # read, so that what was sent arrives, and not looked at
         try:
             self._speaker.data(bytes(self._buffer[:nbytes]))
-        except (
-            Exception
-        ) as error:  # a fault of ours; asyncio would log its message, which may hold what the client sent
-            stack = "".join(traceback.format_tb(error.__traceback__))
-            _log.error("reading a connection failed", extra={"error": type(error).__name__, "stack": stack})
-            self.drop("the server failed")
+        except Exception as error:
+            self.fail(error)
             return
         if self.transport.get_write_buffer_size() > MAX_UNREAD:
             self.drop("it reads nothing of what it asks for")
@@ -158,7 +154,11 @@ class Connection(asyncio.BufferedProtocol):
         self._client_ended = True
         if self.closing:
             return False
-        to_be_answered = self._speaker.end_of_data()
+        try:
+            to_be_answered = self._speaker.end_of_data()
+        except Exception as error:
+            self.fail(error)
+            return False
         return to_be_answered and self.transport.can_write_eof()  # TLS has no half-closed connections
 
     def pause_writing(self) -> None:
@@ -231,6 +231,15 @@ class Connection(asyncio.BufferedProtocol):
         self.closing = True
         self.transport.abort()
 
+    def fail(self, error: Exception) -> None:
+        """Gives up on the client because of a fault of ours.
+
+        The error's message is not logged: it may hold what the client sent, a token for instance.
+        """
+        stack = "".join(traceback.format_tb(error.__traceback__))
+        _log.error("serving a connection failed", extra={"error": type(error).__name__, "stack": stack})
+        self.drop("the server failed")
+
     # ---- Called by the port ----
 
     def look(self, now: float, late: bool) -> None:
@@ -252,8 +261,8 @@ class Connection(asyncio.BufferedProtocol):
             self._closed_at = now
         elif now - self._closed_at >= LINGER_SECONDS:
             self.transport.abort()
-        elif not self.transport.can_write_eof() and now - self.active >= QUIET_SECONDS:
-            self.transport.close()
+        elif now - self.active >= QUIET_SECONDS and not (self.transport.can_write_eof() or self.transport.is_closing()):
+            self.transport.close()  # once: asyncio's TLS cannot be asked anything after a second time
         if held_back and not unsent and not self.closing:
             self._speaker.probe()
 

@@ -8,10 +8,11 @@ holds back the conversation, which waits in `send`, and not the reading of what 
 import asyncio
 import contextlib
 import logging
+import re
 import time
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from typing import Any
 
 from starlette.responses import Response as PlainResponse
@@ -26,6 +27,7 @@ from dia2stream.server.conversations import HangUp, Outgoing
 from dia2stream.server.dialects.dialect import Close, Output, Response, Standing, Translator
 
 _log = logging.getLogger(__name__)
+_UNSAFE = re.compile("[^ -~]")
 
 LOOK_SECONDS = 0.1
 MAX_UNSENT = 200  # messages to the client at which nothing more is read of it
@@ -157,8 +159,7 @@ class DialectSocket(DialectClient):
         if self.accepted:
             return
         self.accepted = True
-        headers = [(name.lower().encode(), value.encode("latin-1")) for name, value in self._translator.headers.items()]
-        await self._send({"type": "websocket.accept", "headers": headers})
+        await self._send({"type": "websocket.accept", "headers": header_pairs(self._translator.headers)})
 
     async def _read(self) -> None:
         while True:
@@ -198,8 +199,7 @@ class DialectAnswer(DialectClient):
     async def _begin(self) -> None:
         if not self._begun:
             self._begun = True
-            told = {"Cache-Control": "no-store", **self._translator.headers}
-            headers = [(name.lower().encode(), value.encode("latin-1", "replace")) for name, value in told.items()]
+            headers = header_pairs({"Cache-Control": "no-store", **self._translator.headers})
             await self._send({"type": "http.response.start", "status": 200, "headers": headers})
 
     async def _finish(self, end: Close | Response) -> None:
@@ -213,9 +213,15 @@ class DialectAnswer(DialectClient):
 
 async def answer(response: Response, scope: Scope, receive: Receive, send: Send) -> None:
     """A whole answer, also in place of a handshake."""
-    headers = {"Cache-Control": "no-store", **response.headers}
+    headers = header_pairs({"Cache-Control": "no-store", **response.headers})
+    plain = {name.decode(): value.decode() for name, value in headers}
     with contextlib.suppress(OSError):
-        await PlainResponse(response.body, response.status, headers)(scope, receive, send)
+        await PlainResponse(response.body, response.status, plain)(scope, receive, send)
+
+
+def header_pairs(headers: Mapping[str, str]) -> list[tuple[bytes, bytes]]:
+    """Headers as ASGI takes them. A value may come from a client's request, which can hold what no header may."""
+    return [(name.lower().encode(), _UNSAFE.sub("?", value).encode()) for name, value in headers.items()]
 
 
 async def close_early(error: CommandError, send: Send) -> None:

@@ -82,7 +82,10 @@ class Port:
             now = loop.time()
             late = now - before > 2 * interval + 1.0  # the process was stopped, or was kept from running
             for connection in tuple(self._connections):
-                connection.look(now, late)
+                try:
+                    connection.look(now, late)
+                except Exception as error:  # all the others must go on to be looked after
+                    connection.fail(error)
             before = now
 
     # ---- TLS ----
