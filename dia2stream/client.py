@@ -1,4 +1,4 @@
-"""The client's end of the protocol, and `dia2stream client`, which tries a server with it.
+"""The client's end of the protocol.
 
     async with connect("ws://127.0.0.1:8765", token="secret") as c:
         await c.start("[S1] Hello there.")
@@ -10,18 +10,19 @@
             elif isinstance(item, Done):
                 break
 
-Commands may be sent at any moment, also while another task iterates. To interrupt, say what was heard and go on:
+Commands may be sent at any moment, also while another task iterates. To interrupt the speech, pause at the position
+that the listener has heard, and inject what is to be said instead:
 
     await c.pause(played_ms=840)      # a position on the conversation's audio clock, see `received_ms`
     await c.inject("[S2] You were saying?")
 
-What the caller says may be heard too, so that the reply answers how it was said:
+The model can also hear the caller, so that the reply fits how the caller spoke:
 
     await c.listen(pcm, "Can you hear me?")      # mono PCM16 at 24 kHz
     await c.inject("Yes, very well.")
 
-After a lost connection, `connect(url, conversation=c.ready.conversation, received_ms=c.received_ms)` goes on where it
-stopped. Needs neither torch nor a GPU.
+After a lost connection, `connect(url, conversation=c.ready.conversation, received_ms=c.received_ms)` continues the
+conversation where it stopped. A client needs neither torch nor a GPU.
 """
 
 import asyncio
@@ -62,17 +63,20 @@ _OPEN_SECONDS = 10.0  # for a handshake, when there is a slot
 # What opening a WebSocket raises. ImportError is for a SOCKS proxy, ValueError for a port or a host that is none.
 _UNREACHED = (OSError, WebSocketException, TimeoutError, asyncio.TimeoutError, ImportError, ValueError)
 
-# What arrives is an event, or sound.
+# A message from the server is an event or audio.
 Received: TypeAlias = Event | Audio
 
 
 class connect:
-    """Connects when it is awaited or entered. Raises CommandError when the server refuses, Disconnected without one.
+    """Opens a connection, when it is awaited or entered.
 
-    url: ws:// or wss://; http:// and https:// are taken for them. conversation: the id of one to go on with, and
-    received_ms: how much of it has arrived. encoding, sample_rate: of the audio. wait: for how many seconds to stand in
-    line for a slot, if none is free. options: those of websockets.connect; without `proxy`, the environment names the
-    proxy, and a server on this machine is asked directly.
+    url: ws:// or wss://; http:// and https:// mean the same. conversation: the id of a conversation to continue.
+    received_ms: how many milliseconds of that conversation's audio have arrived. encoding, sample_rate: of the audio;
+    the server's own by default. wait: for how many seconds to stand in line if no slot is free. options: those of
+    websockets.connect. Without the option `proxy`, the environment names the proxy, and a server on this machine is
+    reached without one.
+
+    Raises CommandError when the server refuses, Disconnected when the server cannot be reached.
     """
 
     def __init__(
@@ -153,7 +157,7 @@ class connect:
 
 
 class Client:
-    """A connection. Iterate it for events and audio; it ends when the connection was closed in good order."""
+    """A connection. Iterate over it for events and audio; the iteration ends when the server closes in good order."""
 
     ready: Ready
 
@@ -163,7 +167,7 @@ class Client:
 
     @property
     def received_ms(self) -> float:
-        """How much of this conversation's audio has come: where the next sample stands on its audio clock."""
+        """Milliseconds of this conversation's audio that have arrived: the next sample's position on the audio clock."""
         return self._before_ms + self._samples * 1000 / self.ready.sample_rate
 
     async def send(self, command: Command) -> None:
@@ -174,7 +178,7 @@ class Client:
             raise Disconnected(f"the connection is gone: {_closed(error)}") from None
 
     async def start(self, text: str, **fields: Any) -> None:
-        """Begins a new conversation; `fields` are those of the `start` command."""
+        """Begins a new conversation. fields: the other fields of the `start` command."""
         await self.send(Start(text, **fields))
 
     async def inject(self, text: str, **fields: Any) -> None:
@@ -186,7 +190,7 @@ class Client:
         await self.send(End(id))
 
     async def cancel(self, id: str) -> None:
-        """Has an utterance forgotten that waits to be spoken."""
+        """Has the server forget an utterance that waits to be spoken."""
         await self.send(Cancel(id))
 
     async def listen(
@@ -199,7 +203,7 @@ class Client:
         sample_rate: int = 24000,
         final: bool = True,
     ) -> None:
-        """What the caller said, for the reply to answer: mono PCM16, up to 4 s at 24 kHz; more in several pieces.
+        """Tells the model what the caller said. pcm: mono PCM16, up to 4 s at 24 kHz; send longer audio in pieces.
 
         words: (word, start, end) in seconds from the start of this piece; a `text` alone is spread over what sounds.
         final: False when more of what they say follows.
@@ -209,11 +213,11 @@ class Client:
         await self.send(Listen(audio, text, timed, speaker, sample_rate, final))
 
     async def pause(self, played_ms: float | None = None) -> None:
-        """Stops now. played_ms: the position on the audio clock that the listener has heard."""
+        """Stops the speech now. played_ms: the position on the audio clock up to which the listener has heard it."""
         await self.send(Pause(played_ms))
 
     async def resume(self) -> None:
-        """Goes on exactly where it stopped."""
+        """Continues the speech exactly where it stopped."""
         await self.send(Resume())
 
     async def reset(self) -> None:
@@ -239,7 +243,7 @@ class Client:
         await self.close()
 
     async def receive(self) -> Received:
-        """The next event or audio. Raises Disconnected when there is none any more, ProtocolError for nonsense."""
+        """The next event or audio. Raises Disconnected when the connection has ended, ProtocolError for nonsense."""
         while True:
             try:
                 message = await self.socket.recv()
@@ -279,7 +283,7 @@ def _address(url: str, wishes: dict[str, str]) -> str:
 
 
 def _refusal(refused: InvalidStatus) -> CommandError | None:
-    """What the server said instead of a handshake, if it was one of ours: an error event."""
+    """The error event that a dia2stream server answers a handshake with; None for another server's answer."""
     try:
         error = parse_event(bytes(refused.response.body or b""))
     except ProtocolError:

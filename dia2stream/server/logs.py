@@ -2,8 +2,9 @@
 
     _log.info("client gone", extra={"conversation": id, "seconds": 12})
 
-reads `... INFO client gone conversation=... seconds=12`, or as JSON has the same fields as keys. What a client sent
-goes into such fields only, never into the message, and is escaped in both formats: nobody writes log lines from afar.
+reads `... INFO client gone conversation=... seconds=12`. As JSON, the line has the same fields as keys. What a client
+sent is put into such fields only, never into the message. Both formats escape the fields, so a client cannot write a
+line of its own into the log.
 """
 
 import json
@@ -18,7 +19,7 @@ _STANDARD = {*vars(logging.makeLogRecord({})), "message", "asctime", "taskName"}
 
 
 def set_up(level: LogLevel, format: LogFormat) -> None:
-    """Sends the log to stderr. Libraries are heard from `warning` on: they would log tokens at `debug`."""
+    """Sends the log to stderr. Of libraries, only warnings and errors are logged: at `debug` they would log tokens."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonLines() if format == "json" else TextLines())
     root = logging.getLogger()
@@ -31,7 +32,7 @@ def set_up(level: LogLevel, format: LogFormat) -> None:
 
 
 class TextLines(logging.Formatter):
-    """`2026-03-01T12:00:00.000Z INFO message key=value`, and a traceback below it where there is one."""
+    """`2026-03-01T12:00:00.000Z INFO message key=value`, with a traceback on the lines below if there is one."""
 
     def format(self, record: logging.LogRecord) -> str:
         fields = "".join(f" {key}={_shown(value)}" for key, value in _fields(record).items())
@@ -40,7 +41,7 @@ class TextLines(logging.Formatter):
 
 
 class JsonLines(logging.Formatter):
-    """One object a line: time, level, logger, message, the fields, and the traceback as `exception`."""
+    """One JSON object a line: time, level, logger, message, the fields, and the traceback as `exception`."""
 
     def format(self, record: logging.LogRecord) -> str:
         line = {"time": _time(record), "level": record.levelname.lower(), "logger": record.name}
@@ -52,7 +53,7 @@ class JsonLines(logging.Formatter):
 
 
 def _fields(record: logging.LogRecord) -> dict[str, Any]:
-    """What `extra` added."""
+    """The fields that the caller gave as `extra`."""
     return {key: value for key, value in vars(record).items() if key not in _STANDARD}
 
 

@@ -1,6 +1,7 @@
-"""What Prometheus is told. Every name starts with dia2stream_; process_ has memory, file descriptors and CPU time.
+"""The metrics for Prometheus. Ours start with dia2stream_; those that start with process_ are memory, descriptors, CPU.
 
-Counters and histograms are fed where things happen. Gauges are looked up when somebody asks, from `observe`.
+The code that counts or times something feeds the counters and histograms at once. Gauges are looked up at each scrape,
+by the functions that `observe` was given.
 """
 
 from collections import deque
@@ -19,12 +20,12 @@ _LATENCIES = (0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.5, 0.75, 1, 2, 5, 
 _BATCH_SIZES = (1, 2, 4, 8, 16, 32, 64, 128)
 _FRAME_TIMES = (0.001, 0.002, 0.003, 0.004, 0.006, 0.01, 0.015, 0.02, 0.03, 0.04, 0.06, 0.08, 0.12, 0.2, 0.5, 1)
 
-# One gauge or counter that is looked up: name, what it is, its value.
+# One gauge or counter that is looked up: its name, its description, its value.
 Reading = tuple[str, str, float]
 
 
 class Metrics:
-    """The figures of one server, in a registry of their own."""
+    """The metrics of one server, in a registry of their own."""
 
     def __init__(self) -> None:
         self.registry = registry = CollectorRegistry()
@@ -57,7 +58,7 @@ class Metrics:
         self._recent: deque[StepReport] = deque(maxlen=200)
 
     def stepped(self, step: StepReport) -> None:
-        """A step of the engine; called on its thread."""
+        """Counts a step of the engine. The engine's thread calls it."""
         self._recent.append(step)
         self.batch_size.observe(step.batch_size)
         if step.frames:
@@ -69,26 +70,26 @@ class Metrics:
         return CommandError("busy", message)
 
     def idle(self) -> None:
-        """The engine has nothing to do, and there is nothing to count."""
+        """Called when the engine has nothing to do; there is nothing to count."""
 
     @property
     def real_time_factor(self) -> float:
-        """Seconds of work for a second of audio over the last steps, lead-ins included; 0 before the first frame."""
+        """Seconds of work for one second of audio, over the last 200 steps, lead-ins included; 0 without any frame."""
         recent = list(self._recent)
         audio = sum(step.frames for step in recent) * FRAME_MS / 1000
         return sum(step.seconds for step in recent) / audio if audio else 0.0
 
     @property
     def worst_margin(self) -> float | None:
-        """The least time that a listener had left at one of the last steps; None where nobody was listening."""
+        """The least time that a listener had left at one of the last 200 steps; None if nobody was listening."""
         return min((step.margin for step in list(self._recent) if step.margin is not None), default=None)
 
     def observe(self, gauges: Callable[[], Iterable[Reading]], counters: Callable[[], Iterable[Reading]]) -> None:
-        """Has these looked up at every scrape."""
+        """Has these functions called at every scrape, for gauges and counters."""
         self.registry.register(_Lookup(gauges, counters))
 
     def text(self) -> bytes:
-        """What GET /metrics answers."""
+        """The answer to GET /metrics."""
         return generate_latest(self.registry)
 
 
