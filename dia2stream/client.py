@@ -167,7 +167,7 @@ class Client:
 
     @property
     def received_ms(self) -> float:
-        """Milliseconds of this conversation's audio that have arrived: the next sample's position on the audio clock."""
+        """Milliseconds of this conversation's audio that have arrived: where the next sample is on the audio clock."""
         return self._before_ms + self._samples * 1000 / self.ready.sample_rate
 
     async def send(self, command: Command) -> None:
