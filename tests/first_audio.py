@@ -1,10 +1,10 @@
 """First audio at the client: every program of tests/clients beside our own protocol, against one server.
 
-    scripts/test-clients --first-audio [TURNS]
+    scripts/test-clients --first-audio [TURNS [NAME...]]
 
 A turn is a sentence that comes token by token, as from a language model; first audio is what the program has from its
 first token to its first sound. In pipecat_* and livekit_* that is at the loudspeaker of a pipeline. Each program speaks
-one turn that does not count, and then TURNS (5).
+one turn that does not count, and then TURNS (5). Names choose the programs that have one of them in theirs.
 """
 
 import statistics
@@ -35,15 +35,17 @@ def first_audio(folder: Path, server: Restarted, name: str, service: str, turns:
 
 
 def main() -> None:
-    turns = int(sys.argv[1]) if len(sys.argv) > 1 else 5
+    turns, wanted = int(sys.argv[1]) if len(sys.argv) > 1 else 5, sys.argv[2:]
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         server = Restarted(make_voice(folder))
         print(f"first audio in ms, median of {turns} turns (least, most); bundled model, CPU\n", flush=True)
         try:
             for client, service in (OURS, *EVERY):
-                taken = first_audio(folder, server, client, service, turns)
                 label = f"{client} {service}".strip()
+                if wanted and (client, service) != OURS and not any(name in label for name in wanted):
+                    continue
+                taken = first_audio(folder, server, client, service, turns)
                 print(f"{label:28} {statistics.median(taken):7.0f}   ({min(taken):.0f}, {max(taken):.0f})", flush=True)
         finally:
             server.end()
