@@ -29,6 +29,7 @@ from dia2stream.options import (
     PipeOptions,
     PlanOptions,
     PlayOptions,
+    ReplayOptions,
     SayOptions,
     ServeOptions,
     ShowOptions,
@@ -252,6 +253,27 @@ def serve(options: ServeOptions, speech: SpeechOptions, model: ModelOptions) -> 
     from dia2stream.server.server import run
 
     run(model, speech, options)
+
+
+@command("""\
+  dia2stream replay records/20261127-194512-kJ3fQ2.dia2rec -o again.wav
+  dia2stream replay call.dia2rec --until 4000 --dtype float32""")
+def replay(
+    path: Annotated[str, typer.Argument(help="A record, as serve --record writes them.")],
+    target: ReplayOptions,
+    model: ModelOptions,
+) -> None:
+    """Speak a recorded conversation again, for bug reports.
+
+    The model that has spoken it computes every step once more, and the last line tells whether it drew the same, which
+    it does in float32.
+    """
+    endings = (".wav", ".flac", ".ogg")
+    if target.output is not None and Path(target.output).suffix.lower() not in endings:
+        raise typer.BadParameter(f"-o {target.output}: the name must end in {', '.join(endings)}")
+    from dia2stream.stdio.replay import run
+
+    run(path, model, target)
 
 
 @command("""\

@@ -7,6 +7,8 @@
       ProtocolError     an event or an audio message that a client cannot read
         UnknownEvent    an event of a newer server; a client skips it
       LexiconError      a line that does not say how a word is said
+      RecordError       a recorded conversation that cannot be read, or not with this model
+      JournalError      a journal that cannot be opened
 
 Every message is one line of short lowercase facts: the field, the value, the limit and what would be accepted.
 What went wrong inside (code `internal`) is for the log; clients are told only that it did.
@@ -23,8 +25,10 @@ __all__ = [
     "Disconnected",
     "EngineError",
     "ErrorCode",
+    "JournalError",
     "LexiconError",
     "ProtocolError",
+    "RecordError",
     "UnknownEvent",
 ]
 
@@ -105,3 +109,11 @@ class UnknownEvent(ProtocolError):
 
 class LexiconError(Dia2StreamError):
     """A lexicon's line, or its file, that cannot be used."""
+
+
+class RecordError(Dia2StreamError):
+    """A recorded conversation that cannot be read, or that another model has spoken."""
+
+
+class JournalError(Dia2StreamError):
+    """A journal that cannot be opened."""

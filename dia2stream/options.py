@@ -163,6 +163,19 @@ class SayOptions:
 
 
 @dataclass(frozen=True)
+class ReplayOptions:
+    """How much `replay` speaks, and where to."""
+
+    heading: ClassVar[str] = "Output"
+
+    until: Annotated[int | None, CliFlag("Stop at this point of the conversation's audio.", "MS", low=0)] = None
+    output: Annotated[
+        str | None,
+        CliFlag("A .wav, .flac or .ogg file. Default: play it, where there is a player.", "PATH", "-o"),
+    ] = None
+
+
+@dataclass(frozen=True)
 class BenchOptions:
     """What `bench` measures, what it holds the figures to, and where it puts them."""
 
@@ -327,6 +340,13 @@ class ServeOptions:
         float, CliFlag("Ping a client that was silent for this long; drop it after as long again.", "S")
     ] = 15.0
     drain_seconds: Annotated[float, CliFlag("Seconds to finish speaking after SIGTERM.", "S", low=0)] = 5.0
+    record: Annotated[
+        str | None,
+        CliFlag("Write each conversation into this folder, for dia2stream replay: text, codes, the caller's.", "DIR"),
+    ] = None
+    record_without_text: Annotated[
+        bool, CliFlag("Leave texts and the caller out of these files: they can be heard again, but not computed.")
+    ] = False
     tls_cert: Annotated[str | None, CliFlag("Certificate chain, PEM: serve wss:// and https://.", "PATH")] = None
     tls_key: Annotated[str | None, CliFlag("Its private key, PEM, if the certificate's file has none.", "PATH")] = None
     log_level: Annotated[LogLevel, CliFlag("The least that is logged, on stderr.")] = "info"

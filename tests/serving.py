@@ -15,7 +15,7 @@ import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from contextlib import contextmanager
 from email.message import Message
 from pathlib import Path
@@ -78,11 +78,17 @@ Batch.step = hangs
 class Serve:
     """A running server. Keyword arguments are its flags: max_lead_ms=100 is --max-lead-ms 100.
 
-    before: Python to run in the process first.
+    before: Python to run in the process first. extra: flags that take no value.
     """
 
     def __init__(
-        self, *, wait: bool = True, before: str = "", environment: dict[str, str] | None = None, **flags: object
+        self,
+        *,
+        wait: bool = True,
+        before: str = "",
+        environment: dict[str, str] | None = None,
+        extra: Sequence[str] = (),
+        **flags: object,
     ) -> None:
         flags = {"host": "127.0.0.1", "port": 0, "model": "random:tiny", "device": "cpu", **flags}
         arguments = [part for name, value in flags.items() for part in (f"--{name.replace('_', '-')}", str(value))]
@@ -90,7 +96,7 @@ class Serve:
         clean = {name: value for name, value in os.environ.items() if not name.startswith("DIA2STREAM_")}
         program = ["-c", f"{before}\nfrom dia2stream.__main__ import main; main()"] if before else ["-m", "dia2stream"]
         self.process = subprocess.Popen(
-            [sys.executable, *program, "serve", *arguments],
+            [sys.executable, *program, "serve", *arguments, *extra],
             stderr=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,

@@ -40,6 +40,7 @@ DIA2STREAM = [
     "client",
     "plugins",
     "conversation",
+    "journal",
     "engine",
     "tools",
     "bench",
@@ -55,7 +56,7 @@ FLOORS = {"dia2": DIA2, "dia2stream": DIA2STREAM}
 DOORS = {"stdio", "server", "bench", "tools"}
 
 # Who may touch dia2: the engine and what it builds, and the tool that makes voices.
-TOUCH_DIA2 = {"conversation", "engine", "tools"}
+TOUCH_DIA2 = {"conversation", "engine", "journal", "tools"}
 # Modules elsewhere that import names of dia2 when they run. The command line catches dia2's errors.
 TOUCH_DIA2_WHEN_RUN = {"dia2stream.cli"}
 

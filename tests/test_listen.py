@@ -485,9 +485,9 @@ def test_the_encoder_is_given_the_past_and_no_more_than_it_looks_back_on() -> No
     lengths = []
 
     class Counting(ToyEar):
-        def encode(self, pcm: Tensor) -> Tensor:
+        def encode(self, pcm: Tensor, known: int = 0) -> Tensor:
             lengths.append(len(pcm) / FRAME)
-            return super().encode(pcm)
+            return super().encode(pcm, known)
 
     ear = Counting()
     caller = CallerSpeech(ear, ToyTokenizer(), talk().context.machine, 2, 24000)

@@ -23,6 +23,7 @@ MANUALS = {
         "CONTRIBUTING.md",
         "dia2/voice/README.md",
         "dia2stream/bench/README.md",
+        "dia2stream/journal/README.md",
         "dia2stream/plugins/README.md",
         "dia2stream/protocol/README.md",
         "dia2stream/server/README.md",
@@ -161,7 +162,19 @@ def test_every_flag_in_a_command_exists(line, capsys):
 
 def test_every_flag_named_in_passing_exists(capsys):
     """Flags in code marks, as `--linger`, are flags of some command."""
-    commands = ["say", "pipe", "serve", "client", "bench", "plan", "protocol", "voice make", "voice show", "voice play"]
+    commands = [
+        "say",
+        "pipe",
+        "serve",
+        "replay",
+        "client",
+        "bench",
+        "plan",
+        "protocol",
+        "voice make",
+        "voice show",
+        "voice play",
+    ]
     known = set(re.findall(r"--[a-z0-9-]+", "".join(help_of(command, capsys) for command in commands)))
     assert set(shown(r"`(?:dia2stream \w+ )?(--[a-z0-9-]+)")) - {"--help", "--fix"} <= known
 

@@ -140,8 +140,10 @@ class Mimi:
         return out
 
     @torch.no_grad()
-    def encode(self, pcm: Tensor) -> Tensor:
+    def encode(self, pcm: Tensor, known: int = 0) -> Tensor:
         """A clip, float32 [samples] or [1, samples] at `sample_rate` -> codes int64 [codebooks, frames].
+
+        known: how many frames at its beginning to leave out, because they are there only to be heard with the others.
 
         The first call imports transformers and loads the encoder. Raises ValueError for another shape or dtype.
         """
@@ -155,7 +157,7 @@ class Mimi:
         with exact_float32():
             found = self._encoder.encode(clip, num_quantizers=self.codebooks)  # type: ignore[operator]
         codes: Tensor = found.audio_codes[0]
-        return codes.to(torch.int64)
+        return codes[:, known:].to(torch.int64)
 
     def _pass(self, codes: Tensor, state: DecoderState, rows: Tensor | None, attend: Attend) -> Tensor:
         with exact_float32():

@@ -294,6 +294,51 @@ class Context:
         self.stepper.slots[self.slot].known = known - self.base
         self.rollovers += 1
 
+    def adopt(self, other: "Context", ran: Sequence[TextColumn], heard: Sequence[Tensor], frame: int) -> None:
+        """Takes over the conversation of another context, which has no model (`replay.py`) and is not used afterwards.
+
+        ran: the text of the columns that the other's cache would hold; they become due here. heard: the codes of the
+        frames that its codec would have heard, each int64 [C, 1]. frame: the one that is to be decoded next; the codec
+        hears those before it again.
+        """
+        stepper, theirs = self.stepper, other.stepper.slots[other.slot]
+        stepper.begin(self.slot, theirs.settings, other.seed)
+        stepper.rebase(self.slot, other.seed, other.base)
+        stepper.codes[self.slot].copy_(other.stepper.codes[other.slot])
+        stepper.slots[self.slot].text, stepper.slots[self.slot].known = theirs.text, theirs.known
+        self._archive.copy_(other._archive)
+        self._columns, self.state, self._unplayed = other._columns, other.state, other._unplayed
+        self.seed, self.base, self.frames, self.first_frame = other.seed, other.base, other.frames, other.first_frame
+        self.decoded, self._voice_due, self._voice_changed = frame, None, other._voice_changed
+        self._forgotten = other._forgotten
+        self._due = deque([*ran, *other._due])
+        self._take_blocks()
+        self._voice = self._adopted_voice(other)
+        later = sum(stop - start for start, stop in self._played(frame, self.frames))
+        before = heard[: len(heard) - later][-(_CODEC_WARM_UP + self._prefix_frames) :]
+        self._codec.reset()
+        if before:
+            self._codec.hear(torch.cat([*before], dim=1).to(stepper.device))
+
+    def sounds_from(self, frame: int) -> Iterator[tuple[int, Sound]]:
+        """Decodes once more the frames that were played from `frame` on, each with its number; see `adopt`."""
+        for begun, stop in self._played(frame, self.frames):
+            for number in range(begun, stop):
+                yield number, self.decode(number)
+        self.decoded = self.frames
+
+    def _adopted_voice(self, other: "Context") -> RunVoice | None:
+        """The other's voice, with the codec's state behind it."""
+        voice = other._voice or other._voice_due
+        if voice is None:
+            return None
+        kept = self._voices.find(voice.prefix, voice.guided)
+        if kept is not None:
+            return kept.voice
+        self._codec.reset()
+        self._codec.hear(voice.prefix.codes.to(self.stepper.device))
+        return replace(voice, codec_state=self._codec.saved())
+
     @property
     def _prefix_frames(self) -> int:
         return self._voice.prefix.frames if self._voice else 0

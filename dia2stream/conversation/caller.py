@@ -49,8 +49,8 @@ class Ear(Protocol):
     sample_rate: int
     frame_samples: int
 
-    def encode(self, pcm: Tensor) -> Tensor:
-        """float32 [samples] -> int64 [C, frames]."""
+    def encode(self, pcm: Tensor, known: int = 0) -> Tensor:
+        """float32 [samples] -> int64 [C, frames]; without the first `known` frames."""
 
 
 class Piece(NamedTuple):
@@ -172,8 +172,7 @@ class CallerSpeech:
         known = self._encoded - self._first
         whole = len(self._pcm) // size
         if whole > known:
-            codes = self._ear.encode(torch.from_numpy(self._pcm[: whole * size]))
-            self._codes.append(codes[:, known:whole])
+            self._codes.append(self._ear.encode(torch.from_numpy(self._pcm[: whole * size]), known))
             self._encoded = self._first + whole
         past = max(0, whole - _HEARS_BACK)
         self._pcm, self._first = self._pcm[past * size :], self._first + past

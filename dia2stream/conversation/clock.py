@@ -41,6 +41,16 @@ class AudioClock:
         """The frame that the current turn began with; None before the first turn."""
         return self._turns[-1] if self._turns else None
 
+    @property
+    def latest(self) -> Segment:
+        """The segment that the clock is in."""
+        return self._segments[-1]
+
+    @property
+    def segments(self) -> tuple[Segment, ...]:
+        """All that are remembered, oldest first."""
+        return tuple(self._segments)
+
     def begin_turn(self, frame: int) -> None:
         """A turn begins with this frame of the model."""
         self._turns.append(frame)

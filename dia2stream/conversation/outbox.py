@@ -10,6 +10,7 @@ every operation is atomic.
 
 import threading
 from collections import deque
+from collections.abc import Callable, Iterable
 from itertools import takewhile
 
 from dia2stream.conversation.pace import Pace
@@ -136,6 +137,26 @@ class Outbox:
         """Goes on exactly where it was held."""
         with self._lock:
             self._held = False
+
+    def go_on_from(self, sent: int, before: Iterable[Item]) -> None:
+        """Holds, so that so many frames count as sent. before: what was taken from there on, to be taken once more."""
+        items = list(before)
+        with self._lock:
+            self._urgent.clear()
+            self._stream.extendleft(reversed(items))
+            self.waiting += sum(type(item) is Frame for item in items)
+            self._held, self.sent = True, sent
+            self._pace.restart(sent * FRAME_MS)
+
+    def stream(self) -> list[Item]:
+        """What waits in the stream."""
+        with self._lock:
+            return list(self._stream)
+
+    def change(self, changed: Callable[[Item], Item]) -> None:
+        """Puts something else in the place of each thing that waits in the stream."""
+        with self._lock:
+            self._stream = deque(map(changed, self._stream))
 
     def cut(self) -> None:
         """The rest is not going to be heard: forgets it, and goes on after what was sent."""

@@ -11,19 +11,24 @@ step. A failure of the model, which works for all of them at once, is raised to 
 """
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from dia2.codec.frames import Sounds
+from dia2.model.delays import column_of_each
+from dia2.model.slots import on_device
 from dia2.steps.context import Context
 from dia2.steps.pool import FinishedFrames
 from dia2.steps.stepper import Stepper, TextColumn
 from dia2stream.conversation.conversation import Conversation, MadeFrame
 from dia2stream.conversation.level import amplified
 from dia2stream.engine.observer import StepReport
+from dia2stream.journal.tape import Tape
 
 _T = TypeVar("_T")
 _LOST = MadeFrame((), False)  # stands for the frame of a conversation that failed; nobody delivers it
@@ -51,14 +56,34 @@ class _Frames:
     sounds: Sounds
 
 
+@dataclass(frozen=True)
+class _Drawn:
+    """What a step drew for conversations that are written down: each with its tape, the step's number, its action.
+
+    codes: int16 [n, C], of the columns behind the step.
+    """
+
+    notes: list[tuple[Conversation, Tape, int, int]]
+    codes: Tensor
+
+
 class Batch:
     """Steps conversations of one pool, and holds the frames whose sound is on its way.
+
+    tapes: of the conversations that are written down.
 
     on_failure: is told of a conversation whose own work failed, and of the exception. The conversation must not be
     stepped again.
     """
 
-    def __init__(self, pool: Pool, on_failure: Callable[[Conversation, Exception], None]) -> None:
+    def __init__(
+        self,
+        pool: Pool,
+        on_failure: Callable[[Conversation, Exception], None],
+        tapes: Mapping[Conversation, Tape] | None = None,
+    ) -> None:
+        self._tapes = {} if tapes is None else tapes
+        self._drawn: _Drawn | None = None
         self._pool, self._stepper, self._on_failure = pool, pool.stepper, on_failure
         self._frames: _Frames | None = None
         self._failed: set[Conversation] = set()
@@ -97,8 +122,23 @@ class Batch:
     def settle(self) -> None:
         """Delivers every frame that waits for its sound. Commands may be handled behind this."""
         frames, self._frames = self._frames, None
-        if frames is None:
-            return
+        if frames is not None:
+            self._deliver(frames)
+        self.write_down()
+
+    def write_down(self) -> None:
+        """Hands the tapes what the last step drew. On a GPU the codes have long been there when the next one begins."""
+        drawn, self._drawn = self._drawn, None
+        if drawn is not None:
+            codes = self._timed(drawn.codes.cpu).numpy()
+            for row, (conversation, tape, step, action) in enumerate(drawn.notes):
+                self._try(conversation, tape.step, conversation, step, action, codes[row])
+
+    def forget(self) -> None:
+        """The model failed: the sound of frames that wait for it may never come."""
+        self._frames = self._drawn = None
+
+    def _deliver(self, frames: _Frames) -> None:
         unclipped = self._timed(frames.sounds.pcm).numpy()
         pcm = np.clip(unclipped, -1.0, 1.0)
         for row, (conversation, made) in enumerate(frames.made):
@@ -107,9 +147,16 @@ class Batch:
                 sound = pcm[row].copy() if made.gain is None else amplified(unclipped[row], made.gain)
                 self._try(conversation, conversation.deliver, made, sound)
 
-    def forget(self) -> None:
-        """The model failed: the sound of frames that wait for it may never come."""
-        self._frames = None
+    def _note(self, conversations: Sequence[Conversation], actions: Sequence[int]) -> None:
+        """Keeps what the step drew for conversations that are written down; a frame that ends a turn comes first."""
+        pairs = zip(conversations, actions, strict=True)
+        taped = [(c, self._tapes[c], action) for c, action in pairs if c in self._tapes and c not in self._failed]
+        if taped:
+            stepper = self._stepper
+            slots = [c.slot for c, _, _ in taped]
+            where = on_device([slots, [stepper.slots[slot].column for slot in slots]], stepper.codes.device)
+            codes = column_of_each(stepper.codes, where[0], where[1]).to(torch.int16)
+            self._drawn = _Drawn([(c, tape, c.context.step - 1, action) for c, tape, action in taped], codes)
 
     def _step(self, conversations: Sequence[Conversation]) -> int:
         """The step itself. Returns how many frames it completed."""
@@ -117,6 +164,7 @@ class Batch:
         self.settle()
         texts = [self._advance(c, action) for c, action in zip(conversations, actions, strict=True)]
         self._timed(self._stepper.complete, texts)
+        self._note(conversations, actions)
         return self._complete([c for c in conversations if c not in self._failed])
 
     def _advance(self, conversation: Conversation, action: int) -> TextColumn:

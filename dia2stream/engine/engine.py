@@ -30,6 +30,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -53,12 +54,23 @@ from dia2stream.engine.demands import demand_of
 from dia2stream.engine.measure import measured
 from dia2stream.engine.observer import EngineObserver
 from dia2stream.engine.scheduler import Decision, Kind, Scheduler, Waits
-from dia2stream.engine.session import CLOSE, FINISH, SAY_WHERE, STAND_STILL, Order, Session
+from dia2stream.engine.session import (
+    CLOSE,
+    FINISH,
+    STAND_STILL,
+    Adoption,
+    Order,
+    Revival,
+    Session,
+    SessionRequest,
+)
 from dia2stream.engine.voices import prefixes, read_voices
 from dia2stream.errors import CommandError, EngineError
 from dia2stream.items import FRAME_MS, FRAME_SAMPLES, Frame
+from dia2stream.journal.rerun import Speaker
+from dia2stream.journal.tape import Facts, Place, Tape
 from dia2stream.options import ModelOptions, SpeechOptions
-from dia2stream.protocol.messages import Command, Error, Start, error_event
+from dia2stream.protocol.messages import Command, End, Error, Pause, Start, error_event
 from dia2stream.text.settings import TextSettings
 
 _log = logging.getLogger(__name__)
@@ -128,11 +140,12 @@ class Engine:
         blocks = blocks_to_build(slots, checkpoint, self.kept_voices.most_bytes)
         self.stepper, reason = make_stepper(checkpoint, slots, blocks)
         checkpoint.notes.append(reason)
-        history = round(history_seconds * 1000 / FRAME_MS)
+        self._history_frames = history = round(history_seconds * 1000 / FRAME_MS)
         self.pool = ContextPool(self.stepper, codec, history, self.kept_voices)
         self._contexts = self.pool.contexts
         self._observers = tuple(observers)
-        self._batch = Batch(self.pool, self._conversation_failed)
+        self._tapes: dict[Conversation, Tape] = {}  # of the conversations that are written down
+        self._batch = Batch(self.pool, self._conversation_failed, self._tapes)
         self._scheduler = Scheduler(unmeasured(batch_sizes(slots)))
         self.capacity = Capacity(slots)
         self._changed: set[Session] = set()  # whose demands have to be told to the scheduler
@@ -208,10 +221,13 @@ class Engine:
             if isinstance(item, Frame) and not np.isfinite(item.pcm).all():
                 raise EngineError(f"{self.checkpoint.name} makes sound that is not finite: its weights are damaged")
 
-    def conversation(self, *, max_lead_ms: float | None = None, queue_frames: int = QUEUE_FRAMES) -> Session:
+    def conversation(
+        self, *, max_lead_ms: float | None = None, queue_frames: int = QUEUE_FRAMES, tape: Tape | None = None
+    ) -> Session:
         """A conversation in a free slot. Raises CommandError `busy` without one, EngineError when the engine is broken.
 
         max_lead_ms: how far sending may be ahead of the listener. queue_frames: how far generation is ahead of sending.
+        tape: writes it down.
         """
         with self._lock:
             if self.broken or self._closing:
@@ -220,8 +236,11 @@ class Engine:
             if refusal is not None:
                 raise CommandError("busy", refusal)
             slot = min(self._free)  # the one that is most likely to have the voice already
-            session = self._sessions[slot] = Session(self, self._new_conversation(slot, max_lead_ms, queue_frames))
+            conversation = self._new_conversation(slot, max_lead_ms, queue_frames, tape)
+            session = self._sessions[slot] = Session(self, conversation)
             self._free.remove(slot)
+            if tape is not None:
+                self._tapes[conversation] = tape
         return session
 
     def close(self) -> None:
@@ -248,7 +267,33 @@ class Engine:
         """Whether the engine is working, or is about to look for work."""
         return bool(self._inbox) or self._wake.is_set() or not self._resting
 
-    def _new_conversation(self, slot: int, max_lead_ms: float | None, queue_frames: int) -> Conversation:
+    def tape(self, keeps_text: bool = True, on_command: Callable[[], None] = lambda: None) -> Tape:
+        """Something that writes a conversation of this engine down. on_command: see `Tape`."""
+        return Tape(self._facts, keeps_text, on_command)
+
+    @cached_property
+    def speaker(self) -> Speaker:
+        """What a conversation from elsewhere needs, to go on here."""
+        checkpoint = self.checkpoint
+        return Speaker(
+            self._facts.fingerprint,
+            checkpoint.config,
+            self.stepper.opening,
+            checkpoint.tokenizer,
+            checkpoint.codec,
+            self.voices,
+            self.speech,
+            checkpoint.corrections.word_delay_ms,
+            checkpoint.corrections.speaker_gain_db,
+        )
+
+    @cached_property
+    def _facts(self) -> Facts:
+        return Facts(self.checkpoint, self.text, self._history_frames)
+
+    def _new_conversation(
+        self, slot: int, max_lead_ms: float | None, queue_frames: int, tape: Tape | None
+    ) -> Conversation:
         return Conversation(
             self._contexts[slot],
             self.checkpoint.tokenizer,
@@ -256,7 +301,7 @@ class Engine:
             voices=self.voices,
             max_lead_ms=max_lead_ms,
             queue_frames=queue_frames,
-            ear=self.checkpoint.codec,
+            ear=self.checkpoint.codec if tape is None else tape.ear(self.checkpoint.codec),
             text=self.text,
             word_delay_ms=self.checkpoint.corrections.word_delay_ms,
             speaker_gain_db=self.checkpoint.corrections.speaker_gain_db,
@@ -337,6 +382,8 @@ class Engine:
             session, order, arrived = self._inbox.popleft()
             if session.conversation.awaits_sound:
                 self._batch.settle()
+            elif session.conversation in self._tapes:
+                self._batch.write_down()  # the steps before this order
             if order is CLOSE:
                 self._release(session)
             elif not session.ended:
@@ -351,23 +398,50 @@ class Engine:
 
     def _carry_out(self, session: Session, order: Order, arrived: float) -> None:
         conversation = session.conversation
+        tape = self._tapes.get(conversation)
         try:
             if isinstance(order, CommandError):
                 conversation.outbox.answer(error_event(order))
-            elif order is FINISH:
-                conversation.close_text()
-                session.finishing = True
-            elif order is STAND_STILL:
-                conversation.stand_still(arrived)
-                session.stands_still()
-            elif order is SAY_WHERE:
-                conversation.say_where()
-            elif isinstance(order, Command):
-                conversation.handle(order, arrived)
+            elif isinstance(order, Adoption):
+                self._adopt(session, order.revival)
+            else:
+                before = Place.of(conversation)
+                carried_out = self._obey(session, order, arrived)
+                if tape is not None and carried_out is not None:
+                    tape.command(conversation, carried_out, before)
         except CommandError as error:
+            if tape is not None:
+                tape.refused()
             conversation.outbox.answer(error_event(error))
         except Exception as error:
             self._conversation_failed(conversation, error)
+
+    def _obey(self, session: Session, order: Command | SessionRequest, arrived: float) -> Command | None:
+        """Carries out a command, or what amounts to one. Returns the command that was carried out, for a tape."""
+        conversation = session.conversation
+        if order is FINISH:
+            is_open = conversation.words.opened is not None
+            conversation.close_text()
+            session.finishing = True
+            return End() if is_open else None
+        if order is STAND_STILL:
+            stood = conversation.paused
+            conversation.stand_still(arrived)
+            session.stands_still()
+            return Pause() if conversation.paused and not stood else None
+        if isinstance(order, Command):
+            conversation.handle(order, arrived)
+            return order
+        conversation.say_where()
+        return None
+
+    def _adopt(self, session: Session, revival: Revival) -> None:
+        """Goes on with a conversation from elsewhere in the session's slot."""
+        old, new = session.conversation, revival.conversation
+        revival.settle(self._contexts[old.slot])
+        if (tape := self._tapes.pop(old, None)) is not None:
+            self._tapes[new] = tape
+        session.conversation = new
 
     def _work(self, decision: Decision) -> None:
         """Does what the scheduler has decided."""
@@ -400,6 +474,7 @@ class Engine:
 
     def _release(self, session: Session) -> None:
         slot = session.conversation.slot
+        self._tapes.pop(session.conversation, None)
         with self._lock:
             if self._sessions.get(slot) is session:
                 if not self.broken:

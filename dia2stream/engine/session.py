@@ -8,6 +8,7 @@ import weakref
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from enum import Enum
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
@@ -19,6 +20,7 @@ from dia2stream.items import Frame, Item
 from dia2stream.protocol.messages import Cancel, Command, End, Inject, Listen, Pause, Reset, Resume, Start
 
 if TYPE_CHECKING:  # brings torch along
+    from dia2.steps.context import Context
     from dia2stream.conversation.conversation import Conversation
 
 
@@ -31,10 +33,28 @@ class SessionRequest(Enum):
     CLOSE = "give the slot back"
 
 
+class Revival(Protocol):
+    """A conversation from elsewhere that is to go on in a slot of this engine."""
+
+    @property
+    def conversation(self) -> "Conversation":
+        """It, as it will go on."""
+
+    def settle(self, context: "Context") -> None:
+        """Puts it into a slot; on the engine's thread."""
+
+
+@dataclass(frozen=True)
+class Adoption:
+    """Asks the engine to go on with a conversation from elsewhere in this session's slot."""
+
+    revival: Revival
+
+
 FINISH, CLOSE = SessionRequest.FINISH, SessionRequest.CLOSE
 STAND_STILL, SAY_WHERE = SessionRequest.STAND_STILL, SessionRequest.SAY_WHERE
 # A command, one that was refused before it got here, or the end of the session.
-Order = Command | CommandError | SessionRequest
+Order = Command | CommandError | SessionRequest | Adoption
 
 
 class EngineThread(Protocol):
@@ -134,6 +154,10 @@ class Session:
     def say_where(self) -> None:
         """Somebody listens again: has `paused` told once more, if that is where the conversation stands."""
         self._order(SAY_WHERE)
+
+    def adopt(self, revival: Revival) -> None:
+        """Goes on with a conversation from elsewhere, before anything was said in this one."""
+        self._order(Adoption(revival))
 
     def stands_still(self) -> None:
         """The engine has carried out a `stand_still`."""

@@ -45,6 +45,7 @@ from dia2stream.server.resend import Sent
 if TYPE_CHECKING:
     from dia2stream.engine.engine import Engine
     from dia2stream.engine.session import Session
+    from dia2stream.journal.tape import Tape
 
 # What a client is sent: Audio where it asked for an encoding, else the frames, and where they do not go on.
 Outgoing: TypeAlias = Event | Audio | Frame | Cut
@@ -104,6 +105,7 @@ class ServedConversation:
 
     def __init__(self, id: str, metrics: Metrics) -> None:
         self.id = id  # who knows it may take the conversation over
+        self.tape: Tape | None = None  # what writes it down
         self.begun = False  # whether there is anything to come back to
         self.since = time.monotonic()  # when its client came, said or was sent something last, or left
         self.awaited = False  # somebody has taken it and is about to be served
@@ -115,9 +117,10 @@ class ServedConversation:
         self._closing: asyncio.Task[None] | None = None
         self._telling: asyncio.Future[None] | None = None
 
-    def open(self, engine: "Engine", max_lead_ms: float | None) -> None:
-        """Takes a slot of the engine. Raises CommandError or EngineError when there is none."""
-        self.session = engine.conversation(max_lead_ms=max_lead_ms)
+    def open(self, engine: "Engine", max_lead_ms: float | None, tape: "Tape | None" = None) -> None:
+        """Takes a slot of the engine. Raises CommandError or EngineError when there is none. tape: writes it down."""
+        self.session = engine.conversation(max_lead_ms=max_lead_ms, tape=tape)
+        self.tape = tape
 
     async def close(self) -> None:
         """Gives the slot back and waits until it is free. May be called twice, and the waiting may be cancelled."""

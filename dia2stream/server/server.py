@@ -26,6 +26,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from dia2stream.errors import Dia2StreamError, EngineError
+from dia2stream.journal.writer import Recorder
 from dia2stream.options import ModelOptions, ServeOptions, SpeechOptions
 from dia2stream.protocol.messages import Error
 from dia2stream.server.app import make_app, make_routes
@@ -73,6 +74,8 @@ class Server:
         self._stopping = False
         self._metrics = Metrics()
         self._slots = Slots(options, self._metrics)
+        if options.record is not None:
+            self._slots.recorder = Recorder(options.record, keeps_text=not options.record_without_text)
         self.watch = Watch()
         self._metrics.observe(self._slots.gauges, self._slots.counters)
         gate = Gate(options.token, options.allow_origin, options.allow_host)
@@ -97,6 +100,8 @@ class Server:
         finally:
             await port.close()
             await self._slots.close(wait=self.unhealthy() is None)
+            if self._slots.recorder is not None:
+                self._slots.recorder.close()
             _log.info("stopped")
 
     @property

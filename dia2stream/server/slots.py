@@ -18,6 +18,7 @@ from dia2stream.server.metrics import Metrics, Reading
 
 if TYPE_CHECKING:
     from dia2stream.engine.engine import Engine
+    from dia2stream.journal.writer import Recorder
 
 _log = logging.getLogger(__name__)
 _GAVE_WAY = HangUp(1013, "another client took the slot", Error("busy", "another client took the slot"))
@@ -40,6 +41,7 @@ class Slots:
     def __init__(self, options: ServeOptions, metrics: Metrics, count: int = 1) -> None:
         self.engine: Engine | None = None
         self.count = count
+        self.recorder: Recorder | None = None
         self.admits: Callable[[], str | None] = lambda: None
         self._options, self._metrics = options, metrics
         self._served: dict[str, ServedConversation] = {}
@@ -102,7 +104,8 @@ class Slots:
             if old is not None:
                 await old.leave(_GAVE_WAY)
                 await asyncio.wait_for(old.close(), FREEING_SECONDS)
-            served.open(self.engine, self._options.max_lead_ms if paced else None)
+            tape = None if self.recorder is None else self.recorder.begin(id, self.engine)
+            served.open(self.engine, self._options.max_lead_ms if paced else None, tape)
         except asyncio.TimeoutError:
             self._drop(served)
             raise self._metrics.refusal("slots", "the slot is not free yet") from None
@@ -130,7 +133,10 @@ class Slots:
         if len(self._served) < self.count:
             return None
         idle = [served for served in self._served.values() if self._gives_way(served)]
-        return self._served.pop(min(idle, key=lambda served: served.since).id)
+        chosen = self._served.pop(min(idle, key=lambda served: served.since).id)
+        if self.recorder is not None and chosen.tape is not None:
+            self.recorder.end(chosen.tape)
+        return chosen
 
     def _gives_way(self, served: ServedConversation) -> bool:
         """Whether somebody who waits may have its slot."""
@@ -171,6 +177,8 @@ class Slots:
         """It has no slot any more."""
         if self._served.get(served.id) is served:
             del self._served[served.id]
+        if self.recorder is not None and served.tape is not None:
+            self.recorder.end(served.tape)
         self._changed.set()
 
     # ---- All of them at once ----

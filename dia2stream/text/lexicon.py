@@ -16,6 +16,11 @@ class Lexicon:
     def __bool__(self) -> bool:
         return bool(self._words)
 
+    @property
+    def words(self) -> Mapping[str, str]:
+        """What is said for each word, in small letters."""
+        return self._words
+
     def find(self, word: str) -> str | None:
         """What is said for a word; None for one that is not listed."""
         word = word.lower()

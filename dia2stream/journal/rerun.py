@@ -1,0 +1,369 @@
+"""Leads a conversation through its record: the same commands at the same places, and what was drawn between them.
+
+`Rerun` does that with any stepper. One without a model (`dia2/steps/replay.py`) needs microseconds for a step: so a
+server takes a conversation over. The model itself shows whether it draws the same again. If the conversation does not
+come out where the record says, that is an error: then this version of dia2stream counts or reads otherwise.
+"""
+
+import json
+import time
+from collections import deque
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Protocol, cast
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from dia2.model.config import Dia2Config
+from dia2.steps.context import Context
+from dia2.steps.replay import ReplayStepper, SilentCodec
+from dia2.steps.stepper import TextColumn
+from dia2.text.script import Entry as TextEntry
+from dia2.text.script import TextTokenizer
+from dia2.voice.voice import Prefix
+from dia2stream.conversation.caller import Ear
+from dia2stream.conversation.conversation import QUEUE_FRAMES, Conversation
+from dia2stream.conversation.level import Gain, amplified
+from dia2stream.errors import CommandError, RecordError
+from dia2stream.items import FRAME_MS, FRAME_SAMPLES, Cut, FirstFrame, Frame, Item
+from dia2stream.journal.record import (
+    ArrivalEntry,
+    ClockEntry,
+    CommandEntry,
+    EarEntry,
+    Entry,
+    ReachEntry,
+    Record,
+    StepsEntry,
+    VoiceEntry,
+)
+from dia2stream.journal.tape import silence
+from dia2stream.options import SpeechOptions
+from dia2stream.protocol.messages import Command, Resume, Start, parse_command
+from dia2stream.text.lexicon import Lexicon
+from dia2stream.text.settings import TextSettings
+
+KEPT_FRAMES = 125  # of what was sent: 10 s, as a server keeps for a client that comes back to it
+_SILENCE = Frame(np.zeros(FRAME_SAMPLES, np.float32))
+
+
+class Steps(Protocol):
+    """What makes a step of a conversation whose draws are known."""
+
+    def __call__(self, conversation: Conversation, action: int, codes: NDArray[np.int16]) -> None:
+        """One step. codes: int16 [C], of the column behind it."""
+
+
+class RecordedEar:
+    """Gives the codes of a record as long as there are any, and then those of a real ear."""
+
+    def __init__(self, ear: Ear) -> None:
+        self._ear, self._codes = ear, deque[Tensor]()
+        self.sample_rate, self.frame_samples = ear.sample_rate, ear.frame_samples
+
+    def give(self, codes: NDArray[np.int16]) -> None:
+        """Codes int16 [C, n] of the sound that is encoded next."""
+        self._codes.append(torch.from_numpy(codes.astype(np.int64)))
+
+    def clear(self) -> None:
+        """The record ends: what is encoded from here on was not encoded before."""
+        self._codes.clear()
+
+    def encode(self, pcm: Tensor, known: int = 0) -> Tensor:
+        """float32 [samples] -> int64 [C, frames], without the first `known` frames."""
+        return self._codes.popleft() if self._codes else self._ear.encode(pcm, known)
+
+
+@dataclass(frozen=True)
+class Speaker:
+    """What a conversation needs of an engine that goes on with it. voices: its own, by name."""
+
+    fingerprint: str
+    config: Dia2Config
+    opening: TextColumn
+    tokenizer: TextTokenizer
+    ear: Ear
+    voices: Mapping[str, Prefix]
+    defaults: SpeechOptions
+    word_delay_ms: float = 0.0
+    speaker_gain_db: tuple[float, float] = (0.0, 0.0)
+
+
+def check_model(record: Record, fingerprint: str, name: str = "the record") -> None:
+    """Raises RecordError if another model has spoken."""
+    if record.header.fingerprint != fingerprint:
+        theirs = f"{record.header.model} ({record.header.fingerprint})"
+        raise RecordError(f"{name} was spoken by another model, {theirs}; this one is {fingerprint}")
+
+
+def text_settings(record: Record) -> TextSettings:
+    """How the record's texts are to be read. Raises RecordError."""
+    try:
+        text = dict(record.header.text)
+        return TextSettings(text["rules"], Lexicon(text["lexicon"]), text["auto"], text["makes_sounds"])
+    except (KeyError, AttributeError, TypeError) as error:
+        raise RecordError(f"the record does not say how text is read: {error!r}") from None
+
+
+class Rerun:
+    """A conversation that is led through its record. Of what was sent, the last KEPT_FRAMES are kept in `told`.
+
+    told: each item with the number of frames that were sent before it. sent: frames, by the record.
+    on_reach: is told how many columns the model's context may have from here on. on_item: is told each item.
+    """
+
+    def __init__(
+        self,
+        conversation: Conversation,
+        ear: RecordedEar,
+        step: Steps,
+        voices: Mapping[str, Prefix],
+        on_reach: Callable[[int], None] | None = None,
+        on_item: Callable[[int, Item], None] | None = None,
+    ) -> None:
+        self.conversation = conversation
+        self.told: deque[tuple[int, Item]] = deque()
+        self.sent = 0
+        self._ear, self._step, self._own_voices, self._on_reach = ear, step, voices, on_reach
+        self._on_item = on_item
+        self._now = 0.0
+
+    def run(self, record: Record, until: Callable[[], bool] = lambda: False) -> None:
+        """Goes through the record. until: asked behind each entry, whether to stop. Raises RecordError."""
+        for number, entry in enumerate(record.entries):
+            try:
+                self._go_through(entry)
+            except CommandError as error:
+                raise RecordError(f"entry {number} does not compute again: {error}") from None
+            if until():
+                return
+        self._ear.clear()
+
+    def take_until(self, sent: int) -> None:
+        """Takes what leaves until so many frames are sent, or nothing may leave."""
+        outbox = self.conversation.outbox
+        while outbox.sent < sent:
+            self._now += 1000.0  # the listener has played everything
+            before, item = outbox.sent, outbox.take(self._now)
+            if item is None or isinstance(item, float):
+                return
+            if isinstance(item, Cut):
+                self._silence_told()
+            self.told.append((before, item))
+            if self._on_item is not None:
+                self._on_item(before, item)
+            while self.told[0][0] < outbox.sent - KEPT_FRAMES:
+                self.told.popleft()
+
+    def arrive(self, received: int | None) -> int:
+        """Pauses where the client is: it has so many frames, or, with None, those that were sent.
+
+        Frames that it has not received wait to be sent again. Returns how many it has that are still to be made.
+        """
+        conversation, outbox = self.conversation, self.conversation.outbox
+        self.take_until(self.sent)
+        received = outbox.sent if received is None else max(received, outbox.sent - KEPT_FRAMES)
+        if received > outbox.sent and conversation.paused:
+            # That it went on was not written down, but its client has heard it.
+            conversation.handle(Resume(), time.monotonic())
+        self.take_until(received)
+        sent = min(received, outbox.sent)
+        if any(isinstance(item, Cut) for item in outbox.stream()):
+            self._silence_told()
+        again = [_now(item) for at, item in self.told if at >= sent]
+        outbox.go_on_from(sent, again)
+        outbox.change(_now)
+        self.told = deque((at, item) for at, item in self.told if at < sent)
+        self.sent = sent
+        if received > sent:
+            outbox.release()
+        elif conversation.heard_ms is None:
+            conversation.stand_still(time.monotonic())
+        else:
+            conversation.heard_ms = min(conversation.heard_ms, sent * FRAME_MS)
+        return received - sent
+
+    def _silence_told(self) -> None:
+        """An interruption: to a client that did not get it, what was sent before is silence."""
+        self.told = deque((at, _SILENCE) for at, told in self.told if isinstance(told, Frame))
+
+    def _go_through(self, entry: Entry) -> None:
+        match entry:
+            case VoiceEntry():
+                self.conversation.voices[entry.name] = _prefix(entry, self._own_voices)
+            case EarEntry():
+                self._ear.give(entry.codes)
+            case CommandEntry():
+                self._command(entry)
+            case StepsEntry():
+                self._steps(entry)
+            case ClockEntry():
+                known = (entry.clock, entry.step) in self.conversation.clock.segments
+                self._check(f"segment {entry.clock}, {entry.step} of the audio clock", known, True)
+            case ArrivalEntry():
+                self.arrive(entry.received)
+            case ReachEntry():
+                self._set_reach(entry.columns)
+
+    def _command(self, entry: CommandEntry) -> None:
+        command = _parsed(entry)
+        if not isinstance(command, Start):
+            self._check("the step of a command", self.conversation.context.step, entry.step)
+            self.take_until(entry.sent)
+            self._check("the frames sent at a command", self.conversation.outbox.sent, entry.sent)
+        self.sent = entry.sent
+        self.conversation.handle(command, time.monotonic())
+        self.conversation.context.run_due()
+        made = self.conversation.outbox.clock_ms // FRAME_MS
+        self._check("the frames made at a command", made, entry.made)
+
+    def _steps(self, entry: StepsEntry) -> None:
+        conversation, context = self.conversation, self.conversation.context
+        self._check("the number of a step", context.step, entry.step)
+        for action, codes in zip(entry.actions, entry.codes, strict=True):
+            if not conversation.wants_step():
+                raise RecordError(f"step {context.step} does not compute again: there is nothing to say")
+            conversation.prepare()
+            self._step(conversation, action, codes)
+        self.sent = entry.sent
+        self.take_until(entry.sent)
+
+    def _set_reach(self, columns: int) -> None:
+        if self._on_reach is not None:
+            self._on_reach(columns)
+
+    def _check(self, name: str, found: object, recorded: object) -> None:
+        if found != recorded:
+            raise RecordError(f"{name} does not compute again: {found} where the record has {recorded}")
+
+
+def _parsed(entry: CommandEntry) -> Command:
+    message = dict(entry.command)
+    if entry.samples is not None:
+        message["audio"] = silence(entry.samples)
+    return parse_command(json.dumps(message))
+
+
+def _prefix(entry: VoiceEntry, own: Mapping[str, Prefix]) -> Prefix:
+    """The voice of a record: the engine's own where it is the same, because what it leads to may be kept there."""
+    entries = tuple(TextEntry(*fields) for fields in entry.entries)
+    codes = torch.from_numpy(entry.codes.astype(np.int64))
+    for prefix in own.values():
+        alike = prefix.entries == entries and prefix.new_word_steps == entry.steps
+        if alike and torch.equal(prefix.codes.cpu().long(), codes):
+            return prefix
+    return Prefix(codes, entries, entry.steps)
+
+
+# ---- Without a model ----
+
+
+def _step_without_model(
+    stepper: ReplayStepper, conversation: Conversation, action: int, codes: NDArray[np.int16]
+) -> None:
+    context = conversation.context
+    stepper.give(action, codes)
+    stepper.act([0])
+    stepper.complete([conversation.advance(action)])
+    frame = context.next_frame()
+    if frame is not None:
+        context.decode(frame)
+        # Its number, and its gain if it has one, stand for its sound until somebody wants to hear it.
+        made = conversation.complete(frame)
+        conversation.deliver(made, np.array([frame, *(made.gain or ())], np.float32))
+
+
+class Revived:
+    """A conversation that stands where its record ends, to be given a slot of an engine.
+
+    received: how many frames its client has, None for all that were sent by the record. max_lead_ms: of its outbox.
+    behind: how many frames the client has that are still to be made. clock: frames on its audio clock.
+    Raises RecordError.
+    """
+
+    def __init__(
+        self, record: Record, speaker: Speaker, received: int | None = None, max_lead_ms: float | None = None
+    ) -> None:
+        check_model(record, speaker.fingerprint)
+        if not record.header.has_text:
+            raise RecordError("the record has no text: it can be heard again, but not gone on with")
+        if record.header.context_steps != speaker.config.runtime.max_context_steps:
+            has = f"{record.header.context_steps} steps, and this model's {speaker.config.runtime.max_context_steps}"
+            raise RecordError(f"the record's context has {has}")
+        self._stepper, self._ear = ReplayStepper(speaker.config, speaker.opening), RecordedEar(speaker.ear)
+        self._codec = SilentCodec()
+        context = Context(self._stepper, 0, self._codec, record.header.history_frames)  # type: ignore[arg-type]
+        self.conversation = Conversation(
+            context,
+            speaker.tokenizer,
+            defaults=replace(speaker.defaults, gain_db=record.header.gain_db),
+            word_delay_ms=speaker.word_delay_ms,
+            speaker_gain_db=speaker.speaker_gain_db,
+            max_lead_ms=max_lead_ms,
+            queue_frames=QUEUE_FRAMES,
+            ear=self._ear,
+            text=text_settings(record),
+        )
+        stepper = self._stepper
+
+        def step(conversation: Conversation, action: int, codes: NDArray[np.int16]) -> None:
+            _step_without_model(stepper, conversation, action, codes)
+
+        rerun = Rerun(self.conversation, self._ear, step, speaker.voices, stepper.blocks.set)
+        rerun.run(record)
+        if not self.conversation.active:
+            raise RecordError("the record has no conversation in it")
+        self.conversation.context.run_due()
+        self.behind = rerun.arrive(received)
+        sent = self.conversation.outbox.sent
+        self.lead_in: Item | None = next((i for at, i in rerun.told if at == sent - 1 and isinstance(i, Frame)), None)
+        self.conversation.voices.update(speaker.voices)
+
+    @property
+    def clock(self) -> int:
+        """Frames that count as sent."""
+        return self.conversation.outbox.sent + self.behind
+
+    def settle(self, context: Context) -> None:
+        """Goes on in a slot of an engine, on its thread.
+
+        The columns of its memory are due, and its frames that were made are decoded again. The frame before those is
+        `lead_in`, if it is known.
+        """
+        conversation, outbox = self.conversation, self.conversation.outbox
+        first = min(self._numbers(), default=conversation.context.frames)
+        context.adopt(conversation.context, self._stepper.ran, self._codec.heard, first)
+        made = context.sounds_from(first)
+        sounds = {number: sound.pcm().numpy() for number, sound in made}
+
+        def sounding(item: Item) -> Item:
+            number = _number(item)
+            return item if number is None else _sounding(sounds[number], cast(Frame, item).pcm[1:])
+
+        outbox.change(sounding)
+        if self.lead_in is not None:
+            self.lead_in = sounding(self.lead_in)
+        conversation.slot, conversation.context, conversation.machine = context.slot, context, context.machine
+
+    def _numbers(self) -> list[int]:
+        """The frames of the model that are to be sent, and the one before them."""
+        items = self.conversation.outbox.stream()
+        numbers = map(_number, items if self.lead_in is None else [self.lead_in, *items])
+        return [number for number in numbers if number is not None]
+
+
+def _number(item: Item) -> int | None:
+    """Which of the model's frames stands for its sound here; None for anything else."""
+    return int(item.pcm[0]) if isinstance(item, Frame) and len(item.pcm) <= 3 else None
+
+
+def _sounding(pcm: NDArray[np.float32], gain: NDArray[np.float32]) -> Frame:
+    return Frame(amplified(pcm, Gain(*map(float, gain))) if len(gain) else np.clip(pcm, -1.0, 1.0).copy())
+
+
+def _now(item: Item) -> Item:
+    """An utterance's first audio counts from the moment at which its conversation was taken over."""
+    return FirstFrame(item.id, time.monotonic()) if isinstance(item, FirstFrame) else item

@@ -1,0 +1,128 @@
+"""The thread that writes tapes down, so that neither the engine nor the server ever waits for a disk."""
+
+import logging
+import os
+import threading
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+from dia2stream.errors import JournalError
+
+if TYPE_CHECKING:  # brings torch along
+    from dia2stream.journal.tape import Tape
+
+_log = logging.getLogger(__name__)
+PERIOD_SECONDS = 0.2
+
+
+class Sink(Protocol):
+    """Where one tape is written to."""
+
+    def put(self, data: bytes | None) -> None:
+        """More of the record; None where another one begins. Raises OSError."""
+
+    def close(self) -> None:
+        """There will be no more. Raises OSError."""
+
+
+class TapeMaker(Protocol):
+    """What this needs of an engine."""
+
+    def tape(self, keeps_text: bool = True) -> "Tape":
+        """Something that writes one of its conversations down."""
+
+
+class RecordFiles:
+    """The records of one conversation's tape, each in a file of its own: DIR/TIME-ID.dia2rec."""
+
+    def __init__(self, folder: Path, id: str) -> None:
+        self._folder, self._id = folder, "".join(c for c in id[:6] if c.isalnum()) or "x"
+        self._fd: int | None = None
+
+    def put(self, data: bytes | None) -> None:
+        """Appends to the file, which begins with the first bytes of its record."""
+        if data is None:
+            self.close()
+            return
+        if self._fd is None:
+            self._fd = self._new_file()
+        view = memoryview(data)
+        while view:
+            view = view[os.write(self._fd, view) :]
+
+    def close(self) -> None:
+        """The record is complete."""
+        fd, self._fd = self._fd, None
+        if fd is not None:
+            os.close(fd)
+
+    def _new_file(self) -> int:
+        begun = time.strftime("%Y%m%d-%H%M%S")
+        for number in range(1000):
+            path = self._folder / f"{begun}-{self._id}{f'-{number}' if number else ''}.dia2rec"
+            try:
+                # Whoever reads it reads what callers said.
+                return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND, 0o600)
+            except FileExistsError:
+                continue
+        raise FileExistsError(f"{self._folder}: a thousand records began in one second")
+
+
+class Recorder:
+    """Writes conversations into a folder, on a thread of its own. A tape that cannot be written is given up."""
+
+    def __init__(self, folder: str, keeps_text: bool = True) -> None:
+        self._folder, self._keeps_text = Path(folder), keeps_text
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        except OSError as error:
+            raise JournalError(f"--record {folder}: {error.strerror}") from None
+        if not os.access(self._folder, os.W_OK):
+            raise JournalError(f"--record {folder}: nothing can be written there")
+        self._sinks: dict[Tape, Sink] = {}
+        self._ended: set[Tape] = set()
+        self._lock = threading.Lock()
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="recorder", daemon=True)
+        self._thread.start()
+
+    def begin(self, id: str, engine: TapeMaker) -> "Tape":
+        """A tape for a conversation of this id. What is on it is written down until `end`."""
+        tape = engine.tape(self._keeps_text)
+        with self._lock:
+            self._sinks[tape] = RecordFiles(self._folder, id)
+        return tape
+
+    def end(self, tape: "Tape") -> None:
+        """There will be no more on this tape."""
+        with self._lock:
+            self._ended.add(tape)
+
+    def close(self) -> None:
+        """Writes what is there, and ends the thread."""
+        self._stop.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        while not self._stop.wait(PERIOD_SECONDS):
+            self._write_all()
+        self._write_all()
+
+    def _write_all(self) -> None:
+        with self._lock:
+            sinks, ended = list(self._sinks.items()), set(self._ended)
+        for tape, sink in sinks:
+            try:
+                for data in tape.take():
+                    sink.put(data)
+                if tape in ended:
+                    sink.close()
+            except OSError as error:
+                _log.error("a conversation is no longer recorded", extra={"reason": error.strerror or str(error)})
+                ended.add(tape)
+                self.end(tape)
+        with self._lock:
+            for tape in ended:
+                self._sinks.pop(tape, None)
+                self._ended.discard(tape)
