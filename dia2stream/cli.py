@@ -248,6 +248,8 @@ def serve(options: ServeOptions, speech: SpeechOptions, model: ModelOptions) -> 
         raise typer.BadParameter("--token is empty: leave it out, or give a secret")
     if options.slots != "auto" and not (options.slots.isdecimal() and 1 <= int(options.slots) <= 1024):
         raise typer.BadParameter(f"--slots is {options.slots[:40]!r}: it must be auto, or a number from 1 to 1024")
+    if options.journal is not None and options.record is not None:
+        raise typer.BadParameter("--journal and --record are mutually exclusive")
     if options.ping_seconds <= 0:
         raise typer.BadParameter("--ping-seconds must be more than 0")
     from dia2stream.server.server import run

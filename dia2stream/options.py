@@ -340,6 +340,17 @@ class ServeOptions:
         float, CliFlag("Ping a client that was silent for this long; drop it after as long again.", "S")
     ] = 15.0
     drain_seconds: Annotated[float, CliFlag("Seconds to finish speaking after SIGTERM.", "S", low=0)] = 5.0
+    journal: Annotated[
+        str | None,
+        CliFlag(
+            "Keep conversations in this folder, or in Redis, so that a client that comes back may reach any server "
+            "with the same model and journal: it goes on there. Holds callers' text and voices.",
+            "DIR|redis://HOST",
+        ),
+    ] = None
+    journal_fsync: Annotated[
+        bool, CliFlag("Have each write to the folder reach the disk: it then survives a power cut.")
+    ] = False
     record: Annotated[
         str | None,
         CliFlag("Write each conversation into this folder, for dia2stream replay: text, codes, the caller's.", "DIR"),

@@ -37,14 +37,15 @@ def make_routes(
     health: Callable[[], str | None],
     ready: Callable[[], str | None],
     scrape: Callable[[], bytes],
+    remark: Callable[[], str | None] = lambda: None,
 ) -> list[BaseRoute]:
-    """Every address. health, ready: why not, or None. scrape: the metrics as text."""
+    """Every address. health, ready: why not, or None. scrape: the metrics as text. remark: what else /readyz says."""
 
     def healthz(request: Request) -> Response:
         return _status(health())
 
     def readyz(request: Request) -> Response:
-        return _status(ready())
+        return _status(ready(), remark())
 
     def prometheus(request: Request) -> Response:
         return Response(scrape(), headers=_ALWAYS, media_type=metrics.CONTENT_TYPE)
@@ -112,7 +113,7 @@ async def _wrong_method(request: Request, error: Exception) -> Response:
     return PlainTextResponse(f"there is only {methods}\n", HTTPStatus.METHOD_NOT_ALLOWED, {**_ALWAYS, "Allow": methods})
 
 
-def _status(problem: str | None) -> Response:
+def _status(problem: str | None, remark: str | None = None) -> Response:
     if problem is None:
-        return PlainTextResponse("ok\n", HTTPStatus.OK, _ALWAYS)
+        return PlainTextResponse(f"ok: {remark}\n" if remark else "ok\n", HTTPStatus.OK, _ALWAYS)
     return PlainTextResponse(f"{problem}\n", HTTPStatus.SERVICE_UNAVAILABLE, _ALWAYS)

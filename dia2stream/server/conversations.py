@@ -16,13 +16,13 @@ to the engine, one sends what the engine makes. Only bytes move here; what they 
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, TypeAlias, cast
 
 from dia2stream.audio import Encoder
 from dia2stream.errors import CLOSE_CODES, CommandError
-from dia2stream.items import Cut, Frame, Item
+from dia2stream.items import FRAME_MS, Cut, Frame, Item
 from dia2stream.protocol.audio_message import Audio
 from dia2stream.protocol.messages import (
     Command,
@@ -45,6 +45,7 @@ from dia2stream.server.resend import Sent
 if TYPE_CHECKING:
     from dia2stream.engine.engine import Engine
     from dia2stream.engine.session import Session
+    from dia2stream.journal.rerun import Revived
     from dia2stream.journal.tape import Tape
 
 # What a client is sent: Audio where it asked for an encoding, else the frames, and where they do not go on.
@@ -88,6 +89,7 @@ class HangUp:
 
 
 GONE = HangUp(1000, "")  # the client has closed, or its connection broke
+ARRIVE_SECONDS = 5.0  # for a conversation of another server to come to where its client is
 TAKEN_OVER = HangUp(1000, "the conversation goes on over another connection")
 
 
@@ -106,6 +108,8 @@ class ServedConversation:
     def __init__(self, id: str, metrics: Metrics) -> None:
         self.id = id  # who knows it may take the conversation over
         self.tape: Tape | None = None  # what writes it down
+        self.may_speak: Callable[[], bool] = lambda: True  # whether this server owns it, by the journal
+        self._revived: Revived | None = None  # another server's conversation, until it has its slot
         self.begun = False  # whether there is anything to come back to
         self.since = time.monotonic()  # when its client came, said or was sent something last, or left
         self.awaited = False  # somebody has taken it and is about to be served
@@ -117,10 +121,22 @@ class ServedConversation:
         self._closing: asyncio.Task[None] | None = None
         self._telling: asyncio.Future[None] | None = None
 
-    def open(self, engine: "Engine", max_lead_ms: float | None, tape: "Tape | None" = None) -> None:
-        """Takes a slot of the engine. Raises CommandError or EngineError when there is none. tape: writes it down."""
+    def open(
+        self,
+        engine: "Engine",
+        max_lead_ms: float | None,
+        tape: "Tape | None" = None,
+        revived: "Revived | None" = None,
+    ) -> None:
+        """Takes a slot of the engine. Raises CommandError or EngineError when there is none.
+
+        tape: writes it down. revived: another server's conversation, which goes on.
+        """
         self.session = engine.conversation(max_lead_ms=max_lead_ms, tape=tape)
-        self.tape = tape
+        self.tape, self._revived = tape, revived
+        if revived is not None:
+            self.begun = True
+            self.session.adopt(revived)
 
     async def close(self) -> None:
         """Gives the slot back and waits until it is free. May be called twice, and the waiting may be cancelled."""
@@ -187,6 +203,7 @@ class ServedConversation:
         if self._claim is not claim:
             return TAKEN_OVER
         self.awaited = False
+        await self._arrive()
         self.session.say_where()
         hang_up = self._hang_up = asyncio.get_running_loop().create_future()
         self._connection = connection
@@ -208,6 +225,29 @@ class ServedConversation:
             self._stand_still(connection.heard_ms())
             self.since = time.monotonic()
             self._connection = self._hang_up = None
+
+    async def _arrive(self) -> None:
+        """Waits until a conversation of another server stands where its client is."""
+        revived, self._revived = self._revived, None
+        if revived is None:
+            return
+        while self.session.conversation is not revived.conversation and not self.session.ended:
+            await asyncio.sleep(0.002)
+        last = revived.lead_in if isinstance(revived.lead_in, Frame) else None
+        self._sent = Sent(revived.conversation.outbox.sent, last)
+        if revived.behind:
+            with contextlib.suppress(asyncio.TimeoutError):
+                await asyncio.wait_for(self._catch_up(revived.clock * FRAME_MS), ARRIVE_SECONDS)
+            self.session.stand_still()
+
+    async def _catch_up(self, clock_ms: int) -> None:
+        """Makes again what its client has and the journal has not."""
+        items = cast("AsyncGenerator[Item, None]", aiter(self.session))
+        async with contextlib.aclosing(items):
+            async for item in items:
+                self._note(item)
+                if self._sent.clock_ms >= clock_ms:
+                    return
 
     def _missed(self, received_ms: float) -> list[Item]:
         """What was sent and did not arrive, as far as it is kept."""
@@ -259,6 +299,9 @@ class ServedConversation:
         items = cast("AsyncGenerator[Item, None]", aiter(self.session))
         async with contextlib.aclosing(items):
             async for item in items:
+                if isinstance(item, Frame):
+                    while not self.may_speak():
+                        await asyncio.sleep(0.01)
                 self._note(item)
                 await _send(connection, encoder, item)
 

@@ -19,9 +19,12 @@ SILENCE = Frame(np.zeros(FRAME_SAMPLES, np.float32))
 class Sent:
     """What was sent of one conversation, from its start."""
 
-    def __init__(self) -> None:
-        self._frames = 0  # on the conversation's audio clock
+    def __init__(self, frames: int = 0, last: Frame | None = None) -> None:
+        """frames: that another server has sent. last: the last one of them, if it is known."""
+        self._frames = frames  # on the conversation's audio clock
         self._items: deque[tuple[int, Item]] = deque()  # each with the number of frames that were sent before it
+        if last is not None:
+            self._items.append((frames - 1, last))
 
     def add(self, item: Item) -> None:
         """A frame, or an event that has its place among the frames."""

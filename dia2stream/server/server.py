@@ -26,13 +26,13 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from dia2stream.errors import Dia2StreamError, EngineError
-from dia2stream.journal.writer import Recorder
 from dia2stream.options import ModelOptions, ServeOptions, SpeechOptions
 from dia2stream.protocol.messages import Error
 from dia2stream.server.app import make_app, make_routes
 from dia2stream.server.connection import Limits
 from dia2stream.server.conversations import HangUp
 from dia2stream.server.gate import Gate
+from dia2stream.server.keeping import KeepingJournal, open_keeping
 from dia2stream.server.logs import set_up
 from dia2stream.server.memory import give_back
 from dia2stream.server.metrics import Metrics
@@ -74,13 +74,12 @@ class Server:
         self._stopping = False
         self._metrics = Metrics()
         self._slots = Slots(options, self._metrics)
-        if options.record is not None:
-            self._slots.recorder = Recorder(options.record, keeps_text=not options.record_without_text)
+        self._slots.keeping = open_keeping(options, self._slots.lose)
         self.watch = Watch()
         self._metrics.observe(self._slots.gauges, self._slots.counters)
         gate = Gate(options.token, options.allow_origin, options.allow_host)
         service = Service(gate, self._slots, self._metrics, self.unhealthy, self.unready)
-        self.routes = make_routes(service, options, self.unhealthy, self.unready, self._metrics.text)
+        self.routes = make_routes(service, options, self.unhealthy, self.unready, self._metrics.text, self._remark)
         self.app = make_app(gate, self.routes)
 
     async def run(self) -> None:
@@ -99,9 +98,8 @@ class Server:
             await self._drain()
         finally:
             await port.close()
+            await asyncio.to_thread(self._slots.keeping.close)
             await self._slots.close(wait=self.unhealthy() is None)
-            if self._slots.recorder is not None:
-                self._slots.recorder.close()
             _log.info("stopped")
 
     @property
@@ -177,6 +175,10 @@ class Server:
         engine = self._slots.engine
         return (engine.broken if engine else None) or (self.watch.problem if self.watch.lost else None)
 
+    def _remark(self) -> str | None:
+        keeping = self._slots.keeping
+        return keeping.remark if isinstance(keeping, KeepingJournal) else None
+
     def unready(self) -> str | None:
         """Why a client would not be served now."""
         if self._stopping:
@@ -204,6 +206,10 @@ class Server:
         self._stopping = True
         seconds = self._options.drain_seconds
         _log.info("stopping", extra={"seconds": seconds, "conversations": self._slots.connected})
+        if isinstance(self._slots.keeping, KeepingJournal):
+            # Nobody has to finish here: another server goes on, as soon as this one lets go.
+            await self._slots.clear(HangUp(1012, "the server stops; come back with ?conversation=ID"))
+            return
         deadline = time.monotonic() + seconds
         self._slots.tell(Error("busy", f"the server stops: what is queued is spoken, for up to {seconds:g} s"))
         while self._slots.speaking and time.monotonic() < deadline:

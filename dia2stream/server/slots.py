@@ -7,18 +7,20 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from dia2stream.items import FRAME_MS
 from dia2stream.options import ServeOptions
 from dia2stream.protocol.messages import Error, Event
+from dia2stream.server import keeping
 from dia2stream.server.connection import ClientGone
 from dia2stream.server.conversations import TAKEN_OVER, Claim, ClientConnection, HangUp, ServedConversation
+from dia2stream.server.keeping import Keeping, KeepingJournal, KeepingNothing
 from dia2stream.server.metrics import Metrics, Reading
 
 if TYPE_CHECKING:
     from dia2stream.engine.engine import Engine
-    from dia2stream.journal.writer import Recorder
+    from dia2stream.journal.journal import Taken
 
 _log = logging.getLogger(__name__)
 _GAVE_WAY = HangUp(1013, "another client took the slot", Error("busy", "another client took the slot"))
@@ -41,7 +43,7 @@ class Slots:
     def __init__(self, options: ServeOptions, metrics: Metrics, count: int = 1) -> None:
         self.engine: Engine | None = None
         self.count = count
-        self.recorder: Recorder | None = None
+        self.keeping: Keeping = KeepingNothing()
         self.admits: Callable[[], str | None] = lambda: None
         self._options, self._metrics = options, metrics
         self._served: dict[str, ServedConversation] = {}
@@ -70,8 +72,30 @@ class Slots:
             await served.leave(TAKEN_OVER)
             self._metrics.returned.inc()
             return claim
-        old = await self._wait_for_room(min(wait, self._options.queue_seconds), client)
-        return await self._begin(new_id, old, paced)
+        taken = await self._take_over(wanted, client, paced)
+        try:
+            old = await self._wait_for_room(min(wait, self._options.queue_seconds), client)
+        except BaseException:
+            if taken is not None and isinstance(self.keeping, KeepingJournal):
+                await self.keeping.give_back(taken)
+            raise
+        return await self._begin(new_id if taken is None else cast(str, wanted), old, paced, taken)
+
+    async def _take_over(self, wanted: str | None, client: ClientConnection | None, paced: bool) -> "Taken | None":
+        """The conversation, if another server had it."""
+        if wanted is None or self.engine is None or not isinstance(self.keeping, KeepingJournal):
+            return None
+        received_ms = None if client is None else client.received_ms
+        return await self.keeping.take_over(
+            wanted, self.engine, received_ms, self._options.max_lead_ms if paced else None
+        )
+
+    def lose(self, served: ServedConversation) -> None:
+        """Another server has the conversation."""
+        if self._served.get(served.id) is served:
+            served.begun = False  # nobody can come back to it here
+            leaving = asyncio.ensure_future(served.leave(TAKEN_OVER))
+            leaving.add_done_callback(lambda _: self._forget(served))
 
     async def _wait_for_room(self, seconds: float, client: ClientConnection | None) -> ServedConversation | None:
         """Stands in line. Returns the conversation that gives way, if one has to. Raises CommandError, ClientGone."""
@@ -95,7 +119,7 @@ class Slots:
             self._line.remove(me)
             self._changed.set()
 
-    async def _begin(self, id: str, old: ServedConversation | None, paced: bool) -> Claim:
+    async def _begin(self, id: str, old: ServedConversation | None, paced: bool, taken: "Taken | None" = None) -> Claim:
         assert self.engine is not None
         served = ServedConversation(id, self._metrics)
         claim = served.take()
@@ -104,8 +128,11 @@ class Slots:
             if old is not None:
                 await old.leave(_GAVE_WAY)
                 await asyncio.wait_for(old.close(), FREEING_SECONDS)
-            tape = None if self.recorder is None else self.recorder.begin(id, self.engine)
-            served.open(self.engine, self._options.max_lead_ms if paced else None, tape)
+            max_lead_ms = self._options.max_lead_ms if paced else None
+            if taken is None or not isinstance(self.keeping, KeepingJournal):
+                self.keeping.begin(served, self.engine, max_lead_ms)
+            else:
+                self.keeping.go_on(served, taken, self.engine, max_lead_ms)
         except asyncio.TimeoutError:
             self._drop(served)
             raise self._metrics.refusal("slots", "the slot is not free yet") from None
@@ -134,8 +161,7 @@ class Slots:
             return None
         idle = [served for served in self._served.values() if self._gives_way(served)]
         chosen = self._served.pop(min(idle, key=lambda served: served.since).id)
-        if self.recorder is not None and chosen.tape is not None:
-            self.recorder.end(chosen.tape)
+        self.keeping.end(chosen, delete=False)
         return chosen
 
     def _gives_way(self, served: ServedConversation) -> bool:
@@ -158,6 +184,7 @@ class Slots:
         if not served.give_up(claim):
             return  # somebody else has taken it
         if served.over or not served.begun or not returns:
+            self.keeping.end(served, delete=not served.over)
             self._forget(served)
         elif served.id in self._served:
             asyncio.get_running_loop().call_later(self._options.linger, self._expire, served, served.since)
@@ -165,6 +192,7 @@ class Slots:
     def _expire(self, served: ServedConversation, since: float) -> None:
         if not (served.connected or served.awaited) and served.since == since:
             _log.info("conversation forgotten", extra={"conversation": served.id[:6]})
+            self.keeping.end(served, delete=True)
             self._forget(served)
 
     def _forget(self, served: ServedConversation) -> None:
@@ -177,8 +205,7 @@ class Slots:
         """It has no slot any more."""
         if self._served.get(served.id) is served:
             del self._served[served.id]
-        if self.recorder is not None and served.tape is not None:
-            self.recorder.end(served.tape)
+        self.keeping.end(served, delete=False)
         self._changed.set()
 
     # ---- All of them at once ----
@@ -225,6 +252,7 @@ class Slots:
         all_served = [served for served in self._served.values() if served.has_slot]
         outboxes = [served.session.conversation.outbox for served in all_served if served.connected]
         now = time.monotonic()
+        yield from keeping.gauges(self.keeping)
         yield "ready", "Whether the model is loaded", self.engine is not None
         yield "slots", "Conversations that fit at once", self.count
         yield "slots_taken", "Slots whose client is connected", self.connected
@@ -251,7 +279,8 @@ class Slots:
             yield "cache_blocks_taken", "Blocks that conversations have", blocks.taken
 
     def counters(self) -> Iterable[Reading]:
-        """Totals that the engine keeps."""
+        """Totals that the engine and the journal keep."""
+        yield from keeping.counters(self.keeping)
         if self.engine is None:
             return
         stats = self.engine.stats

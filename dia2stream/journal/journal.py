@@ -1,0 +1,371 @@
+"""Conversations that outlive their server: each is written to a store as it goes, and another server can go on with it.
+
+One thread writes everything: it takes what the tapes hold, renews the leases, and waits for the store. Neither the
+engine nor the event loop ever waits for it. While the store cannot be reached, what is to be written waits in memory,
+MAX_WAITING_BYTES of it at most; what has no room is given up, and such a conversation can no longer be taken over.
+Nothing else changes for it.
+
+Who may speak: the owner of the lease, by this machine's own clock. A server that has not been able to renew a lease
+because the store did not answer goes on speaking; one that finds its lease lost stops at once. After the process stood
+still for longer than a lease, nothing is sent until the store has answered.
+"""
+
+import contextlib
+import logging
+import math
+import random
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Protocol
+
+from dia2stream.errors import JournalError
+from dia2stream.journal.folder import FolderStore
+from dia2stream.journal.store import (
+    LEASE_SECONDS,
+    RENEW_SECONDS,
+    Fenced,
+    Lease,
+    LogLost,
+    Renewal,
+    Store,
+    Unreachable,
+    key_of,
+)
+
+if TYPE_CHECKING:  # brings torch along
+    from dia2stream.journal.record import Record
+    from dia2stream.journal.rerun import Revived, Speaker
+    from dia2stream.journal.tape import Tape
+
+_log = logging.getLogger(__name__)
+
+PERIOD_SECONDS = 0.03  # between two rounds of writing; a command is written at once
+MAX_WAITING_BYTES = 64 * 2**20
+SWEEP_SECONDS = 5.0
+TAKE_OVER_SECONDS = 2.0  # for the owner to hand a conversation over, or for its lease to end
+_ASK_AGAIN_SECONDS = 0.05
+
+
+class JournaledEngine(Protocol):
+    """What a journal needs of an engine."""
+
+    @property
+    def speaker(self) -> "Speaker":
+        """What a conversation from elsewhere needs to go on here."""
+
+    def tape(self, keeps_text: bool = True, on_command: Callable[[], None] = lambda: None) -> "Tape":
+        """Something that writes one of its conversations down."""
+
+
+@dataclass(eq=False)
+class Entry:
+    """A conversation of this server. Only the journal's thread changes it, but for `ends` and `deletes`.
+
+    waiting: bytes that are not in the store. written: bytes of the log. since: when the oldest of `waiting` was taken.
+    valid_until: of the lease, on the monotonic clock. on_lost: called once when another server has the conversation.
+    """
+
+    key: str
+    tape: "Tape"
+    on_lost: Callable[[], None] = lambda: None
+    lease: Lease | None = None
+    waiting: bytearray = field(default_factory=bytearray)
+    written: int = 0
+    since: float | None = None
+    valid_until: float = 0.0
+    renewed: float = 0.0
+    given_up: bool = False
+    lost: bool = False
+    ends: bool = False  # nothing more is on the tape: to be released
+    deletes: bool = False  # and deleted
+
+
+@dataclass
+class Counts:
+    """What a journal did. failures: times that the store did not answer or could not write."""
+
+    failures: int = 0
+    take_overs: int = 0
+    handed_over: int = 0
+    given_up: int = 0
+
+
+class Journal:
+    """A store, and the thread that writes this server's conversations to it."""
+
+    def __init__(self, store: Store) -> None:
+        self.counts = Counts()
+        self.problem: str | None = None  # why nothing can be written now
+        self._store = store
+        self._entries: set[Entry] = set()
+        self._lock = threading.Lock()
+        self._wake = threading.Event()
+        self._closing = False
+        self._unanswered = -math.inf  # when the store was last asked and did not answer
+        self._lease_seconds = LEASE_SECONDS if store.leases_expire else math.inf
+        self._swept = time.monotonic()
+        self._thread = threading.Thread(target=self._run, name="journal", daemon=True)
+        self._thread.start()
+
+    @classmethod
+    def open(cls, place: str, linger: float, fsync: bool = False) -> "Journal":
+        """A folder, or redis://... Raises JournalError."""
+        if place.startswith(("redis://", "rediss://", "valkey://", "unix://")):
+            try:
+                from dia2stream.journal.redis_store import RedisStore
+            except ImportError:
+                raise JournalError(f"--journal {place}: pip install 'dia2stream[journal]' for it") from None
+            return cls(RedisStore(place.replace("valkey://", "redis://", 1), linger))
+        return cls(FolderStore(place, linger, fsync))
+
+    # ---- Any thread ----
+
+    def begin(self, id: str, engine: JournaledEngine, on_lost: Callable[[], None]) -> Entry:
+        """A new conversation. What its tape holds is written from here on. on_lost: called on the journal's thread."""
+        return self._add(Entry(key_of(id), engine.tape(on_command=self._wake.set), on_lost))
+
+    def may_speak(self, entry: Entry) -> bool:
+        """Whether a frame of it may be sent: it is owned, or nobody knows because the store does not answer."""
+        if entry.lost:
+            return False
+        now = time.monotonic()
+        # A conversation that is not in the store yet can belong to nobody else.
+        return entry.lease is None or now < entry.valid_until or now < self._unanswered + LEASE_SECONDS
+
+    def end(self, entry: Entry, delete: bool = True) -> None:
+        """The conversation is over here. delete: it is over everywhere; else another server may go on with it."""
+        entry.ends, entry.deletes = True, delete
+        self._wake.set()
+
+    def take_over(self, id: str, engine: JournaledEngine, received: int | None, max_lead_ms: float | None) -> "Taken":
+        """A conversation that another server had. Blocks for some seconds at most.
+
+        received: how many frames its client has. Raises RecordError when it cannot be gone on with, KeyError when there
+        is no such conversation, OSError when the store does not answer.
+        """
+        from dia2stream.journal.record import read_record
+        from dia2stream.journal.rerun import Revived
+
+        key = key_of(id)
+        lease = self._acquire(key)
+        try:
+            record = read_record(self._store.read(lease), "the journal")
+            with self._renewed(lease):
+                revived = Revived(record, engine.speaker, received, max_lead_ms)
+        except BaseException:
+            with contextlib.suppress(OSError, Fenced):
+                self._store.release(lease)
+            raise
+        return Taken(revived, record, lease, time.monotonic() + self._lease_seconds)
+
+    def keep(self, taken: "Taken", engine: JournaledEngine, on_lost: Callable[[], None]) -> Entry:
+        """Goes on writing a conversation that was taken over."""
+        tape = engine.tape(on_command=self._wake.set)
+        tape.go_on(taken.record, taken.revived.conversation, taken.revived.clock)
+        entry = Entry(taken.lease.key, tape, on_lost, taken.lease, written=taken.record.size)
+        entry.valid_until = taken.owned_until
+        self.counts.take_overs += 1
+        return self._add(entry)
+
+    def give_back(self, taken: "Taken") -> None:
+        """A conversation that was taken over, and for which there is no room."""
+        with contextlib.suppress(OSError, Fenced):
+            self._store.release(taken.lease)
+
+    def close(self) -> None:
+        """Writes what there is, as far as the store answers, and lets go of all that is owned."""
+        self._closing = True
+        self._wake.set()
+        self._thread.join()
+        self._store.close()
+
+    def behind(self, now: float) -> float:
+        """For how many seconds the oldest thing that is not in the store has been waiting."""
+        with self._lock:
+            waiting = [entry.since for entry in self._entries if entry.since is not None]
+        return max((now - since for since in waiting), default=0.0)
+
+    @property
+    def waiting_bytes(self) -> int:
+        """What is not in the store yet."""
+        with self._lock:
+            return sum(len(entry.waiting) for entry in self._entries)
+
+    # ---- Taking over ----
+
+    def _acquire(self, key: str) -> Lease:
+        deadline = time.monotonic() + TAKE_OVER_SECONDS
+        while True:
+            lease = self._store.acquire(key)
+            if lease is not None:
+                return lease
+            if time.monotonic() > deadline:
+                raise KeyError(key)
+            self._store.want(key)
+            time.sleep(_ASK_AGAIN_SECONDS)
+
+    @contextlib.contextmanager
+    def _renewed(self, lease: Lease) -> Iterator[None]:
+        """Goes on owning a log while its conversation is computed again."""
+        over = threading.Event()
+
+        def renew() -> None:
+            while not over.wait(RENEW_SECONDS):
+                with contextlib.suppress(OSError, Fenced):
+                    self._store.renew(lease)
+
+        thread = threading.Thread(target=renew, name="renew", daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            over.set()
+            thread.join()
+
+    # ---- The journal's thread ----
+
+    def _add(self, entry: Entry) -> Entry:
+        with self._lock:
+            self._entries.add(entry)
+        return entry
+
+    def _run(self) -> None:
+        while not self._closing:
+            self._wake.wait(PERIOD_SECONDS)
+            self._wake.clear()
+            self._round()
+        self._round()
+        for entry in list(self._entries):
+            self._finish(entry)
+
+    def _round(self) -> None:
+        """Everything once, for all conversations."""
+        with self._lock:
+            entries = list(self._entries)
+        random.shuffle(entries)
+        for entry in entries:
+            self._take(entry)
+        for entry in entries:
+            try:
+                self._write(entry)
+                self._renew(entry)
+                self.problem = None
+            except Fenced:
+                self._lose(entry)
+            except LogLost as error:
+                self._give_up(entry, str(error))
+            except OSError as error:
+                self._fail(error)
+                if isinstance(error, Unreachable):
+                    break  # each would wait as long again; the next round begins with another one
+            if entry.ends and (entry.deletes or not entry.waiting):
+                self._finish(entry)
+        if time.monotonic() - self._swept > SWEEP_SECONDS:
+            self._swept = time.monotonic()
+            with contextlib.suppress(OSError):
+                self._store.sweep()
+
+    def _take(self, entry: Entry) -> None:
+        """What the tape holds."""
+        for data in entry.tape.take():
+            if data is None:  # a reset, or a new record: what is in the store is to go
+                entry.waiting.clear()
+                entry.written, entry.since, entry.given_up = 0, None, False
+                self._forget_log(entry)
+            elif not (entry.given_up or entry.lost):
+                entry.waiting += data
+                entry.since = entry.since or time.monotonic()
+        if not entry.given_up and (entry.tape.lost or self.waiting_bytes > MAX_WAITING_BYTES):
+            self._give_up(entry, "too much waits for the journal")
+
+    def _give_up(self, entry: Entry, reason: str) -> None:
+        """The record has a gap from here on."""
+        entry.given_up, entry.since = True, None
+        entry.waiting.clear()
+        self.counts.given_up += 1
+        _log.error("a conversation can no longer be taken over", extra={"reason": reason})
+        self._forget_log(entry)
+
+    def _forget_log(self, entry: Entry) -> None:
+        if entry.lease is not None:
+            try:
+                self._store.delete(entry.lease)
+            except (OSError, Fenced) as error:
+                # It expires by itself, as nobody renews it.
+                _log.warning("the journal could not delete a conversation", extra={"reason": str(error)})
+            entry.lease = None
+
+    def _write(self, entry: Entry) -> None:
+        if not entry.waiting or entry.lost:
+            return
+        if entry.lease is None:
+            self._own(entry)
+        lease = entry.lease
+        assert lease is not None
+        size = len(entry.waiting)
+        self._store.append(lease, entry.written, bytes(entry.waiting))
+        del entry.waiting[:size]
+        entry.written, entry.since = entry.written + size, None
+
+    def _own(self, entry: Entry) -> None:
+        asked = time.monotonic()
+        entry.lease = self._store.acquire(entry.key, new=True)
+        if entry.lease is None:
+            raise Fenced
+        entry.valid_until, entry.renewed = asked + self._lease_seconds, asked
+
+    def _renew(self, entry: Entry) -> None:
+        asked = time.monotonic()
+        if entry.lease is None or entry.lost or asked < entry.renewed + RENEW_SECONDS:
+            return
+        renewal = self._store.renew(entry.lease)
+        if renewal is Renewal.LOST:
+            raise Fenced
+        entry.renewed, entry.valid_until = asked, asked + self._lease_seconds
+        if renewal is Renewal.WANTED:
+            self._hand_over(entry)
+
+    def _hand_over(self, entry: Entry) -> None:
+        """Another server asks for it. What is sent behind the last thing written, the other one makes again."""
+        self._take(entry)
+        self._write(entry)
+        entry.lost = True
+        self.counts.handed_over += 1
+        if entry.lease is not None:
+            self._store.release(entry.lease)
+        entry.lease = None
+        entry.on_lost()
+
+    def _lose(self, entry: Entry) -> None:
+        entry.lost, entry.lease = True, None
+        entry.waiting.clear()
+        entry.since = None
+        _log.warning("another server owns a conversation of this one")
+        entry.on_lost()
+
+    def _fail(self, error: OSError) -> None:
+        self._unanswered = time.monotonic()
+        self.counts.failures += 1
+        if self.problem is None:
+            _log.error("the journal cannot be written", extra={"reason": error.strerror or str(error)})
+        self.problem = error.strerror or str(error)
+
+    def _finish(self, entry: Entry) -> None:
+        """The conversation is over here."""
+        if entry.lease is not None:
+            with contextlib.suppress(OSError, Fenced):
+                (self._store.delete if entry.deletes else self._store.release)(entry.lease)
+        with self._lock:
+            self._entries.discard(entry)
+
+
+@dataclass(frozen=True)
+class Taken:
+    """A conversation that was taken over, before it has a slot."""
+
+    revived: "Revived"
+    record: "Record"
+    lease: Lease
+    owned_until: float

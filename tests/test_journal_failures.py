@@ -1,0 +1,194 @@
+"""A journal whose store is full, torn, slow or gone: nothing is lost that can be kept, and nobody waits."""
+
+import errno
+import os
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from engines import eventually
+
+from dia2stream.errors import JournalError
+from dia2stream.journal import journal as journal_module
+from dia2stream.journal.folder import FolderStore
+from dia2stream.journal.journal import Journal
+from dia2stream.journal.store import Lease, Renewal, Unreachable, key_of
+
+
+class Written:
+    """A tape on which a test writes."""
+
+    def __init__(self) -> None:
+        self.lost = False
+        self.notes: deque[bytes | None] = deque()
+
+    def take(self) -> Iterator[bytes | None]:
+        while self.notes:
+            yield self.notes.popleft()
+
+
+class Tapes:
+    """An engine that has nothing but tapes."""
+
+    def __init__(self) -> None:
+        self.last = Written()
+
+    def tape(self, keeps_text: bool = True, on_command: Callable[[], None] = lambda: None) -> Any:
+        self.last = Written()
+        return self.last
+
+
+def log_of(folder: Path, id: str = "a") -> bytes:
+    path = folder / f"{key_of(id)}.log"
+    return path.read_bytes() if path.exists() else b""
+
+
+@pytest.mark.parametrize("fault", ["full", "torn", "fsync"])
+def test_what_a_disk_refuses_is_written_when_it_takes_it_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: str
+) -> None:
+    journal, tapes = Journal(FolderStore(str(tmp_path), 30, fsync=True)), Tapes()
+    entry = journal.begin("a", tapes, lambda: None)  # type: ignore[arg-type]
+    tapes.last.notes.append(b"first;")
+    eventually(lambda: log_of(tmp_path) == b"first;")
+    broken, real_write, real_sync = threading.Event(), os.pwrite, os.fsync
+    broken.set()
+
+    def write(fd: int, data: bytes, at: int) -> int:
+        if broken.is_set() and fault == "full":
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        if broken.is_set() and fault == "torn":
+            real_write(fd, bytes(data)[:3], at)
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return real_write(fd, data, at)
+
+    def sync(fd: int) -> None:
+        if broken.is_set() and fault == "fsync":
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        real_sync(fd)
+
+    monkeypatch.setattr(os, "pwrite", write)
+    monkeypatch.setattr(os, "fsync", sync)
+    tapes.last.notes.append(b"second;")
+    eventually(lambda: journal.counts.failures > 2)
+    tapes.last.notes.append(b"third;")
+    assert journal.problem in (os.strerror(errno.ENOSPC), os.strerror(errno.EIO))
+    assert journal.behind(time.monotonic()) > 0
+    assert journal.may_speak(entry)
+    broken.clear()
+    eventually(lambda: log_of(tmp_path) == b"first;second;third;")
+    eventually(lambda: not journal.waiting_bytes)
+    assert (journal.problem, journal.counts.given_up) == (None, 0)
+    journal.close()
+
+
+def test_a_torn_tail_is_cut_off_by_whoever_goes_on(tmp_path: Path) -> None:
+    store = FolderStore(str(tmp_path), 30)
+    lease = store.acquire("k", new=True)
+    assert lease is not None
+    store.append(lease, 0, b"whole, and to")
+    store.append(lease, 7, b"then on")
+    assert store.read(lease) == b"whole, then on"
+    store.close()
+
+
+class Gone:
+    """A store that can be out of reach, and has leases that expire."""
+
+    leases_expire = True
+
+    def __init__(self) -> None:
+        self.gone = self.lost = False
+        self.data = b""
+
+    def _ask(self) -> None:
+        if self.gone:
+            time.sleep(0.05)
+            raise Unreachable(0, "gone")
+
+    def acquire(self, key: str, new: bool = False) -> Lease:
+        self._ask()
+        return Lease(key, 1, 0)
+
+    def renew(self, lease: Lease) -> Renewal:
+        self._ask()
+        return Renewal.LOST if self.lost else Renewal.HELD
+
+    def append(self, lease: Lease, at: int, data: bytes) -> None:
+        self._ask()
+        self.data = self.data[:at] + data
+
+    def release(self, lease: Lease) -> None:
+        self._ask()
+
+    def delete(self, lease: Lease) -> None:
+        self._ask()
+
+    def sweep(self) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+
+def test_an_owner_speaks_on_while_the_store_is_gone_and_stops_at_once_when_it_has_lost() -> None:
+    store, tapes, lost = Gone(), Tapes(), threading.Event()
+    journal = Journal(store)  # type: ignore[arg-type]
+    entry = journal.begin("a", tapes, lost.set)  # type: ignore[arg-type]
+    tapes.last.notes.append(b"one;")
+    eventually(lambda: store.data == b"one;")
+    store.gone = True
+    until = time.monotonic() + 1.5  # longer than a lease
+    while time.monotonic() < until:
+        tapes.last.notes.append(b".")
+        assert journal.may_speak(entry)
+        time.sleep(0.02)
+    assert journal.problem == "gone"
+    store.lost, store.gone = True, False
+    eventually(lost.is_set)
+    assert not journal.may_speak(entry)
+    journal.close()
+
+
+def test_nothing_is_sent_behind_a_standstill_until_the_store_has_answered(monkeypatch: pytest.MonkeyPatch) -> None:
+    store, tapes = Gone(), Tapes()
+    journal = Journal(store)  # type: ignore[arg-type]
+    entry = journal.begin("a", tapes, lambda: None)  # type: ignore[arg-type]
+    tapes.last.notes.append(b"one;")
+    eventually(lambda: store.data == b"one;")
+    held = threading.Event()
+    monkeypatch.setattr(store, "renew", lambda lease: held.wait(60) and Renewal.HELD)
+    eventually(lambda: not journal.may_speak(entry))  # nobody has asked the store for as long as a lease lasts
+    held.set()
+    eventually(lambda: journal.may_speak(entry))
+    journal.close()
+
+
+def test_what_waits_for_the_store_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(journal_module, "MAX_WAITING_BYTES", 1000)
+    store, tapes = Gone(), Tapes()
+    store.gone = True
+    journal = Journal(store)  # type: ignore[arg-type]
+    journal.begin("a", tapes, lambda: None)  # type: ignore[arg-type]
+    for _ in range(20):
+        tapes.last.notes.append(bytes(100))
+        time.sleep(0.01)
+    eventually(lambda: journal.counts.given_up == 1)
+    assert journal.waiting_bytes == 0
+    store.gone = False
+    tapes.last.notes.extend([None, b"a new conversation"])  # which is whole again
+    eventually(lambda: store.data == b"a new conversation")
+    journal.close()
+
+
+def test_a_folder_that_cannot_be_had_is_one_clear_error(tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    file.touch()
+    with pytest.raises(JournalError, match=f"--journal {file}: File exists"):
+        Journal.open(str(file), 30)
+    with pytest.raises(JournalError, match="--journal: "):
+        Journal.open("redis://host:nine", 30)
