@@ -4,11 +4,13 @@ The frames of the audio clock come out of the columns that the model drew. An in
 not sent; what follows it goes on from the frames that were heard, so the codec has to hear these again first.
 """
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
 
+from dia2stream.items import FRAME_MS
 from dia2stream.journal.record import ArrivalEntry, ClockEntry, Codes, CommandEntry, Record, StepsEntry
 
 _WARM_UP = 250  # frames after which a codec that began with silence sounds the same
@@ -34,18 +36,26 @@ def _stretches(record: Record) -> list[Stretch]:
     lead_in = max(1, *delays)
     columns: dict[int, Codes] = {}
     known = made = 0
-    played: list[tuple[int, Codes]] = []  # the model's frames that count as heard, by number
+    heard_ms = 0.0  # at the last pause
+    # The frames that the codec has heard: their numbers, their places on the audio clock, their codes.
+    played: list[tuple[int, int, Codes]] = []
     stretches = [Stretch([])]
     for entry in record.entries:
         match entry:
             case CommandEntry():
                 _take_back(stretches, made - entry.made)
                 made, known = min(made, entry.made), entry.frames
+                if entry.command.get("cmd") == "pause":
+                    heard_ms = min(entry.command.get("played_ms", math.inf), entry.sent * FRAME_MS)
             case ClockEntry():
                 known = max(known, entry.step)
                 if played and played[-1][0] >= entry.step:  # an interruption
-                    played = [(number, codes) for number, codes in played if number < entry.step]
-                    stretches.append(Stretch([codes for _, codes in played[-_WARM_UP:]]))
+                    # The codec goes on behind what was heard, also where the model goes back further.
+                    played = [
+                        frame for frame in played if frame[0] < entry.step or (frame[1] + 1) * FRAME_MS <= heard_ms
+                    ]
+                    stretches.append(Stretch([codes for _, _, codes in played[-_WARM_UP:]]))
+                    played = [(min(number, entry.step - 1), at, codes) for number, at, codes in played]
             case StepsEntry():
                 for number, codes in enumerate(entry.codes, start=entry.step):
                     columns[number + 1] = codes
@@ -53,7 +63,7 @@ def _stretches(record: Record) -> list[Stretch]:
                     if frame >= known:
                         whole = _aligned(columns, frame, delays)
                         stretches[-1].frames.append(whole)
-                        played.append((frame, whole))
+                        played.append((frame, made, whole))
                         known, made = frame + 1, made + 1
             case ArrivalEntry():
                 pass  # the same frames, sent again
