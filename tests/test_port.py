@@ -553,6 +553,32 @@ async def test_an_answer_in_tls_arrives_although_the_input_was_not_read_to_its_e
 
 @pytest.mark.needs("openssl")
 @on_loop
+async def test_an_answer_in_tls_arrives_although_more_comes_behind_its_request(tmp_path):
+    """A blocking client: it sends all that it has, which comes while the server closes, and then reads."""
+    made = certificate(tmp_path)
+    ours = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    ours.load_cert_chain(made["tls_cert"], made["tls_key"])
+    theirs = ssl.create_default_context(cafile=str(made["tls_cert"]))
+    theirs.check_hostname = False
+
+    def talk(number: int) -> bytes:
+        with socket.create_connection(("127.0.0.1", number)) as raw, theirs.wrap_socket(raw) as client:
+            client.settimeout(20)
+            client.sendall(b"nonsense\r\n\r\n")
+            with contextlib.suppress(OSError):
+                for _ in range(10):
+                    client.sendall(bytes(30_000))
+                    time.sleep(0.002)
+                return client.recv(1 << 16)
+        return b""
+
+    async with listening(tls=ours) as number:
+        for _ in range(30):
+            assert statuses(await asyncio.to_thread(talk, number)) == [400]
+
+
+@pytest.mark.needs("openssl")
+@on_loop
 async def test_a_client_that_does_not_let_go_of_its_tls_leaves_the_others_looked_after(tmp_path, monkeypatch, caplog):
     monkeypatch.setattr(http1, "REQUEST_SECONDS", 0.5)
     made = certificate(tmp_path)

@@ -217,7 +217,9 @@ class Connection(asyncio.BufferedProtocol):
         self.closing = True
         self._closed_at = self.loop.time()
         half = self.transport.can_write_eof()
-        if self._client_ended or not (half or self._has_unread()):
+        # Behind a request more may be on its way; behind the end of a WebSocket only what the kernel has already.
+        more = not self._speaker.ends_with_client or self._has_unread()
+        if self._client_ended or not (half or more):
             self.transport.close()
             return
         with contextlib.suppress(OSError, RuntimeError):  # it is closing by itself
