@@ -78,9 +78,7 @@ class ModelOptions:
     ] = 1000
     listen: Annotated[
         bool,
-        CliFlag(
-            "Load the codec's encoder at the start. Otherwise the first listen command loads it, and speech waits."
-        ),
+        CliFlag("Load the codec's encoder at the start. Otherwise the first listen command waits until it is loaded."),
     ] = False
 
 

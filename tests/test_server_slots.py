@@ -1,6 +1,7 @@
 """A server of several slots: conversations side by side, and what happens when all are taken."""
 
 import asyncio
+import time
 
 import numpy as np
 import pytest
@@ -8,6 +9,7 @@ from serving import SHORT, Serve, hear, on_loop, sound
 
 from dia2stream.client import connect
 from dia2stream.errors import CommandError
+from dia2stream.protocol.audio_message import Audio
 
 
 @pytest.fixture(scope="module")
@@ -52,3 +54,35 @@ async def test_metrics_count_the_slots_and_those_that_are_taken(server):
         _, body, *_ = await asyncio.to_thread(server.get, "/metrics")
     assert "dia2stream_slots 2.0" in body
     assert "dia2stream_slots_taken 1.0" in body
+
+
+SLOW_EAR = """
+import time
+from dia2.codec import mimi
+init = mimi.Mimi.__init__
+def slow(self, config, decoder, device, load_encoder):
+    def slowly():
+        time.sleep(5)
+        return load_encoder()
+    init(self, config, decoder, device, slowly)
+mimi.Mimi.__init__ = slow
+"""
+
+
+@on_loop
+async def test_nobody_waits_while_the_first_listen_loads_what_hears_callers():
+    with Serve(slots="2", before=SLOW_EAR, max_lead_ms="200") as server:
+        async with connect(server.url) as speaker, connect(server.url) as listener:
+            await speaker.start(" ".join([SHORT] * 20), seed=1)
+            await listener.start(SHORT, seed=2)
+            await hear(listener)
+            await listener.listen(bytes(48_000), text="One second of silence.")
+            asked = last = time.monotonic()
+            longest = 0.0
+            while last < asked + 7:
+                if isinstance(await speaker.receive(), Audio):
+                    longest = max(longest, time.monotonic() - last)
+                    last = time.monotonic()
+            await listener.inject(SHORT, id="answer")
+            assert any(isinstance(item, Audio) for item in await hear(listener))
+    assert longest < 2.5

@@ -29,6 +29,7 @@ time.
 from __future__ import annotations
 
 import re
+import threading
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -70,8 +71,9 @@ class Mimi:
         self.sample_rate = config.sample_rate
         self.frame_samples = config.frame_samples
         self._state_shape = decoder.state_shape()
-        self._load_encoder = load_encoder
+        self._make_encoder = load_encoder
         self._encoder: nn.Module | None = None
+        self._loading = threading.Lock()
 
     @classmethod
     def from_folder(cls, folder: Path, codebooks: int, device: torch.device | str) -> Mimi:
@@ -140,22 +142,31 @@ class Mimi:
         return out
 
     @torch.no_grad()
+    def load_encoder(self) -> nn.Module:
+        """The encoder. The first call imports transformers and takes seconds; it may be made on any thread.
+
+        Raises CheckpointError for weights that cannot be read.
+        """
+        with self._loading:
+            if self._encoder is None:
+                self._encoder = self._make_encoder()
+            return self._encoder
+
     def encode(self, pcm: Tensor, known: int = 0) -> Tensor:
         """A clip, float32 [samples] or [1, samples] at `sample_rate` -> codes int64 [codebooks, frames].
 
         known: how many frames at its beginning to leave out, because they are there only to be heard with the others.
 
-        The first call imports transformers and loads the encoder. Raises ValueError for another shape or dtype.
+        The first call loads the encoder. Raises ValueError for another shape or dtype.
         """
         if pcm.dim() not in (1, 2) or (pcm.dim() == 2 and pcm.shape[0] != 1) or pcm.shape[-1] == 0:
             raise ValueError(f"pcm has shape {list(pcm.shape)}, expected [samples] or [1, samples]")
         if pcm.dtype != torch.float32:
             raise ValueError(f"pcm is {pcm.dtype}, expected torch.float32")
-        if self._encoder is None:
-            self._encoder = self._load_encoder()
+        encoder = self.load_encoder()
         clip = pcm.to(self.device).view(1, 1, -1)
         with exact_float32():
-            found = self._encoder.encode(clip, num_quantizers=self.codebooks)  # type: ignore[operator]
+            found = encoder.encode(clip, num_quantizers=self.codebooks)  # type: ignore[operator]
         codes: Tensor = found.audio_codes[0]
         return codes[:, known:].to(torch.int64)
 

@@ -315,6 +315,10 @@ class Engine:
         add((session, order, time.monotonic()))
         self._wake.set()
 
+    def load_ear(self) -> None:
+        """Loads what hears callers, which takes seconds the first time; on the caller's thread."""
+        self.checkpoint.codec.load_encoder()
+
     def wake(self, session: Session) -> None:
         """The session's outbox has room again."""
         self._roomy.append(session)

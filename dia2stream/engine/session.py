@@ -74,6 +74,9 @@ class EngineThread(Protocol):
     def wake(self, session: "Session") -> None:
         """Tells the engine's thread that the session's outbox has room again."""
 
+    def load_ear(self) -> None:
+        """Loads what hears callers, on the caller's thread."""
+
 
 class Session:
     """A lent conversation: commands go in from any thread, items come out of one loop, plain or async.

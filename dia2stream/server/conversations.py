@@ -30,6 +30,7 @@ from dia2stream.protocol.messages import (
     Error,
     Event,
     FirstAudio,
+    Listen,
     Pause,
     Ready,
     Reset,
@@ -114,6 +115,7 @@ class ServedConversation:
         self.since = time.monotonic()  # when its client came, said or was sent something last, or left
         self.awaited = False  # somebody has taken it and is about to be served
         self._claim: Claim | None = None  # of whoever took it last
+        self._has_ear = False  # what hears callers is loaded
         self._metrics = metrics
         self._sent = Sent()
         self._connection: ClientConnection | None = None
@@ -275,13 +277,23 @@ class ServedConversation:
     async def _read_commands(self, connection: ClientConnection) -> None:
         while True:
             try:
-                self._obey(await connection.receive())
+                command = await connection.receive()
+                if isinstance(command, Listen) and command.audio:
+                    await self._load_ear()
+                self._obey(command)
             except CommandError as error:
                 self.session.refuse(error)
             # `receive` does not wait while messages are there: let the audio through, and the engine catch up.
             await asyncio.sleep(0)
             while self.session.behind >= 1:  # what the client sends now waits in its own buffers
                 await asyncio.sleep(0.01)
+
+    async def _load_ear(self) -> None:
+        """Has what hears callers loaded on a thread of its own, so that nobody's speech waits for that."""
+        if not self._has_ear:
+            with contextlib.suppress(Exception):  # the engine meets the same problem, and tells the client
+                await asyncio.to_thread(self.session.engine.load_ear)
+            self._has_ear = True
 
     def _obey(self, command: Command) -> None:
         if isinstance(command, Start | Reset):
