@@ -466,8 +466,8 @@ def test_words_without_times_are_spread_over_what_sounds() -> None:
 @pytest.mark.parametrize("rate", [8000, 16000, 44100, 48000])
 def test_sound_of_any_rate_has_the_same_frames(rate: int) -> None:
     class Levels(ToyEar):
-        def encode(self, pcm: Tensor) -> Tensor:
-            return (pcm.view(-1, FRAME)[:, 500:1500].abs().mean(1) * 1000).round().long().expand(5, -1)
+        def encode(self, pcm: Tensor, known: int = 0) -> Tensor:
+            return (pcm.view(-1, FRAME)[known:, 500:1500].abs().mean(1) * 1000).round().long().expand(5, -1)
 
     tone = np.sin(np.arange(2 * rate) * 2 * np.pi * 300 / rate) * np.linspace(0.2, 0.8, 2 * rate)
     pcm = (tone * 32767).astype("<i2").tobytes()
