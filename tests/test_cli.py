@@ -191,14 +191,17 @@ def test_each_flag_of_pipe_can_be_set_by_its_variable(cli, pipe, monkeypatch, fi
 
 def test_each_flag_of_serve_can_be_set_by_its_variable(cli, pipe, monkeypatch):
     monkeypatch.setitem(sys.modules, "dia2stream.server.server", pipe)
-    usual = {int: 2048, float: 2.0, str: "a", str | None: "a"}
+    usual = {int: 2048, float: 2.0, bool: True, str: "a", str | None: "a"}
     kinds = {field.name: get_args(field.type)[0] for field in fields(ServeOptions)}
     values = {name: usual[kind] if kind in usual else get_args(kind)[-1] for name, kind in kinds.items()}
     values["slots"] = "8"
-    for name, value in values.items():
-        monkeypatch.setenv(f"DIA2STREAM_{name.upper()}", str(value))
-    cli("serve")
-    assert pipe.asked == (ModelOptions(), SpeechOptions(), ServeOptions(**values))
+    for other in ("record", "journal"):  # one excludes the other
+        chosen = {name: value for name, value in values.items() if not name.startswith(other)}
+        with monkeypatch.context() as environment:
+            for name, value in chosen.items():
+                environment.setenv(f"DIA2STREAM_{name.upper()}", str(value))
+            cli("serve")
+        assert pipe.asked == (ModelOptions(), SpeechOptions(), ServeOptions(**chosen))
 
 
 def test_say_takes_its_text_and_where_to_write(cli, pipe):

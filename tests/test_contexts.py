@@ -304,8 +304,13 @@ def test_a_position_too_long_ago_to_go_back_to_counts_as_all_that_was_sent():
     assert talk.of(Interrupted)[-1].heard_ms == 400
 
 
+LONGEST_WORD = 6  # frames, of HELLO in the toy's mouth
+
+
 @given(first=st.integers(0, 30), waited=st.integers(0, 30), again=st.integers(0, 10))
-def test_whenever_contexts_are_cancelled_the_memory_is_what_was_heard(first, waited, again):
+def test_whenever_contexts_are_cancelled_the_memory_is_what_was_heard_without_the_words_that_were_cut(
+    first, waited, again
+):
     talk = Talk().say("a", HELLO * 3, last=True).run(frames=first)
     talk.now += 0.08 * waited
     talk.cancel("a").say("b", HELLO * 2, last=True).run(frames=again)
@@ -313,7 +318,8 @@ def test_whenever_contexts_are_cancelled_the_memory_is_what_was_heard(first, wai
     heard = {each.context: round(each.heard_ms / 80) for each in talk.of(Interrupted)}
     assert heard == {"a": min(first, waited), "b": 0}
     talk.say("c", "Yes?", last=True).run()
-    assert talk.rig.context.frames == sum(heard.values()) + talk.frames("c")
+    remembered = talk.rig.context.frames - talk.frames("c")
+    assert sum(heard.values()) - LONGEST_WORD <= remembered <= sum(heard.values())
 
 
 def test_who_leaves_in_mid_speech_has_not_heard_the_rest():

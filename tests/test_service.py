@@ -130,7 +130,7 @@ def test_whatever_has_an_address_wants_the_token(monkeypatch):
     from starlette.routing import Route, WebSocketRoute
 
     from dia2stream.options import ModelOptions, ServeOptions, SpeechOptions
-    from dia2stream.server import app
+    from dia2stream.server import app, page
     from dia2stream.server.gate import OPEN_PATHS
     from dia2stream.server.server import Server
 
@@ -144,7 +144,7 @@ def test_whatever_has_an_address_wants_the_token(monkeypatch):
                 with pytest.raises(InvalidStatus) as refused:
                     asyncio.run(once(f"{guarded.url}{path}"))
                 assert refused.value.response.status_code in (401, 404)
-            elif isinstance(place, Route) and path not in OPEN_PATHS:
+            elif isinstance(place, Route) and path not in (*OPEN_PATHS, *page.FILES):
                 for method in place.methods or ():
                     assert guarded.get(path, method)[0] == 401, (method, path)
 

@@ -71,9 +71,12 @@ class Repo:
     def __init__(self, repo: str, revision: str | None, progress: Progress | None, folder: str = "") -> None:
         self.repo, self.revision, self.progress, self.folder = repo, revision, progress, folder
         self.name = f"{repo}/{folder}".rstrip("/")
+        self._found: dict[str, Path | None] = {}
 
     def find(self, file: str) -> Path | None:
-        return self._get(file, required=False)
+        if file not in self._found:  # the hub is asked once for each file, also for one that is not there
+            self._found[file] = self._get(file, required=False)
+        return self._found[file]
 
     def need(self, file: str) -> Path:
         path = self._get(file, required=True)

@@ -31,8 +31,9 @@ KEEP_ALIVE_SECONDS = 15.0  # between two requests
 # A client that has closed its end may wait for its answer, or may be gone. The next bytes for it show which: the kernel
 # of one that is gone answers them with a reset. So after so long without any, the client is sent `100 Continue`.
 HALF_CLOSED_SECONDS = 1.0
-# In the middle of an answer there is nothing to send but the answer.
-STALLED_SECONDS = 10.0
+# In the middle of an answer there is nothing to send but the answer. So a client that has closed its end counts as gone
+# when the answer stands still for so long: its slot may be somebody else's.
+STALLED_SECONDS = 1.0
 
 
 class Http:
