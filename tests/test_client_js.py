@@ -27,8 +27,8 @@ class Player {
   heardMs() { return this.report.position / 24; }
 }
 
-const [url, token] = process.argv.slice(2);
-const player = new Player(), client = new Client(url, { token, player });
+const [url, token, wait] = process.argv.slice(2);
+const player = new Player(), client = new Client(url, { token, player, wait: Number(wait) });
 const seen = [], heard = [];
 client.on("event", event => seen.push(event));
 client.on("heard", word => heard.push(word.word));
@@ -55,9 +55,9 @@ def run(server, tmp_path):
     """Runs some JavaScript behind the prelude; what it tells."""
     (tmp_path / "client.mjs").write_text(server.get("/client.js")[1])
 
-    def run(script, token="a b"):
+    def run(script, token="a b", wait=30):  # the client of the test before may still be about to go
         (tmp_path / "script.mjs").write_text(PRELUDE + script)
-        command = ["node", "--experimental-websocket", "--no-warnings", "script.mjs", server.url, token]
+        command = ["node", "--experimental-websocket", "--no-warnings", "script.mjs", server.url, token, str(wait)]
         done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=PATIENCE)
         assert done.returncode == 0, done.stderr
         return json.loads(done.stdout)
@@ -171,7 +171,7 @@ def test_refusals_are_told_with_their_codes(run, server):
     """
     with other_client(server):
         message = "every slot is taken: this server speaks 1 conversation at a time"
-        assert run(script) == ["busy", message, 0, False, "closed"]
+        assert run(script, wait=0) == ["busy", message, 0, False, "closed"]
     assert run(script, token="wrong")[:2] == ["unauthorized", "the token is missing or wrong"]
     nowhere = script.replace("await client.start", 'await new Client("ws://127.0.0.1:1", {}).start')
     assert run(nowhere)[:2] == ["closed", "the server cannot be reached"]
