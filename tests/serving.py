@@ -9,6 +9,7 @@ import re
 import select
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import threading
@@ -201,6 +202,16 @@ def certificate(folder: Path) -> dict[str, Path]:
     make = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2 -subj /CN=localhost"
     subprocess.run([*make.split(), "-keyout", key, "-out", cert], check=True, capture_output=True)
     return {"tls_cert": cert, "tls_key": key}
+
+
+def tls_ends(folder: Path) -> tuple[ssl.SSLContext, ssl.SSLContext]:
+    """A server's TLS with such a certificate, and that of a client who trusts it; needs openssl."""
+    made = certificate(folder)
+    ours = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    ours.load_cert_chain(made["tls_cert"], made["tls_key"])
+    theirs = ssl.create_default_context(cafile=str(made["tls_cert"]))
+    theirs.check_hostname = False
+    return ours, theirs
 
 
 def on_loop(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., None]:

@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 from piping import a_second
-from serving import HANDSHAKE, certificate, frame, on_loop
+from serving import HANDSHAKE, frame, on_loop, tls_ends
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, StreamingResponse
@@ -508,11 +508,7 @@ async def test_a_process_that_stood_still_blames_no_client(monkeypatch):
 @pytest.mark.needs("openssl")
 @on_loop
 async def test_a_tls_port_speaks_tls_and_tells_who_does_not(tmp_path, caplog):
-    made = certificate(tmp_path)
-    ours = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    ours.load_cert_chain(made["tls_cert"], made["tls_key"])
-    theirs = ssl.create_default_context(cafile=str(made["tls_cert"]))
-    theirs.check_hostname = False
+    ours, theirs = tls_ends(tmp_path)
     async with listening(tls=ours) as number:
         async with open_websocket(f"wss://127.0.0.1:{number}/", ssl=theirs) as client:
             await client.send("x" * 100_000)
@@ -533,11 +529,7 @@ async def test_a_tls_port_speaks_tls_and_tells_who_does_not(tmp_path, caplog):
 @on_loop
 async def test_an_answer_in_tls_arrives_although_the_input_was_not_read_to_its_end(tmp_path):
     """A frame that is none, and so much behind it that most was not read when the server closes with 1002."""
-    made = certificate(tmp_path)
-    ours = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    ours.load_cert_chain(made["tls_cert"], made["tls_key"])
-    theirs = ssl.create_default_context(cafile=str(made["tls_cert"]))
-    theirs.check_hostname = False
+    ours, theirs = tls_ends(tmp_path)
     async with listening(tls=ours) as number:
         for _ in range(20):
             reader, writer = await asyncio.open_connection("127.0.0.1", number, ssl=theirs)
@@ -555,11 +547,7 @@ async def test_an_answer_in_tls_arrives_although_the_input_was_not_read_to_its_e
 @on_loop
 async def test_an_answer_in_tls_arrives_although_more_comes_behind_its_request(tmp_path):
     """A blocking client: it sends all that it has, which comes while the server closes, and then reads."""
-    made = certificate(tmp_path)
-    ours = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    ours.load_cert_chain(made["tls_cert"], made["tls_key"])
-    theirs = ssl.create_default_context(cafile=str(made["tls_cert"]))
-    theirs.check_hostname = False
+    ours, theirs = tls_ends(tmp_path)
 
     def talk(number: int) -> bytes:
         with socket.create_connection(("127.0.0.1", number)) as raw, theirs.wrap_socket(raw) as client:
@@ -581,11 +569,7 @@ async def test_an_answer_in_tls_arrives_although_more_comes_behind_its_request(t
 @on_loop
 async def test_a_client_that_does_not_let_go_of_its_tls_leaves_the_others_looked_after(tmp_path, monkeypatch, caplog):
     monkeypatch.setattr(http1, "REQUEST_SECONDS", 0.5)
-    made = certificate(tmp_path)
-    ours = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    ours.load_cert_chain(made["tls_cert"], made["tls_key"])
-    theirs = ssl.create_default_context(cafile=str(made["tls_cert"]))
-    theirs.check_hostname = False
+    ours, theirs = tls_ends(tmp_path)
     async with listening(tls=ours) as number:
         with socket.create_connection(("127.0.0.1", number)) as raw:
             deaf = await asyncio.to_thread(theirs.wrap_socket, raw)  # reads nothing, so it never answers the end of TLS

@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator
 import pytest
 from piping import PATIENCE
 from proxies import PROXY_VARIABLES, Proxy
-from serving import certificate, on_loop
+from serving import on_loop, tls_ends
 from starlette.applications import Starlette
 from starlette.routing import WebSocketRoute
 from starlette.websockets import WebSocket
@@ -77,12 +77,7 @@ def closed_port():
 @pytest.fixture
 def contexts(tmp_path):
     """A server's TLS, and that of a client that trusts it whatever its name."""
-    made = certificate(tmp_path)
-    ours = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    ours.load_cert_chain(made["tls_cert"], made["tls_key"])
-    theirs = ssl.create_default_context(cafile=str(made["tls_cert"]))
-    theirs.check_hostname = False
-    return ours, theirs
+    return tls_ends(tmp_path)
 
 
 # ---- Which proxy ----

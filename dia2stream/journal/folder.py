@@ -10,7 +10,7 @@ import os
 import time
 from pathlib import Path
 
-from dia2stream.errors import JournalError
+from dia2stream.journal.private_folder import private_folder
 from dia2stream.journal.store import Fenced, Lease, LogLost, Renewal
 
 
@@ -22,14 +22,8 @@ class FolderStore:
     leases_expire = False
 
     def __init__(self, folder: str, linger: float, fsync: bool = False) -> None:
-        self._folder, self._linger, self._fsync = Path(folder), linger, fsync
+        self._folder, self._linger, self._fsync = private_folder("--journal", folder), linger, fsync
         self._locks: dict[str, int] = {}  # descriptors, by key
-        try:
-            self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        except OSError as error:
-            raise JournalError(f"--journal {folder}: {error.strerror}") from None
-        if not os.access(self._folder, os.W_OK):
-            raise JournalError(f"--journal {folder}: nothing can be written there")
 
     def acquire(self, key: str, new: bool = False) -> Lease | None:
         """See Store."""

@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from dia2stream.errors import JournalError
+from dia2stream.journal.private_folder import private_folder
 
 if TYPE_CHECKING:  # brings torch along
     from dia2stream.journal.tape import Tape
@@ -73,13 +73,7 @@ class Recorder:
     """Writes conversations into a folder, on a thread of its own. A tape that cannot be written is given up."""
 
     def __init__(self, folder: str, keeps_text: bool = True) -> None:
-        self._folder, self._keeps_text = Path(folder), keeps_text
-        try:
-            self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        except OSError as error:
-            raise JournalError(f"--record {folder}: {error.strerror}") from None
-        if not os.access(self._folder, os.W_OK):
-            raise JournalError(f"--record {folder}: nothing can be written there")
+        self._folder, self._keeps_text = private_folder("--record", folder), keeps_text
         self._sinks: dict[Tape, Sink] = {}
         self._ended: set[Tape] = set()
         self._lock = threading.Lock()
