@@ -408,10 +408,12 @@ class Engine:
                 conversation.outbox.answer(error_event(order))
             elif isinstance(order, Adoption):
                 self._adopt(session, order.revival)
+            elif tape is None:
+                self._obey(session, order, arrived)
             else:
                 before = Place.of(conversation)
                 carried_out = self._obey(session, order, arrived)
-                if tape is not None and carried_out is not None:
+                if carried_out is not None:
                     tape.command(conversation, carried_out, before)
         except CommandError as error:
             if tape is not None:
