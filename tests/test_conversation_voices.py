@@ -158,10 +158,12 @@ def test_whatever_voices_and_interruptions_come_the_memory_is_what_was_heard(
         rig.do(Inject("Six seven eight.", id=str(number), voice=name)).run()
         begins = frame_numbers(rig)[at]
         assert_goes_on_from(rig, at, begins)
+        longest_word = 0 if back is None else 12
         if step == first:  # where nothing was heard, the conversation begins behind the other clips
             assert begins == rig.context.first_frame
+        elif begins == rig.context.first_frame:  # nothing was heard but the word that was cut
+            assert step - first <= longest_word
         else:  # the word that was cut is forgotten, and no more
-            longest_word = 0 if back is None else 12
             assert step - longest_word <= begins <= step
         assert name is None or rig.context.voice is rig.conversation.voices[name]
     assert rig.words[-3:] == ["Six", "seven", "eight."]

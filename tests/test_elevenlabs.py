@@ -399,6 +399,11 @@ def test_alignments_tile_the_time_whatever_the_words(words):
         base += one.ends[-1]
 
 
+def test_a_socket_that_is_closed_while_nothing_is_to_be_said_closes_once():
+    client = connect().send(init("a"), init("b"), {"close_socket": True})
+    assert client.close is not None
+
+
 # --- whatever comes ---
 
 scalars = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8)

@@ -11,7 +11,10 @@ from functools import cache
 import pytest
 import torch
 from test_gpu_stepper import captured, distance, loaded, talk
+from tools import require
 from torch import Tensor
+
+require("triton")
 
 from dia2.checkpoint.load import Checkpoint
 from dia2.cuda.clusters import depformer as clusters

@@ -230,10 +230,10 @@ class MultiSocket(_Socket):
 
     def _close_all(self, now: float) -> list[Output]:
         """What was asked for is said before the socket closes."""
-        self._leaving = True
         told: list[Output] = []
         for name in [*self._open]:
             told += self._speak(name, "", now, last=True)
+        self._leaving = True  # behind them: a context that ends at once is not what the socket closes for
         return told if self._open else [*told, Close()]
 
     def _name(self, context: str) -> dict[str, object]:
