@@ -22,7 +22,7 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 os.environ.setdefault("TEST_PATIENCE", "3")  # a server that is stopped for half a minute, and a large model's loading
 
@@ -63,7 +63,7 @@ class Run:
 
     def __init__(self, server: Serve, figures: Figures, options: argparse.Namespace) -> None:
         self.server, self.figures, self.options = server, figures, options
-        self.known = KnownCall(server, figures, exact=options.slots == 1)
+        self.known = KnownCall(server, figures, same(options))
         self.looks: list[tuple[float, float, int, float]] = []  # seconds, MB, open files, MB on the GPU
         self._began = self._until = time.monotonic()
 
@@ -166,6 +166,13 @@ async def calls(options: argparse.Namespace, figures: Figures, report: Report) -
         check_end(server, figures, code=0)
 
 
+def same(options: argparse.Namespace) -> Literal["bytes", "samples", "length"]:
+    """What of a known call must be as it was alone, see `KnownCall`."""
+    if options.slots == 1:
+        return "bytes"
+    return "samples" if options.device == "cpu" else "length"
+
+
 def check_end(server: Serve, figures: Figures, code: int, expected: str = "nothing") -> None:
     """How the process has ended, and what it has logged."""
     if server.process.returncode != code:
@@ -214,7 +221,7 @@ async def each_alone(options: argparse.Namespace, figures: Figures, report: Repo
 
 async def known_alone(server: Serve, figures: Figures, chance: random.Random, times: int) -> None:
     """Reconnects in mid-speech, compared to the byte."""
-    known = KnownCall(server, figures, exact=True)
+    known = KnownCall(server, figures, "bytes")
     await known.learn()
     for _ in range(4 * times):
         try:
