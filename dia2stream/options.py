@@ -278,12 +278,15 @@ class PlanOptions:
     node_gbps: Annotated[float, CliFlag("What one machine can fetch; assumed.", "GBIT/S")] = 5.0
     registry_gbps: Annotated[float, CliFlag("What all together can fetch; assumed.", "GBIT/S")] = 40.0
     load_seconds: Annotated[float, CliFlag("Loading the model.", "S", low=0)] = 6.0
-    warm_up_seconds: Annotated[float, CliFlag("Warm-up with all its compilation.", "S", low=0)] = 60.0
+    warm_up_seconds: Annotated[
+        float, CliFlag("Warm-up of 128 slots with all its compilation, as measured.", "S", low=0)
+    ] = 33.0
     days_between_deaths: Annotated[float, CliFlag("Of one server, on average; assumed.", "DAYS")] = 30.0
     calm: Annotated[bool, CliFlag("No lost GPU and no rollout in the busy hours.")] = False
     message_us: Annotated[float, CliFlag("CPU that a proxy takes for one frame's message.", "US", low=0)] = 52.0
     store_ops: Annotated[float, CliFlag("Operations a second of the journal's store; assumed.", "N", low=1)] = 100_000.0
     seed: Annotated[int, CliFlag("Repeats a day.", "N")] = 0
+    plot: Annotated[str | None, CliFlag("Draw the days hour by hour; needs dia2stream[plot].", "FILE.png")] = None
     json: Annotated[str | None, CliFlag("Write everything as one line of JSON; - is stdout.", "FILE|-")] = None
 
 

@@ -7,7 +7,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dia2stream.engine.admission import LATE_SECONDS, Admission, Load, Refusal, most_conversations, need, slots_for
+from dia2stream.engine.admission import (
+    LATE_SECONDS,
+    MOST_SLOTS,
+    Admission,
+    Load,
+    Refusal,
+    most_conversations,
+    need,
+    slots_for,
+)
 from dia2stream.engine.costs import H100
 
 LOADS = st.builds(Load, st.floats(0.05, 1.0), st.floats(1.0, 60.0))
@@ -53,13 +62,19 @@ def test_where_frames_alone_fill_the_gpu_first_audio_has_no_bound():
 
 
 def test_slots_are_bounded_by_the_gpus_time_and_the_reason_says_so():
-    slots = slots_for(H100, memory_bytes=70e9, slot_bytes=100e6)
-    assert slots.slots == most_conversations(H100, Load())
+    slots = slots_for(H100, memory_bytes=70e9, slot_bytes=100e6, load=Load(speaking=1.0, turn=2.5))
+    assert slots.slots == most_conversations(H100, Load(speaking=1.0, turn=2.5)) < MOST_SLOTS
     assert re.fullmatch(
-        rf"the GPU serves {slots.slots} conversations \(50% of the time spent speaking, in turns of 2.5 s\), "
+        rf"the GPU serves {slots.slots} conversations \(100% of the time spent speaking, in turns of 2.5 s\), "
         r"with first audio in \d+ ms at p95; memory would hold 700",
         slots.reason,
     )
+
+
+def test_slots_are_bounded_by_what_one_step_takes_and_the_reason_says_so():
+    slots = slots_for(H100, memory_bytes=70e9, slot_bytes=100e6)
+    assert slots.slots == MOST_SLOTS == H100.largest < most_conversations(H100, Load())
+    assert slots.reason.startswith("one step of the model takes 128; the GPU could serve ")
 
 
 def test_slots_are_bounded_by_memory_and_the_reason_says_so():

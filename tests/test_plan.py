@@ -112,7 +112,24 @@ def test_many_replicas_that_start_at_once_share_the_registry():
     cold = ColdStart(node=100, image_gb=5, model_gb=5, node_gbps=5, registry_gbps=20, load=6, warm_up=60)
     assert cold.seconds(1) == 100 + 16 + 6 + 60
     assert cold.seconds(4) == cold.seconds(1)
-    assert cold.fetch(8) == 2 * cold.fetch(4)
+    assert cold.stages(8)["image"] == 2 * cold.stages(4)["image"] == 16
+
+
+def test_the_hours_of_a_day_add_up_to_the_day():
+    outcome = live(30_000, replace(QUIET, slots=20, max_replicas=20, min_replicas=2))
+    assert len(outcome.hours) == 24
+    assert outcome.gpu_seconds == pytest.approx(sum(hour.gpu_seconds for hour in outcome.hours))
+    assert outcome.hours[10].served > 5 * outcome.hours[3].served > 0
+    assert outcome.hours[3].gpu_seconds == 2 * HOUR
+    assert outcome.hours[10].gpu_seconds > 3 * HOUR
+    assert sum(sum(hour.held.values()) for hour in outcome.hours) == pytest.approx(sum(outcome.held.values()))
+    busy = [sum(hour.held.values()) / HOUR for hour in outcome.hours]
+    assert busy.index(max(busy)) in (9, 10, 11)
+
+
+def test_a_loss_is_counted_in_its_hour():
+    outcome = live(10_000, replace(QUIET, loss_hour=10.5))
+    assert [hour for hour, counted in enumerate(outcome.hours) if counted.lost] == [10]
 
 
 # ---- First audio and shared parts ----
@@ -151,8 +168,9 @@ def plan(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=Path(__file__).parent.parent, capture_output=True, text=True, timeout=120)
 
 
-def test_the_command_tells_a_day_to_people_and_to_programs():
-    done = plan("200", "3000", "--slots", "24", "--json", "-")
+def test_the_command_tells_a_day_to_people_and_to_programs(tmp_path):
+    picture = tmp_path / "plan.png"
+    done = plan("200", "3000", "--slots", "24", "--json", "-", "--plot", str(picture))
     assert done.returncode == 0, done.stderr
     report = json.loads(done.stdout)
     assert [day["calls"] for day in report["days"]] == [200, 3000]
@@ -160,6 +178,14 @@ def test_the_command_tells_a_day_to_people_and_to_programs():
     assert report["days"][1]["first_audio_ms"]["p95"] < 100
     assert "GPU h" in done.stderr
     assert "3,000 calls a day" in done.stderr
+    assert "a new GPU serves after 179 s: machine 120, image 8, model 12, load 6, warm-up 33" in done.stderr
+    assert "longest: the machine" in done.stderr
+    for day in report["days"]:
+        assert len(day["hours"]) == 24
+        assert sum(hour["served"] for hour in day["hours"]) == day["served"]
+        assert sum(hour["gpus"] for hour in day["hours"]) == pytest.approx(day["gpu_hours"], abs=0.2)
+    assert picture.read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
+    assert picture.stat().st_size > 10_000
 
 
 @pytest.mark.parametrize(
@@ -168,6 +194,7 @@ def test_the_command_tells_a_day_to_people_and_to_programs():
         (["--speaking", "1.5"], "are shares"),
         (["--node-gbps", "0"], "must be more than 0"),
         (["0"], "Invalid value for 'calls'"),
+        (["--plot", "no-such-folder/plan.png"], "its folder is not there"),
         (["--costs", "h9"], "takes h100 or a cost curve's file"),
     ],
 )

@@ -92,7 +92,7 @@ def test_the_same_seed_gives_the_same_outcome():
 
 
 def test_a_machine_that_is_too_slow_for_its_callers_is_heard_to_be():
-    outcome = simulate(Crowd(400), 10.0, settings=Settings(slots=400))
+    outcome = simulate(Crowd(600), 10.0, settings=Settings(slots=600))
     assert outcome.point["late_frames"] > 0.9 * outcome.frames  # each by some 20 ms
     assert outcome.busy / 10.0 > 0.99
 
@@ -171,7 +171,7 @@ def test_the_admissions_estimate_is_near_what_happens(load, conversations, behav
     estimate = 1000 * need(H100, conversations, behaviour).first_audio
     figures = milliseconds(waits)
     assert figures is not None
-    assert estimate == pytest.approx(figures["p95"], rel=1 / 3)
+    assert estimate == pytest.approx(figures["p95"], rel=2 / 5)
 
 
 def test_with_admission_more_callers_than_can_be_served_are_refused_and_the_others_are_served_well():

@@ -12,12 +12,17 @@ from dia2stream.terminal import note
 
 def check_outputs(options: BenchOptions) -> None:
     """Checks what would else fail only after minutes of measuring. Raises Dia2StreamError."""
-    if options.plot:
+    check_files(options.plot, options.json)
+
+
+def check_files(plot: str | None, json: str | None) -> None:
+    """The same for a picture's file and a JSON file."""
+    if plot:
         try:
             import matplotlib  # noqa: F401
         except ImportError:
             raise Dia2StreamError("--plot needs matplotlib: pip install 'dia2stream[plot]'") from None
-    for path in (options.plot, options.json):
+    for path in (plot, json):
         if path and path != "-" and not os.access(Path(path).absolute().parent, os.W_OK):
             raise Dia2StreamError(f"{path}: its folder is not there or cannot be written")
 

@@ -7,8 +7,8 @@ there are, how they behave, and the cost curve.
 - Starts: a turn begins with a lead-in and a first frame, in what time the frames leave. Turns that begin at the same
   time share their steps, so the more begin a second, the cheaper each one is, and the longer it takes.
 
-The estimate is within a third of the 95th percentile that the simulator finds with the real scheduler, see the tests.
-It grows without bound where frames alone would fill the GPU, so it is also what keeps deadlines.
+The estimate is within two fifths of the 95th percentile that the simulator finds with the real scheduler: see the
+tests. It grows without bound where frames alone would fill the GPU, so it is also what keeps deadlines.
 
 `slots_for` takes the load as it is stated. `Admission` takes the load as it was seen lately, as far as there is enough
 to see, and refuses a conversation that all others would have to pay for.
@@ -26,6 +26,8 @@ FRAME_SECONDS = 0.08
 LEAD_IN_STEPS = 17
 TAIL_FRAMES = 6  # of silence behind the last word of a turn
 
+# What `auto` takes at most, however much memory there is: as many as one step of the model takes.
+MOST_SLOTS = 128
 # Seconds of first audio, at the 95th percentile, up to which a conversation counts as served well.
 FIRST_AUDIO = 0.1
 # For how long a missed deadline keeps new conversations out.
@@ -102,9 +104,12 @@ def slots_for(costs: CostCurve, memory_bytes: float, slot_bytes: float, load: Lo
     """What `--slots auto` is. memory_bytes: what is free for slots. slot_bytes: what each takes."""
     load = load or Load()
     fit, served = max(1, int(memory_bytes // slot_bytes)), most_conversations(costs, load)
-    if fit < served:
+    if fit < min(served, MOST_SLOTS):
         memory = f"{memory_bytes / 1e9:.3g} GB of memory hold {fit} slots of {slot_bytes / 1e6:.3g} MB"
         return Slots(fit, f"{memory}; the GPU could serve {served} conversations ({load})")
+    if served > MOST_SLOTS:
+        could = f"the GPU could serve {served} conversations ({load}), memory would hold {fit}"
+        return Slots(MOST_SLOTS, f"one step of the model takes {MOST_SLOTS}; {could}")
     wait = need(costs, served, load).first_audio * 1000
     serves = f"the GPU serves {served} conversations ({load}), with first audio in {wait:.0f} ms at p95"
     return Slots(served, f"{serves}; memory would hold {fit}")

@@ -17,14 +17,13 @@ from dia2.codec.frames import BACK_FRAMES
 from dia2.model.blocks import assured_blocks
 from dia2.model.kv_cache import context_columns
 from dia2.steps.stepper import block_columns_for
-from dia2stream.engine.admission import Admission, slots_for
+from dia2stream.engine.admission import MOST_SLOTS, Admission, slots_for
 from dia2stream.engine.costs import CostCurve
 from dia2stream.engine.scheduler import Demand, Waits
 from dia2stream.engine.session import Session
 from dia2stream.errors import EngineError
 
-# What `auto` builds at most: as many as one step takes. On a CPU every slot makes the warm-up longer.
-_MOST, _MOST_ON_CPU = 128, 16
+_MOST_ON_CPU = 16  # what `auto` builds at most there: every slot makes the warm-up longer
 _SPARE_MEMORY = 0.1  # of what is free, for passes of many columns
 _OBSERVE_SECONDS = 1.0
 # A listener who is dry for a shorter time is the clock's coarseness, not a late frame.
@@ -38,7 +37,7 @@ def slots_to_build(slots: int | str, checkpoint: Checkpoint) -> int:
     """
     holds = free_memory(checkpoint) // slot_bytes(checkpoint, 2)
     if slots == "auto":
-        most = _MOST if checkpoint.device.type == "cuda" else _MOST_ON_CPU
+        most = MOST_SLOTS if checkpoint.device.type == "cuda" else _MOST_ON_CPU
         return max(1, int(min(most, holds)))
     if not str(slots).isdecimal() or not 1 <= int(slots) <= 1024:
         raise EngineError(f"slots is {str(slots)[:40]!r}: it must be auto, or a number from 1 to 1024")

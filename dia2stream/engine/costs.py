@@ -168,11 +168,12 @@ def _ms(*values: float, at: tuple[int, ...] = _SIZES) -> dict[int, float]:
     return {size: ms / 1000 for size, ms in zip(at, values, strict=True)}
 
 
-# Captured graphs at column 400, one H100 80GB, random:2b, bf16, guidance on. Passes are bound by their launches.
+# Captured graphs at column 400 of 128 slots, one H100 80GB, random:2b, bf16, guidance on. The backbone of 32 is drawn
+# between those of 16 and 64. One conversation has a depformer kernel of its own. Passes are bound by their launches.
 H100 = CostCurve.measured(
     "H100 80GB, 2B, bf16",
-    backbone=_ms(1.40, 2.04, 2.22, 2.54, 3.23, 4.68, 7.61, 13.5),
-    depformer=_ms(3.04, 4.22, 5.06, 5.14, 5.30, 5.60, 6.59, 8.39),
+    backbone=_ms(1.41, 2.04, 2.22, 2.54, 2.90, 3.51, 4.74, 6.99),
+    depformer=_ms(1.46, 4.22, 5.06, 5.14, 5.30, 5.60, 6.59, 8.39),
     codec=_ms(0.89, 1.17, 1.58, 2.36, 3.63, 6.20, at=(1, 4, 16, 32, 64, 128)),
     passes=_ms(26.0, 26.0, at=(125, 500)),
 )

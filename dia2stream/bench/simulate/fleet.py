@@ -43,16 +43,17 @@ class ColdStart:
     node_gbps: float = 5.0
     registry_gbps: float = 40.0
     load: float = 6.0
-    warm_up: float = 60.0
+    warm_up: float = 33.0
+
+    def stages(self, starting: int) -> dict[str, float]:
+        """Seconds of each stage, for one of so many that start at the same time."""
+        speed = min(self.node_gbps, self.registry_gbps / max(1, starting))
+        fetches = {"image": 8 * self.image_gb / speed, "model": 8 * self.model_gb / speed}
+        return {"machine": self.node, **fetches, "load": self.load, "warm-up": self.warm_up}
 
     def seconds(self, starting: int) -> float:
-        """For one of so many that start at the same time."""
-        return self.node + self.fetch(starting) + self.load + self.warm_up
-
-    def fetch(self, starting: int) -> float:
-        """Seconds of fetching image and model."""
-        speed = min(self.node_gbps, self.registry_gbps / max(1, starting))
-        return 8 * (self.image_gb + self.model_gb) / speed
+        """All stages together."""
+        return sum(self.stages(starting).values())
 
 
 @dataclass(frozen=True)
@@ -79,7 +80,7 @@ class Operations:
 
 @dataclass(eq=False)
 class _Replica:
-    begun: float
+    begun: float  # from when on it is paid for, in the hour that is counted
     ready: bool = False
     old: bool = False  # when a rollout began, it was there
     calls: set[int] = field(default_factory=set)
@@ -87,25 +88,64 @@ class _Replica:
 
 
 @dataclass
-class DayOutcome:
-    """What a day came to.
+class HourOutcome:
+    """What an hour of the day came to.
 
     served: calls that got a slot. refused: by reason. lost: calls whose replica died and that found no slot in time.
-    handed_over: how often a call went on at another replica. gaps: seconds in which calls had no replica. held: seconds
-    of all conversations, by how many their replica had. peak_calls, peak_replicas, peak_starting: at any moment.
+    held: seconds of all conversations, by how many their replica had.
     """
 
     served: int = 0
     refused: Counter[str] = field(default_factory=Counter)
     lost: int = 0
+    held: defaultdict[int, float] = field(default_factory=lambda: defaultdict(float))
+    gpu_seconds: float = 0.0
+
+
+@dataclass
+class DayOutcome:
+    """What a day came to.
+
+    hours: from midnight on. handed_over: how often a call went on at another replica. gaps: seconds in which calls had
+    no replica. peak_calls, peak_replicas, peak_starting: at any moment.
+    """
+
+    hours: list[HourOutcome] = field(default_factory=lambda: [HourOutcome()])
     deaths: int = 0
     handed_over: int = 0
     gaps: list[float] = field(default_factory=list)
-    held: defaultdict[int, float] = field(default_factory=lambda: defaultdict(float))
-    gpu_seconds: float = 0.0
     peak_calls: int = 0
     peak_replicas: int = 0
     peak_starting: int = 0
+
+    @property
+    def served(self) -> int:
+        """Calls that got a slot."""
+        return sum(hour.served for hour in self.hours)
+
+    @property
+    def refused(self) -> Counter[str]:
+        """Calls that got none, by reason."""
+        return sum((hour.refused for hour in self.hours), Counter[str]())
+
+    @property
+    def lost(self) -> int:
+        """Calls whose replica died and that found no slot in time."""
+        return sum(hour.lost for hour in self.hours)
+
+    @property
+    def gpu_seconds(self) -> float:
+        """For which GPUs are paid."""
+        return sum(hour.gpu_seconds for hour in self.hours)
+
+    @property
+    def held(self) -> dict[int, float]:
+        """Seconds of all conversations, by how many their replica had."""
+        held: defaultdict[int, float] = defaultdict(float)
+        for hour in self.hours:
+            for calls, seconds in hour.held.items():
+                held[calls] += seconds
+        return dict(held)
 
 
 class Fleet:
@@ -136,6 +176,8 @@ class Fleet:
             self._at(self._operations.rollout_hour * HOUR, self._begin_rollout)
         if self._operations.loss_hour is not None:
             self._at(self._operations.loss_hour * HOUR, self._lose_fullest)
+        for hour in range(1, 24):
+            self._at(hour * HOUR, self._begin_hour)
         while self._events and self._events[0][0] <= DAY:
             self._now, _, event = heappop(self._events)
             event()
@@ -155,6 +197,16 @@ class Fleet:
         for replica in self._replicas:
             replica.begun = replica.changed = self._now
 
+    @property
+    def _hour(self) -> HourOutcome:
+        """The hour that is counted."""
+        return self.outcome.hours[-1]
+
+    def _begin_hour(self) -> None:
+        for replica in self._replicas:
+            self._pay(replica)
+        self.outcome.hours.append(HourOutcome())
+
     # ---- Calls ----
 
     def _expect(self) -> None:
@@ -168,9 +220,9 @@ class Fleet:
         replica = self._choose()
         if replica is None:
             starting = any(not r.ready for r in self._replicas)
-            self.outcome.refused["while replicas start" if starting else "all replicas are full"] += 1
+            self._hour.refused["while replicas start" if starting else "all replicas are full"] += 1
             return
-        self.outcome.served += 1
+        self._hour.served += 1
         self._put(call, replica)
         self.outcome.peak_calls = max(self.outcome.peak_calls, len(self._open))
         self._at(self._now + seconds, lambda: self._end(call))
@@ -195,7 +247,7 @@ class Fleet:
     def _hold(self, replica: _Replica) -> None:
         """Counts the time that the replica had as many calls as it has."""
         held = len(replica.calls)
-        self.outcome.held[held] += held * (self._now - replica.changed)
+        self._hour.held[held] += held * (self._now - replica.changed)
         replica.changed = self._now
 
     def _come_back(self, call: int, since: float) -> None:
@@ -208,7 +260,7 @@ class Fleet:
             self.outcome.gaps.append(self._now - since)
             self._put(call, replica)
         elif self._now - since >= self._operations.linger_seconds:
-            self.outcome.lost += 1
+            self._hour.lost += 1
             del self._open[call]
         else:
             self._at(self._now + _RETRY_EACH, lambda: self._come_back(call, since))
@@ -238,9 +290,14 @@ class Fleet:
             self._roll()
 
     def _stop(self, replica: _Replica) -> None:
-        self._hold(replica)
+        self._pay(replica)
         self._replicas.remove(replica)
-        self.outcome.gpu_seconds += self._now - replica.begun
+
+    def _pay(self, replica: _Replica) -> None:
+        """Counts a replica up to now."""
+        self._hold(replica)
+        self._hour.gpu_seconds += self._now - replica.begun
+        replica.begun = self._now
 
     def _die(self, replica: _Replica) -> None:
         if replica not in self._replicas:

@@ -6,27 +6,25 @@ parts (proxy, journal, registry) are not simulated: their use at the peak is wor
 operation or one image takes.
 """
 
-import json
 from bisect import bisect_left
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
-from typing import Any
+from math import ceil
 
 import numpy as np
 from numpy.typing import NDArray
 
+from dia2stream.bench.outputs import check_files
 from dia2stream.bench.simulate.day import HOUR, Day
-from dia2stream.bench.simulate.fleet import ColdStart, Fleet, Operations
+from dia2stream.bench.simulate.fleet import ColdStart, DayOutcome, Fleet, Operations
 from dia2stream.bench.simulate.loads import PhoneCalls
 from dia2stream.bench.simulate.machine import Settings, SimulatedMachine
+from dia2stream.bench.simulate.plan_report import Report, publish
 from dia2stream.bench.simulate.run import read_curve
 from dia2stream.engine.admission import FRAME_SECONDS, Load, slots_for
 from dia2stream.engine.costs import CostCurve
 from dia2stream.options import PlanOptions
 from dia2stream.terminal import note
-
-Report = dict[str, Any]
 
 _LEVELS = 8  # numbers of conversations at which first audio is simulated
 _PER_DAY_SECONDS = 20.0  # of each such simulation
@@ -35,6 +33,7 @@ _LEASE_EACH = 0.3  # seconds between two renewals of a conversation's lease, see
 
 def run(calls: Sequence[int], options: PlanOptions) -> None:
     """Simulates a day for each number of calls, and tells."""
+    check_files(options.plot, options.json)
     costs = read_curve(options.costs)
     load = Load(options.speaking, options.turn_seconds)
     fits = slots_for(costs, options.memory_gb * 1e9, options.slot_mb * 1e6, load)
@@ -43,11 +42,7 @@ def run(calls: Sequence[int], options: PlanOptions) -> None:
     waits = first_audio_by_calls(costs, load, slots, options.seed)
     days = [_day_report(number, options, load, slots, waits) for number in calls]
     report = {"costs": costs.name, "slots": slots, "settings": asdict(options), "days": days}
-    _show(report, to_stderr=options.json == "-")
-    if options.json == "-":
-        print(json.dumps(report))
-    elif options.json:
-        Path(options.json).write_text(json.dumps(report) + "\n", encoding="utf-8")
+    publish(report, options)
 
 
 # ---- First audio ----
@@ -106,12 +101,35 @@ def _day_report(calls: int, options: PlanOptions, load: Load, slots: int, waits:
         "first_audio_ms": first_audio(outcome.held, waits),
         "peak_calls": outcome.peak_calls,
         "peak_gpus": outcome.peak_replicas,
+        "peak_starting": outcome.peak_starting,
         "gpu_hours": round(outcome.gpu_seconds / HOUR, 1),
         "slots_used": round(busy / (outcome.gpu_seconds * slots), 4),
         "cost": round(cost, 2),
         "cost_per_call": round(cost / max(1, outcome.served), 5),
+        "cold_start_s": _rounded(operations.cold_start.stages(1)),
+        "cold_start_in_a_rollout_s": _rounded(operations.cold_start.stages(ceil(outcome.peak_replicas / 4))),
         "parts": [asdict(part) for part in parts(day, operations, load, options)],
+        "hours": _hours(outcome, waits),
     }
+
+
+def _hours(outcome: DayOutcome, waits: Mapping[int, list[float]]) -> list[Report]:
+    """The same by hour of the day. calls_at_once, gpus: on average."""
+    return [
+        {
+            "served": hour.served,
+            "refused": sum(hour.refused.values()),
+            "lost": hour.lost,
+            "calls_at_once": round(sum(hour.held.values()) / HOUR, 2),
+            "gpus": round(hour.gpu_seconds / HOUR, 2),
+            "first_audio_ms": first_audio(hour.held, waits),
+        }
+        for hour in outcome.hours
+    ]
+
+
+def _rounded(stages: Mapping[str, float]) -> dict[str, float]:
+    return {name: round(seconds, 1) for name, seconds in stages.items()}
 
 
 def _operations(options: PlanOptions, slots: int) -> Operations:
@@ -176,76 +194,3 @@ _MENDS = {
     "journal": "several stores, or the frames of a second in one entry",
     "number of GPUs": "more of them (--max-gpus)",
 }
-
-
-# ---- For people ----
-
-
-def _show(report: Report, to_stderr: bool) -> None:
-    from rich.console import Console
-
-    console = Console(stderr=to_stderr, highlight=False, soft_wrap=True)
-    console.print(f"{report['costs']}, {report['slots']} conversations a GPU, simulated")
-    console.print(_table(report["days"]))
-    for line in _notes(report):
-        console.print(line)
-
-
-def _table(days: Sequence[Report]) -> Any:
-    from rich import box
-    from rich.table import Table
-
-    table = Table("calls/day", box=box.SIMPLE_HEAD, pad_edge=False)
-    columns = ("p50", "p95", "p99", "refused", "lost", "GPUs", "GPU h", "per 1,000")
-    table.columns[0].no_wrap = True
-    for name in columns:
-        table.add_column(name, justify="right", no_wrap=True)
-    for day in days:
-        table.add_row(*_cells(day))
-    return table
-
-
-def _cells(day: Report) -> Iterable[str]:
-    yield f"{day['calls']:,}"
-    for share in ("p50", "p95", "p99"):
-        yield f"{day['first_audio_ms'][share]:.0f}" if day["first_audio_ms"] else "-"
-    yield f"{sum(day['refused'].values()):,}"
-    yield f"{day['lost']:,}"
-    yield f"{day['peak_gpus']:,}"
-    yield f"{day['gpu_hours']:,.0f}"
-    yield f"${1000 * day['cost_per_call']:,.2f}"
-
-
-def _notes(report: Report) -> Iterable[str]:
-    settings = report["settings"]
-    yield "p50, p95, p99: first audio, ms, without the network; GPUs: the most at once"
-    yield "lost: calls whose GPU was gone and that found no slot on another one; per 1,000: calls"
-    yield f"assumed: a GPU for ${settings['gpu_price']:g} an hour, calls of {settings['call_seconds']:g} s on average"
-    if not settings["calm"]:
-        yield "at 10:30 the GPU with the most calls is lost, at 14:00 a rollout begins (neither with --calm)"
-    for day in report["days"]:
-        yield f"{day['calls']:,} calls a day, ${day['cost']:,.0f}:"
-        yield from (f"  {line}" for line in _advice(day))
-
-
-def _advice(day: Report) -> Iterable[str]:
-    """What is short first, and what to do about it."""
-    for reason, number in day["refused"].items():
-        yield f"refused {reason}: {number:,}; keep more in reserve (--target, --min-gpus)"
-    if day["lost"]:
-        yield f"lost with their GPU: {day['lost']:,}; keep a second one (--min-gpus)"
-    if day["slots_used"] < 0.2:
-        yield f"slots taken on average: {day['slots_used']:.1%}; a smaller GPU would do, or one shared with other work"
-    for part in day["parts"]:
-        if part["use"] > 1:
-            yield f"too small, needed {part['use']:.1f} times at the peak: the {part['name']}"
-            yield f"  {part['mend']}"
-    part = next((part for part in day["parts"] if part["use"] <= 1), None)
-    if part is not None:
-        yield f"full next, at {_rounded(part['full_at']):,} calls a day: the {part['name']}"
-        yield f"  {part['mend']}"
-
-
-def _rounded(number: int) -> int:
-    """Two digits say enough of an estimate."""
-    return round(number, 2 - len(str(number)))
