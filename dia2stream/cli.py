@@ -361,7 +361,7 @@ def _check_bench(options: BenchOptions, load: CallOptions, kinds: list[str]) -> 
 @command("""\
   dia2stream plan
   dia2stream plan 5000 --call-seconds 240 --gpu-price 1.9 --min-gpus 2
-  dia2stream plan 1000000 --model-gb 0 --node-seconds 20 --json plan.json --plot plan.png""")
+  dia2stream plan 1000000 --model-gb 0 --node-seconds 20 --plot plan.png""")
 def plan(
     options: PlanOptions,
     calls: Annotated[list[int] | None, typer.Argument(help="Calls a day. Default: 100 10000 1000000.", min=1)] = None,
