@@ -242,6 +242,14 @@ def serve(options: ServeOptions, speech: SpeechOptions, model: ModelOptions) -> 
     With a token, clients send Authorization: Bearer TOKEN or add ?token=TOKEN to the URL.
     After SIGTERM, the running conversation may finish its speech.
     """
+    check_serve(options)
+    from dia2stream.server.server import run
+
+    run(model, speech, options)
+
+
+def check_serve(options: ServeOptions) -> None:
+    """Refuses flags that exclude each other, or that mean nothing."""
     if options.tls_key and not options.tls_cert:
         raise typer.BadParameter("--tls-key needs --tls-cert")
     if options.token == "":  # of a variable that is not set, most likely: no reason to let everybody in
@@ -252,9 +260,6 @@ def serve(options: ServeOptions, speech: SpeechOptions, model: ModelOptions) -> 
         raise typer.BadParameter("--journal and --record are mutually exclusive")
     if options.ping_seconds <= 0:
         raise typer.BadParameter("--ping-seconds must be more than 0")
-    from dia2stream.server.server import run
-
-    run(model, speech, options)
 
 
 @command("""\

@@ -300,6 +300,10 @@ class ServeOptions:
     port: Annotated[int, CliFlag("The port of WebSocket and HTTP; 0 is any that is free.", "N", low=0, high=65535)] = (
         8765
     )
+    agent_port: Annotated[
+        int | None,
+        CliFlag("A port that tells HAProxy's agent-check how many slots are free.", "N", low=0, high=65535),
+    ] = None
     slots: Annotated[
         str,
         CliFlag("Conversations at once. auto: as many as memory holds and this machine serves in time.", "N|auto"),
@@ -363,6 +367,19 @@ class ServeOptions:
     tls_key: Annotated[str | None, CliFlag("Its private key, PEM, if the certificate's file has none.", "PATH")] = None
     log_level: Annotated[LogLevel, CliFlag("The least that is logged, on stderr.")] = "info"
     log_format: Annotated[LogFormat, CliFlag("Lines for people, or one JSON object a line.")] = "text"
+
+
+@dataclass(frozen=True)
+class ClusterOptions:
+    """The replicas of a Ray Serve application, each of which is one server."""
+
+    heading: ClassVar[str] = "Replicas"
+
+    min_replicas: Annotated[int, CliFlag("Replicas that are always there.", "N", low=1)] = 1
+    max_replicas: Annotated[int, CliFlag("Replicas that there may be.", "N", low=1)] = 1
+    target: Annotated[float, CliFlag("Share of the slots that the autoscaler keeps taken.", "X")] = 0.7
+    gpus: Annotated[float, CliFlag("GPUs of a replica; 0 on a CPU.", "N", low=0)] = 1.0
+    cpus: Annotated[float, CliFlag("CPU cores that Ray reserves for a replica.", "N", low=0)] = 1.0
 
 
 @dataclass(frozen=True)

@@ -191,7 +191,7 @@ def test_each_flag_of_pipe_can_be_set_by_its_variable(cli, pipe, monkeypatch, fi
 
 def test_each_flag_of_serve_can_be_set_by_its_variable(cli, pipe, monkeypatch):
     monkeypatch.setitem(sys.modules, "dia2stream.server.server", pipe)
-    usual = {int: 2048, float: 2.0, bool: True, str: "a", str | None: "a"}
+    usual = {int: 2048, int | None: 2048, float: 2.0, bool: True, str: "a", str | None: "a"}
     kinds = {field.name: get_args(field.type)[0] for field in fields(ServeOptions)}
     values = {name: usual[kind] if kind in usual else get_args(kind)[-1] for name, kind in kinds.items()}
     values["slots"] = "8"

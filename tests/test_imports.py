@@ -48,6 +48,7 @@ DIA2STREAM = [
     "stdio",
     "help",
     "cli",
+    "cluster",
     "__main__",
 ]
 FLOORS = {"dia2": DIA2, "dia2stream": DIA2STREAM}
@@ -75,6 +76,9 @@ WITHOUT_TORCH = [
     "dia2stream.bench.simulate.machine",
     "dia2stream.cli",
     "dia2stream.client",
+    "dia2stream.cluster.choice",
+    "dia2stream.cluster.scaling",
+    "dia2stream.cluster.settings",
     "dia2stream.engine",
     "dia2stream.engine.admission",
     "dia2stream.engine.costs",

@@ -23,6 +23,7 @@ MANUALS = {
         "CONTRIBUTING.md",
         "dia2/voice/README.md",
         "dia2stream/bench/README.md",
+        "dia2stream/cluster/README.md",
         "dia2stream/journal/README.md",
         "dia2stream/plugins/README.md",
         "dia2stream/protocol/README.md",

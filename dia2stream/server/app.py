@@ -9,7 +9,8 @@
 what DIALECTS add       the addresses that other services' clients know
 """
 
-from collections.abc import Callable
+import inspect
+from collections.abc import Awaitable, Callable
 from http import HTTPStatus
 
 from starlette.applications import Starlette
@@ -36,7 +37,7 @@ def make_routes(
     options: ServeOptions,
     health: Callable[[], str | None],
     ready: Callable[[], str | None],
-    scrape: Callable[[], bytes],
+    scrape: Callable[[], Awaitable[bytes]],
     remark: Callable[[], str | None] = lambda: None,
 ) -> list[BaseRoute]:
     """Every address. health, ready: why not, or None. scrape: the metrics as text. remark: what else /readyz says."""
@@ -47,8 +48,8 @@ def make_routes(
     def readyz(request: Request) -> Response:
         return _status(ready(), remark())
 
-    def prometheus(request: Request) -> Response:
-        return Response(scrape(), headers=_ALWAYS, media_type=metrics.CONTENT_TYPE)
+    async def prometheus(request: Request) -> Response:
+        return Response(await scrape(), headers=_ALWAYS, media_type=metrics.CONTENT_TYPE)
 
     def info(request: Request) -> Response:
         return JSONResponse({"loading": ready(), **service.about()}, headers=_ALWAYS)
@@ -92,7 +93,9 @@ class _Nowhere:
         await PlainTextResponse(self._sockets, HTTPStatus.NOT_FOUND, _ALWAYS)(scope, receive, send)
 
 
-def _place(answer: Callable[[Request], Response], gate: Gate | None = None) -> Callable[[Request], object]:
+def _place(
+    answer: Callable[[Request], Response | Awaitable[Response]], gate: Gate | None = None
+) -> Callable[[Request], object]:
     """An endpoint, for those who have the token if a gate is given. It needs no thread, as it takes no time."""
 
     async def endpoint(request: Request) -> Response:
@@ -102,7 +105,8 @@ def _place(answer: Callable[[Request], Response], gate: Gate | None = None) -> C
             return PlainTextResponse(text, HTTPStatus.UPGRADE_REQUIRED, {**_ALWAYS, "Upgrade": "websocket"})
         if gate is not None and not gate.knows(request.scope):
             return no_token()
-        return answer(request)
+        answered = answer(request)
+        return await answered if inspect.isawaitable(answered) else answered
 
     return endpoint
 

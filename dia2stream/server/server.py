@@ -23,11 +23,13 @@ import signal
 import ssl
 import threading
 import time
+from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any
 
 from dia2stream.errors import Dia2StreamError, EngineError
 from dia2stream.options import ModelOptions, ServeOptions, SpeechOptions
 from dia2stream.protocol.messages import Error
+from dia2stream.server.agent import Agent
 from dia2stream.server.app import make_app, make_routes
 from dia2stream.server.connection import Limits
 from dia2stream.server.conversations import HangUp
@@ -79,33 +81,71 @@ class Server:
         self._metrics.observe(self._slots.gauges, self._slots.counters)
         gate = Gate(options.token, options.allow_origin, options.allow_host)
         service = Service(gate, self._slots, self._metrics, self.unhealthy, self.unready)
-        self.routes = make_routes(service, options, self.unhealthy, self.unready, self._metrics.text, self._remark)
+        self.scrape: Callable[[], Awaitable[bytes]] = self._scrape  # the answer to GET /metrics; a cluster has its own
+        scrape = lambda: self.scrape()  # noqa: E731
+        self.routes = make_routes(service, options, self.unhealthy, self.unready, scrape, self._remark)
         self.app = make_app(gate, self.routes)
 
     async def run(self) -> None:
         """Listens, loads, serves, and on SIGTERM lets the conversations finish."""
         stop: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, settle, stop)
+        agent = Agent(lambda: self.invites)
         port = await self._open_port()
         try:
-            loaded = self._load()
-            waiting: list[asyncio.Future[Any]] = [loaded, stop]
-            await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
-            if not stop.done():
-                self._begin(await loaded)
-                await self._watch_until(stop)
-            loaded.cancel()
-            await self._drain()
+            if self._options.agent_port is not None:
+                port_of_agent = await agent.open(self._options.host, self._options.agent_port)
+                _log.info("agent", extra={"host": self._options.host, "port": port_of_agent})
+            await self.live(stop)
         finally:
+            agent.close()
             await port.close()
-            await asyncio.to_thread(self._slots.keeping.close)
-            await self._slots.close(wait=self.unhealthy() is None)
-            _log.info("stopped")
+            await self.close()
+
+    async def live(self, stop: "asyncio.Future[None]", on_ready: Callable[[], None] = lambda: None) -> None:
+        """Loads the model, serves, and when `stop` is done lets the conversations finish. Somebody else has the port.
+
+        on_ready: called when the model is loaded. Raises EngineError, or what loading raises, when there is nothing to
+        serve with.
+        """
+        loaded = self._load()
+        waiting: list[asyncio.Future[Any]] = [loaded, stop]
+        await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+        if not stop.done():
+            self._begin(await loaded)
+            on_ready()
+            await self._watch_until(stop)
+        loaded.cancel()
+        await self._drain()
+
+    async def close(self) -> None:
+        """Gives up everything; the last thing that is called."""
+        await asyncio.to_thread(self._slots.keeping.close)
+        await self._slots.close(wait=self.unhealthy() is None)
+        _log.info("stopped")
 
     @property
     def began(self) -> bool:
         """Whether there ever was an engine."""
         return self._slots.engine is not None
+
+    @property
+    def slots(self) -> int:
+        """How many conversations there may be at once."""
+        return self._slots.count
+
+    @property
+    def invites(self) -> int | None:
+        """How many more clients could be served; None while nobody is."""
+        return self._slots.free if self.unready() is None else None
+
+    @property
+    def taken(self) -> int:
+        """How many slots a new client cannot have."""
+        return self._slots.count - self._slots.free
+
+    async def _scrape(self) -> bytes:
+        return self._metrics.text()
 
     # ---- From nothing to ready ----
 

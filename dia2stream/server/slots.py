@@ -216,6 +216,13 @@ class Slots:
         return sum(served.connected for served in self._served.values())
 
     @property
+    def free(self) -> int:
+        """How many conversations could begin now: on slots that nobody has, and on those of clients that give way."""
+        if self.engine is None or self.admits() is not None:
+            return 0
+        return max(0, self.count - sum(not self._gives_way(served) for served in self._served.values()))
+
+    @property
     def speaking(self) -> bool:
         """Whether a client waits for something that was asked for."""
         return any(served.speaking for served in self._served.values())
@@ -256,6 +263,7 @@ class Slots:
         yield "ready", "Whether the model is loaded", self.engine is not None
         yield "slots", "Conversations that fit at once", self.count
         yield "slots_taken", "Slots whose client is connected", self.connected
+        yield "slots_free", "Conversations that could begin now", self.free
         # The names of the release before this one; the next release drops them.
         yield "seats", "Old name of slots", self.count
         yield "seats_taken", "Old name of slots_taken", self.connected
