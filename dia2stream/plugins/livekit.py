@@ -36,7 +36,7 @@ from dia2stream.plugins.talk import Item, Lost, Sound, Talk
 from dia2stream.protocol.messages import Done, Error, Listen, Paused, WordEvent
 
 # How long after a speech was given up LiveKit may take to tell how much of it was played.
-_TOLD_SECONDS = 1.0
+_TOLD_SECONDS = 3.0
 
 
 class TTS(tts.TTS):

@@ -208,8 +208,9 @@ class Talk:
         if not dropped:
             return None
         self._set_aside = None
+        stood_ms = self._offset_ms + (self._stopped_at or 0.0)
         heard: asyncio.Future[Paused] = asyncio.get_running_loop().create_future()
-        heard.set_result(Paused(round(self._offset_ms + (self._stopped_at or 0.0)), "", "".join(each.text for each in dropped)))
+        heard.set_result(Paused(round(stood_ms), "", "".join(each.text for each in dropped)))
         return heard
 
     def _ask(self) -> "asyncio.Future[Paused]":
