@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dia2stream.engine.costs import H100, CostCurve
+from dia2stream.engine.costs import H100, CostCurve, padded_passes
 
 
 def curve(**parts: dict[int, float]) -> CostCurve:
@@ -24,6 +24,14 @@ def test_a_batch_costs_what_the_next_size_costs(places):
 
 def test_the_h100_makes_a_frame_of_64_in_15_ms_besides_the_host():
     assert H100.frame(64, 64) - 64 * H100.host - H100.turn == pytest.approx(0.01496)
+
+
+def test_a_pass_that_is_padded_costs_what_its_padded_length_does():
+    passes = curve(passes=padded_passes({16: 0.002, 64: 0.003, 512: 0.006}))
+    times = [passes.one_pass(n) - passes.turn for n in (1, 16, 17, 64, 65, 512, 513, 1024)]
+    assert times == pytest.approx([0.002, 0.002, 0.003, 0.003, 0.006, 0.006, 0.008, 0.012])
+    assert passes.columns_within(0.0079) == 512
+    assert passes.columns_within(0.0055) == 64
 
 
 def test_a_size_that_a_part_was_not_measured_at_lies_on_the_line_between_its_neighbours():

@@ -299,6 +299,24 @@ def test_a_step_tells_for_how_many_conversations_each_part_of_the_model_ran() ->
     assert {step.backbone_rows for step in told.steps} == {1}
 
 
+def test_lead_in_steps_wake_no_reader(engine: ToyEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+    steps: list[int] = []
+    notify = Session.notify
+
+    def counted(session: Session) -> None:
+        steps.append(engine.toy.acts)
+        notify(session)
+
+    with engine.conversation() as session:
+        monkeypatch.setattr(Session, "notify", counted)
+        session.submit(Start(HELLO))
+        while not isinstance(session.next(), Frame):
+            pass
+    # When the order is carried out, when the first frame is there, which the toy's sixth step makes, and from then on.
+    assert steps[0] == 0
+    assert [step for step in steps if 0 < step < 6] == []
+
+
 def test_an_engine_with_nothing_left_to_do_says_so() -> None:
     told = Observing()
     engine = ToyEngine(observers=[told])

@@ -76,7 +76,7 @@ def test_the_pass_of_one_who_is_alone_is_not_cut():
 def test_a_pass_is_cut_where_that_saves_time_for_others():
     shared = {0: STARTER._replace(columns=900), 1: speaking(2.0)}
     assert decide(shared, CUTTING).columns == 295  # 7.9 ms
-    assert decide(shared, H100).columns == 500  # one column takes as long
+    assert decide(shared, H100).columns == 512  # 6 ms, and one column more costs another 2
 
 
 def test_a_demand_that_is_gone_is_not_named():
@@ -87,6 +87,33 @@ def test_a_demand_that_is_gone_is_not_named():
 
 
 # ---- Starters ----
+
+
+@pytest.mark.parametrize(
+    ("others", "steps"),
+    [
+        ({}, 17),
+        ({1: Demand(Waits.STARTING, lead_in=5)}, 5),  # both are in the batch, and one is done earlier
+        ({1: speaking(2.0)}, 17),
+        ({1: speaking(0.035)}, 12),  # its frame takes 3.9 ms and is wanted 12 ms early; a step takes 1.5 ms
+        ({1: STARTER._replace(columns=900)}, 1),  # a pass takes turns
+        ({1: Demand(Waits.PREPARED, lead_in=3)}, 17),
+    ],
+)
+def test_lead_in_steps_follow_each_other_as_long_as_nobody_else_is_next(others, steps):
+    scheduler = scheduler_of({0: STARTER, **others})
+    if 1 in others and others[1].columns:
+        assert scheduler.decide(0.0).kind is Kind.PASS
+    decision = scheduler.decide(0.0)
+    assert (decision.kind, decision.steps) == (Kind.LEAD_IN, steps)
+
+
+def test_lead_ins_that_nobody_waits_for_are_decided_one_by_one():
+    assert decide({0: Demand(Waits.PREPARED, lead_in=17)}).steps == 1
+
+
+def test_more_starters_than_places_take_turns():
+    assert decide(dict.fromkeys(range(200), STARTER)).steps == 1
 
 
 def test_starters_share_their_steps_and_go_before_frames_in_advance():
@@ -128,7 +155,7 @@ def test_a_turn_that_begins_behind_a_long_one_does_not_hurry():
 
 def test_a_context_is_rebuilt_before_its_listener_runs_dry():
     assert decide({0: speaking(0.3, columns=400), 1: speaking(1.0)}).kind is Kind.PASS
-    assert decide({0: speaking(0.3, columns=400), 1: speaking(0.025)}).slots == (1,)
+    assert decide({0: speaking(0.3, columns=400), 1: speaking(0.020)}).slots == (1,)
 
 
 # ---- Frames in advance, and what nobody waits for ----

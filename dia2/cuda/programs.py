@@ -283,28 +283,26 @@ class KernelProgram(StepProgram):
             kernels.linear(x, matrix, out, norm=norm, eps=self.eps, embedding=embedding)
             return
         kernels.normed(x, norm, self.eps, buffers.normed, embedding)
-        _library_product(buffers.normed, matrix, out)
+        library_product(buffers.normed, matrix, out)
 
     def _add(self, x: Tensor, matrix: Matrix, total: Tensor, again: bool = False) -> None:
         """total += x @ matrix.T; again: the next stage reads the matrix too."""
         if self.few:
             kernels.linear(x, matrix, total, add=True, again=again)
-        elif isinstance(matrix, Fp8Matrix):
-            total += linear(x, matrix)
         else:
-            torch.addmm(total, x, matrix.T, out=total)
+            add_product(x, matrix, total)
 
     def _mlp(self, buffers: "Activations", layer: Any, activations: tuple[str, ...]) -> None:
         if self.few:
             kernels.gated(buffers.x, layer.post_norm.weight, self.eps, layer.mlp.wi, buffers.hidden, activations)
         else:
             kernels.normed(buffers.x, layer.post_norm.weight, self.eps, buffers.normed)
-            _library_product(buffers.normed, layer.mlp.wi, buffers.both)
+            library_product(buffers.normed, layer.mlp.wi, buffers.both)
             kernels.product(buffers.both, buffers.hidden, activations)
         self._add(buffers.hidden, layer.mlp.wo, buffers.x, again=buffers is self.small)
 
 
-def _library_product(x: Tensor, matrix: Matrix, out: Tensor) -> None:
+def library_product(x: Tensor, matrix: Matrix, out: Tensor) -> None:
     """out = x @ matrix.T; summed up in float32, and rounded to out's dtype once."""
     if isinstance(matrix, Fp8Matrix):
         out.copy_(linear(x, matrix))
@@ -314,6 +312,14 @@ def _library_product(x: Tensor, matrix: Matrix, out: Tensor) -> None:
         torch.mm(x, matrix.T, out_dtype=out.dtype, out=out)
     else:
         torch.mm(x.to(out.dtype), matrix.T.to(out.dtype), out=out)
+
+
+def add_product(x: Tensor, matrix: Matrix, total: Tensor) -> None:
+    """total += x @ matrix.T."""
+    if isinstance(matrix, Fp8Matrix):
+        total += linear(x, matrix)
+    else:
+        torch.addmm(total, x, matrix.T, out=total)
 
 
 class KernelBuffers:

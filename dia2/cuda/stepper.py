@@ -1,5 +1,7 @@
 """The stepper on a GPU: a step is one or two captured CUDA graphs, with the same tokens as the eager one.
 
+A pass over many columns is a graph, too (passes.py).
+
 Graph A reads the columns, runs the backbone, draws the actions and codebook 0. Graph B runs the depformer: every other
 codebook, drawn and written. There is one of each for every batch size. A step takes the smallest A that its slots fit
 in, and the smallest B that those of them with codes to draw fit in; a step that is only lead-ins takes no B.
@@ -31,6 +33,7 @@ from dia2.cuda.clusters.depformer import ClusterDepformer
 from dia2.cuda.clusters.program import ClusterProgram
 from dia2.cuda.graphs import Capture, batch_sizes, size_for
 from dia2.cuda.kernels.launch import STEP_FIELDS, UNUSED
+from dia2.cuda.passes import ColumnPasses
 from dia2.cuda.programs import KernelBuffers, KernelProgram, LayerProgram, StepProgram, StepTensors
 from dia2.model.sampling import SlotSettings
 from dia2.steps.stepper import Slot, Stepper, TextColumn
@@ -68,6 +71,8 @@ class GraphStepper(Stepper):
         self._use_clusters = clusters
         self._host = self._shared(lines, STEP_FIELDS)
         self._host_actions, self._host_text = self._shared(lines), self._shared(lines, 2)
+        # The same memory for NumPy, which reads and writes a few numbers in less time.
+        self._host_lines, self._host_drawn = self._host.numpy(), self._host_actions.numpy()
         self.tensors = self._step_tensors(lines)
         # A line that fills up a batch: every frame is known, so nothing is drawn into codes. The last column of the
         # cache is never read.
@@ -77,9 +82,10 @@ class GraphStepper(Stepper):
         self.programs: dict[int, StepProgram] = {}
         self.columns: dict[int, Run] = {}
         self.depformers: dict[int, Run] = {}
+        self._passes: ColumnPasses | None = None
         with torch.inference_mode():
             self._capture()
-        if self.device.type == "cuda":
+        if self.device.type == "cuda" and self._passes is None:
             self._meet_lengths()
 
     @property
@@ -88,6 +94,21 @@ class GraphStepper(Stepper):
 
     def batch_size(self, count: int) -> int:
         return size_for(count, self.sizes)
+
+    @property
+    def pass_sizes(self) -> tuple[int, ...]:
+        return self._passes.sizes if self._passes else super().pass_sizes
+
+    @torch.inference_mode()
+    def prefill(self, slot: int, texts: Sequence[TextColumn]) -> None:
+        """As the eager stepper does; where there are graphs for it, by those."""
+        if self._passes is None:
+            super().prefill(slot, texts)
+        elif texts:
+            state = self.slots[slot]
+            self.blocks.hold(slot, state.column + state.shift + len(texts))
+            self._passes.run(slot, state.column, state.shift, texts)
+            state.column += len(texts)
 
     @torch.inference_mode()
     def act(self, slots: Sequence[int]) -> list[int]:
@@ -102,7 +123,7 @@ class GraphStepper(Stepper):
             codes()
         if ready is not None:
             ready.synchronize()
-        actions = dict(zip(self._lines, self._host_actions[: len(self._lines)].tolist(), strict=True))
+        actions = dict(zip(self._lines, self._host_drawn[: len(self._lines)].tolist(), strict=True))
         return [actions[slot] for slot in slots]
 
     def prepare(self, slots: Sequence[int]) -> tuple[Run, Run | None]:
@@ -117,7 +138,7 @@ class GraphStepper(Stepper):
         others = set(slots).difference(drawing)
         self._active, self._lines = list(slots), [*drawing, *(slot for slot in slots if slot in others)]
         lines = [self._line(slot) for slot in self._lines] + [self._unused] * (size - len(slots))
-        self._host[:size] = torch.tensor(lines)
+        self._host_lines[:size] = lines
         self._due_codes = self.depformers[size_for(len(drawing), self.sizes)] if drawing else None
         return self.columns[size], self._due_codes
 
@@ -192,6 +213,8 @@ class GraphStepper(Stepper):
             column, codes = partial(self.run_column, program), partial(self.run_codes, program)
             self.columns[size] = capture(column) if capture else column
             self.depformers[size] = capture(codes) if capture else codes
+        if buffers is not None:
+            self._passes = ColumnPasses(self.tensors, self._unused, capture)
 
     def _program(
         self, tensors: StepTensors, buffers: KernelBuffers | None, whole: ClusterDepformer | None

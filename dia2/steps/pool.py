@@ -52,6 +52,7 @@ class ContextPool:
             raise ValueError(f"the codec has {codec.slots} slots, the stepper {len(stepper.slots)}")
         self.stepper, self.codec = stepper, codec
         self._archive = new_archive(stepper, codec.slots)
+        self._nothing = FinishedFrames([], [], stepper.codes.new_zeros(0, len(stepper.delays), 1))
         self.contexts = [
             Context(stepper, slot, codec.slot(slot), history_frames, voices, self._archive[slot])
             for slot in range(codec.slots)
@@ -61,7 +62,7 @@ class ContextPool:
         """The frames that the step of these contexts has completed: none yet of those that are in their lead-in."""
         due = [(context, number) for context in contexts if (number := context.completed) is not None]
         if not due:
-            return FinishedFrames([], [], self.stepper.codes.new_zeros(0, len(self.stepper.delays), 1))
+            return self._nothing
         slots, numbers = [context.slot for context, _ in due], [number for _, number in due]
         codes = self.stepper.frame_of_each(slots, [number - context.base for context, number in due])
         where = on_device([slots, [number % ARCHIVE_FRAMES for number in numbers]], self._archive.device)

@@ -143,6 +143,11 @@ class Stepper:
         """How many slots a step of `count` slots works for, unused ones included."""
         return count
 
+    @property
+    def pass_sizes(self) -> tuple[int, ...]:
+        """Columns that a pass is padded to, ascending: all up to one of these take the same time. Empty: none is."""
+        return ()
+
     @torch.inference_mode()
     def act(self, slots: Sequence[int]) -> list[int]:
         """Runs the backbone on the current column of each of the slots and draws: their actions, in the same order.

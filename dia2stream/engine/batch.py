@@ -113,6 +113,22 @@ class Batch:
             margin=margin,
         )
 
+    def lead_in(
+        self,
+        conversations: Sequence[Conversation],
+        steps: int,
+        interrupted: Callable[[], bool],
+        margin: float | None = None,
+    ) -> list[StepReport]:
+        """Lead-in steps of the same conversations, one right behind the other, at most `steps` of them. Their reports.
+
+        Stops when `interrupted()`, and when one of them cannot step: it waits for words, or it has failed.
+        """
+        reports = [self.step(conversations, margin)]
+        while len(reports) < steps and not (interrupted() or self._failed) and all(c.can_step() for c in conversations):
+            reports.append(self.step(conversations, margin))
+        return reports
+
     def run_pass(self, conversation: Conversation, columns: int) -> None:
         """Runs columns that are due in a conversation's context, at most so many."""
         self.settle()  # a pass may take long, and the frames of the last step are ready

@@ -161,6 +161,17 @@ def _between(points: tuple[tuple[int, float], ...], at: int) -> float:
     return points[-1][1] * at / points[-1][0]
 
 
+def padded_passes(taken: Mapping[int, float]) -> dict[int, float]:
+    """Seconds by columns where a pass is padded to one of these lengths: one column more costs what the next one does.
+
+    A pass that is longer than the longest is run as several.
+    """
+    sizes = sorted(taken)
+    steps = {shorter + 1: taken[longer] for shorter, longer in pairwise(sizes)}
+    longest, more = sizes[-1], taken[sizes[-1]]
+    return {**taken, **steps, longest + 1: more + taken[sizes[0]], 2 * longest: 2 * more}
+
+
 _SIZES = (1, 2, 4, 8, 16, 32, 64, 128)
 
 
@@ -169,13 +180,13 @@ def _ms(*values: float, at: tuple[int, ...] = _SIZES) -> dict[int, float]:
 
 
 # Captured graphs at column 400 of 128 slots, one H100 80GB, random:2b, bf16, guidance on. The backbone of 32 is drawn
-# between those of 16 and 64. One conversation has a depformer kernel of its own. Passes are bound by their launches.
+# between those of 16 and 64. One conversation has a depformer kernel of its own.
 H100 = CostCurve.measured(
     "H100 80GB, 2B, bf16",
     backbone=_ms(1.41, 2.04, 2.22, 2.54, 2.90, 3.51, 4.74, 6.99),
     depformer=_ms(1.46, 4.22, 5.06, 5.14, 5.30, 5.60, 6.59, 8.39),
     codec=_ms(0.89, 1.17, 1.58, 2.36, 3.63, 6.20, at=(1, 4, 16, 32, 64, 128)),
-    passes=_ms(26.0, 26.0, at=(125, 500)),
+    passes=padded_passes(_ms(1.95, 1.95, 2.05, 2.35, 3.4, 4.65, 6.0, at=(16, 32, 64, 128, 256, 384, 512))),
 )
 
 

@@ -457,19 +457,24 @@ class Engine:
             if decision.kind is Kind.PASS:
                 self._batch.run_pass(sessions[0].conversation, decision.columns)
             else:
-                self._step([session.conversation for session in sessions])
+                self._step([session.conversation for session in sessions], decision.steps)
         except Exception:
             self._model_failed(decision.kind.value, sessions)
         for session in sessions:
-            session.notify()
+            session.worked()
 
-    def _step(self, conversations: Sequence[Conversation]) -> None:
-        report = self._batch.step(conversations, self._scheduler.margin(time.monotonic()))
-        self.stats.steps += 1
-        self.stats.frames += report.frames
-        self.stats.device_seconds += report.device_seconds
-        self.stats.host_seconds += report.host_seconds
-        self._tell(EngineObserver.stepped, report)
+    def _step(self, conversations: Sequence[Conversation], steps: int) -> None:
+        margin = self._scheduler.margin(time.monotonic())
+        for report in self._batch.lead_in(conversations, steps, self._has_news, margin):
+            self.stats.steps += 1
+            self.stats.frames += report.frames
+            self.stats.device_seconds += report.device_seconds
+            self.stats.host_seconds += report.host_seconds
+            self._tell(EngineObserver.stepped, report)
+
+    def _has_news(self) -> bool:
+        """Whether the scheduler may now decide otherwise than it did before the last step."""
+        return bool(self._inbox or self._roomy or self._closing)
 
     def _tell(self, what: Callable[..., None], *arguments: object) -> None:
         for observer in self._observers:

@@ -14,10 +14,10 @@ import torch
 from dia2.cuda.graphs import batch_sizes
 from dia2.model.sampling import SlotSettings
 from dia2.steps.pool import ContextPool
-from dia2stream.engine.costs import CostCurve
+from dia2stream.engine.costs import CostCurve, padded_passes
 
 _RUNS = 5
-# Columns of the passes that are timed.
+# Columns of the passes that are timed, where none is padded.
 _PASSES = (16, 125, 500)
 _MOST_SECONDS = 20.0  # a machine so slow that this is not enough keeps the figures of fewer runs
 
@@ -29,7 +29,7 @@ def measured(pool: ContextPool, name: str) -> CostCurve:
     slots = len(pool.contexts)
     for slot in range(slots):
         pool.stepper.begin(slot, SlotSettings(), 0)
-    passes = {columns: timer.median(partial(_pass, pool, columns)) for columns in _PASSES if columns < _room(pool)}
+    passes = _passes(pool, timer)
     backbone, depformer, codec = {}, {}, {}
     for size in batch_sizes(slots):
         rows = range(min(size, slots))
@@ -56,6 +56,13 @@ class _Timer:
             work()
             taken.append(time.perf_counter() - began)
         return statistics.median(taken)
+
+
+def _passes(pool: ContextPool, timer: _Timer) -> dict[int, float]:
+    """Seconds of passes by their columns."""
+    sizes = pool.stepper.pass_sizes
+    taken = {size: timer.median(partial(_pass, pool, size)) for size in sizes or _PASSES if size < _room(pool)}
+    return padded_passes(taken) if sizes else taken
 
 
 def _room(pool: ContextPool) -> int:

@@ -87,15 +87,17 @@ class Decision:
     """What to do next.
 
     slots: LEAD_IN: whom to step; FRAMES: who completes a frame; PASS: the one slot. riders: FRAMES: slots in their
-    lead-in that take part in the backbone of this step. columns: PASS: how many columns of it now. seconds: what this
-    takes, by the cost curve. until: REST: until then only a changed demand other than room in an outbox matters; inf:
-    any change may matter.
+    lead-in that take part in the backbone of this step. columns: PASS: how many columns of it now. steps: LEAD_IN: so
+    many of them may follow each other, as long as nobody wants anything new. seconds: what this takes, by the cost
+    curve, of several steps each. until: REST: until then only a changed demand other than room in an outbox matters;
+    inf: any change may matter.
     """
 
     kind: Kind
     slots: tuple[int, ...] = ()
     riders: tuple[int, ...] = ()
     columns: int = 0
+    steps: int = 1
     seconds: float = 0.0
     until: float = inf
 
@@ -259,7 +261,17 @@ class Scheduler:
         count = max(min(len(hurried), self.costs.largest), self.costs.padded(self._places(hurried)))
         slots = [job.slot for job in self._leads[:count]]
         places = self._places(slots)
-        return Decision(Kind.LEAD_IN, tuple(slots), seconds=self.costs.lead_in(places, len(slots)))
+        seconds = self.costs.lead_in(places, len(slots))
+        alone = len(slots) == len(hurried) and now < inf  # everybody who hurries, and somebody does
+        steps = self._steps_in_a_row(now, slots, seconds) if alone else 1
+        return Decision(Kind.LEAD_IN, tuple(slots), steps=steps, seconds=seconds)
+
+    def _steps_in_a_row(self, now: float, slots: Sequence[int], seconds: float) -> int:
+        """How many lead-in steps of all who hurry are next, if nothing new is wanted meanwhile: a pass takes turns."""
+        if self._passes:
+            return 1
+        least = min(self._demands[slot].lead_in for slot in slots)
+        return int(max(1, min(least, (self._latest - now) / seconds)))
 
     def _unheard(self) -> Decision | None:
         """What nobody waits for now."""

@@ -275,6 +275,16 @@ class Session:
         self._released.set()
         self.stop()
 
+    def worked(self) -> None:
+        """The engine has worked for this session: tells the listeners, if there is something to take, or the end.
+
+        A lead-in step makes nothing to take, and a reader that is woken takes the interpreter from the engine's thread.
+        """
+        if self.conversation.outbox.ready or self.finished:
+            self.notify()
+        for waiter in tuple(self._waiters):
+            waiter.set()
+
     def notify(self) -> None:
         """There may be something to take, or nothing any more."""
         for listener in tuple(self._listeners):

@@ -16,7 +16,7 @@ from dia2.cuda.kernels.launch import STEP_FIELDS, launch_options, next_power_of_
 
 
 @triton.jit
-def _turned(first, second, gain_ptr, d, cos, sin, eps, HALF: tl.constexpr, ROPE: tl.constexpr):
+def turned(first, second, gain_ptr, d, cos, sin, eps, HALF: tl.constexpr, ROPE: tl.constexpr):
     """RMSNorm and rotation of heads [n, 2 HALF], given and returned as their two halves, float32 [n, HALF]."""
     dtype = gain_ptr.dtype.element_ty
     scale = tl.rsqrt((tl.sum(first * first, axis=1) + tl.sum(second * second, axis=1)) / (2 * HALF) + eps)[:, None]
@@ -30,9 +30,7 @@ def _turned(first, second, gain_ptr, d, cos, sin, eps, HALF: tl.constexpr, ROPE:
 
 
 @triton.jit
-def _place(
-    table_ptr, head, t, seen, HEADS: tl.constexpr, DIM: tl.constexpr, COLUMNS: tl.constexpr, TABLE: tl.constexpr
-):
+def place(table_ptr, head, t, seen, HEADS: tl.constexpr, DIM: tl.constexpr, COLUMNS: tl.constexpr, TABLE: tl.constexpr):
     """Where a head's column t lies in the cache, as an offset; the columns behind t in its block follow.
 
     With a table (TABLE), it names the slot's blocks, and a block has HEADS heads. Else each head has one block.
@@ -143,7 +141,7 @@ def _attention_kernel(
     both = tl.arange(0, DIM)
     g = tl.arange(0, LANES)
     start, stop = split * chunk, tl.minimum((split + 1) * chunk, index)
-    at = _place(table_ptr, head, start, start < stop, 2 * KV, DIM, COLUMNS, STEPPED)
+    at = place(table_ptr, head, start, start < stop, 2 * KV, DIM, COLUMNS, STEPPED)
     k1, k2, v = _cached(k_ptr + at, v_ptr + at, stop - start, d, both, HALF, BLOCK)
     if PDL and STEPPED:
         gdc_wait()
@@ -158,7 +156,7 @@ def _attention_kernel(
     mine = (g < ours)[:, None]
     q1 = tl.load(q_at, mask=mine, other=0.0).to(tl.float32)
     q2 = tl.load(q_at + HALF, mask=mine, other=0.0).to(tl.float32)
-    q1, q2 = _turned(q1, q2, q_norm_ptr, d, cos, sin, eps, HALF, ROPE)
+    q1, q2 = turned(q1, q2, q_norm_ptr, d, cos, sin, eps, HALF, ROPE)
 
     best = tl.full([LANES], float("-inf"), tl.float32)
     total = tl.zeros([LANES], tl.float32)
@@ -166,7 +164,7 @@ def _attention_kernel(
     while start < stop:
         seen = start + tl.arange(0, BLOCK) < stop
         start += BLOCK
-        at = _place(table_ptr, head, start, start < stop, 2 * KV, DIM, COLUMNS, STEPPED)
+        at = place(table_ptr, head, start, start < stop, 2 * KV, DIM, COLUMNS, STEPPED)
         next_k1, next_k2, next_v = _cached(k_ptr + at, v_ptr + at, stop - start, d, both, HALF, BLOCK)
         scores = tl.where(seen[None, :], _scores(q1, k1, LANES, GROUP) + _scores(q2, k2, LANES, GROUP), float("-inf"))
         higher = tl.maximum(best, tl.max(scores, axis=1))
@@ -181,9 +179,9 @@ def _attention_kernel(
         one = tl.arange(0, 1)
         k_at = qkv_ptr + row * width + (HEADS + kv + one)[:, None] * DIM + d[None, :]
         new_k1, new_k2 = tl.load(k_at).to(tl.float32), tl.load(k_at + HALF).to(tl.float32)
-        new_k1, new_k2 = _turned(new_k1, new_k2, k_norm_ptr, d, cos, sin, eps, HALF, ROPE)
+        new_k1, new_k2 = turned(new_k1, new_k2, k_norm_ptr, d, cos, sin, eps, HALF, ROPE)
         v_new = tl.load(qkv_ptr + row * width + (HEADS + KV + kv) * DIM + both)
-        into = _place(table_ptr, head, index, True, 2 * KV, DIM, COLUMNS, STEPPED)
+        into = place(table_ptr, head, index, True, 2 * KV, DIM, COLUMNS, STEPPED)
         new_k = k_ptr + into + one[:, None] * DIM + d[None, :]
         tl.store(new_k, new_k1.to(k_ptr.dtype.element_ty), mask=(d < stored)[None, :])
         tl.store(new_k + HALF, new_k2.to(k_ptr.dtype.element_ty), mask=(d < stored)[None, :])
