@@ -4,8 +4,6 @@ import asyncio
 import contextlib
 import os
 import signal
-import socket
-import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from journals import redis_running
 from piping import PATIENCE
 from serving import Serve, events, hear, on_loop, sound
 from tools import needs
@@ -27,29 +26,6 @@ from dia2stream.protocol.messages import Done, Paused, WordEvent
 pytestmark = needs("redis-server")
 WORDS = "One two three four five six seven eight nine ten eleven twelve"
 TEXT = f"[S1] {WORDS}."
-
-
-@contextlib.contextmanager
-def redis_running(folder: Path) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
-    """A Redis of our own: its URL and its process."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    command = ["redis-server", "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--dir", str(folder)]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
-    try:
-        deadline = time.monotonic() + PATIENCE
-        while True:
-            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1) as asked:
-                asked.sendall(b"PING\r\n")
-                if asked.recv(10).startswith(b"+PONG"):
-                    break
-            assert time.monotonic() < deadline
-            time.sleep(0.02)
-        yield f"redis://127.0.0.1:{port}", process
-    finally:
-        process.kill()
-        process.wait()
 
 
 @pytest.fixture(params=["folder", "redis"])
@@ -221,16 +197,18 @@ def test_a_client_may_leave_a_server_that_lives(place: str) -> None:
         assert one.metric("dia2stream_handed_over_total") == 1
 
 
-def test_a_redis_that_hangs_delays_nothing_and_loses_nothing(tmp_path: Path) -> None:
+@pytest.mark.parametrize("seconds", [4, pytest.param(30, marks=pytest.mark.outlives)])
+def test_a_redis_that_hangs_delays_nothing_and_loses_nothing(tmp_path: Path, seconds: int) -> None:
     gaps: list[float] = []
+    times = 3 + seconds // 3  # a text is spoken in 3.7 s
 
     @on_loop
     async def call() -> None:
         client = await connect(one.url)
-        await client.start(" ".join([TEXT] * 3), seed=5)
+        await client.start(" ".join([TEXT] * times), seed=5)
         items = await hear(client, lambda item: client.received_ms >= 400)
         redis.send_signal(signal.SIGSTOP)
-        until, last = time.monotonic() + 4, time.monotonic()
+        until, last = time.monotonic() + seconds, time.monotonic()
         async for item in client:
             items.append(item)
             if isinstance(item, Audio):
@@ -238,7 +216,8 @@ def test_a_redis_that_hangs_delays_nothing_and_loses_nothing(tmp_path: Path) -> 
                 last = time.monotonic()
             if last > until:
                 break
-        assert one.metric("dia2stream_journal_behind_seconds") > 1
+        assert one.metric("dia2stream_journal_behind_seconds") > seconds - 3
+        assert one.metric("dia2stream_journal_failures_total") > seconds / 4
         assert "the journal is" in one.get("/readyz")[1]
         redis.send_signal(signal.SIGCONT)
         until = time.monotonic() + PATIENCE
@@ -251,7 +230,7 @@ def test_a_redis_that_hangs_delays_nothing_and_loses_nothing(tmp_path: Path) -> 
         await hear(other, Paused)
         await other.resume()
         items += await hear(other, Done)
-        assert words(items) == WORDS.split() * 3
+        assert words(items) == WORDS.split() * times
         await other.hang_up()
 
     with redis_running(tmp_path) as (url, redis), Serve(journal=url) as two, Serve(journal=url, max_lead_ms=800) as one:

@@ -1,0 +1,18 @@
+"""Servers end under their calls, and each call goes on at another server: scripts/take-overs, with few calls."""
+
+import asyncio
+
+import pytest
+from take_overs import parse, run
+from tools import needs
+
+pytestmark = pytest.mark.outlives
+
+
+@pytest.mark.parametrize("journal", ["folder", pytest.param("redis", marks=needs("redis-server"))])
+def test_calls_go_on_at_another_server_as_if_nothing_had_been(journal: str) -> None:
+    options = parse(["--calls", "8", "--together", "6", "--journal", journal, "--back-seconds", "10"])
+    figures = asyncio.run(run(options))
+    assert not figures.faults
+    assert figures.counts["calls that moved"] >= 8
+    assert figures.counts["calls with the codes of an undisturbed one"] >= figures.counts["calls"] - 1
