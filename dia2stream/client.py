@@ -21,6 +21,13 @@ The model can also hear the caller, so that the reply fits how the caller spoke:
     await c.listen(pcm, "Can you hear me?")      # mono PCM16 at 24 kHz
     await c.inject("Yes, very well.")
 
+A fork is a copy of the conversation, with a connection of its own, for example to try two replies:
+
+    await c.fork()
+    ...                                          # Forked comes among the other events
+    async with connect(url, conversation=forked.conversation, received_ms=c.received_ms) as other:
+        await other.resume()                     # or inject: what one of them says, the other never knows
+
 After a lost connection, `connect(url, conversation=c.ready.conversation, received_ms=c.received_ms)` continues the
 conversation where it stopped. A client needs neither torch nor a GPU.
 """
@@ -45,6 +52,7 @@ from dia2stream.protocol.messages import (
     End,
     Error,
     Event,
+    Fork,
     Inject,
     Listen,
     Pause,
@@ -223,6 +231,10 @@ class Client:
     async def reset(self) -> None:
         """Forgets the conversation."""
         await self.send(Reset())
+
+    async def fork(self) -> None:
+        """Has the conversation copied as it is now. `Forked` follows, with the id to `connect` to for the copy."""
+        await self.send(Fork())
 
     async def close(self) -> None:
         """Closes the connection; the server keeps the conversation for a while, and its slot for a few seconds."""

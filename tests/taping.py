@@ -119,7 +119,7 @@ def revived(record: Record, rig: Rig, received: int | None = None, writes: bool 
     revival = Revived(record, speaker(rig), received)
     tape = Tape(cast(Facts, ToyFacts())) if writes else None
     if tape is not None:
-        tape.go_on(record, revival.conversation, revival.clock)
+        revival.write_down(tape, record)
     return RevivedRig(revival, rig, tape)
 
 

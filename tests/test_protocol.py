@@ -26,6 +26,8 @@ from dia2stream.protocol.messages import (
     End,
     Error,
     FirstAudio,
+    Fork,
+    Forked,
     Inject,
     Listen,
     Pause,
@@ -76,6 +78,7 @@ def test_every_command_and_field_of_the_protocol_is_there():
         "resume": "",
         "reset": "",
         "listen": "audio text words speaker sample_rate final",
+        "fork": "",
     }
     assert {name: [f.name for f in dataclasses.fields(cls)] for name, cls in COMMANDS.items()} == {
         name: names.split() for name, names in expected.items()
@@ -93,6 +96,7 @@ def test_every_event_and_field_of_the_protocol_is_there():
         "paused": "heard_ms spoken pending words",
         "resumed": "",
         "reset": "",
+        "forked": "conversation audio_ms",
         "notice": "code message id text_start",
         "error": "code message cmd id field",
     }
@@ -228,7 +232,7 @@ def test_a_line_that_is_not_strict_json_is_bad_json(line, message):
 def test_an_object_without_a_known_cmd_is_bad_command_and_lists_the_known(line, problem, cmd, id):
     error = refused(line)
     assert (error.code, error.cmd, error.id, error.field) == ("bad_command", cmd, id, "cmd")
-    assert str(error) == f"{problem}; known are start, inject, end, cancel, pause, resume, reset, listen"
+    assert str(error) == f"{problem}; known are start, inject, end, cancel, pause, resume, reset, listen, fork"
 
 
 @pytest.mark.parametrize(("line", "seen"), [("[]", "a list"), ("5", "5"), ("null", "null"), ('"end"', "'end'")])
@@ -536,7 +540,7 @@ commands = st.one_of(
     st.builds(End, maybe(names)),
     st.builds(Cancel, names),
     st.builds(Pause, maybe(st.floats(0, allow_infinity=False) | millis)),
-    st.sampled_from([Resume(), Reset()]),
+    st.sampled_from([Resume(), Reset(), Fork()]),
 )
 
 any_text = st.text(st.characters())  # lone surrogates and control characters too
@@ -557,6 +561,7 @@ events = st.one_of(
     st.builds(WordEvent, names, any_text, st.sampled_from(["S1", "S2"]), millis),
     st.builds(Done, names, millis),
     st.builds(Cancelled, names),
+    st.builds(Forked, any_text, millis),
     st.builds(Paused, millis, any_text, any_text),
     st.sampled_from([Resumed(), ResetDone()]),
     st.builds(Error, st.sampled_from(sorted(CLOSE_CODES)), any_text, maybe(any_text), maybe(names), maybe(any_text)),

@@ -85,6 +85,12 @@ class FrameCodec:
         with self._behind():
             self.state.copy_(state, slot)
 
+    def copy(self, source: int, target: int) -> None:
+        """Makes a slot a copy of another one after everything submitted."""
+        self._decoded_singly[target] = self._decoded_singly[source]
+        with self._behind():
+            self.state.copy_slot(source, target)
+
     def reset(self, slot: int) -> None:
         """Puts a slot back to silence before the first frame."""
         self._decoded_singly[slot] = 0
@@ -137,6 +143,10 @@ class SlotCodec:
     def restore(self, state: DecoderState) -> None:
         """Puts a saved state, of any slot, here."""
         self.codec.restore(self.number, state)
+
+    def copy(self, other: "SlotCodec") -> None:
+        """Goes on as another slot of the same codec."""
+        self.codec.copy(other.number, self.number)
 
     def reset(self) -> None:
         """Back to silence before the first frame."""

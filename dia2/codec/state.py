@@ -128,6 +128,14 @@ class DecoderState:
             raise ValueError(f"the states have {other.slots} and {self.slots} slots; name the slot to copy")
         return self._take(self._rows(slot), other, other._rows(source))
 
+    def copy_slot(self, source: int, target: int) -> None:
+        """Makes one slot a copy of another, which goes back as far."""
+        new, old = self._rows(target), self._rows(source)
+        for tensor in (self.position, self.filled, self.log):
+            tensor[new] = tensor[old]
+        for ring in (self.keys, self.values):
+            ring[:, new] = ring[:, old]
+
     def reset(self, slot: int | None = None) -> DecoderState:
         """Back to silence before the first frame, for one slot or all."""
         rows = self._rows(slot)

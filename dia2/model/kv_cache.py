@@ -156,6 +156,15 @@ class KVCache:
             for whole, part in ((self.k, copy.k), (self.v, copy.v)):
                 whole[:, block, :branches, :, : at.stop - at.start] = part[:, :, :, at]
 
+    def copy(self, source: int, target: int, columns: int) -> None:
+        """Copies the first columns of a slot into another one. Raises RuntimeError where that cannot have as many."""
+        self.blocks.trim(target, columns)
+        self.blocks.hold(target, columns)
+        pairs = zip(self.blocks.pieces(source, columns), self.blocks.pieces(target, columns), strict=True)
+        for (old, at), (new, _) in pairs:
+            for whole in (self.k, self.v):
+                whole[:, new, :, :, : at.stop - at.start] = whole[:, old, :, :, : at.stop - at.start]
+
     @property
     def bytes(self) -> int:
         """Device memory that it takes."""

@@ -320,6 +320,24 @@ class Context:
         if before:
             self._codec.hear(torch.cat([*before], dim=1).to(stepper.device))
 
+    def copy(self, other: "Context") -> None:
+        """Becomes a copy of another context of the same stepper, between two steps: it goes on exactly as that one.
+
+        The text machine's queue is not copied, because its words belong to a conversation. Raises RuntimeError, and
+        then nothing was copied, if the cache has no room for so many columns.
+        """
+        self.distrust()  # what is here is lost, whatever happens
+        self.stepper.copy(other.slot, self.slot)
+        self._codec.copy(other._codec)
+        self._archive.copy_(other._archive)
+        self._columns, self._due = other._columns.copy(), other._due.copy()
+        self.state = replace(other.state, queue=deque(), taken=[])
+        self.seed, self.base, self.frames, self.first_frame = other.seed, other.base, other.frames, other.first_frame
+        self.decoded, self._voice_changed = other.decoded, other._voice_changed
+        self._voice, self._voice_due = other._voice, other._voice_due
+        self._unplayed, self._forgotten = other._unplayed.copy(), other._forgotten.copy()
+        self._take_blocks()
+
     def sounds_from(self, frame: int) -> Iterator[tuple[int, Sound]]:
         """Decodes once more the frames that were played from `frame` on, each with its number; see `adopt`."""
         for begun, stop in self._played(frame, self.frames):

@@ -20,7 +20,7 @@ step is guided. Knows nothing about words, voices or when to stop.
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -113,6 +113,17 @@ class Stepper:
         self.slots[slot] = Slot(0, self.opening, settings=self.slots[slot].settings)
         self.codes[slot].fill_(self.config.data.audio_bos_token_id)
         self.uniforms[slot] = uniform_table(seed, first_step, self.capacity, self._streams)
+
+    def copy(self, source: int, target: int) -> None:
+        """Makes `target` a copy of `source`, which stands between two steps: it draws the same from there on.
+
+        Raises RuntimeError where the cache has no room for so many columns; `target` is then at none.
+        """
+        state = self.slots[source]
+        self.begin(target, state.settings, 0)
+        self.cache.copy(source, target, state.column + state.shift)
+        self.codes[target], self.uniforms[target] = self.codes[source], self.uniforms[source]
+        self.slots[target] = replace(state)
 
     @torch.inference_mode()
     def prefill(self, slot: int, texts: Sequence[TextColumn]) -> None:

@@ -14,6 +14,8 @@ model: `Context.extend` runs the columns.
 
 from collections import deque
 from collections.abc import Iterator, Sequence
+from copy import copy
+from dataclasses import replace
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -102,6 +104,7 @@ class CallerSpeech:
         self.speaker, self.rate, self.closed = speaker, rate, False
         self._ear, self._tokenizer, self._machine = ear, tokenizer, machine
         self._resampler = soxr.ResampleStream(rate, ear.sample_rate, 1) if rate != ear.sample_rate else None
+        self._given: list[NDArray[np.float32]] = []  # to the resampler, which cannot be copied
         self._samples = 0  # given so far, at `rate`
         self._pcm = np.zeros(0, np.float32)  # at the codec's rate, from frame `_first` on
         self._first = 0
@@ -110,6 +113,19 @@ class CallerSpeech:
         self._words: list[ClipWord] = []
         self._state = machine.start()
         self._steps: deque[int] = deque()  # at which the entries in the state's queue are taken
+
+    def copy(self, ear: Ear) -> "CallerSpeech":
+        """Another one that stands where this one does, and encodes with this ear."""
+        other = copy(self)
+        other._ear = ear
+        other._codes, other._words, other._steps = self._codes.copy(), self._words.copy(), self._steps.copy()
+        other._state = replace(self._state, queue=self._state.queue.copy(), taken=self._state.taken.copy())
+        other._given = self._given.copy()
+        if self._resampler is not None and not self.closed:
+            other._resampler = soxr.ResampleStream(self.rate, ear.sample_rate, 1)
+            for pcm in self._given:
+                other._resampler.resample_chunk(pcm)
+        return other
 
     @property
     def seconds(self) -> float:
@@ -164,6 +180,7 @@ class CallerSpeech:
     def _encode(self, pcm: NDArray[np.float32]) -> None:
         """Encodes the frames that are whole now; all of them, filled up with silence, once the utterance is closed."""
         if self._resampler is not None:
+            self._given = [] if self.closed else [*self._given, pcm]
             pcm = self._resampler.resample_chunk(pcm, last=self.closed)
         size = self._ear.frame_samples
         self._pcm = np.concatenate([self._pcm, pcm])
@@ -200,6 +217,14 @@ class Callers:
 
     def __bool__(self) -> bool:
         return bool(self._utterances)
+
+    def copy(self, ear: Ear | None) -> "Callers":
+        """Another one that stands where this one does, and encodes with this ear."""
+        other = Callers(ear, self._tokenizer, self._machine)
+        other.answering = self.answering
+        if ear is not None:
+            other._utterances.extend(utterance.copy(ear) for utterance in self._utterances)
+        return other
 
     def utterance_for(self, command: Listen) -> CallerSpeech:
         """The utterance that a piece belongs to: the open one, or a new one. Raises CommandError.

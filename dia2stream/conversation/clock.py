@@ -36,6 +36,12 @@ class AudioClock:
         self._unplayed: Segment | None = None  # the segment that begins behind the caller's latest words
         self._turns: deque[int] = deque()  # the frame that each turn began with
 
+    def copy(self) -> "AudioClock":
+        """The same time, which goes its own way."""
+        other = AudioClock()
+        other._segments, other._turns, other._unplayed = self._segments.copy(), self._turns.copy(), self._unplayed
+        return other
+
     @property
     def turn(self) -> int | None:
         """The frame that the current turn began with; None before the first turn."""

@@ -66,6 +66,7 @@ from dia2stream.protocol.messages import (
     Done,
     End,
     FirstAudio,
+    Fork,
     Inject,
     Listen,
     Pause,
@@ -181,6 +182,8 @@ class Conversation:
                     self._reset()
                 case Listen():
                     self._hear_caller(command)
+                case Fork():
+                    raise CommandError("bad_command", "there is one conversation here: fork is for a server's clients")
         except CommandError as error:
             error.cmd = type(command).__name__.lower()
             error.id = getattr(command, "id", None)
@@ -289,6 +292,25 @@ class Conversation:
         self.outbox.answer(ResetDone())
 
     # ---- While nobody listens ----
+
+    def copy(self, other: "Conversation", now: float) -> None:
+        """Becomes a copy of another conversation of the same model, between two steps, and stands still.
+
+        Every frame that was made there must have been delivered. Raises CommandError, and then nothing is here.
+        """
+        other._need_conversation()
+        self._forget()
+        try:
+            self.context.copy(other.context)
+        except RuntimeError:
+            raise CommandError("busy", "the model's cache has no room for another conversation as long") from None
+        self.words, queue, self._opening = other.words.copy(other.context.state.queue, other._opening)
+        self.context.state.queue.extend(queue)
+        self.callers, self.clock, self.outbox = other.callers.copy(self._ear), other.clock.copy(), other.outbox.copy()
+        self.defaults, self.voices, self._text, self._level = other.defaults, other.voices, other._text, other._level
+        self.active, self._speaking, self.heard_ms = other.active, other._speaking, other.heard_ms
+        self._words_at = other._words_at
+        self.stand_still(now)
 
     def stand_still(self, now: float) -> None:
         """The client is gone. Pauses where sending stopped, without a word; what the client has paused stays so."""

@@ -158,6 +158,14 @@ class Outbox:
         with self._lock:
             self._stream = deque(map(changed, self._stream))
 
+    def copy(self) -> "Outbox":
+        """Another one with the same stream, from which as much was sent. Answers are for whoever has asked."""
+        other = Outbox(self.capacity, None)
+        with self._lock:
+            other._pace, other._held, other._stream = self._pace.copy(), self._held, self._stream.copy()
+            other.waiting, other.sent = self.waiting, self.sent
+        return other
+
     def cut(self) -> None:
         """The rest is not going to be heard: forgets it, and goes on after what was sent."""
         with self._lock:

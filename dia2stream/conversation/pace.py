@@ -1,5 +1,7 @@
 """How far the listener is, by an estimate."""
 
+from copy import copy
+
 from dia2stream.items import FRAME_MS
 
 
@@ -9,6 +11,10 @@ class Pace:
     def __init__(self, max_lead_ms: float | None) -> None:
         self._max_lead_ms = max_lead_ms
         self.restart(0.0)
+
+    def copy(self) -> "Pace":
+        """The same estimate, which goes its own way."""
+        return copy(self)
 
     def restart(self, played_ms: float) -> None:
         """The listener is at `played_ms` and has nothing to play."""

@@ -16,7 +16,7 @@ Knows nothing of the model, of frames or of threads.
 
 from collections import deque
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from itertools import chain, groupby, takewhile
 from typing import Any, NamedTuple, cast
 
@@ -105,6 +105,14 @@ class Heard(NamedTuple):
     words: tuple[HeardWord, ...]
 
 
+class WordsCopy(NamedTuple):
+    """A copy of words, the copy of the text machine's queue, and of the utterance that the turn began with."""
+
+    words: "Words"
+    queue: list[QueuedWord]
+    opening: Utterance | None
+
+
 class Words:
     """The utterances of one conversation and their words."""
 
@@ -117,6 +125,29 @@ class Words:
         self.sounded: deque[TakenWord] = deque()
         self._numbered = 0
         self._past: deque[str] = deque(maxlen=MAX_QUEUED_WORDS)  # ids of utterances that are done, dropped or cancelled
+
+    def copy(self, queue: Iterable[Entry], opening: Utterance | None) -> "WordsCopy":
+        """Another one that stands where this one does, with utterances of its own.
+
+        queue: the text machine's. opening: the utterance that the turn began with, which may be done.
+        """
+        queued = [cast(QueuedWord, word) for word in queue]  # as every entry of it went through `add`
+        words = chain(queued, self.backlog, (taken.word for taken in self.taken))
+        utterances = {*self.utterances, *(word.utterance for word in words), *filter(None, [self.opened, opening])}
+        own = {utterance: replace(utterance, before=utterance.before.copy()) for utterance in utterances}
+
+        def owned(word: QueuedWord) -> QueuedWord:
+            # What has become of an utterance that is done changes no more, so its words may be shared.
+            return replace(word, utterance=own[word.utterance]) if word.utterance in own else word
+
+        other = Words(self.reader.copy())
+        other.utterances.extend(own[utterance] for utterance in self.utterances)
+        other.opened = self.opened and own[self.opened]
+        other.backlog.extend(map(owned, self.backlog))
+        other.taken.extend(TakenWord(step, owned(word)) for step, word in self.taken)
+        other.sounded.extend(TakenWord(step, owned(word)) for step, word in self.sounded)
+        other._numbered, other._past = self._numbered, self._past.copy()
+        return WordsCopy(other, [owned(word) for word in queued], opening and own[opening])
 
     # ---- In ----
 

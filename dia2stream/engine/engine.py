@@ -59,6 +59,7 @@ from dia2stream.engine.session import (
     FINISH,
     STAND_STILL,
     Adoption,
+    Forking,
     Order,
     Revival,
     Session,
@@ -70,7 +71,7 @@ from dia2stream.items import FRAME_MS, FRAME_SAMPLES, Frame
 from dia2stream.journal.rerun import Speaker
 from dia2stream.journal.tape import Facts, Place, Tape
 from dia2stream.options import ModelOptions, SpeechOptions
-from dia2stream.protocol.messages import Command, End, Error, Pause, Start, error_event
+from dia2stream.protocol.messages import Command, End, Error, Forked, Pause, Start, error_event
 from dia2stream.text.settings import TextSettings
 
 _log = logging.getLogger(__name__)
@@ -350,6 +351,9 @@ class Engine:
                 self._closing = True
             for session in list(self._sessions.values()):
                 self._release(session)
+            while self._inbox:
+                session, order, _ = self._inbox.popleft()
+                session.carried_out(order)
 
     def _rest(self, until: float) -> None:
         """Waits until somebody wants something, or until a time."""
@@ -408,6 +412,8 @@ class Engine:
                 conversation.outbox.answer(error_event(order))
             elif isinstance(order, Adoption):
                 self._adopt(session, order.revival)
+            elif isinstance(order, Forking):
+                self._fork(session, order)
             elif tape is None:
                 self._obey(session, order, arrived)
             else:
@@ -448,6 +454,28 @@ class Engine:
         if (tape := self._tapes.pop(old, None)) is not None:
             self._tapes[new] = tape
         session.conversation = new
+
+    def _fork(self, session: Session, order: Forking) -> None:
+        """Copies the session's conversation into another session."""
+        if not order.done.set_running_or_notify_cancel():
+            return
+        original, conversation = session.conversation, order.copy.conversation
+        try:
+            conversation.copy(original, time.monotonic())
+        except CommandError as error:
+            order.done.set_exception(error)
+            return
+        except Exception:
+            _log.exception("a fork failed")
+            order.done.set_exception(CommandError("busy", "the conversation could not be copied; the log says why"))
+            return
+        tape, copied = self._tapes.get(original), self._tapes.get(conversation)
+        if tape is not None and copied is not None:
+            tape.fork(copied, conversation, was_paused=original.paused)
+        if order.id is not None:
+            original.outbox.answer(Forked(order.id, conversation.outbox.sent * FRAME_MS))
+        self._changed.add(order.copy)
+        order.done.set_result(None)
 
     def _work(self, decision: Decision) -> None:
         """Does what the scheduler has decided."""

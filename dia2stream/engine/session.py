@@ -7,6 +7,7 @@ import time
 import weakref
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterator
+from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import Enum
@@ -22,6 +23,7 @@ from dia2stream.protocol.messages import Cancel, Command, End, Inject, Listen, P
 if TYPE_CHECKING:  # brings torch along
     from dia2.steps.context import Context
     from dia2stream.conversation.conversation import Conversation
+    from dia2stream.journal.tape import Tape
 
 
 class SessionRequest(Enum):
@@ -51,10 +53,22 @@ class Adoption:
     revival: Revival
 
 
+@dataclass(frozen=True)
+class Forking:
+    """Asks the engine to make another session's conversation a copy of this one's.
+
+    id: of the copy, which the client is told; None tells nothing. done: its result is whether there is a copy.
+    """
+
+    copy: "Session"
+    id: str | None
+    done: "Future[None]"
+
+
 FINISH, CLOSE = SessionRequest.FINISH, SessionRequest.CLOSE
 STAND_STILL, SAY_WHERE = SessionRequest.STAND_STILL, SessionRequest.SAY_WHERE
 # A command, one that was refused before it got here, or the end of the session.
-Order = Command | CommandError | SessionRequest | Adoption
+Order = Command | CommandError | SessionRequest | Adoption | Forking
 
 
 class EngineThread(Protocol):
@@ -70,6 +84,9 @@ class EngineThread(Protocol):
 
     def submit(self, session: "Session", order: Order) -> None:
         """Hands an order to the engine's thread. CLOSE goes before all others."""
+
+    def conversation(self, *, tape: "Tape | None" = None) -> "Session":
+        """A conversation in a free slot. Raises CommandError `busy` without one, EngineError."""
 
     def wake(self, session: "Session") -> None:
         """Tells the engine's thread that the session's outbox has room again."""
@@ -161,6 +178,30 @@ class Session:
     def adopt(self, revival: Revival) -> None:
         """Goes on with a conversation from elsewhere, before anything was said in this one."""
         self._order(Adoption(revival))
+
+    async def fork(self) -> "Session":
+        """A copy of the conversation as it is now, in a slot of its own. It stands still: `resume` it, or `inject`.
+
+        Raises CommandError `busy` when no slot is free, `no_session` when nothing has begun.
+        """
+        copy = self.engine.conversation()
+        try:
+            await asyncio.wrap_future(self.fork_into(copy))
+        except BaseException:
+            copy.close()
+            raise
+        return copy
+
+    def fork_into(self, copy: "Session", id: str | None = None) -> "Future[None]":
+        """Makes another session, in which nothing has been said, a copy of this one; id: what the client is told of it.
+
+        The result is there when it is one. It raises CommandError where that cannot be.
+        """
+        order = Forking(copy, id, Future())
+        if self.ended:
+            raise CommandError("no_session", "fork: the conversation is over")
+        self._order(order)
+        return order.done
 
     def stands_still(self) -> None:
         """The engine has carried out a `stand_still`."""
@@ -294,6 +335,8 @@ class Session:
         """The engine is done with an order of this session."""
         with self._backlog_lock:
             self._backlog.remove(order)
+        if isinstance(order, Forking) and not order.done.done():
+            order.done.set_exception(CommandError("no_session", "fork: the conversation is over"))
         self.notify()
 
     def __enter__(self) -> "Session":

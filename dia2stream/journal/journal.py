@@ -64,6 +64,7 @@ class Entry:
     """A conversation of this server. Only the journal's thread changes it, but for `ends` and `deletes`.
 
     waiting: bytes that are not in the store. written: bytes of the log. since: when the oldest of `waiting` was taken.
+    unborn: a fork whose original has not been written down up to the fork. origin: of a fork whose log has not begun.
     valid_until: of the lease, on the monotonic clock. on_lost: called once when another server has the conversation.
     """
 
@@ -77,9 +78,19 @@ class Entry:
     valid_until: float = 0.0
     renewed: float = 0.0
     given_up: bool = False
+    unborn: bool = False
+    origin: "Origin | None" = None
     lost: bool = False
     ends: bool = False  # nothing more is on the tape: to be released
     deletes: bool = False  # and deleted
+
+
+@dataclass(frozen=True)
+class Origin:
+    """What a fork's log begins with: so many bytes of its original's log."""
+
+    lease: Lease
+    size: int
 
 
 @dataclass
@@ -122,9 +133,12 @@ class Journal:
 
     # ---- Any thread ----
 
-    def begin(self, id: str, engine: JournaledEngine, on_lost: Callable[[], None]) -> Entry:
-        """A new conversation. What its tape holds is written from here on. on_lost: called on the journal's thread."""
-        return self._add(Entry(key_of(id), engine.tape(on_command=self._wake.set), on_lost))
+    def begin(self, id: str, engine: JournaledEngine, on_lost: Callable[[], None], is_fork: bool = False) -> Entry:
+        """A new conversation. What its tape holds is written from here on. on_lost: called on the journal's thread.
+
+        is_fork: its log begins with that of another conversation, whose tape says where.
+        """
+        return self._add(Entry(key_of(id), engine.tape(on_command=self._wake.set), on_lost, unborn=is_fork))
 
     def may_speak(self, entry: Entry) -> bool:
         """Whether a frame of it may be sent: it is owned, or nobody knows because the store does not answer."""
@@ -163,7 +177,7 @@ class Journal:
     def keep(self, taken: "Taken", engine: JournaledEngine, on_lost: Callable[[], None]) -> Entry:
         """Goes on writing a conversation that was taken over."""
         tape = engine.tape(on_command=self._wake.set)
-        tape.go_on(taken.record, taken.revived.conversation, taken.revived.clock)
+        taken.revived.write_down(tape, taken.record)
         entry = Entry(taken.lease.key, tape, on_lost, taken.lease, written=taken.record.size)
         entry.valid_until = taken.owned_until
         self.counts.take_overs += 1
@@ -260,7 +274,7 @@ class Journal:
                 self._fail(error)
                 if isinstance(error, Unreachable):
                     break  # each would wait as long again; the next round begins with another one
-            if entry.ends and (entry.deletes or not entry.waiting):
+            if entry.ends and (entry.deletes or not (entry.waiting or entry.unborn)):
                 self._finish(entry)
         if time.monotonic() - self._swept > SWEEP_SECONDS:
             self._swept = time.monotonic()
@@ -270,7 +284,9 @@ class Journal:
     def _take(self, entry: Entry) -> None:
         """What the tape holds."""
         for data in entry.tape.take():
-            if data is None:  # a reset, or a new record: what is in the store is to go
+            if not isinstance(data, bytes | None):
+                self._fork(entry, data.copy)
+            elif data is None:  # a reset, or a new record: what is in the store is to go
                 entry.waiting.clear()
                 entry.written, entry.since, entry.given_up = 0, None, False
                 self._forget_log(entry)
@@ -279,6 +295,34 @@ class Journal:
                 entry.since = entry.since or time.monotonic()
         if not entry.given_up and (entry.tape.lost or self.waiting_bytes > MAX_WAITING_BYTES):
             self._give_up(entry, "too much waits for the journal")
+
+    def _fork(self, entry: Entry, tape: "Tape") -> None:
+        """What is known of a conversation up to here is the beginning of its fork's log."""
+        with self._lock:
+            fork = next((other for other in self._entries if other.tape is tape), None)
+        if fork is None:
+            return
+        fork.unborn = False
+        if entry.given_up:
+            self._give_up(fork, "so it was with the conversation that it was forked from")
+            return
+        fork.waiting[:0] = entry.waiting
+        fork.since = fork.since or time.monotonic()
+        if entry.lease is not None and entry.written:
+            fork.origin = Origin(entry.lease, entry.written)
+            with contextlib.suppress(OSError):
+                self._begin_fork(fork)
+
+    def _begin_fork(self, fork: Entry) -> None:
+        """Reads the beginning of a fork's log, if that is not done. Raises OSError: then it is to be tried again."""
+        origin = fork.origin
+        if origin is not None:
+            try:
+                fork.waiting[:0] = self._store.read(origin.lease)[: origin.size]
+                fork.origin = None
+            except Fenced:
+                fork.origin = None
+                self._give_up(fork, "the conversation that it was forked from is gone")
 
     def _give_up(self, entry: Entry, reason: str) -> None:
         """The record has a gap from here on."""
@@ -298,7 +342,10 @@ class Journal:
             entry.lease = None
 
     def _write(self, entry: Entry) -> None:
-        if not entry.waiting or entry.lost:
+        if entry.unborn or not entry.waiting or entry.lost:
+            return
+        self._begin_fork(entry)
+        if entry.given_up:
             return
         if entry.lease is None:
             self._own(entry)

@@ -40,7 +40,7 @@ from dia2stream.journal.record import (
     StepsEntry,
     VoiceEntry,
 )
-from dia2stream.journal.tape import silence
+from dia2stream.journal.tape import Tape, silence
 from dia2stream.options import SpeechOptions
 from dia2stream.protocol.messages import Command, Resume, Start, parse_command
 from dia2stream.text.lexicon import Lexicon
@@ -71,6 +71,10 @@ class RecordedEar:
     def clear(self) -> None:
         """The record ends: what is encoded from here on was not encoded before."""
         self._codes.clear()
+
+    def go_on(self, tape: Tape) -> None:
+        """What is encoded from here on is written down."""
+        self._ear = tape.ear(self._ear)
 
     def encode(self, pcm: Tensor, known: int = 0) -> Tensor:
         """float32 [samples] -> int64 [C, frames], without the first `known` frames."""
@@ -326,6 +330,11 @@ class Revived:
     def clock(self) -> int:
         """Frames that count as sent."""
         return self.conversation.outbox.sent + self.behind
+
+    def write_down(self, tape: Tape, record: Record) -> None:
+        """Goes on with its record on this tape."""
+        tape.go_on(record, self.conversation, self.clock)
+        self._ear.go_on(tape)
 
     def settle(self, context: Context) -> None:
         """Goes on in a slot of an engine, on its thread.

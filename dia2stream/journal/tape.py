@@ -41,7 +41,7 @@ from dia2stream.journal.record import (
     begin,
     pack,
 )
-from dia2stream.protocol.messages import Command, Listen, Start, dump_command
+from dia2stream.protocol.messages import Command, Listen, Pause, Start, dump_command
 from dia2stream.text.settings import TextSettings
 
 MAX_NOTES = 100_000  # of a tape that nobody takes from: two hours of speech
@@ -68,6 +68,12 @@ class _Step(NamedTuple):
     codes: NDArray[np.int16]  # [C]
 
 
+class ForkNote(NamedTuple):
+    """What is on this tape up to here is on another one as well."""
+
+    copy: "Tape"
+
+
 class Tape:
     """The record of one conversation as it grows, for one writer. A `start` command begins it anew.
 
@@ -80,7 +86,7 @@ class Tape:
         self.begun = False  # whether there is a conversation to write down
         self.begins = 0  # how often one began
         self._facts, self._keeps_text, self._on_command = facts, keeps_text, on_command
-        self._notes: deque[bytes | Entry | _Step | None] = deque()
+        self._notes: deque[bytes | Entry | _Step | ForkNote | None] = deque()
         self._heard: list[EarEntry] = []  # of the command or step that is being carried out
         self._voices: set[str] = set()
         self._segments: tuple[Segment, ...] = ()  # of the audio clock, that were noted
@@ -95,6 +101,18 @@ class Tape:
         self._note(ArrivalEntry(received))
 
     # ---- The engine's thread ----
+
+    def fork(self, copy: "Tape", conversation: Conversation, was_paused: bool) -> None:
+        """The conversation was copied: its copy's record begins with all that is on this tape so far, and goes on.
+
+        conversation: the copy, which stands still. was_paused: whether its original did.
+        """
+        copy.begun, copy.lost, copy._keeps_text = self.begun, self.lost, self._keeps_text
+        copy._voices, copy._segments, copy._reach = self._voices.copy(), self._segments, self._reach
+        self._note(ForkNote(copy))
+        if not was_paused:
+            copy.command(conversation, Pause(), Place.of(conversation))
+        self._on_command()
 
     def ear(self, ear: Ear) -> Ear:
         """The same ear, whose codes are written down."""
@@ -173,7 +191,7 @@ class Tape:
             if segment not in known:
                 self._note(ClockEntry(*segment))
 
-    def _note(self, note: Entry | _Step) -> None:
+    def _note(self, note: Entry | _Step | ForkNote) -> None:
         if self.lost:
             return
         self.lost = len(self._notes) >= MAX_NOTES
@@ -181,8 +199,11 @@ class Tape:
 
     # ---- The writer's thread ----
 
-    def take(self) -> Iterator[bytes | None]:
-        """The bytes that were not taken yet; None where they are of a new record, or the conversation is gone."""
+    def take(self) -> Iterator[bytes | ForkNote | None]:
+        """The bytes that were not taken yet; None where they are of a new record, or the conversation is gone.
+
+        A ForkNote comes behind the last bytes that are to be on the other tape too.
+        """
         steps: list[_Step] = []
         for _ in range(len(self._notes)):
             note = self._notes.popleft()
@@ -195,7 +216,7 @@ class Tape:
             if isinstance(note, _Step):
                 steps = [note]
             else:
-                yield note if note is None or isinstance(note, bytes) else pack(note)
+                yield note if note is None or isinstance(note, bytes | ForkNote) else pack(note)
         if steps:
             yield _packed(steps)
 

@@ -22,6 +22,9 @@ class Sink(Protocol):
     def put(self, data: bytes | None) -> None:
         """More of the record; None where another one begins. Raises OSError."""
 
+    def written(self) -> bytes:
+        """The record so far. Raises OSError."""
+
     def close(self) -> None:
         """There will be no more. Raises OSError."""
 
@@ -51,6 +54,10 @@ class RecordFiles:
         while view:
             view = view[os.write(self._fd, view) :]
 
+    def written(self) -> bytes:
+        """The file so far."""
+        return b"" if self._fd is None else os.pread(self._fd, os.fstat(self._fd).st_size, 0)
+
     def close(self) -> None:
         """The record is complete."""
         fd, self._fd = self._fd, None
@@ -63,7 +70,7 @@ class RecordFiles:
             path = self._folder / f"{begun}-{self._id}{f'-{number}' if number else ''}.dia2rec"
             try:
                 # Whoever reads it reads what callers said.
-                return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND, 0o600)
+                return os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_APPEND, 0o600)
             except FileExistsError:
                 continue
         raise FileExistsError(f"{self._folder}: a thousand records began in one second")
@@ -76,16 +83,22 @@ class Recorder:
         self._folder, self._keeps_text = private_folder("--record", folder), keeps_text
         self._sinks: dict[Tape, Sink] = {}
         self._ended: set[Tape] = set()
+        self._unborn: set[Tape] = set()  # of forks: what was said before is to be copied first
         self._lock = threading.Lock()
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="recorder", daemon=True)
         self._thread.start()
 
-    def begin(self, id: str, engine: TapeMaker) -> "Tape":
-        """A tape for a conversation of this id. What is on it is written down until `end`."""
+    def begin(self, id: str, engine: TapeMaker, is_fork: bool = False) -> "Tape":
+        """A tape for a conversation of this id. What is on it is written down until `end`.
+
+        is_fork: its record begins with that of another conversation, whose tape says where.
+        """
         tape = engine.tape(self._keeps_text)
         with self._lock:
             self._sinks[tape] = RecordFiles(self._folder, id)
+            if is_fork:
+                self._unborn.add(tape)
         return tape
 
     def end(self, tape: "Tape") -> None:
@@ -108,8 +121,11 @@ class Recorder:
             sinks, ended = list(self._sinks.items()), set(self._ended)
         for tape, sink in sinks:
             try:
-                for data in tape.take():
-                    sink.put(data)
+                for data in () if tape in self._unborn else tape.take():
+                    if isinstance(data, bytes | None):
+                        sink.put(data)
+                    else:
+                        self._fork(sink, data.copy)
                 if tape in ended:
                     sink.close()
             except OSError as error:
@@ -120,3 +136,12 @@ class Recorder:
             for tape in ended:
                 self._sinks.pop(tape, None)
                 self._ended.discard(tape)
+                self._unborn.discard(tape)
+
+    def _fork(self, sink: Sink, tape: "Tape") -> None:
+        """What is written of a conversation up to here is the beginning of its fork's record."""
+        with self._lock:
+            fork = self._sinks.get(tape)
+            self._unborn.discard(tape)
+        if fork is not None:
+            fork.put(sink.written())

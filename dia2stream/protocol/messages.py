@@ -11,6 +11,7 @@ A client sends commands, JSON objects, one a WebSocket text message or one a lin
     {"cmd": "pause", "played_ms": 840}                      {"event": "paused", "spoken": ..., "pending": ..., ...}
     {"cmd": "resume"}  or  {"cmd": "inject", ...}           go on where it stopped, or drop the rest and say this
     {"cmd": "listen", "audio": "UklGR...", "text": "Hi"}    what the caller said, for the reply to answer to
+    {"cmd": "fork"}                                         {"event": "forked", "conversation": "kJ3f...", ...}
     {"cmd": "reset"}                                        forget the conversation
     {"event": "notice", "code": "unknown_tag", ...}         something in the text was changed or left out
     {"event": "done", "id": "a", "audio_ms": 2320}          or {"event": "error", "code": "bad_field", ...}
@@ -165,7 +166,12 @@ class Listen(_Command):
         return base64.b64decode(self.audio)
 
 
-Command: TypeAlias = Start | Inject | End | Cancel | Pause | Resume | Reset | Listen
+@dataclass(frozen=True, slots=True)
+class Fork(_Command):
+    """Copies the conversation as it is now. The copy has an id of its own and stands still until somebody connects."""
+
+
+Command: TypeAlias = Start | Inject | End | Cancel | Pause | Resume | Reset | Listen | Fork
 COMMANDS: Mapping[str, type[Command]] = MappingProxyType(
     {
         "start": Start,
@@ -176,6 +182,7 @@ COMMANDS: Mapping[str, type[Command]] = MappingProxyType(
         "resume": Resume,
         "reset": Reset,
         "listen": Listen,
+        "fork": Fork,
     }
 )
 
@@ -325,6 +332,14 @@ class Paused(_Event):
 
 
 @dataclass(frozen=True, slots=True)
+class Forked(_Event):
+    """There is a copy of the conversation. conversation: its id, to connect to; audio_ms: where its audio stands."""
+
+    conversation: str
+    audio_ms: int
+
+
+@dataclass(frozen=True, slots=True)
 class Notice(_Event):
     """Something in the text was changed or left out; no error. text_start: where, in code points of the utterance."""
 
@@ -356,7 +371,7 @@ class Error(_Event):
 
 
 Event: TypeAlias = (
-    Ready | Started | FirstAudio | WordEvent | Done | Cancelled | Paused | Resumed | ResetDone | Notice | Error
+    Ready | Started | FirstAudio | WordEvent | Done | Cancelled | Paused | Resumed | ResetDone | Forked | Notice | Error
 )
 EVENTS: Mapping[str, type[Event]] = MappingProxyType(
     {
@@ -369,6 +384,7 @@ EVENTS: Mapping[str, type[Event]] = MappingProxyType(
         "paused": Paused,
         "resumed": Resumed,
         "reset": ResetDone,
+        "forked": Forked,
         "notice": Notice,
         "error": Error,
     }

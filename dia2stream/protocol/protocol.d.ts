@@ -8,7 +8,8 @@ export type Command =
   | Pause
   | Resume
   | Reset
-  | Listen;
+  | Listen
+  | Fork;
 
 export type Event =
   | Ready
@@ -20,6 +21,7 @@ export type Event =
   | Paused
   | Resumed
   | ResetDone
+  | Forked
   | Notice
   | Error;
 
@@ -147,6 +149,11 @@ export interface Listen {
   final?: boolean | null;
 }
 
+/** Copies the conversation as it is now. The copy has an id of its own and stands still until somebody connects. */
+export interface Fork {
+  cmd: "fork";
+}
+
 /** The first event: what is served. sample_rate: Hz; frame_ms: audio per message; conversation: to come back to. */
 export interface Ready {
   event: "ready";
@@ -265,6 +272,15 @@ export interface Resumed {
 /** The conversation is gone (event "reset"). */
 export interface ResetDone {
   event: "reset";
+}
+
+/** There is a copy of the conversation. conversation: its id, to connect to; audio_ms: where its audio stands. */
+export interface Forked {
+  event: "forked";
+  /** a string */
+  conversation: string;
+  /** a number of 0 or more */
+  audio_ms: number;
 }
 
 /** Something in the text was changed or left out; no error. text_start: where, in code points of the utterance. */

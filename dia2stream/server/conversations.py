@@ -15,8 +15,9 @@ to the engine, one sends what the engine makes. Only bytes move here; what they 
 
 import asyncio
 import contextlib
+import secrets
 import time
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, TypeAlias, cast
 
@@ -30,6 +31,8 @@ from dia2stream.protocol.messages import (
     Error,
     Event,
     FirstAudio,
+    Fork,
+    Forked,
     Listen,
     Pause,
     Ready,
@@ -101,6 +104,11 @@ class Claim:
     conversation: "ServedConversation"
 
 
+def new_id() -> str:
+    """An id that nobody can guess."""
+    return secrets.token_urlsafe(16)
+
+
 class ServedConversation:
     """A conversation, and the client that listens to it when there is one. For one event loop."""
 
@@ -110,6 +118,9 @@ class ServedConversation:
         self.id = id  # who knows it may take the conversation over
         self.tape: Tape | None = None  # what writes it down
         self.may_speak: Callable[[], bool] = lambda: True  # whether this server owns it, by the journal
+        self.forks: Callable[[ServedConversation], Awaitable[None]] | None = None  # copies it into a slot of its own
+        self.copies: dict[str, ServedConversation] = {}  # by id, until its client is told
+        self.original = ""  # the id of the conversation that it is a copy of, until somebody has come to it
         self._revived: Revived | None = None  # another server's conversation, until it has its slot
         self.begun = False  # whether there is anything to come back to
         self.since = time.monotonic()  # when its client came, said or was sent something last, or left
@@ -204,7 +215,7 @@ class ServedConversation:
         await self.leave(TAKEN_OVER)
         if self._claim is not claim:
             return TAKEN_OVER
-        self.awaited = False
+        self.awaited, self.original = False, ""
         await self._arrive()
         self.session.say_where()
         hang_up = self._hang_up = asyncio.get_running_loop().create_future()
@@ -280,7 +291,7 @@ class ServedConversation:
                 command = await connection.receive()
                 if isinstance(command, Listen) and command.audio:
                     await self._load_ear()
-                self._obey(command)
+                await self._obey(command)
             except CommandError as error:
                 self.session.refuse(error)
             # `receive` does not wait while messages are there: let the audio through, and the engine catch up.
@@ -295,11 +306,28 @@ class ServedConversation:
                 await asyncio.to_thread(self.session.engine.load_ear)
             self._has_ear = True
 
-    def _obey(self, command: Command) -> None:
+    async def _obey(self, command: Command) -> None:
         if isinstance(command, Start | Reset):
             self.begun = isinstance(command, Start)
         self.since = time.monotonic()
-        self.session.submit(command)
+        if isinstance(command, Fork):
+            # In a task of its own, because a client that goes meanwhile is told when it is back.
+            await asyncio.shield(asyncio.ensure_future(self._fork()))
+        else:
+            self.session.submit(command)
+
+    async def _fork(self) -> None:
+        try:
+            if self.forks is None:
+                raise CommandError("bad_command", "there is one conversation here")
+            await self.forks(self)
+        except CommandError as error:
+            error.cmd = "fork"
+            self.session.refuse(error)
+
+    def go_on_from(self, sent: Sent) -> None:
+        """It is a copy of a conversation of which so much was sent."""
+        self._sent = sent
 
     # ---- Audio and events ----
 
@@ -311,10 +339,10 @@ class ServedConversation:
         items = cast("AsyncGenerator[Item, None]", aiter(self.session))
         async with contextlib.aclosing(items):
             async for item in items:
+                self._note(item)
                 if isinstance(item, Frame):
                     while not self.may_speak():
                         await asyncio.sleep(0.01)
-                self._note(item)
                 await _send(connection, encoder, item)
 
     def _note(self, item: Item) -> None:
@@ -333,6 +361,9 @@ class ServedConversation:
                 self._sent = Sent()
             case Cut():
                 self._sent.cut()
+            case Forked():
+                if (copy := self.copies.pop(item.conversation, None)) is not None:
+                    copy.go_on_from(self._sent.copy(item.audio_ms // FRAME_MS))
             case Error():
                 self._metrics.errors.labels(item.code).inc()
 

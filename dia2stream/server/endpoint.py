@@ -17,9 +17,9 @@ from dia2stream.protocol.fields import shown
 from dia2stream.protocol.messages import Command, Event, dump_event, parse_command
 from dia2stream.protocol.schema import QUERY
 from dia2stream.server.connection import ClientGone, Receive, Scope, Send
-from dia2stream.server.conversations import Outgoing
+from dia2stream.server.conversations import Outgoing, new_id
 from dia2stream.server.gate import headers, query
-from dia2stream.server.service import Service, hang_up, new_id, refusal
+from dia2stream.server.service import Service, hang_up, refusal
 from dia2stream.server.websocket_client import WebSocketClient
 
 

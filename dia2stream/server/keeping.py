@@ -25,8 +25,13 @@ BEHIND_SECONDS = 1.0  # from then on, /readyz says that the journal is behind
 class Keeping(Protocol):
     """Where conversations are kept."""
 
-    def begin(self, served: ServedConversation, engine: "Engine", max_lead_ms: float | None) -> None:
-        """Takes a slot for a new conversation that is kept. Raises CommandError or EngineError."""
+    def begin(
+        self, served: ServedConversation, engine: "Engine", max_lead_ms: float | None, is_fork: bool = False
+    ) -> None:
+        """Takes a slot for a new conversation that is kept. Raises CommandError or EngineError.
+
+        is_fork: it is to become a copy of another one.
+        """
 
     def end(self, served: ServedConversation, delete: bool) -> None:
         """It is over here. delete: and everywhere."""
@@ -38,7 +43,9 @@ class Keeping(Protocol):
 class KeepingNothing:
     """By default nothing is kept."""
 
-    def begin(self, served: ServedConversation, engine: "Engine", max_lead_ms: float | None) -> None:
+    def begin(
+        self, served: ServedConversation, engine: "Engine", max_lead_ms: float | None, is_fork: bool = False
+    ) -> None:
         """See Keeping."""
         served.open(engine, max_lead_ms)
 
@@ -55,9 +62,11 @@ class KeepingRecords:
     def __init__(self, recorder: Recorder) -> None:
         self._recorder = recorder
 
-    def begin(self, served: ServedConversation, engine: "Engine", max_lead_ms: float | None) -> None:
+    def begin(
+        self, served: ServedConversation, engine: "Engine", max_lead_ms: float | None, is_fork: bool = False
+    ) -> None:
         """See Keeping."""
-        served.open(engine, max_lead_ms, self._recorder.begin(served.id, engine))
+        served.open(engine, max_lead_ms, self._recorder.begin(served.id, engine, is_fork))
 
     def end(self, served: ServedConversation, delete: bool) -> None:
         """See Keeping."""
@@ -76,9 +85,11 @@ class KeepingJournal:
         self.journal, self._on_lost = journal, on_lost
         self._entries: dict[ServedConversation, Entry] = {}
 
-    def begin(self, served: ServedConversation, engine: "Engine", max_lead_ms: float | None) -> None:
+    def begin(
+        self, served: ServedConversation, engine: "Engine", max_lead_ms: float | None, is_fork: bool = False
+    ) -> None:
         """See Keeping."""
-        entry = self.journal.begin(served.id, engine, self._lost(served))
+        entry = self.journal.begin(served.id, engine, self._lost(served), is_fork)
         self._open(served, entry, engine, max_lead_ms, None)
 
     async def take_over(

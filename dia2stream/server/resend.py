@@ -33,6 +33,13 @@ class Sent:
         while self._items[0][0] < self._frames - KEPT_FRAMES - LEAD_IN_FRAMES:
             self._items.popleft()
 
+    def copy(self, frames: int) -> "Sent":
+        """The same up to so many frames, for a conversation that was copied when these had been sent."""
+        other = Sent()
+        other._frames = frames
+        other._items.extend((at, item) for at, item in self._items if at + isinstance(item, Frame) <= frames)
+        return other
+
     def cut(self) -> None:
         """An interruption. What was sent before is silence to a client that did not get it; the clock goes on."""
         self._items = deque((frames, SILENCE) for frames, item in self._items if isinstance(item, Frame))

@@ -41,7 +41,6 @@ A client that leaves pauses its conversation; one that has a name is kept for `-
 import asyncio
 import contextlib
 import logging
-import secrets
 import time
 from collections.abc import AsyncIterator, Callable
 from http import HTTPStatus
@@ -57,7 +56,7 @@ from dia2stream.options import Encoding, SampleRate
 from dia2stream.protocol.fields import shown
 from dia2stream.protocol.messages import Error, Ready, dump_event, error_event
 from dia2stream.server.connection import GONE, ClientGone, Scope
-from dia2stream.server.conversations import Claim, ClientConnection, HangUp, ServedConversation
+from dia2stream.server.conversations import Claim, ClientConnection, HangUp, ServedConversation, new_id
 from dia2stream.server.gate import Gate
 from dia2stream.server.local_client import LocalClient
 from dia2stream.server.metrics import Metrics
@@ -209,11 +208,6 @@ class Service:
             voices=self.voices,
             conversation=served.id,
         )
-
-
-def new_id() -> str:
-    """An id that nobody can guess."""
-    return secrets.token_urlsafe(16)
 
 
 def hang_up(error: Exception) -> HangUp:

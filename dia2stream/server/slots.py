@@ -9,12 +9,13 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, cast
 
+from dia2stream.errors import CommandError
 from dia2stream.items import FRAME_MS
 from dia2stream.options import ServeOptions
 from dia2stream.protocol.messages import Error, Event
 from dia2stream.server import keeping
 from dia2stream.server.connection import ClientGone
-from dia2stream.server.conversations import TAKEN_OVER, Claim, ClientConnection, HangUp, ServedConversation
+from dia2stream.server.conversations import TAKEN_OVER, Claim, ClientConnection, HangUp, ServedConversation, new_id
 from dia2stream.server.keeping import Keeping, KeepingJournal, KeepingNothing
 from dia2stream.server.metrics import Metrics, Reading
 
@@ -31,6 +32,7 @@ CLOSE_SECONDS = 2.0  # for a client to answer that we close
 # Agent frameworks drop the connection at every interruption and come back at once: so long their slot is theirs alone.
 RETURN_SECONDS = 10.0
 MAX_WAITING = 256  # clients in the line
+MAX_FORKS = 4  # of one conversation, to which nobody has come yet
 LOOK_SECONDS = 0.2  # how often the first in the line looks whether somebody gives way
 
 
@@ -46,6 +48,7 @@ class Slots:
         self.keeping: Keeping = KeepingNothing()
         self.admits: Callable[[], str | None] = lambda: None
         self._options, self._metrics = options, metrics
+        self.forks = 0  # conversations that were copied
         self._served: dict[str, ServedConversation] = {}
         self._line: deque[object] = deque()  # who waits for a slot, first come first
         self._changed = asyncio.Event()
@@ -53,12 +56,12 @@ class Slots:
     async def take(
         self,
         wanted: str | None,
-        new_id: str,
+        fresh: str,
         wait: float = 0.0,
         client: ClientConnection | None = None,
         paced: bool = True,
     ) -> Claim:
-        """The conversation `wanted`, or a new one named `new_id`.
+        """The conversation `wanted`, or a new one named `fresh`.
 
         Whoever knows the id gets the conversation, even while another client is connected to it: a client whose
         connection broke comes back sooner than the server notices the broken connection.
@@ -79,7 +82,7 @@ class Slots:
             if taken is not None and isinstance(self.keeping, KeepingJournal):
                 await self.keeping.give_back(taken)
             raise
-        return await self._begin(new_id if taken is None else cast(str, wanted), old, paced, taken)
+        return await self._begin(fresh if taken is None else cast(str, wanted), old, paced, taken)
 
     async def _take_over(self, wanted: str | None, client: ClientConnection | None, paced: bool) -> "Taken | None":
         """The conversation, if another server had it."""
@@ -119,9 +122,17 @@ class Slots:
             self._line.remove(me)
             self._changed.set()
 
-    async def _begin(self, id: str, old: ServedConversation | None, paced: bool, taken: "Taken | None" = None) -> Claim:
+    async def _begin(
+        self,
+        id: str,
+        old: ServedConversation | None,
+        paced: bool,
+        taken: "Taken | None" = None,
+        is_fork: bool = False,
+    ) -> Claim:
         assert self.engine is not None
         served = ServedConversation(id, self._metrics)
+        served.forks = self.fork
         claim = served.take()
         self._served[served.id] = served  # before anything is waited for: the slot is taken
         try:
@@ -130,7 +141,7 @@ class Slots:
                 await asyncio.wait_for(old.close(), FREEING_SECONDS)
             max_lead_ms = self._options.max_lead_ms if paced else None
             if taken is None or not isinstance(self.keeping, KeepingJournal):
-                self.keeping.begin(served, self.engine, max_lead_ms)
+                self.keeping.begin(served, self.engine, max_lead_ms, is_fork)
             else:
                 self.keeping.go_on(served, taken, self.engine, max_lead_ms)
         except asyncio.TimeoutError:
@@ -139,8 +150,31 @@ class Slots:
         except BaseException:
             self._drop(served)
             raise
-        self._metrics.clients.inc()
+        self._metrics.clients.inc(not is_fork)
         return claim
+
+    async def fork(self, original: ServedConversation) -> None:
+        """Copies a conversation into a free slot. The copy waits for a client, as one whose client has gone.
+
+        Raises CommandError.
+        """
+        copies = sum(served.original == original.id for served in self._served.values())
+        if copies >= MAX_FORKS:
+            raise CommandError("busy", f"{copies} forks of this conversation wait for a client, of at most {MAX_FORKS}")
+        if (refused := self._no_room()) is not None:
+            raise self._metrics.refusal(*refused)
+        claim = await self._begin(new_id(), self._make_room(), paced=True, is_fork=True)
+        copy = claim.conversation
+        copy.original, original.copies[copy.id] = original.id, copy
+        try:
+            await asyncio.wrap_future(original.session.fork_into(copy.session, copy.id))
+        except BaseException:
+            original.copies.pop(copy.id, None)
+            self.leave(claim)
+            raise
+        self.forks += 1
+        copy.begun = True
+        self.leave(claim)
 
     def _no_room(self) -> tuple[str, str] | None:
         """Why there is no slot, as `refusals` counts it and as the client is told; None when there is one, or somebody
@@ -291,6 +325,7 @@ class Slots:
         yield from keeping.counters(self.keeping)
         if self.engine is None:
             return
+        yield "forks", "Conversations copied", self.forks
         stats = self.engine.stats
         yield "steps", "Steps of the model", stats.steps
         yield "model_seconds", "Time for which the engine's thread ran or waited for the model", stats.device_seconds

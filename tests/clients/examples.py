@@ -44,7 +44,7 @@ async def pipecat() -> None:
     from pipecat.processors.frame_processor import FrameProcessor
     from pipecat.workers.runner import WorkerRunner
     from pipecat_agent import agent
-    from pipecat_pipeline import Loudspeaker, Notes, silence
+    from pipecat_pipeline import Loudspeaker, Notes
 
     class Silence(FrameProcessor):
         async def process_frame(self, frame, direction) -> None:
@@ -67,7 +67,9 @@ async def pipecat() -> None:
     running = asyncio.create_task(runner.run())
     await asyncio.sleep(2)
     await worker.queue_frame(LLMRunFrame())
-    await silence(speaker, notes, 180)
+    while len(speaker.played) < 2.5 * RATE * 2:
+        await asyncio.sleep(0.05)
+    await asyncio.sleep(1.5)
     tell("example", seconds=save("example", bytes(speaker.played), RATE))
     await worker.cancel()
     await running

@@ -178,9 +178,7 @@ class AuraSocket(_Socket):
                 return [*self._cancel(now), self._numbered("Cleared")]
             case "Close":
                 return self._close(now)
-            case "KeepAlive":
-                return []
-        known = "Speak, Flush, Clear, KeepAlive and Close"
+        known = "Speak, Flush, Clear and Close"
         raise CommandError("bad_field", f"type must be one of {known}, not {shown(type)}", field="type")
 
     def _tell(self, item: ContextItem) -> list[Output]:
@@ -254,9 +252,7 @@ class FluxSocket(_Socket):
                 return [self._configure(fields)]
             case "Close":
                 return self._close(now)
-            case "KeepAlive":
-                return []
-        known = "Speak, Flush, Interrupt, Configure, KeepAlive and Close"
+        known = "Speak, Flush, Interrupt, Configure and Close"
         raise CommandError("bad_field", f"type must be one of {known}, not {shown(type)}", field="type")
 
     def _interrupt(self, fields: Mapping[str, object], now: float) -> list[Output]:

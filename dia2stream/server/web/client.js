@@ -175,6 +175,26 @@ export class Client {
     });
   }
 
+  /**
+   * Has the conversation copied as it is now, and is there in time to hear all that this one has not heard yet.
+   * @param {{ player?: Output | null }} [options] of the copy's client, which has the other options of this one
+   * @returns {Promise<Client>} a client of the copy, which stands still: `resume` it, or `inject` something else
+   */
+  async fork(options = {}) {
+    const { answer } = await this.#inOrder(async () => {
+      const answer = this.#answer("forked", "fork");
+      await this.#put({ cmd: "fork" });
+      return { answer };
+    });
+    const forked = await answer, copy = new Client(this.#url, { ...this.#options, player: null, ...options });
+    copy.conversation = forked.conversation;
+    copy.clock = forked.audio_ms * this.sampleRate / 1000;
+    copy.live = copy.paused = true;
+    copy.heardMs = forked.audio_ms;
+    await copy.open();
+    return copy;
+  }
+
   /** Forgets the conversation. */
   reset() { return this.send({ cmd: "reset" }); }
 
