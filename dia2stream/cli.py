@@ -88,7 +88,7 @@ def _spread(body: Callable[..., None]) -> Callable[..., None]:
 def _flag(field: Field[Any], group: type[Any]) -> inspect.Parameter:
     """One field as a flag with its environment variable and, where a command can set it too, the protocol's range."""
     kind, about = get_args(get_type_hints(group, include_extras=True)[field.name])
-    rule = FIELDS.get(field.name) if kind in (int, float, int | None) else None
+    rule = FIELDS.get(field.name) if kind in (int, float, int | None, float | None) else None
     kind = list[str] if kind == tuple[str, ...] else kind  # a flag that may be given again
     flag = typer.Option(
         ... if field.default is MISSING else field.default,

@@ -100,15 +100,30 @@ class SpeechOptions:
         int | None, CliFlag("The same seed and text give the same audio. Default: a new one each time.", "N")
     ] = None
     cfg_scale: Annotated[
-        float, CliFlag("Guidance: how closely speech follows the text; 1 is off and takes half the work.", "X")
-    ] = 3.0
-    cfg_filter_k: Annotated[int, CliFlag("Guidance keeps this many of the likeliest sounds; 0 keeps all.", "N")] = 50
+        float | None,
+        CliFlag(
+            "Guidance: how closely speech follows the text; 1 is off and takes half the work. "
+            "Default of this and the next five: the checkpoint's own, else 3.",
+            "X",
+        ),
+    ] = None
+    cfg_filter_k: Annotated[
+        int | None, CliFlag("Guidance keeps this many of the likeliest sounds; 0 keeps all. Default: 50.", "N")
+    ] = None
     text_temperature: Annotated[
-        float, CliFlag("Variety of the pace, that is when words begin; 0 always takes the likeliest.", "X")
-    ] = 0.7
-    text_top_k: Annotated[int, CliFlag("Draw the pace from this many of the likeliest.", "N")] = 50
-    audio_temperature: Annotated[float, CliFlag("Variety of the sound; 0 always takes the likeliest.", "X")] = 0.8
-    audio_top_k: Annotated[int, CliFlag("Draw the sound from this many of the likeliest.", "N")] = 80
+        float | None,
+        CliFlag("Variety of the pace, that is when words begin; 0 always takes the likeliest. Default: 0.7.", "X"),
+    ] = None
+    text_top_k: Annotated[int | None, CliFlag("Draw the pace from this many of the likeliest. Default: 50.", "N")] = (
+        None
+    )
+    audio_temperature: Annotated[
+        float | None,
+        CliFlag("Variety of the sound; 0 always takes the likeliest. Default: 0.8; the bundled voice has 0.3.", "X"),
+    ] = None
+    audio_top_k: Annotated[int | None, CliFlag("Draw the sound from this many of the likeliest. Default: 80.", "N")] = (
+        None
+    )
     initial_padding: Annotated[int, CliFlag("Frames of 80 ms before the first word.", "N")] = 0
     gain_db: Annotated[
         float, CliFlag("Make all sound so much louder, below 0 quieter; peaks are clipped.", "DB", low=-60, high=30)

@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 from simulated import simulate
 
 from dia2stream.bench.load.arrivals import poisson_arrivals, spread_arrivals
-from dia2stream.bench.load.driver import Load, Target, measure
+from dia2stream.bench.load.driver import Load, Target, measure, measure_planned
 from dia2stream.bench.load.playback import PlaybackClock
 from dia2stream.bench.load.results import CallRecord, Usage, holds, summarize
-from dia2stream.bench.load.script import model_pieces, phone_turns
+from dia2stream.bench.load.script import PlannedCall, model_pieces, phone_turns, planned_calls
 from dia2stream.bench.load.search import highest_load
 from dia2stream.bench.load.sentences import SENTENCES
 from dia2stream.errors import CommandError, EngineError
@@ -49,6 +49,17 @@ def test_arrivals_come_at_their_rate_and_each_by_itself() -> None:
     # Exponential gaps: a share of 1/e is longer than the mean, and their deviation is the mean.
     assert sum(gap > 0.05 for gap in gaps) / len(gaps) == pytest.approx(0.368, abs=0.02)
     assert poisson_arrivals(20.0, 1000.0, Random(1)) == arrivals
+
+
+def test_planned_calls_come_at_random_and_have_the_turns_of_phone_calls() -> None:
+    calls = planned_calls(2.0, 500.0, turns=3.0, seed=1)
+    assert len(calls) == pytest.approx(1000, rel=0.1)
+    assert [call.at for call in calls] == sorted(call.at for call in calls)
+    assert min(len(call.turns) for call in calls) == 1
+    assert sum(len(call.turns) for call in calls) / len(calls) == pytest.approx(3.0, rel=0.1)
+    assert len({call.turns for call in calls}) == len(calls)
+    assert planned_calls(2.0, 500.0, turns=3.0, seed=1) == calls
+    assert {len(call.turns) for call in planned_calls(2.0, 20.0, turns=1.0, seed=1)} == {1}
 
 
 @given(st.integers(1, 300), st.floats(0.1, 100), st.integers(0, 99))
@@ -416,3 +427,20 @@ def test_a_call_that_breaks_is_told_by_its_code_and_hurts_no_other() -> None:
 def test_the_same_seed_holds_the_same_load() -> None:
     points = [point_of(Load("phone", 5, 60.0, seed=seed), Speaker()) for seed in (1, 1, 2)]
     assert points[0] == points[1] != points[2]
+
+
+def test_planned_calls_come_at_their_moments_have_all_their_turns_and_end() -> None:
+    speaker = Speaker(first=0.05)
+    calls = planned_calls(0.5, 100.0, turns=2.0, seed=3)
+    point = simulate(measure_planned(calls, Target(speaker.connect, Start)))
+    assert point["calls"] == len(calls) == len(speaker.commands)
+    assert (point["refused"], point["failed"], speaker.taken) == ({}, {}, 0)
+    assert point["first_audio_ms"]["count"] == sum(len(call.turns) for call in calls)
+    assert point["first_audio_ms"]["p95"] == pytest.approx(50, abs=1)
+
+
+def test_planned_calls_for_which_there_is_no_slot_are_refused() -> None:
+    turns = planned_calls(1.0, 100.0, turns=1.0, seed=3)[0].turns
+    calls = [PlannedCall(at, turns) for at in (0.0, 0.5, 60.0)]
+    point = simulate(measure_planned(calls, Target(Speaker(slots=1).connect, Start)))
+    assert (point["calls"], point["refused"]) == (3, {"busy": 1})

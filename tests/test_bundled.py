@@ -6,6 +6,7 @@ A stand-in takes its place: the layout, delays, context and half precision of th
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from dia2 import Dia2
 from dia2.checkpoint import load, sources
 from dia2.checkpoint.load import LoadOptions, has_bundled, load_checkpoint, load_codec
 from dia2.errors import CheckpointError
+from dia2.model.sampling import SamplingDefaults
 from dia2stream.engine import engine
 from dia2stream.engine.engine import Engine, default_model
 from dia2stream.options import ModelOptions
@@ -67,6 +69,18 @@ def test_it_is_loaded_by_its_name_in_half_precision_without_the_hub(stand_in: Pa
     landed = loaded.backbone.checkpoint_tensors() | loaded.depformer.checkpoint_tensors()
     assert {tensor.dtype for tensor in named.values()} == {torch.float16}
     assert all(torch.equal(landed[name], tensor.float()) for name, tensor in named.items())
+
+
+def test_its_manifest_says_how_it_is_sampled_and_every_client_is_told(stand_in: Path) -> None:
+    assets = json.loads((stand_in / "dia2_assets.json").read_text())
+    (stand_in / "dia2_assets.json").write_text(json.dumps(assets | {"sampling": {"audio_temperature": 0.3}}))
+    before = f"import dia2.checkpoint.load as load, pathlib; load._BUNDLED_FOLDER = pathlib.Path({str(stand_in)!r})"
+    for flags, told in ((), {"audio_temperature": 0.3}), (("--audio-temperature", "0.6"), {"audio_temperature": 0.6}):
+        with Pipe("--model", "bundled", *flags, before=before) as pipe:
+            pipe.send("start", text="[S1] One.", seed=0)
+            pipe.end_input()
+            assert pipe.wait() == 0
+            assert pipe.events[0]["sampling"] == asdict(SamplingDefaults()) | told
 
 
 def test_its_codec_speaks_and_hears_from_half_precision(stand_in: Path) -> None:

@@ -16,14 +16,17 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from dia2 import Dia2, GenerationConfig
 from dia2.checkpoint import random_models
 from dia2.checkpoint.corrections import Corrections
 from dia2.checkpoint.load import Checkpoint, LoadOptions, _build, load_checkpoint, load_codec, load_files
+from dia2.checkpoint.sampling_defaults import read_sampling
 from dia2.checkpoint.sources import Folder, ModelFiles, Repo, read_manifest
 from dia2.checkpoint.tokenizer import LoadedTokenizer, load_tokenizer
 from dia2.errors import CheckpointError, ConfigError, DeviceError
 from dia2.model.config import DecoderConfig, DepformerConfig
 from dia2.model.kv_cache import KVCache
+from dia2.model.sampling import SamplingDefaults
 from dia2.model.slots import SlotIndex
 
 GOLDENS = Path(__file__).parent / "goldens"
@@ -656,3 +659,42 @@ def test_the_manifest_corrects_what_is_told_and_the_default_is_nothing(folder: P
 def test_a_correction_that_cannot_be_is_refused(folder: Path, text: str, message: str) -> None:
     (folder / "dia2_assets.json").write_text(f"{{{text}}}")
     assert message in refusal(folder)
+
+
+# ---- Sampling ----
+
+
+def test_the_manifest_says_how_to_sample_and_the_usual_defaults_stand_in_for_the_rest(folder: Path) -> None:
+    assert load(folder).sampling == SamplingDefaults()
+    edit(folder / "dia2_assets.json", lambda raw: raw.update(sampling={"audio_temperature": 0.3, "text_top_k": 7}))
+    assert load(folder).sampling == SamplingDefaults(audio_temperature=0.3, text_top_k=7)
+    edit(folder / "dia2_assets.json", lambda raw: raw.update(sampling=None))
+    assert load(folder).sampling == SamplingDefaults()
+    (folder / "dia2_assets.json").unlink()
+    assert read_sampling(Folder(folder)) == SamplingDefaults()
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("3", "sampling must be a JSON object, not int"),
+        ('{"temperature": 0.3}', "unknown sampling.temperature; sampling may have cfg_scale, cfg_filter_k, text_temp"),
+        ('{"audio_temperature": "0.3"}', "sampling.audio_temperature must be a number, not '0.3'"),
+        ('{"audio_temperature": 2.5}', "sampling.audio_temperature must be a number from 0 to 2, not 2.5"),
+        ('{"audio_temperature": NaN}', "sampling.audio_temperature must be a number, not"),
+        ('{"audio_top_k": 0}', "sampling.audio_top_k must be a number from 1 to 2048, not 0"),
+        ('{"audio_top_k": 8.5}', "sampling.audio_top_k must be a whole number, not 8.5"),
+        ('{"cfg_scale": null}', "sampling.cfg_scale must be a number, not"),
+    ],
+)
+def test_sampling_that_cannot_be_is_refused(folder: Path, text: str, message: str) -> None:
+    (folder / "dia2_assets.json").write_text(f'{{"sampling": {text}}}')
+    assert message in refusal(folder)
+
+
+def test_generate_keeps_the_published_defaults_whatever_the_manifest_says(folder: Path) -> None:
+    greedy = {"text_temperature": 0, "audio_temperature": 0, "cfg_scale": 1}
+    spoken = [Dia2.from_repo(str(folder), device="cpu").generate("[S1] Hello.", config=GenerationConfig(seed=1))]
+    edit(folder / "dia2_assets.json", lambda raw: raw.update(sampling=greedy))
+    spoken.append(Dia2.from_repo(str(folder), device="cpu").generate("[S1] Hello.", config=GenerationConfig(seed=1)))
+    assert torch.equal(spoken[0].audio_tokens, spoken[1].audio_tokens)

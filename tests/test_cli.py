@@ -178,7 +178,7 @@ def test_every_flag_has_an_environment_variable_and_wins_over_it(cli, pipe, monk
 @pytest.mark.parametrize("field", [f for group in PIPE_GROUPS for f in fields(group)], ids=lambda field: field.name)
 def test_each_flag_of_pipe_can_be_set_by_its_variable(cli, pipe, monkeypatch, field):
     kind = get_args(field.type)[0]
-    value = {bool: True, float: 2.0, tuple[str, ...]: ("a", "b")}.get(kind)
+    value = {bool: True, float: 2.0, float | None: 2.0, tuple[str, ...]: ("a", "b")}.get(kind)
     if get_origin(kind) is Literal:
         value = get_args(kind)[-1]
     elif value is None:

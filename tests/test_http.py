@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import asdict
 
 import pytest
 from serving import (
@@ -18,6 +19,7 @@ from serving import (
 from websockets.asyncio.client import connect as open_websocket
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
+from dia2.model.sampling import SamplingDefaults
 from dia2stream.client import connect
 from dia2stream.errors import CommandError
 from dia2stream.protocol.audio_message import Audio
@@ -83,7 +85,7 @@ def test_what_speaks_can_be_asked_before_a_client_connects(server):
     assert (status, headers["Content-Type"]) == (200, "application/json")
     about = json.loads(said)
     assert (about["loading"], about["model"], about["voices"], about["slots"]) == (None, "random:tiny", [], 1)
-    assert about["settings"] == {"cfg_scale": 3.0, "text_temperature": 0.7, "audio_temperature": 0.8}
+    assert about["settings"] == asdict(SamplingDefaults())
 
 
 def test_pages_of_other_sites_may_use_the_client_and_its_types(guarded):

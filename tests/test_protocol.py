@@ -87,7 +87,7 @@ def test_every_command_and_field_of_the_protocol_is_there():
 
 def test_every_event_and_field_of_the_protocol_is_there():
     expected = {
-        "ready": "version model device sample_rate encoding frame_ms voices conversation",
+        "ready": "version model device sample_rate encoding frame_ms voices conversation sampling",
         "started": "id seed",
         "first_audio": "id latency_ms words_ms",
         "word": "id word speaker start_ms said end_ms text_start text_end",

@@ -22,6 +22,7 @@ from dia2.checkpoint import random_models
 from dia2.checkpoint.corrections import Corrections, read_corrections
 from dia2.checkpoint.device import check_weights_kind, default_dtype, memory_guard, pick_device, pick_dtype, set_up_cuda
 from dia2.checkpoint.download import Progress
+from dia2.checkpoint.sampling_defaults import read_sampling
 from dia2.checkpoint.sources import Folder, ModelFiles, Source, open_source, read_manifest
 from dia2.checkpoint.tokenizer import LoadedTokenizer, load_tokenizer
 from dia2.checkpoint.weights import check_tensors, copy_tensors
@@ -31,6 +32,7 @@ from dia2.model.backbone import Backbone
 from dia2.model.config import Dia2Config
 from dia2.model.depformer import Depformer
 from dia2.model.fp8 import quantize
+from dia2.model.sampling import SamplingDefaults
 
 BUNDLED = "bundled"
 _BUNDLED_FOLDER = Path(__file__).parent.parent / "bundled"
@@ -49,6 +51,7 @@ class Checkpoint:
     notes: a line for every choice that the user left open, with its reason, for the log.
     about: what a user of this model should be told once, or None; it is among the notes too.
     corrections: what its manifest says about its sound, for whoever plays it.
+    sampling: what it is sampled with where nobody says it.
     """
 
     name: str
@@ -63,6 +66,7 @@ class Checkpoint:
     notes: list[str] = field(default_factory=list)
     about: str | None = None
     corrections: Corrections = field(default_factory=Corrections)
+    sampling: SamplingDefaults = field(default_factory=SamplingDefaults)
 
 
 @dataclass(frozen=True)
@@ -102,9 +106,9 @@ def load_checkpoint(model: str | Path, options: LoadOptions = _DEFAULTS) -> Chec
         _refuse_for_random(name, tokenizer=options.tokenizer, mimi=options.mimi, revision=options.revision)
         return _load_random(name, target)
     source = _open_model(name, options)
-    manifest, corrections = read_manifest(source), read_corrections(source)
+    manifest, corrections, sampling = read_manifest(source), read_corrections(source), read_sampling(source)
     loaded = _load(ModelFiles(name, source, manifest, options.tokenizer, options.mimi, options.progress), target)
-    loaded.corrections = corrections
+    loaded.corrections, loaded.sampling = corrections, sampling
     if name == BUNDLED:
         loaded.about = _BUNDLED_ABOUT
         loaded.notes.append(_BUNDLED_ABOUT)
@@ -123,9 +127,9 @@ def load_files(config_path: str | Path, weights_path: str | Path, options: LoadO
             raise CheckpointError(f"no such file: {path}")
     source = Folder(config.parent)
     manifest = read_manifest(source) | {"config": config.name, "weights": str(tensors.absolute())}
-    name, corrections = str(config.parent), read_corrections(source)
+    name, corrections, sampling = str(config.parent), read_corrections(source), read_sampling(source)
     loaded = _load(ModelFiles(name, source, manifest, options.tokenizer, options.mimi, options.progress), target)
-    loaded.corrections = corrections
+    loaded.corrections, loaded.sampling = corrections, sampling
     return loaded
 
 

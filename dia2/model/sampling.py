@@ -47,6 +47,18 @@ class SlotSettings:
         return self.cfg_scale != 1.0
 
 
+@dataclass(frozen=True)
+class SamplingDefaults:
+    """What a conversation is sampled with where nobody says it. A checkpoint may have its own."""
+
+    cfg_scale: float = 3.0
+    cfg_filter_k: int = 50
+    text_temperature: float = 0.7
+    text_top_k: int = 50
+    audio_temperature: float = 0.8
+    audio_top_k: int = 80
+
+
 class Draws:
     """One kind of draw (text or audio) for every slot: temperature and top_k [slots] on the device."""
 

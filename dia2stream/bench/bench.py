@@ -50,7 +50,7 @@ def _engine_report(model: ModelOptions, speech: SpeechOptions, options: BenchOpt
     setting = engine_setting(engine)  # before the bandwidth is measured, which takes memory
     speed = setting["once"]["read_bytes_per_s"] = read_bandwidth(engine.checkpoint.device)
     return {
-        **head("engine", _settings(speech, options)),
+        **head("engine", _settings(engine.speech, options)),
         **setting,
         "figures": _figures(call.taken | parts.taken),
         "counts": {"expected": expected, **{name: call.counts[name] for name in LEAD_INS}},

@@ -35,6 +35,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from dia2.model.sampling import SamplingDefaults
 from dia2.steps.context import Context
 from dia2.steps.stepper import TextColumn
 from dia2.text.machine import MAX_PADDING
@@ -46,7 +47,7 @@ from dia2stream.conversation.events import notices_of, word_event
 from dia2stream.conversation.level import Gain, Level
 from dia2stream.conversation.outbox import Outbox
 from dia2stream.conversation.reader import ReadEntry, TextReader
-from dia2stream.conversation.settings import choose_padding, choose_seed, find_voice, slot_settings
+from dia2stream.conversation.settings import choose_padding, choose_seed, find_voice, settled, slot_settings
 from dia2stream.conversation.words import (
     QueuedWord,
     TakenWord,
@@ -132,7 +133,8 @@ class Conversation:
         speaker_gain_db: tuple[float, float] = (0.0, 0.0),
     ) -> None:
         self.slot, self.context, self.machine = context.slot, context, context.machine
-        self.defaults, self.voices = defaults or SpeechOptions(), voices or {}
+        self.defaults = settled(defaults or SpeechOptions(), SamplingDefaults())
+        self.voices = voices or {}
         self.outbox = Outbox(queue_frames, max_lead_ms)
         self._tokenizer, self._ear, self._text = tokenizer, ear, text or TextSettings()
         self._word_delay_ms = round(word_delay_ms)

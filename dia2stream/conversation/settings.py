@@ -2,9 +2,10 @@
 
 import secrets
 from collections.abc import Mapping
+from dataclasses import asdict, fields, replace
 from typing import Any
 
-from dia2.model.sampling import SamplingConfig, SlotSettings
+from dia2.model.sampling import SamplingConfig, SamplingDefaults, SlotSettings
 from dia2.voice.voice import Prefix
 from dia2stream.errors import CommandError
 from dia2stream.options import SpeechOptions
@@ -33,8 +34,19 @@ def choose_padding(command: Start, defaults: SpeechOptions) -> int:
     return defaults.initial_padding if command.initial_padding is None else command.initial_padding
 
 
+def settled(options: SpeechOptions, sampling: SamplingDefaults) -> SpeechOptions:
+    """The options, with the checkpoint's defaults for how to sample where they leave it open."""
+    open_ones = {name: value for name, value in asdict(sampling).items() if getattr(options, name) is None}
+    return replace(options, **open_ones)
+
+
+def sampling_of(options: SpeechOptions) -> dict[str, float]:
+    """What settled options say of sampling."""
+    return {field.name: getattr(options, field.name) for field in fields(SamplingDefaults)}
+
+
 def slot_settings(command: Start, defaults: SpeechOptions) -> SlotSettings:
-    """What the model's steps of the conversation are drawn with."""
+    """What the model's steps of the conversation are drawn with. defaults: settled ones."""
 
     def chosen(name: str) -> Any:
         value = getattr(command, name)

@@ -46,6 +46,7 @@ from dia2.steps.pool import ContextPool
 from dia2.steps.voice_cache import VoiceCache
 from dia2.voice.voice import Prefix
 from dia2stream.conversation.conversation import QUEUE_FRAMES, Conversation
+from dia2stream.conversation.settings import sampling_of, settled
 from dia2stream.engine.backlog import OrderSeconds
 from dia2stream.engine.batch import Batch
 from dia2stream.engine.capacity import Capacity, blocks_to_build, free_memory, slot_bytes, slots_to_build
@@ -126,7 +127,7 @@ class Engine:
                 f"the codec of {checkpoint.name} makes {has}; it must be {FRAME_SAMPLES} at {_SAMPLE_RATE}"
             )
         self.checkpoint = checkpoint
-        self.speech = speech or SpeechOptions()
+        self.speech = settled(speech or SpeechOptions(), checkpoint.sampling)
         self.text = TextSettings.read(self.speech, is_bundled=checkpoint.name == BUNDLED)
         self.voices = voices or {}
         for name, voice in self.voices.items():
@@ -196,7 +197,9 @@ class Engine:
         An engine of many slots also measures what its work costs, because the scheduler plans with that.
         """
         if len(self.pool.contexts) > 1:
-            self._scheduler = Scheduler(measured(self.pool, f"{self.checkpoint.name} on {self.checkpoint.device}"))
+            costs = measured(self.pool, f"{self.checkpoint.name} on {self.checkpoint.device}")
+            _log.debug("costs: %s", costs.dump())  # a file for bench --simulate and plan --costs
+            self._scheduler = Scheduler(costs)
         for voice in reversed(self.voices):  # the default one last: the slot then has it already
             with self.conversation() as session:
                 session.submit(Start("", voice=voice, seed=0))
@@ -252,6 +255,11 @@ class Engine:
         if threading.current_thread() is not self._thread:
             self._thread.join()
         gc.unfreeze()  # what `load` has set aside may be freed now
+
+    @property
+    def sampling(self) -> dict[str, float]:
+        """What a conversation is sampled with if its start command leaves it open, by the names of its fields."""
+        return sampling_of(self.speech)
 
     @property
     def free(self) -> int:

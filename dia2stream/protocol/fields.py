@@ -290,6 +290,25 @@ class SayField:
 
 
 @dataclass(frozen=True)
+class NumbersField:
+    """Numbers by name."""
+
+    def __str__(self) -> str:
+        return "an object of numbers"
+
+    def schema(self) -> Schema:
+        return {"type": "object", "additionalProperties": {"type": "number"}}
+
+    def accept(self, value: object) -> dict[str, float]:
+        if not isinstance(value, Mapping):
+            _refuse(self, value)
+        for name, number in value.items():
+            if not isinstance(name, str) or isinstance(number, bool) or not isinstance(number, int | float):
+                _refuse(self, number)
+        return dict(value)
+
+
+@dataclass(frozen=True)
 class HeardField:
     """Words and whether each was heard, kept as tuples of (utterance id, text_start, text_end, heard)."""
 
@@ -396,6 +415,7 @@ FIELDS: Mapping[str, Rule] = MappingProxyType(
         "frame_ms": WholeField(1),
         "voices": NamesField(),
         "conversation": TextField(),
+        "sampling": NumbersField(),
         "latency_ms": NumberField(0, digits=1),
         "words_ms": NumberField(0, digits=1),
         "word": TextField(),

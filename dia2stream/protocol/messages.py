@@ -247,7 +247,11 @@ def _check_names(cmd: str, id: str | None, message: dict[str, Any], given: dict[
 
 @dataclass(frozen=True, slots=True)
 class Ready(_Event):
-    """The first event: what is served. sample_rate: Hz; frame_ms: audio per message; conversation: to come back to."""
+    """The first event: what is served.
+
+    sample_rate: Hz; frame_ms: audio per message; conversation: to come back to
+    sampling: what `start` leaves open is spoken with these, by the names of its fields
+    """
 
     version: str
     model: str
@@ -257,6 +261,7 @@ class Ready(_Event):
     frame_ms: int
     voices: tuple[str, ...]
     conversation: str | None = None
+    sampling: dict[str, float] | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -154,7 +154,12 @@ export interface Fork {
   cmd: "fork";
 }
 
-/** The first event: what is served. sample_rate: Hz; frame_ms: audio per message; conversation: to come back to. */
+/**
+ * The first event: what is served.
+ *
+ * sample_rate: Hz; frame_ms: audio per message; conversation: to come back to
+ * sampling: what `start` leaves open is spoken with these, by the names of its fields
+ */
 export interface Ready {
   event: "ready";
   /** a string */
@@ -173,6 +178,8 @@ export interface Ready {
   voices: string[];
   /** a string */
   conversation?: string;
+  /** an object of numbers */
+  sampling?: Record<string, number>;
 }
 
 /** An utterance was taken. seed: what Start gave or the server drew; with it the audio can be had again. */

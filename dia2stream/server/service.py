@@ -110,14 +110,13 @@ class Service:
     def about(self) -> dict[str, Any]:
         """What speaks and how, for whoever is about to connect; None where it is not loaded yet."""
         engine = self._slots.engine
-        names = ("cfg_scale", "text_temperature", "audio_temperature")
         return {
             "version": __version__,
             "model": engine and engine.checkpoint.name,
             "device": engine and str(engine.checkpoint.device),
             "voices": self.voices,
             "slots": self._slots.count,
-            "settings": {name: getattr(engine.speech, name) for name in names} if engine else {},
+            "settings": engine.sampling if engine else {},
         }
 
     @property
@@ -207,6 +206,7 @@ class Service:
             frame_ms=FRAME_MS,
             voices=self.voices,
             conversation=served.id,
+            sampling=engine.sampling,
         )
 
 

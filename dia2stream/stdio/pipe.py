@@ -197,6 +197,7 @@ def _ready(engine: Engine, stream: PipeOptions) -> Ready:
         encoding=stream.encoding,
         frame_ms=FRAME_MS,
         voices=tuple(engine.voices),
+        sampling=engine.sampling,
     )
 
 

@@ -7,6 +7,7 @@ import asyncio
 import contextlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from random import Random
 from typing import Any, Literal
 
@@ -15,10 +16,12 @@ from dia2stream.bench.load.clients import CallClient, Connect
 from dia2stream.bench.load.listener import Listener
 from dia2stream.bench.load.results import CallRecord, Usage, summarize
 from dia2stream.bench.load.scenarios import Call, Scenario, monologue, phone_call, request, starter
+from dia2stream.bench.load.script import PlannedCall
 from dia2stream.errors import CommandError, Dia2StreamError
 from dia2stream.protocol.messages import Start
 
 _DRAIN = 30.0  # seconds that requests have to end after the last one has come
+_LONGEST_CALL = 300.0  # the same of planned calls
 _RAMP = 0.1  # seconds for each call that begins, where all begin at about the same time
 _LONGEST_RAMP = 10.0
 
@@ -39,6 +42,10 @@ class Load:
     seed: int = 0
     start_lead: float = 0.0
 
+    def random(self, name: str) -> Random:
+        """Numbers of their own for each purpose."""
+        return Random(f"{self.seed} {self.kind} {self.amount} {name}")
+
 
 @dataclass(frozen=True)
 class Target:
@@ -53,11 +60,19 @@ async def measure(load: Load, target: Target) -> dict[str, Any]:
     """Holds a load, and returns its point of the report."""
     run = _Run(load, target)
     if load.kind == "rate":
-        await run.requests()
+        arrivals = poisson_arrivals(load.amount, load.seconds, load.random("arrivals"))
+        await run.arrivals([(at, request) for at in arrivals])
     elif load.kind == "phone":
         await run.calls([phone_call] * round(load.amount))
     else:
         await run.calls([monologue] * (round(load.amount) - 1), then=starter)
+    return run.point()
+
+
+async def measure_planned(calls: Sequence[PlannedCall], target: Target, seed: int = 0) -> dict[str, Any]:
+    """Holds planned calls, and returns a point of the report, of the time until the last one has ended or failed."""
+    run = _Run(Load("rate", len(calls), calls[-1].at if calls else 0.0, seed), target)
+    await run.arrivals([(call.at, partial(phone_call, turns=call.turns)) for call in calls], patience=_LONGEST_CALL)
     return run.point()
 
 
@@ -74,22 +89,24 @@ class _Run:
         self._usage: Usage | None = None
         self._frames = 0
 
-    async def requests(self) -> None:
-        """Requests come at random, whatever became of those before: an open loop."""
-        arrivals = poisson_arrivals(self._load.amount, self._load.seconds, self._random("arrivals"))
+    async def arrivals(self, arrivals: Sequence[tuple[float, Scenario]], patience: float = _DRAIN) -> None:
+        """Calls come at their moments, whatever became of those before: an open loop.
+
+        patience: seconds that calls have to end after the last one has come.
+        """
         tasks = []
         self._begin_window()
-        for number, at in enumerate(arrivals):
+        for number, (at, scenario) in enumerate(arrivals):
             await asyncio.sleep(self._began + at - _now())
-            tasks.append(asyncio.create_task(self._hold(request, number)))
+            tasks.append(asyncio.create_task(self._hold(scenario, number)))
         await asyncio.sleep(self._began + self._load.seconds - _now())
         self._end_window()
-        await self._drain(tasks)
+        await self._drain(tasks, patience)
 
     async def calls(self, scenarios: Sequence[Scenario], then: Scenario | None = None) -> None:
         """Calls begin one after the other; once all have begun, the time runs, and `then` begins too."""
         ramp = min(_LONGEST_RAMP, _RAMP * len(scenarios))
-        begins = spread_arrivals(len(scenarios), ramp, self._random("arrivals")) if scenarios else []
+        begins = spread_arrivals(len(scenarios), ramp, self._load.random("arrivals")) if scenarios else []
         began, tasks = _now(), []
         for number, (at, scenario) in enumerate(zip(begins, scenarios, strict=True)):
             await asyncio.sleep(began + at - _now())
@@ -135,7 +152,7 @@ class _Run:
         listener = Listener(client, record, self._load.start_lead)
         receiving = asyncio.create_task(listener.receive())
         try:
-            random = self._random(str(number))
+            random = self._load.random(str(number))
             await scenario(Call(client, listener, record, random, self._target.start))
         finally:
             receiving.cancel()
@@ -144,9 +161,9 @@ class _Run:
             with contextlib.suppress(Dia2StreamError):
                 await client.close()
 
-    async def _drain(self, tasks: Sequence["asyncio.Task[None]"]) -> None:
-        """Lets requests end; those that take too long have failed."""
-        late = (await asyncio.wait(tasks, timeout=_DRAIN))[1] if tasks else set()
+    async def _drain(self, tasks: Sequence["asyncio.Task[None]"], patience: float) -> None:
+        """Lets calls end; those that take too long have failed."""
+        late = (await asyncio.wait(tasks, timeout=patience))[1] if tasks else set()
         for task, record in zip(tasks, self._records, strict=True):
             if task in late:
                 record.problem = "unfinished"
@@ -167,9 +184,6 @@ class _Run:
 
     def _received(self) -> int:
         return sum(record.frames for record in self._records)
-
-    def _random(self, name: str) -> Random:
-        return Random(f"{self._load.seed} {self._load.kind} {self._load.amount} {name}")
 
 
 def _code(error: Dia2StreamError) -> str:

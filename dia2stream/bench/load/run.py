@@ -91,7 +91,7 @@ def _engine_report(model: ModelOptions, speech: SpeechOptions, load: CallOptions
     try:
         target = Target(engine_calls(engine, load.max_lead_ms), Start, usage.take)
         calls = _measure_all(target, speech, load, plan, most=float(plan.slots) if plan.kind != "rate" else _MOST)
-        return report_of("engine", speech, engine_setting(engine), calls)
+        return report_of("engine", engine.speech, engine_setting(engine), calls)
     finally:
         engine.close()
 

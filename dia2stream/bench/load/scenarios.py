@@ -9,7 +9,7 @@ Those that have no end run until they are cancelled.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import count
 from random import Random
@@ -91,9 +91,9 @@ async def starter(call: Call) -> None:
         await asyncio.sleep(call.random.uniform(0.2, 0.6))
 
 
-async def phone_call(call: Call) -> None:
-    """Agent and caller take turns, each speaking about half of the time."""
-    for number, turn in enumerate(phone_turns(call.random)):
+async def phone_call(call: Call, turns: Iterable[Turn] | None = None) -> None:
+    """Agent and caller take turns, each speaking about half of the time. turns: None is without end."""
+    for number, turn in enumerate(phone_turns(call.random) if turns is None else turns):
         heard = await _agent_turn(call, turn, number)
         await asyncio.sleep(turn.reply * heard)
 

@@ -2,8 +2,10 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 from random import Random
 
+from dia2stream.bench.load.arrivals import poisson_arrivals
 from dia2stream.bench.load.sentences import SENTENCES
 
 _TOKEN_CHARS = 4  # of a language model's token, on average
@@ -30,6 +32,24 @@ class Turn:
     text: str
     barge_in: float | None
     reply: float
+
+
+@dataclass(frozen=True)
+class PlannedCall:
+    """A call that comes at `at` seconds, has these turns and then ends."""
+
+    at: float
+    turns: tuple[Turn, ...]
+
+
+def planned_calls(rate: float, seconds: float, turns: float, seed: int) -> list[PlannedCall]:
+    """Phone calls at random moments, `rate` a second, for so many seconds; of `turns` turns each on average."""
+    random = Random(f"{seed} planned")
+    calls = []
+    for at in poisson_arrivals(rate, seconds, random):
+        many = 1 + round(random.expovariate(1 / (turns - 1))) if turns > 1 else 1
+        calls.append(PlannedCall(at, tuple(islice(phone_turns(Random(random.random())), many))))
+    return calls
 
 
 def phone_turns(random: Random) -> Iterator[Turn]:

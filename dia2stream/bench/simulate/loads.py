@@ -4,7 +4,7 @@ A call is a generator: it yields what it does next, and is resumed when that has
 lines, and knows nothing of slots, steps and clocks.
 """
 
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from dataclasses import dataclass
 from math import inf
 from random import Random
@@ -12,12 +12,12 @@ from statistics import fmean
 from typing import Protocol, TypeAlias
 
 from dia2stream.bench.load.arrivals import spread_arrivals
-from dia2stream.bench.load.script import phone_turns
+from dia2stream.bench.load.script import Turn, phone_turns
 from dia2stream.bench.load.sentences import SENTENCES
 from dia2stream.engine.admission import FRAME_SECONDS, TAIL_FRAMES
 
 _ARRIVE_WITHIN = 5.0  # seconds in which the callers come who are to be there all the time
-_FRAMES_A_CHARACTER = 62 / fmean(len(sentence) for sentence in SENTENCES)
+FRAMES_A_CHARACTER = 62 / fmean(len(sentence) for sentence in SENTENCES)
 
 
 @dataclass(frozen=True)
@@ -120,9 +120,18 @@ class PhoneCalls:
             fresh = False
 
 
-def spoken_frames(text: str) -> int:
-    """How many frames a text takes, as bench's sentences take 62 on average."""
-    return max(1, round(len(text) * _FRAMES_A_CHARACTER))
+def planned_script(turns: Iterable[Turn], frames_a_character: float = FRAMES_A_CHARACTER) -> Script:
+    """A call that has these turns and then ends, of a model that speaks at that pace."""
+    for number, turn in enumerate(turns):
+        frames = spoken_frames(turn.text, frames_a_character)
+        heard = inf if turn.barge_in is None else turn.barge_in
+        yield Say(frames + TAIL_FRAMES, heard, fresh=number == 0)
+        yield Silence(turn.reply * min(frames * FRAME_SECONDS, heard))
+
+
+def spoken_frames(text: str, frames_a_character: float = FRAMES_A_CHARACTER) -> int:
+    """How many frames a text takes; by default as bench's sentences take 62 on average."""
+    return max(1, round(len(text) * frames_a_character))
 
 
 def _monologue() -> Script:

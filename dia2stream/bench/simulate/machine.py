@@ -96,11 +96,11 @@ class Outcome:
 
 
 class SimulatedMachine:
-    """A machine and its callers."""
+    """A machine and its callers. load: None where whoever holds the machine sends the calls, by `receive`."""
 
     def __init__(
         self,
-        load: Load,
+        load: Load | None,
         costs: CostCurve,
         *,
         settings: Settings | None = None,
@@ -113,7 +113,7 @@ class SimulatedMachine:
         self._costs, self._settings, self._admission = costs, settings or Settings(), admission
         self._scheduler = Scheduler(costs, policy)
         self._random = Random(seed)
-        self._arrivals = load.arrivals(Random(seed + 1))
+        self._arrivals = load.arrivals(Random(seed + 1)) if load is not None else iter(())
         self._calls: dict[int, _Call] = {}
         self._free = list(reversed(range(self._settings.slots)))
         self._events: list[tuple[float, int, Callable[[], None]]] = []
@@ -126,10 +126,10 @@ class SimulatedMachine:
 
     def run(self, seconds: float, warm_up: float = 10.0) -> Outcome:
         """Lets so much time pass. What happens in the warm-up is not counted."""
-        self._run_until(self.now + warm_up)
+        self.advance(self.now + warm_up)
         self._forget()
         began = self.now
-        self._run_until(began + seconds)
+        self.advance(began + seconds)
         for call in self._calls.values():
             self._close_record(call)
         outcome, passed = self.outcome, self.now - began
@@ -138,7 +138,17 @@ class SimulatedMachine:
         outcome.point = summarize(outcome.records, passed, outcome.frames, usage)
         return outcome
 
-    def _run_until(self, end: float) -> None:
+    @property
+    def calls(self) -> int:
+        """Calls that have a slot."""
+        return len(self._calls)
+
+    def receive(self, arrival: Arrival) -> None:
+        """A call comes to this machine, besides those of its load."""
+        self._at(arrival.at, lambda: self._arrive(arrival))
+
+    def advance(self, end: float) -> None:
+        """Lets time pass until a moment, and until the step that is under way then has ended."""
         while self.now < end:
             self._catch_up()
             decision = self._scheduler.decide(self.now)
@@ -177,10 +187,13 @@ class SimulatedMachine:
     def _expect(self) -> None:
         arrival = next(self._arrivals, None)
         if arrival is not None:
-            self._at(arrival.at, lambda: self._arrive(arrival))
+            self._at(arrival.at, lambda: self._arrive_in_turn(arrival))
+
+    def _arrive_in_turn(self, arrival: Arrival) -> None:
+        self._expect()
+        self._arrive(arrival)
 
     def _arrive(self, arrival: Arrival) -> None:
-        self._expect()
         refusal = self._admission.refusal(self.now, len(self._calls)) if self._admission else None
         if refusal is not None or not self._free:
             self.outcome.records.append(CallRecord(problem="busy", refused=True))
