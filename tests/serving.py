@@ -76,6 +76,13 @@ Batch.step = hangs
 """
 
 
+def free_port() -> int:
+    """A port that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
 class Serve:
     """A running server. Keyword arguments are its flags: max_lead_ms=100 is --max-lead-ms 100.
 

@@ -4,7 +4,6 @@ import asyncio
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -12,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from piping import PATIENCE
-from serving import LONG, SHORT, Serve, hear, killed, on_loop
+from serving import LONG, SHORT, Serve, free_port, hear, killed, on_loop
 from tools import needs
 
 from dia2stream.client import connect
@@ -22,13 +21,6 @@ from dia2stream.protocol.audio_message import Audio
 from dia2stream.protocol.messages import Paused
 
 SCRIPTS = Path(__file__).parent.parent / "scripts"
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 @needs("haproxy")

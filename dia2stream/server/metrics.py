@@ -6,19 +6,23 @@ by the functions that `observe` was given.
 
 from collections import deque
 from collections.abc import Callable, Iterable
+from typing import get_args
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, ProcessCollector, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from dia2stream.engine.observer import StepReport
-from dia2stream.errors import CommandError
+from dia2stream.errors import CommandError, ErrorCode
 from dia2stream.items import FRAME_MS
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 _LATENCIES = (0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.5, 0.75, 1, 2, 5, 10)
 _BATCH_SIZES = (1, 2, 4, 8, 16, 32, 64, 128)
 _FRAME_TIMES = (0.001, 0.002, 0.003, 0.004, 0.006, 0.01, 0.015, 0.02, 0.03, 0.04, 0.06, 0.08, 0.12, 0.2, 0.5, 1)
+
+# Why a client gets no slot.
+REFUSALS = ("slots", "overload", "line", "unready")
 
 # One gauge or counter that is looked up: its name, its description, its value.
 Reading = tuple[str, str, float]
@@ -40,6 +44,11 @@ class Metrics:
         )
         self.busy = Counter("dia2stream_busy", "Clients refused because no slot was free", registry=registry)
         self.errors = Counter("dia2stream_errors", "Errors told to clients", ["code"], registry=registry)
+        # A counter's first increase can only be seen if the counter was there before, at 0.
+        for reason in REFUSALS:
+            self.refusals.labels(reason)
+        for code in get_args(ErrorCode):
+            self.errors.labels(code)
         self.first_audio = Histogram(
             "dia2stream_first_audio_seconds",
             "From a command's arrival to its first audio",
@@ -65,7 +74,7 @@ class Metrics:
             self.frame_time.observe(step.seconds / step.frames)
 
     def refusal(self, reason: str, message: str) -> CommandError:
-        """The error for a client that gets no slot, counted. reason: slots, overload, line or unready."""
+        """The error for a client that gets no slot, counted. reason: one of REFUSALS."""
         self.refusals.labels(reason).inc()
         return CommandError("busy", message)
 
