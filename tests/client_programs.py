@@ -1,7 +1,9 @@
 """The programs of tests/clients, as processes, and the server that they speak to."""
 
+import contextlib
 import json
 import os
+import signal
 import subprocess
 import threading
 from pathlib import Path
@@ -10,7 +12,7 @@ from typing import Any
 
 from conftest import CLIPS
 from piping import PATIENCE, ROOT, dia2stream
-from serving import Serve
+from serving import QUICK, Serve, killed
 
 CLIENTS = Path(__file__).parent / "clients"
 PYTHON = Path(os.environ.get("DIA2STREAM_CLIENTS_PYTHON", ROOT / ".venv-clients" / "bin" / "python"))
@@ -44,9 +46,8 @@ class Program:
         self.folder, self.server = folder, server
         command = [PYTHON, CLIENTS / f"{name}.py", f"http://127.0.0.1:{server.port}", KEY, folder, mode, service]
         environment = {**os.environ, "PYTHONPATH": str(ROOT)}  # for the plugins of ours; torch is not there
-        self.process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
-        )
+        streams = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+        self.process = subprocess.Popen(command, text=True, env=environment, start_new_session=True, **streams)
         self._told: Queue[str | None] = Queue()
         self._errors: list[str] = []
         for stream, take in ((self.process.stdout, self._told.put), (self.process.stderr, self._errors.append)):
@@ -93,6 +94,11 @@ class Program:
         """Waits for its end."""
         assert self.process.wait(PATIENCE) == 0, "".join(self._errors[-30:])
 
+    def kill(self) -> None:
+        """It is gone, with whatever it has started."""
+        with killed(self.process), contextlib.suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGKILL)
+
     def restarted(self) -> None:
         """The server is killed and comes back under the client, who then speaks again."""
         self.told("restart")
@@ -111,13 +117,18 @@ class Restarted:
 
     def _serve(self, port: int) -> Serve:
         listens = {"DIA2STREAM_LISTEN": "true"}
-        return Serve(model="bundled", token=KEY, port=port, slots=2, voice=self._voice, environment=listens)
+        flags = {"model": "bundled", "token": KEY, "port": port, "slots": 2, "voice": self._voice}
+        return Serve(before=QUICK, environment=listens, **flags)
 
     def restart(self) -> None:
         """Kills it and starts another one."""
         self.faultless()
         self._server.end()
         self._server = self._serve(self.port)
+
+    def wait_until_free(self) -> None:
+        """Every client is gone, and its slot is for whoever comes next."""
+        self._server.until(lambda: self._server.metric("dia2stream_slots_taken") == 0)
 
     def faultless(self) -> None:
         assert not self._server.faults

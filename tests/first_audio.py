@@ -30,8 +30,8 @@ def first_audio(folder: Path, server: Restarted, name: str, service: str, turns:
         program.leave()
         return told[1:]
     finally:
-        program.process.kill()
-        program.process.wait()
+        program.kill()
+        server.wait_until_free()
 
 
 def main() -> None:

@@ -101,6 +101,7 @@ class Serve:
         flags = {"host": "127.0.0.1", "port": 0, "model": "random:tiny", "device": "cpu", **flags}
         arguments = [part for name, value in flags.items() for part in (f"--{name.replace('_', '-')}", str(value))]
         self.ping_seconds = float(str(flags.get("ping_seconds", 15)))
+        self._key = {"Authorization": f"Bearer {flags['token']}"} if "token" in flags else {}
         clean = {name: value for name, value in os.environ.items() if not name.startswith("DIA2STREAM_")}
         program = ["-c", f"{before}\nfrom dia2stream.__main__ import main; main()"] if before else ["-m", "dia2stream"]
         self.process = subprocess.Popen(
@@ -161,7 +162,7 @@ class Serve:
 
     def metric(self, name: str) -> float:
         """One figure of /metrics, with its labels as Prometheus writes them."""
-        found = re.search(rf"^{re.escape(name)} (\S+)$", self.get("/metrics")[1], re.MULTILINE)
+        found = re.search(rf"^{re.escape(name)} (\S+)$", self.get("/metrics", **self._key)[1], re.MULTILINE)
         return float(found[1]) if found else 0.0
 
     @property

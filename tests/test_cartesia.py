@@ -142,6 +142,15 @@ def test_a_cancel_of_nothing_is_no_error():
     assert not connect().send({"context_id": "never", "cancel": True}).run().got
 
 
+@pytest.mark.parametrize("nothing", [{}, {"transcript": None}, {"transcript": ""}])
+def test_a_flush_and_an_end_need_no_text(nothing):
+    client = connect().send(say("a", HELLO), {"context_id": "a", "continue": True, "flush": True, **nothing}).run()
+    assert [each["type"] for each in client.messages][-1] == "flush_done"
+    assert client.send({"context_id": "a", **nothing}).run().messages[-1]["type"] == "done"
+    assert words(client, "a") == HELLO.split()
+    assert not client.of("error")
+
+
 def test_contexts_that_are_sent_together_are_told_apart():
     client = connect().send(say("a", "One two."), say("b", "Three."), end("b"), end("a")).run()
     assert [each["context_id"] for each in client.of("done")] == ["a", "b"]

@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 from client_programs import EVERY, FIRST, LONG, SECOND, WORDS, Program, Restarted, make_voice
 from ears import Ears
-from serving import killed
 from tools import needs
 
 # A test plays some thirty seconds of speech in real time, and on a busy machine the server is slower than that.
@@ -22,6 +21,10 @@ pytestmark = [pytest.mark.clients, pytest.mark.timeout(900), needs("faster_whisp
 # Of all words that a test hears, so many may be wrong: twice what this voice gets wrong on average. One sentence alone
 # is a small sample: there, most of the words may be wrong, as long as no other text is nearer.
 WRONG, WRONG_IN_ONE = 0.34, 0.8
+
+# What is interrupted after a second or two would be half a minute long. A busy machine is slow to interrupt.
+CUT_SECONDS = 15
+WORDS_A_SECOND = 5  # at most
 
 
 @pytest.fixture(scope="module")
@@ -57,8 +60,8 @@ def hears(ears: Ears, tmp_path: Path) -> Iterator[Any]:
 
 @pytest.fixture
 def run(tmp_path: Path, server: Any) -> Iterator[Any]:
-    """Starts a program; it is gone after the test."""
-    running = []
+    """Starts a program; after the test it is gone, and its slot free, also if the test has failed."""
+    running: list[Program] = []
 
     def start(name: str, **how: str) -> Program:
         running.append(Program(tmp_path, name, server, **how))
@@ -66,8 +69,8 @@ def run(tmp_path: Path, server: Any) -> Iterator[Any]:
 
     yield start
     for program in running:
-        with killed(program.process):
-            pass
+        program.kill()
+    server.wait_until_free()
 
 
 def sound_of(path: Path) -> tuple[np.ndarray, int]:
@@ -172,7 +175,7 @@ def test_elevenlabs_sdk(run, hears):
     for number, text in enumerate((FIRST, SECOND)):
         client.told("realtime")
         hears(f"realtime-{number}.wav", text)
-    assert client.told("interrupted")["seconds"] < 6
+    assert client.told("interrupted")["seconds"] < CUT_SECONDS
     client.told("after")
     hears("after.wav", SECOND)
     client.restarted()
@@ -198,7 +201,7 @@ def test_pipecats_own_services(run, hears, service):
     assert " ".join(turn["words"]).split() == FIRST.split()
     hears("turn-1.wav", FIRST)
     cut = client.told("cut")
-    assert 1.4 < cut["seconds"] < 6
+    assert 1.4 < cut["seconds"] < CUT_SECONDS
     if WORDS[service]:
         assert begins(LONG, " ".join(cut["words"]))
     after = client.told("after")
@@ -218,7 +221,7 @@ def test_livekits_own_plugins_and_ours(run, hears, plugin):
     if tells_words:
         assert_words(turn["words"], FIRST, turn["seconds"])
     hears("turn.wav", FIRST)
-    assert 1.4 < client.told("cut")["seconds"] < 6
+    assert 1.4 < client.told("cut")["seconds"] < CUT_SECONDS
     after = client.told("after")
     if tells_words:
         assert_words(after["words"], SECOND, after["seconds"])
@@ -332,6 +335,10 @@ def test_the_example_agents_say_what_their_language_model_says(run, hears, frame
 
 
 def assert_heard(cut: dict[str, Any], told: dict[str, Any], text: str) -> None:
-    """What the model remembers is what was played: the words that pipecat put into the context."""
+    """What the model remembers is what was played: the words that pipecat put into the context.
+
+    Pipecat goes by the clock. Where a busy machine left gaps in the sound, its words are ahead of what was played.
+    """
     assert_split(told, text)
-    assert abs(len(told["spoken"].split()) - len(cut["words"])) <= 1
+    ahead = len(cut["words"]) - len(told["spoken"].split())
+    assert -1 <= ahead <= 1 + WORDS_A_SECOND * cut["stalled"], (cut, told)

@@ -127,6 +127,13 @@ def test_a_speed_is_passed_over_with_a_warning():
     assert len(aura(speed="1.0").messages) == 1
 
 
+def test_a_keepalive_is_not_answered():
+    for client in (aura(), flux()):
+        before = len(client.got)
+        assert len(client.send({"type": "KeepAlive"}).got) == before
+        assert client.send(say("Hi."), FLUSH).run().data
+
+
 @pytest.mark.parametrize("message", ["no json", "[]", {"type": "Sing"}, {"type": 5}, {"type": "Speak", "text": 5}])
 def test_what_aura_does_not_understand_is_a_warning_and_the_socket_goes_on(message):
     client = aura().send(message)

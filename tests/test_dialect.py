@@ -84,6 +84,22 @@ def test_fields_are_read_with_their_types_and_defaults():
     assert object_of(fields, "other") == {}
 
 
+@pytest.mark.parametrize(
+    ("read", "spelt", "value"),
+    [
+        (lambda fields: bool_of(fields, "it"), ["True", "TRUE", "true", "1", 1, True], True),
+        (lambda fields: bool_of(fields, "it", True), ["False", "false", "0", 0, False], False),
+        (lambda fields: bool_of(fields, "it", True), ["", None], True),
+        (lambda fields: number_of(fields, "it", 1.0, 0, 9), ["", None, 1, 1.0, "1", "1.0"], 1.0),
+        (lambda fields: choice_of(fields, "it", {8000: "a", 24000: "b"}), [24000, 24000.0, "24000", "24000.0"], "b"),
+        (lambda fields: choice_of(fields, "it", {"mp3": "a", "wav": "b"}), ["mp3", "MP3"], "a"),
+        (lambda fields: choice_of(fields, "it", {"mp3": "a"}, "c"), ["", None], "c"),
+    ],
+)
+def test_a_value_may_be_spelt_as_clients_spell_it(read, spelt, value):
+    assert [read({"it": each}) for each in spelt] == [value] * len(spelt)
+
+
 @pytest.mark.parametrize("value", [5, [], {}, True, "x", "nan", "1e999", "9" * 400, 10**400, 2.5])
 @pytest.mark.parametrize(
     ("read", "accepts"),

@@ -27,6 +27,7 @@ from dia2stream.server.dialects.elevenlabs_requests import (
     speak,
     speak_whole_with_timestamps,
     speak_with_timestamps,
+    wanted_of,
 )
 
 HELLO = "Hello there my friend, how are you? "
@@ -187,6 +188,18 @@ def test_a_close_without_a_flush_while_it_sounds_is_an_interruption():
     assert client.texts[-1] == "Yes? "
 
 
+@pytest.mark.parametrize("named", [{}, {"context_id": "a"}])
+def test_a_name_that_was_interrupted_may_be_that_of_a_new_context(named):
+    begin = {"text": " ", "voice_settings": {}, **named}
+    client = connect().send(begin, {"text": HELLO * 3, **named}).run(frames=10)
+    client.send({"close_context": True, **named}).run()
+    before = len(client.got)
+    client.send(begin, {"text": "Yes? ", "flush": True, **named}, {"close_context": True, **named}).run()
+    assert client.texts[-1].strip() == "Yes?"
+    assert any(message.get("audio") for message in client.messages[before:])
+    assert len(finals(client)) == 2
+
+
 def test_a_close_long_after_the_last_text_is_an_interruption_too():
     client = connect().send(init("a"), say("a", HELLO))
     client.now += 0.4
@@ -266,6 +279,17 @@ def test_a_single_space_keeps_alive_and_nothing_is_final():
     assert client.send({"text": ""}).close == Close()
 
 
+@pytest.mark.parametrize("without", [{}, {"text": None}])
+def test_a_message_without_a_text_ends_nothing(without):
+    client = single().send({**without, "voice_settings": {}, "xi_api_key": "key"}, {"text": "One two three. "})
+    client.send({**without, "flush": True}).run()
+    assert client.close is None
+    spoken = len(sound(client))
+    client.send({"text": "Four. "}, {"text": ""}).run()
+    assert client.close == Close()
+    assert len(sound(client)) > spoken > 0
+
+
 def test_an_error_of_the_one_context_closes_the_socket():
     client = single().send({"text": 'Hi <break time="99s"/>. '}, {"text": ""}).run()
     (error,) = client.messages
@@ -275,6 +299,11 @@ def test_an_error_of_the_one_context_closes_the_socket():
 
 
 # --- forms ---
+
+
+@pytest.mark.parametrize(("form", "kind"), [("PCM_24000", "raw"), ("Mp3_22050_32", "mp3"), ("", "mp3")])
+def test_a_form_may_be_spelt_otherwise_or_left_empty(form, kind):
+    assert wanted_of({"output_format": form}).container == kind
 
 
 @pytest.mark.parametrize(
@@ -299,7 +328,7 @@ def test_raw_sound_is_as_long_as_it_was(form, bytes_a_frame):
     assert len(sound(client, "a")) == client.sent * bytes_a_frame
 
 
-@pytest.mark.parametrize("form", ["aac_44100", "mp3_44100", "mp3_12345_128", "pcm_24000_16", "ulaw_16000", "x", ""])
+@pytest.mark.parametrize("form", ["aac_44100", "mp3_44100", "mp3_12345_128", "pcm_24000_16", "ulaw_16000", "x"])
 @pytest.mark.parametrize("opens", [open_single, open_multi, speak, speak_with_timestamps])
 def test_a_form_that_there_is_not_is_refused_and_named(form, opens):
     asked = request({"text": "Hi."}, path_values={"voice": "bob"}, query={"output_format": form})

@@ -8,7 +8,8 @@ import threading
 import urllib.error
 import urllib.parse
 import urllib.request
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
@@ -21,6 +22,8 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 HELLO = "[S1] One two three four."
 LONG = "[S1] " + "One two three four five six seven eight nine ten. " * 20
 SPEECH = {"model": "tts-1", "voice": "alloy", "input": HELLO, "response_format": "pcm"}
+SAY = {"type": "Speak", "text": HELLO}
+VOICE = "/v1/text-to-speech/any"
 RAW = {"container": "raw", "encoding": "pcm_s16le", "sample_rate": 24000}
 
 
@@ -58,11 +61,11 @@ def cartesia(context: str, text: str, **fields: object) -> str:
 
 
 @contextlib.asynccontextmanager
-async def dialled(server: Serve, path: str) -> AsyncIterator[ClientConnection]:
+async def dialled(server: Serve, path: str, **headers: str) -> AsyncIterator[ClientConnection]:
     """A WebSocket, as soon as there is a slot: the test before has closed its own, and the server will notice."""
     while True:
         try:
-            socket = await open_websocket(f"{server.url}{path}")
+            socket = await open_websocket(f"{server.url}{path}", additional_headers=headers)
             break
         except InvalidStatus as refused:
             if refused.response.status_code != 429:
@@ -232,6 +235,67 @@ async def test_a_socket_that_comes_back_with_its_key_goes_on(server):
     assert server.metric("dia2stream_conversations_total") == began + 1
 
 
+@dataclass(frozen=True)
+class Way:
+    """How a format is spoken to over a socket: what is sent, and whether a message is the end of a turn."""
+
+    path: str
+    messages: list[Any]
+    ends: Callable[[Any], bool]
+
+
+SOCKETS = {
+    "cartesia": Way("/tts/websocket", [cartesia("a", HELLO)], lambda told: told["type"] == "done"),
+    "aura": Way("/v1/speak", [SAY, {"type": "Flush"}], lambda told: told["type"] == "Flushed"),
+    "flux": Way("/v2/speak", [SAY, {"type": "Flush"}], lambda told: told["type"] == "SpeechMetadata"),
+    "single": Way(f"{VOICE}/stream-input", [{"text": f"{HELLO} "}, {"text": ""}], lambda told: bool(told["isFinal"])),
+    "multi": Way(
+        f"{VOICE}/multi-stream-input",
+        [{"text": f"{HELLO} ", "flush": True, "context_id": "a"}, {"context_id": "a", "close_context": True}],
+        lambda told: bool(told["isFinal"]),
+    ),
+}
+REQUESTS = {
+    "openai": ("/v1/audio/speech", SPEECH),
+    "cartesia": ("/tts/bytes", {"transcript": HELLO, "voice": "any", "output_format": RAW}),
+    "aura": ("/v1/speak?encoding=linear16", {"text": HELLO}),
+    "flux": ("/v2/speak?encoding=linear16", {"text": HELLO}),
+    "single": (f"{VOICE}/stream?output_format=pcm_24000", {"text": HELLO}),
+    "multi": (f"{VOICE}/stream/with-timestamps?output_format=pcm_24000", {"text": HELLO}),
+}
+
+
+@pytest.mark.parametrize("format", REQUESTS)
+@on_loop
+async def test_every_formats_conversation_survives_in_every_way_to_name_it_by_requests_and_by_sockets(server, format):
+    key, began = f"kept-{format}", server.metric("dia2stream_conversations_total")
+    path, body = REQUESTS[format]
+    joined = f"{path}&" if "?" in path else f"{path}?"
+    for address, headers in (
+        (f"/c/{key}{path}", {}),
+        (f"{joined}conversation={key}", {}),
+        (path, {"X-Conversation": key}),
+    ):
+        answer = await asyncio.to_thread(Answer, server, address, body, **headers)
+        assert await asyncio.to_thread(answer.read)
+    if (way := SOCKETS.get(format)) is not None:
+        asked = f"{way.path}?conversation={key}"
+        for address, named in ((f"/c/{key}{way.path}", {}), (asked, {}), (way.path, {"X-Conversation": key})):
+            async with dialled(server, address, **named) as socket:
+                await speak(socket, way)
+    assert server.metric("dia2stream_conversations_total") == began + 1
+
+
+async def speak(socket: ClientConnection, way: Way) -> None:
+    """A turn."""
+    for message in way.messages:
+        await socket.send(message if isinstance(message, str) else json.dumps(message))
+    while True:
+        told = await asyncio.wait_for(socket.recv(), PATIENCE)
+        if isinstance(told, str) and way.ends(json.loads(told)):
+            return
+
+
 @on_loop
 async def test_deepgrams_interrupt_tells_what_was_heard(server):
     async with dialled(server, "/v2/speak?model=flux-alexis-en") as socket:
@@ -277,6 +341,23 @@ async def test_a_socket_that_cannot_be_is_refused_before_the_handshake(server, g
             await open_websocket(f"{target.url}{path}")
         assert refused.value.response.status_code == status
         assert json.loads(refused.value.response.body)
+
+
+@pytest.mark.parametrize("scheme", ["token", "bearer"])
+def test_a_browsers_socket_has_its_key_in_what_it_offers_and_is_told_the_scheme(scheme):
+    @on_loop
+    async def check() -> None:
+        with Serve(token="key-17") as server:
+            async with open_websocket(f"{server.url}/v1/speak", subprotocols=[scheme, "key-17"]) as socket:
+                assert socket.subprotocol == scheme
+                assert (await until(socket, "Metadata"))[-1]
+            for offered in ([scheme, "wrong"], [scheme], ["key-17"], ["other", "key-17"]):
+                with pytest.raises(InvalidStatus) as refused:
+                    await open_websocket(f"{server.url}/v1/speak", subprotocols=offered)
+                assert refused.value.response.status_code == 401
+            assert not server.faults
+
+    check()
 
 
 @on_loop

@@ -86,6 +86,11 @@ def test_a_wav_holds_the_samples_at_the_rate_that_was_asked_for():
     assert len(samples) == client.sent * 640
 
 
+@pytest.mark.parametrize(("form", "content_type"), [("PCM", "audio/pcm"), (None, "audio/mpeg"), ("", "audio/mpeg")])
+def test_a_form_may_be_spelt_otherwise_or_left_empty(form, content_type):
+    assert opened(response_format=form).headers["Content-Type"] == content_type
+
+
 def test_aac_is_refused_and_what_there_is_is_named():
     error = refusal(lambda: opened(response_format="aac"))
     assert (error.field, str(error)) == (

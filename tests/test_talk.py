@@ -162,6 +162,72 @@ async def test_an_interruption_of_nothing_is_none(impatient):
 
 
 @on_loop
+async def test_who_is_interrupted_again_before_more_was_said_has_heard_nothing_of_that(impatient):
+    async with talking(impatient) as (talk, _):
+        await talk.say("a", LONG, final=True)
+        await hear(talk, after(2))
+        first = await talk.interrupt(800)
+        assert await talk.interrupt(800) is None
+        assert first is not None
+        assert (await asyncio.wait_for(first, PATIENCE)).heard_ms == 800
+        assert await talk.interrupt(800) is None
+        assert await talk.resume(), "the first interruption may still have been none"
+        assert words(await hear(talk, Done))
+
+
+@on_loop
+async def test_each_interruption_is_told_what_was_heard_of_its_own_text(impatient):
+    async with talking(impatient) as (talk, _):
+        await talk.say("a", LONG, final=True)
+        await hear(talk, after(2))
+        told = [await talk.interrupt(800)]
+        for text in ("Eleven twelve.", "Thirteen."):
+            await talk.say(text, text, final=True)
+            told.append(await talk.interrupt(800))
+        pending = [(await asyncio.wait_for(heard, PATIENCE)).pending for heard in told if heard is not None]
+        assert len(pending) == 3
+        assert pending[0].split() == LONG.split()[-len(pending[0].split()) :]
+        assert pending[1:] == ["Eleven twelve.", "Thirteen."]
+
+
+@on_loop
+async def test_text_that_was_not_sent_yet_is_not_said_after_an_interruption():
+    with Serve(max_lead_ms=3_600_000) as server:
+        async with Relay(9) as relay, Talk(relay.url) as talk:  # where nobody listens
+            await talk.say("a", "One two.", final=True)
+            heard = await talk.interrupt(0)
+            assert heard is not None
+            assert (heard.result().spoken, heard.result().pending) == ("", "One two.")
+            assert await talk.interrupt(0) is None
+            assert not await talk.resume()
+            relay.to_port = server.port
+            await talk.say("b", "Three.", final=True)
+            assert words(await hear(talk, Done)) == ["Three."]
+
+
+@on_loop
+async def test_what_is_interrupted_while_the_connection_is_gone_is_never_said(impatient):
+    async with talking(impatient) as (talk, relay):
+        await talk.say("a", LONG, final=True)
+        await hear(talk, after(2))
+        relay.to_port = 9
+        await relay.cut()
+        await hear(talk, Lost)
+        first = await talk.interrupt(800)
+        await talk.say("b", "Never.", final=True)
+        second = await talk.interrupt(800)
+        await talk.say("c", "Yes?", final=True)
+        relay.to_port = impatient.port
+        items = await hear(talk, lambda item: isinstance(item, Done) and item.id == "c")
+        assert first is not None
+        assert second is not None
+        assert (await asyncio.wait_for(first, PATIENCE)).heard_ms == 800
+        assert second.result().pending == "Never."
+        assert words(items)[-1:] == ["Yes?"]
+        assert "Never." not in words(items)
+
+
+@on_loop
 async def test_utterances_that_are_kept_are_said_after_an_interruption(impatient):
     async with talking(impatient) as (talk, _):
         await talk.say("a", LONG, final=True)

@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import contextlib
 import time
 from collections import deque
 from typing import Any, cast
@@ -35,7 +36,7 @@ from dia2stream.plugins.talk import Item, Lost, Sound, Talk
 from dia2stream.protocol.messages import Done, Error, Listen, Paused, WordEvent
 
 # How long after a speech was given up LiveKit may take to tell how much of it was played.
-_TOLD_SECONDS = 1.0
+_TOLD_SECONDS = 3.0
 
 
 class TTS(tts.TTS):
@@ -66,9 +67,9 @@ class TTS(tts.TTS):
         self._played = Playback()
         self._followed = False
         self._begun: deque[tuple[str, float]] = deque()  # utterances that sounded and were not played to their end
-        self._given_up: set[str] = (
-            set()
-        )  # those that nobody wants any more, and of which it is not told what was played
+        # Those that nobody wants any more, and of which it is not told what was played; each with who waits for that.
+        self._given_up: dict[str, asyncio.Task[None]] = {}
+        self._more_is_said = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
 
     @property
@@ -130,7 +131,7 @@ class TTS(tts.TTS):
         if not self._begun:
             return
         id, begins_ms = self._begun.popleft()
-        self._given_up.discard(id)
+        self._given_up.pop(id, None)
         if event.interrupted:
             self._do(self._interrupt(begins_ms + event.playback_position * 1000))
 
@@ -143,30 +144,40 @@ class TTS(tts.TTS):
     def give_up(self, id: str) -> None:
         """Nobody wants the rest of an utterance: the player will say how much of it was played, or the clock does."""
         self._streams.pop(id, None)
-        self._given_up.add(id)
-        self._do(self._interrupt_unless_told(id))
+        self._given_up[id] = self._do(self._interrupt_unless_told(id))
 
     async def _interrupt_unless_told(self, id: str) -> None:
         position_ms = self._played.position_ms(time.monotonic(), self.talk().received_ms)
-        sounded = any(id == begun for begun, _ in self._begun)
-        if self._followed and sounded:
-            await asyncio.sleep(_TOLD_SECONDS)
-        if id in self._given_up:
-            self._given_up.discard(id)
+        if self._followed and any(id == begun for begun, _ in self._begun):
+            with contextlib.suppress(asyncio.TimeoutError):
+                await asyncio.wait_for(self._more_is_said.wait(), _TOLD_SECONDS)
+        if self._given_up.pop(id, None) is not None:
             self._begun = deque(begun for begun in self._begun if begun[0] != id)
             await self._interrupt(position_ms)
+
+    async def settle(self) -> None:
+        """Before more is said: what was given up is interrupted now, as later that would interrupt what is new."""
+        if self._given_up:
+            self._more_is_said.set()
+            try:
+                await asyncio.wait({*self._given_up.values()})
+            finally:
+                self._more_is_said.clear()
 
     async def _interrupt(self, position_ms: float) -> None:
         self._played.interrupted(position_ms)
         heard = await self.talk().interrupt(position_ms, keep=self._streams)
         if heard is not None:
-            paused: Paused = await heard
-            self.emit("speech_interrupted", paused)
+            self._do(self._tell(heard))
 
-    def _do(self, work: Any) -> None:
+    async def _tell(self, heard: asyncio.Future[Paused]) -> None:
+        self.emit("speech_interrupted", await heard)
+
+    def _do(self, work: Any) -> asyncio.Task[None]:
         task = asyncio.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        return task
 
     # ---- What comes ----
 
@@ -219,6 +230,7 @@ class SynthesizeStream(tts.SynthesizeStream):
         async for data in self._input_ch:
             if isinstance(data, str):
                 self._mark_started()
+                await self._dia2.settle()
                 await talk.say(id, data)
         await talk.end(id)
 

@@ -19,7 +19,7 @@ import asyncio
 import contextlib
 from collections import deque
 from collections.abc import AsyncIterator, Container
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import TypeAlias
 
@@ -44,6 +44,7 @@ from dia2stream.protocol.messages import (
 
 SOONEST_RETRY, LATEST_RETRY = 0.1, 2.0  # seconds between two attempts to connect
 KEPT_MS = 30_000  # of sound that the listener may not have heard yet
+_UNKNOWN = Paused(0, "", "")  # the server that knew what was heard is gone
 
 
 @dataclass(frozen=True)
@@ -121,11 +122,11 @@ class Talk:
         self._offset_ms = 0.0  # of the talk's clock to the server's
         self._received_ms = 0.0  # on the server's clock
         self._utterances: dict[str, _Utterance] = {}  # those that are not done, in order
-        self._set_aside: dict[str, _Utterance] = {}  # those that were interrupted last
+        self._set_aside: dict[str, _Utterance] | None = None  # what was interrupted last, if one can go on with it
         self._sounding = ""
         self._kept = _Kept()
         self._stopped_at: float | None = None  # where it was interrupted, on the server's clock
-        self._heard: asyncio.Future[Paused] | None = None
+        self._asked: deque[asyncio.Future[Paused]] = deque()  # who waits for the answer to each `pause`
         self._items: asyncio.Queue[Item | None] = asyncio.Queue()
         self._running: asyncio.Task[None] | None = None
         self._lock = asyncio.Lock()  # of what is sent
@@ -188,23 +189,41 @@ class Talk:
         position_ms: how much the listener has heard, on the talk's clock. keep: ids of utterances that are still to be
         said, from their beginning.
         """
-        if not self._begun or (position_ms >= self.received_ms and not self._utterances):
+        if not self._begun or self._stopped_at is not None:
+            return self._drop_unsent(keep)
+        if position_ms >= self.received_ms and not self._utterances:
             return None
         kept = {id: _Utterance(each.text, each.final) for id, each in self._utterances.items() if id in keep}
         self._set_aside = {id: each for id, each in self._utterances.items() if id not in keep}
         self._utterances = kept
         self._stopped_at = max(0.0, min(position_ms, self.received_ms) - self._offset_ms)
-        heard = self._heard = asyncio.get_running_loop().create_future()
+        heard = self._ask()
         await self._send(Pause(self._stopped_at))
         await self._send_text()
         return heard
 
+    def _drop_unsent(self, keep: Container[str]) -> "asyncio.Future[Paused] | None":
+        """Interrupts what the server has not been sent: of that, nothing was heard."""
+        dropped = [self._utterances.pop(id) for id in [*self._utterances] if id not in keep]
+        if not dropped:
+            return None
+        self._set_aside = None
+        stood_ms = self._offset_ms + (self._stopped_at or 0.0)
+        heard: asyncio.Future[Paused] = asyncio.get_running_loop().create_future()
+        heard.set_result(Paused(round(stood_ms), "", "".join(each.text for each in dropped)))
+        return heard
+
+    def _ask(self) -> "asyncio.Future[Paused]":
+        """What the answer to the `pause` that follows will come to."""
+        self._asked.append(asyncio.get_running_loop().create_future())
+        return self._asked[-1]
+
     async def resume(self) -> bool:
         """Goes on after an interruption that was none. Returns False when something else was said since."""
-        if self._stopped_at is None or self._utterances:
+        if self._stopped_at is None or self._set_aside is None or self._utterances:
             return False
         position_ms, self._stopped_at = self._stopped_at + self._offset_ms, None
-        self._utterances, self._set_aside = self._set_aside, {}
+        self._utterances, self._set_aside = self._set_aside, None
         for utterance in self._utterances.values():
             utterance.final = True  # whoever wrote it was told to stop
         self._items.put_nowait(Again(position_ms))
@@ -231,16 +250,22 @@ class Talk:
             if self._client is None or self._catching_up:
                 return
             with contextlib.suppress(Disconnected):
-                for id, utterance in [*self._utterances.items()]:
-                    if utterance.sent < len(utterance.text) or (utterance.final and not utterance.closed):
-                        await self._client.send(self._next_of(id, utterance))
-                    if not utterance.final:
-                        break  # the next utterance would close this one
+                while (due := self._due()) is not None:
+                    await self._client.send(self._next_of(*due))
+
+    def _due(self) -> "tuple[str, _Utterance] | None":
+        """The first utterance of which the server lacks something."""
+        for id, utterance in self._utterances.items():
+            if utterance.sent < len(utterance.text) or (utterance.final and not utterance.closed):
+                return id, utterance
+            if not utterance.final:
+                break  # the next utterance would close this one
+        return None
 
     def _next_of(self, id: str, utterance: _Utterance) -> Command:
         text, utterance.sent = utterance.text[utterance.sent :], len(utterance.text)
         utterance.closed = utterance.final
-        self._stopped_at, self._set_aside = None, {}
+        self._stopped_at = self._set_aside = None
         if self._begun:
             return Inject(text, id=id, final=utterance.final)
         self._begun = True
@@ -303,7 +328,7 @@ class Talk:
             if utterance.final and not utterance.text[utterance.said :].strip():
                 del self._utterances[id]
                 self._items.put_nowait(Done(id, round(self._offset_ms)))
-        self._tell_heard(Paused(0, "", ""))
+        self._tell_unknown(0)
 
     def _hear(self, audio: Audio) -> None:
         duration_ms = audio.samples * 1000 / self.sample_rate
@@ -354,10 +379,12 @@ class Talk:
     async def _stands(self, paused: Paused) -> None:
         """The conversation stands still: because it was interrupted, or because the connection was gone for a while."""
         if not self._catching_up:
+            paused = replace(paused, heard_ms=round(paused.heard_ms + self._offset_ms))
             self._tell_heard(paused)
             self._items.put_nowait(paused)
             return
         self._catching_up = False
+        self._tell_unknown(0 if self._stopped_at is None else 1)
         if self._stopped_at is not None:  # it was interrupted while nobody could be told
             await self._send(Pause(self._stopped_at))
         else:
@@ -382,7 +409,7 @@ class Talk:
         if error.cmd == "start":
             self._begun = False
         if error.cmd == "pause":
-            self._tell_heard(Paused(0, "", ""))
+            await self._pause_refused(error)
         utterance = self._utterances.get(error.id or "")
         if utterance is None:
             return
@@ -392,6 +419,21 @@ class Talk:
             self._utterances.pop(error.id or "")
         await self._send_text()
 
+    async def _pause_refused(self, error: Error) -> None:
+        """If it was too long ago to go back to, all that was sent counts as heard."""
+        if error.code == "bad_field":
+            await self._send(Pause())
+        else:
+            self._tell_heard(_UNKNOWN)
+
     def _tell_heard(self, paused: Paused) -> None:
-        if self._heard is not None and not self._heard.done():
-            self._heard.set_result(paused)
+        """The answer to the oldest `pause`."""
+        if self._asked:
+            heard = self._asked.popleft()
+            if not heard.done():
+                heard.set_result(paused)
+
+    def _tell_unknown(self, but: int) -> None:
+        """No answer will come any more to any `pause` but so many of the last ones."""
+        while len(self._asked) > but:
+            self._tell_heard(_UNKNOWN)

@@ -24,7 +24,7 @@ from dia2stream.server.connection import App, Receive, Scope, Send
 OPEN_PATHS = ("/healthz", "/readyz")  # what probes ask for, under whatever name
 _NEEDS_TOKEN = "this needs the server's token: send Authorization: Bearer TOKEN, or add ?token=TOKEN\n"
 _TOKEN_HEADERS = ("x-api-key", "xi-api-key", "kyutai-api-key")
-_TOKEN_SCHEMES = ("bearer", "token")
+TOKEN_SCHEMES = ("bearer", "token")
 _TOKEN_PARAMETERS = ("token", "api_key", "authorization")
 
 
@@ -97,6 +97,11 @@ def headers(scope: Scope, name: str) -> list[str]:
     return [value.decode("latin-1") for key, value in scope["headers"] if key.decode("latin-1").lower() == name]
 
 
+def subprotocols(scope: Scope) -> list[str]:
+    """What a WebSocket offers. Browsers have no other header for a key: Deepgram's clients there offer `token, KEY`."""
+    return [name.strip() for value in headers(scope, "sec-websocket-protocol") for name in value.split(",")]
+
+
 def query(scope: Scope) -> dict[str, list[str]]:
     """The parameters of the request's URL."""
     return parse_qs(scope["query_string"].decode("latin-1"), keep_blank_values=True)
@@ -117,8 +122,9 @@ def _tokens(scope: Scope) -> list[str]:
     found += [_as_sent(value) for name in _TOKEN_HEADERS for value in headers(scope, name)]
     for value in headers(scope, "authorization"):
         scheme, _, token = value.partition(" ")
-        found.append(_as_sent(token if scheme.lower() in _TOKEN_SCHEMES else value))
-    return found
+        found.append(_as_sent(token if scheme.lower() in TOKEN_SCHEMES else value))
+    scheme, *keys = subprotocols(scope) or [""]
+    return found + (keys[:1] if scheme.lower() in TOKEN_SCHEMES else [])
 
 
 def _as_sent(value: str) -> str:

@@ -21,6 +21,7 @@ from websockets.protocol import Protocol as Frames
 from websockets.server import ServerProtocol
 
 from dia2stream.server.connection import ClientGone, Connection, Message, Scope, plain_answer
+from dia2stream.server.gate import TOKEN_SCHEMES, subprotocols
 
 _log = logging.getLogger(__name__)
 _library_log = logging.getLogger("dia2stream.websockets")  # never at debug: it would show tokens
@@ -38,7 +39,7 @@ class WebSocket:
     ends_with_client = True
 
     def __init__(self, connection: Connection, scope: Scope) -> None:
-        scope["subprotocols"] = _subprotocols(scope)
+        scope["subprotocols"] = subprotocols(scope)
         scope["extensions"]["websocket.http.response"] = {}  # refusals may have a status and a body
         self._connection, self._scope = connection, scope
         self._frames = Frames(SERVER, max_size=connection.limits.message_bytes, logger=_library_log)
@@ -224,7 +225,7 @@ class WebSocket:
     def _accept(self, message: Message) -> None:
         headers = self._acceptance.headers
         headers.update(_as_text(message.get("headers", ())))
-        if subprotocol := message.get("subprotocol"):
+        if subprotocol := message.get("subprotocol") or self._scheme:
             headers["Sec-WebSocket-Protocol"] = subprotocol
         self._connection.write(self._acceptance.serialize())
         self._answered = True
@@ -232,6 +233,12 @@ class WebSocket:
         self._connection.read(True)
         if early:
             self.data(early)
+
+    @property
+    def _scheme(self) -> str | None:
+        """The subprotocol that only stands before a key: a client that offered it wants to see it chosen."""
+        offered: list[str] = self._scope["subprotocols"]
+        return offered[0] if len(offered) > 1 and offered[0].lower() in TOKEN_SCHEMES else None
 
     def _refuse(self, status: int, headers: list[tuple[bytes, bytes]], body: bytes) -> None:
         names = {name.lower() for name, _ in headers}
@@ -255,8 +262,3 @@ class WebSocket:
 
 def _as_text(headers: Iterable[tuple[bytes, bytes]]) -> list[tuple[str, str]]:
     return [(name.decode("latin-1"), value.decode("latin-1")) for name, value in headers]
-
-
-def _subprotocols(scope: Scope) -> list[str]:
-    values = [value.decode("latin-1") for name, value in scope["headers"] if name == b"sec-websocket-protocol"]
-    return [token.strip() for value in values for token in value.split(",")]

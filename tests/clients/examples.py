@@ -44,7 +44,7 @@ async def pipecat() -> None:
     from pipecat.processors.frame_processor import FrameProcessor
     from pipecat.workers.runner import WorkerRunner
     from pipecat_agent import agent
-    from pipecat_pipeline import Loudspeaker, Notes
+    from pipecat_pipeline import Loudspeaker, Notes, silence
 
     class Silence(FrameProcessor):
         async def process_frame(self, frame, direction) -> None:
@@ -67,9 +67,7 @@ async def pipecat() -> None:
     running = asyncio.create_task(runner.run())
     await asyncio.sleep(2)
     await worker.queue_frame(LLMRunFrame())
-    while len(speaker.played) < 2.5 * RATE * 2:
-        await asyncio.sleep(0.05)
-    await asyncio.sleep(1.5)
+    await silence(speaker, notes, 180)
     tell("example", seconds=save("example", bytes(speaker.played), RATE))
     await worker.cancel()
     await running

@@ -39,7 +39,7 @@ async def main() -> None:
             await asyncio.sleep(0.01)
         await session.interrupt()
         await speech
-        heard = await asyncio.wait_for(interruptions.get(), 30)
+        heard = await asyncio.wait_for(interruptions.get(), 120)
         tell("heard", name=what, spoken=heard.spoken, pending=heard.pending, heard_ms=heard.heard_ms)
         tell(what, seconds=save(what, bytes(loudspeaker.played), RATE))
 

@@ -3,7 +3,7 @@
 import asyncio
 
 from pipecat.frames.frames import InterruptionFrame
-from pipecat_pipeline import RATE, Agent, restart, run
+from pipecat_pipeline import RATE, Agent, restart, run, silence
 from report import FIRST, KEY, LONG, SECOND, WS_URL, tell
 
 from dia2stream.plugins.pipecat import Dia2TTSService
@@ -20,7 +20,7 @@ class Interruptions:
             self._heard.put_nowait((spoken, pending))
 
     async def tell(self, name: str) -> None:
-        spoken, pending = await asyncio.wait_for(self._heard.get(), 30)
+        spoken, pending = await asyncio.wait_for(self._heard.get(), 120)
         tell("heard", name=name, spoken=spoken, pending=pending)
 
 
@@ -68,7 +68,7 @@ async def main() -> None:
         await heard.tell("false")
         agent.notes.stopped.clear()
         tell("resumed", resumed=await tts.resume())
-        await agent.silence(180)
+        await silence(agent.speaker, agent.notes, 180)
         agent.end("whole", "whole")
 
         await agent.turn("after", SECOND, "after")

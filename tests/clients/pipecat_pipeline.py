@@ -76,6 +76,7 @@ class Loudspeaker(BaseOutputTransport):
         super().__init__(TransportParams(audio_out_enabled=True, audio_out_sample_rate=RATE))
         self.played = bytearray()
         self.watch = Stopwatch()
+        self.stalled = 0.0  # seconds for which there was nothing to play, in the midst of speech
         self._play_at = 0.0
 
     async def start(self, frame: StartFrame) -> None:
@@ -84,8 +85,11 @@ class Loudspeaker(BaseOutputTransport):
 
     async def write_audio_frame(self, frame: OutputAudioRawFrame) -> bool:
         self.watch.sound()
+        now = time.monotonic()
+        if self.played:
+            self.stalled += max(0.0, now - self._play_at)
         self.played += frame.audio
-        self._play_at = max(self._play_at, time.monotonic()) + len(frame.audio) / 2 / RATE
+        self._play_at = max(self._play_at, now) + len(frame.audio) / 2 / RATE
         await asyncio.sleep(max(0.0, self._play_at - time.monotonic()))
         return True
 
@@ -111,6 +115,15 @@ class Notes(FrameProcessor):
         await self.push_frame(frame, direction)
 
 
+async def silence(speaker: Loudspeaker, notes: Notes, seconds: float) -> None:
+    """Waits for the end of what is played, at most so long. Pipecat takes a gap, on a busy machine, for an end."""
+    await asyncio.wait_for(notes.stopped.wait(), seconds)
+    played = -1
+    while played < len(speaker.played):
+        played = len(speaker.played)
+        await asyncio.sleep(1.5)
+
+
 class Agent:
     """The pipeline, and turns of it."""
 
@@ -128,6 +141,7 @@ class Agent:
 
     def begin(self) -> None:
         self.speaker.played.clear()
+        self.speaker.stalled = 0.0
         self.notes.words.clear()
         self.notes.stopped.clear()
         self.speaker.watch = Stopwatch()
@@ -141,24 +155,16 @@ class Agent:
         await self.worker.queue_frame(LLMFullResponseEndFrame())
 
     def end(self, what: str, name: str) -> None:
-        watch, words = self.speaker.watch, list(self.notes.words)
         seconds = save(name, bytes(self.speaker.played), RATE)
-        kinds = sorted(self.notes.metrics)
-        tell(what, words=words, seconds=seconds, first_ms=watch.first_ms, errors=self.notes.errors, metrics=kinds)
+        sound = {"seconds": seconds, "first_ms": self.speaker.watch.first_ms, "stalled": self.speaker.stalled}
+        notes = {"words": [*self.notes.words], "errors": self.notes.errors, "metrics": sorted(self.notes.metrics)}
+        tell(what, **sound, **notes)
 
     async def say(self, text: str) -> None:
         """A turn that is heard to its end."""
         self.begin()
         await self.reply(text)
-        await self.silence(180)
-
-    async def silence(self, seconds: float) -> None:
-        """Waits for the end of what is played, at most so long. Pipecat takes a gap, on a busy machine, for an end."""
-        await asyncio.wait_for(self.notes.stopped.wait(), seconds)
-        played = -1
-        while played < len(self.speaker.played):
-            played = len(self.speaker.played)
-            await asyncio.sleep(1.5)
+        await silence(self.speaker, self.notes, 180)
 
     async def turn(self, what: str, text: str, name: str) -> None:
         await self.say(text)
@@ -201,7 +207,7 @@ async def restart(agent: Agent) -> None:
         agent.begin()
         await agent.reply(SECOND)
         with contextlib.suppress(asyncio.TimeoutError):
-            await agent.silence(20)
+            await silence(agent.speaker, agent.notes, 20)
             if len(agent.speaker.played) > RATE * 2:
                 break
     agent.end("restarted", "restarted")

@@ -93,7 +93,8 @@ class CartesiaSocket(ContextTranslator):
     def _speak(self, name: str, fields: dict[str, object], now: float) -> list[Output]:
         if name in self._cancelled:
             return []
-        text = text_of(fields, "transcript")
+        # A flush or an end of what is there needs no text.
+        text = text_of(fields, "transcript", "" if name in self._forms else None)
         delay_ms = number_of(fields, "max_buffer_delay_ms", PATIENCE * 1000, 0, _LONGEST_DELAY_MS)
         more, flush = bool_of(fields, "continue"), bool_of(fields, "flush")
         form = self._forms.get(name)

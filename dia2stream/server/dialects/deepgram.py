@@ -178,7 +178,9 @@ class AuraSocket(_Socket):
                 return [*self._cancel(now), self._numbered("Cleared")]
             case "Close":
                 return self._close(now)
-        known = "Speak, Flush, Clear and Close"
+            case "KeepAlive":
+                return []
+        known = "Speak, Flush, Clear, KeepAlive and Close"
         raise CommandError("bad_field", f"type must be one of {known}, not {shown(type)}", field="type")
 
     def _tell(self, item: ContextItem) -> list[Output]:
@@ -252,7 +254,9 @@ class FluxSocket(_Socket):
                 return [self._configure(fields)]
             case "Close":
                 return self._close(now)
-        known = "Speak, Flush, Interrupt, Configure and Close"
+            case "KeepAlive":
+                return []
+        known = "Speak, Flush, Interrupt, Configure, KeepAlive and Close"
         raise CommandError("bad_field", f"type must be one of {known}, not {shown(type)}", field="type")
 
     def _interrupt(self, fields: Mapping[str, object], now: float) -> list[Output]:

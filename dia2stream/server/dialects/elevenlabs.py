@@ -58,6 +58,7 @@ _POLICY = 1008  # the close code for what a client should not have sent
 # A client that closes a context at once has said all; one that closes it later has been interrupted.
 _SOON = 0.1
 _KEPT_CANCELLED = 100
+_SETTINGS = {"voice_settings", "generation_config", "pronunciation_dictionary_locators"}  # of a context's first message
 
 
 def open_single(request: Request, served: Served) -> Translator | Response:
@@ -166,8 +167,8 @@ class SingleSocket(_Socket):
     def _obey(self, fields: Mapping[str, object], now: float) -> list[Output]:
         if self._ending:
             return []
-        text = text_of(fields, "text")
-        self._ending = text == ""
+        text = text_of(fields, "text", "")
+        self._ending = fields.get("text") == ""  # a message without a text ends nothing
         return self._speak(_ONLY, text, now, flush=bool_of(fields, "flush") and not self._ending, last=self._ending)
 
     def _name(self, context: str) -> dict[str, object]:
@@ -198,6 +199,8 @@ class MultiSocket(_Socket):
         name = text_of(fields, "context_id", "") or text_of(fields, "contextId", "") or _ONLY
         text, flush = text_of(fields, "text", ""), bool_of(fields, "flush")
         told: list[Output] = []
+        if name == _ONLY or not _SETTINGS.isdisjoint(fields):
+            self._open_again(name)
         if (text or flush) and name not in self._closing and name not in self._cancelled:
             if text.strip():
                 told += self._interrupt_others(name, now)
@@ -205,6 +208,11 @@ class MultiSocket(_Socket):
         if bool_of(fields, "close_context"):
             told += self._close(name, now)
         return told
+
+    def _open_again(self, name: str) -> None:
+        """What was interrupted may be the name of a new context, if this is not the rest of the old one's text."""
+        if name in self._cancelled and name not in self._open:
+            self._cancelled.remove(name)
 
     def _interrupt_others(self, name: str, now: float) -> list[Output]:
         """Who speaks on in another context has not listened to the end of the one before."""

@@ -32,8 +32,8 @@ _MP3_KBPS = (32, 48, 64, 96, 128, 192, 240, 320)
 
 def wanted_of(query: Mapping[str, str]) -> Wanted:
     """The form that output_format names. Raises CommandError."""
-    name = text_of(query, "output_format", _DEFAULT_FORMAT)
-    wanted = _read_format(name)
+    name = text_of(query, "output_format", "") or _DEFAULT_FORMAT
+    wanted = _read_format(name.lower())
     if wanted is None:
         examples = "mp3_44100_128, pcm_24000, wav_24000, ulaw_8000, alaw_8000 or opus_48000_64"
         problem = f"output_format must be one like {examples}, not {shown(name)}"

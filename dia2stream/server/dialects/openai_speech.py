@@ -58,7 +58,7 @@ def speak(request: Request, served: Served) -> Translator | Response:
 
 
 def _wanted(fields: dict[str, object]) -> Wanted:
-    if fields.get("response_format") == "aac":
+    if str(fields.get("response_format")).lower() == "aac":
         problem = f"response_format aac is not made here; it must be one of {', '.join(_CONTAINERS)}"
         raise CommandError("bad_field", problem, field="response_format")
     container = choice_of(fields, "response_format", _CONTAINERS, "mp3")
