@@ -67,7 +67,7 @@ async def pipecat() -> None:
     running = asyncio.create_task(runner.run())
     await asyncio.sleep(2)
     await worker.queue_frame(LLMRunFrame())
-    await silence(speaker, notes, 180)
+    await silence(notes, 180)
     tell("example", seconds=save("example", bytes(speaker.played), RATE))
     await worker.cancel()
     await running

@@ -66,9 +66,10 @@ async def main() -> None:
         await played(agent, 1.5)
         await agent.worker.queue_frame(InterruptionFrame())
         await heard.tell("false")
-        agent.notes.stopped.clear()
+        agent.notes.finished.clear()
+        agent.notes.begun = False
         tell("resumed", resumed=await tts.resume())
-        await silence(agent.speaker, agent.notes, 180)
+        await silence(agent.notes, 180)
         agent.end("whole", "whole")
 
         await agent.turn("after", SECOND, "after")

@@ -10,7 +10,6 @@ import time
 
 from loguru import logger
 from pipecat.frames.frames import (
-    BotStoppedSpeakingFrame,
     ErrorFrame,
     Frame,
     InterruptionFrame,
@@ -20,6 +19,8 @@ from pipecat.frames.frames import (
     MetricsFrame,
     OutputAudioRawFrame,
     StartFrame,
+    TTSStartedFrame,
+    TTSStoppedFrame,
     TTSTextFrame,
 )
 from pipecat.pipeline.pipeline import Pipeline
@@ -100,9 +101,16 @@ class Notes(FrameProcessor):
     def __init__(self) -> None:
         super().__init__()
         self.words: list[str] = []
+        self.begun = False
         self.errors: list[str] = []
         self.metrics: set[str] = set()
-        self.stopped = asyncio.Event()
+        self.finished = asyncio.Event()  # the service has given all of a turn, and all of it was played
+
+    def begin(self) -> None:
+        """Notes a turn from its beginning."""
+        self.words.clear()
+        self.finished.clear()
+        self.begun = False
 
     async def process_frame(self, frame: Frame, direction: FrameDirection) -> None:
         await super().process_frame(frame, direction)
@@ -110,18 +118,17 @@ class Notes(FrameProcessor):
             self.words.append(frame.text)
         elif isinstance(frame, MetricsFrame):
             self.metrics |= {type(each).__name__ for each in frame.data}
-        elif isinstance(frame, BotStoppedSpeakingFrame):
-            self.stopped.set()
+        elif isinstance(frame, TTSStartedFrame):
+            self.begun = True
+        elif isinstance(frame, TTSStoppedFrame) and self.begun:  # else it is of the turn before
+            self.finished.set()
         await self.push_frame(frame, direction)
 
 
-async def silence(speaker: Loudspeaker, notes: Notes, seconds: float) -> None:
-    """Waits for the end of what is played, at most so long. Pipecat takes a gap, on a busy machine, for an end."""
-    await asyncio.wait_for(notes.stopped.wait(), seconds)
-    played = -1
-    while played < len(speaker.played):
-        played = len(speaker.played)
-        await asyncio.sleep(1.5)
+async def silence(notes: Notes, seconds: float) -> None:
+    """Waits for the end of what is played, at most so long. Not for a gap, at which pipecat says that it stopped."""
+    await asyncio.wait_for(notes.finished.wait(), seconds)
+    await asyncio.sleep(1)  # words go by the clock
 
 
 class Agent:
@@ -142,8 +149,7 @@ class Agent:
     def begin(self) -> None:
         self.speaker.played.clear()
         self.speaker.stalled = 0.0
-        self.notes.words.clear()
-        self.notes.stopped.clear()
+        self.notes.begin()
         self.speaker.watch = Stopwatch()
 
     async def reply(self, text: str) -> None:
@@ -164,7 +170,7 @@ class Agent:
         """A turn that is heard to its end."""
         self.begin()
         await self.reply(text)
-        await silence(self.speaker, self.notes, 180)
+        await silence(self.notes, 180)
 
     async def turn(self, what: str, text: str, name: str) -> None:
         await self.say(text)
@@ -207,7 +213,7 @@ async def restart(agent: Agent) -> None:
         agent.begin()
         await agent.reply(SECOND)
         with contextlib.suppress(asyncio.TimeoutError):
-            await silence(agent.speaker, agent.notes, 20)
+            await silence(agent.notes, 30)
             if len(agent.speaker.played) > RATE * 2:
                 break
     agent.end("restarted", "restarted")
