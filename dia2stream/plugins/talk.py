@@ -210,7 +210,7 @@ class Talk:
         self._set_aside = None
         stood_ms = self._offset_ms + (self._stopped_at or 0.0)
         heard: asyncio.Future[Paused] = asyncio.get_running_loop().create_future()
-        heard.set_result(Paused(round(stood_ms), "", "".join(each.text for each in dropped)))
+        heard.set_result(Paused(round(stood_ms), "", " ".join(each.text.strip() for each in dropped)))
         return heard
 
     def _ask(self) -> "asyncio.Future[Paused]":
