@@ -7,6 +7,7 @@ first token to its first sound. In pipecat_* and livekit_* that is at the loudsp
 one turn that does not count, and then TURNS (5). Names choose the programs that have one of them in theirs.
 """
 
+import os
 import statistics
 import subprocess
 import sys
@@ -39,14 +40,16 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         server = Restarted(make_voice(folder))
-        print(f"first audio in ms, median of {turns} turns (least, most); bundled model, CPU\n", flush=True)
+        print(f"first audio in ms, median of {turns} turns (least, most); load of the last minute", flush=True)
+        print(f"bundled model, {os.cpu_count()} cores\n", flush=True)
         try:
             for client, service in (OURS, *EVERY):
                 label = f"{client} {service}".strip()
                 if wanted and (client, service) != OURS and not any(name in label for name in wanted):
                     continue
                 taken = first_audio(folder, server, client, service, turns)
-                print(f"{label:28} {statistics.median(taken):7.0f}   ({min(taken):.0f}, {max(taken):.0f})", flush=True)
+                spread = f"({min(taken):.0f}, {max(taken):.0f})"
+                print(f"{label:28} {statistics.median(taken):7.0f}   {spread:14} {os.getloadavg()[0]:.1f}", flush=True)
         finally:
             server.end()
 

@@ -228,6 +228,22 @@ async def test_what_is_interrupted_while_the_connection_is_gone_is_never_said(im
 
 
 @on_loop
+async def test_an_interruption_after_the_end_counts_for_what_was_not_played(impatient):
+    async with talking(impatient) as (talk, _):
+        await talk.say("a", TEXT, final=True)
+        items = await hear(talk, Done)
+        fourth = [item for item in items if isinstance(item, WordEvent)][3]
+        heard = await talk.interrupt(fourth.start_ms)
+        assert heard is not None
+        paused = await asyncio.wait_for(heard, PATIENCE)
+        assert paused.heard_ms == fourth.start_ms
+        assert f"{paused.spoken} {paused.pending}".split() == TEXT.replace("[S1] ", "").split()
+        assert 2 <= len(paused.spoken.split()) <= 4
+        await talk.say("b", "Yes?", final=True)
+        assert words(await hear(talk, Done)) == ["Yes?"]
+
+
+@on_loop
 async def test_utterances_that_are_kept_are_said_after_an_interruption(impatient):
     async with talking(impatient) as (talk, _):
         await talk.say("a", LONG, final=True)

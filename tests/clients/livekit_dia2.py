@@ -40,6 +40,8 @@ async def main() -> None:
         await session.interrupt()
         await speech
         heard = await asyncio.wait_for(interruptions.get(), 120)
+        if not heard.spoken and heard.pending == FIRST != text:  # of the early one, told late
+            heard = await asyncio.wait_for(interruptions.get(), 120)
         tell("heard", name=what, spoken=heard.spoken, pending=heard.pending, heard_ms=heard.heard_ms)
         tell(what, seconds=save(what, bytes(loudspeaker.played), RATE))
 
@@ -51,7 +53,7 @@ async def main() -> None:
         await session.interrupt()
         await speech
         with contextlib.suppress(asyncio.TimeoutError):
-            heard = await asyncio.wait_for(interruptions.get(), 3)
+            heard = await asyncio.wait_for(interruptions.get(), 10)
             tell("heard", name="early", spoken=heard.spoken, pending=heard.pending, heard_ms=heard.heard_ms)
         tell("early", seconds=save("early", bytes(loudspeaker.played), RATE))
 
