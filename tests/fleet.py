@@ -1,0 +1,264 @@
+"""Several servers behind something that hands clients out: a Ray cluster, or HAProxy before plain servers.
+
+    PYTHONPATH=. python tests/fleet.py --over ray,haproxy --calls 24      # needs dia2stream[ray], haproxy, redis-server
+
+Each fleet can lose a server (kill -9), stop one (its calls are handed over) and get one more. A journal in Redis lets
+calls go on elsewhere.
+"""
+
+import argparse
+import asyncio
+import contextlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, Protocol
+
+from fleet_calls import Call, row, several
+from piping import PATIENCE
+from serving import Serve
+
+SCRIPTS = Path(__file__).parent.parent / "scripts"
+MODEL = {"model": "random:tiny", "device": "cpu"}
+
+
+class Fleet(Protocol):
+    """Some servers of the same kind."""
+
+    @property
+    def url(self) -> str:
+        """Where clients go."""
+
+    def kill(self) -> None:
+        """Ends a server that has calls, as kill -9 does."""
+
+    def stop(self) -> None:
+        """Takes one away in good order."""
+
+    def add(self) -> None:
+        """One more; returns when it is asked for, not when it is there."""
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def until(condition: Callable[[], bool], what: str, seconds: float = PATIENCE) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, what
+        time.sleep(0.1)
+
+
+# ---- HAProxy ----
+
+
+class ProxyFleet:
+    """Plain servers behind HAProxy with scripts/haproxy.cfg; there may be `most` of them."""
+
+    def __init__(self, folder: Path, servers: int, most: int, slots: int, journal: str) -> None:
+        self._flags = {**MODEL, "slots": slots, "journal": journal, "linger": 60}
+        self._ports = [(free_port(), free_port()) for _ in range(most)]
+        self.servers: list[Serve] = []
+        for _ in range(servers):
+            self.add()
+        self._port = free_port()
+        config = folder / "haproxy.cfg"
+        config.write_text(configuration(most), encoding="utf-8")
+        self._proxy = subprocess.Popen(["haproxy", "-db", "-f", str(config)], env=self._environment())
+        until(self._takes_clients, "haproxy does not answer")
+
+    def _environment(self) -> dict[str, str]:
+        told = {"DIA2STREAM_BIND": f"127.0.0.1:{self._port}"}
+        for number, (port, agent) in enumerate(self._ports, 1):
+            told |= {f"DIA2STREAM_SERVER_{number}": f"127.0.0.1:{port}", f"DIA2STREAM_AGENT_{number}": str(agent)}
+        return {**os.environ, **told}
+
+    def _takes_clients(self) -> bool:
+        time.sleep(1.5)  # a round of its checks
+        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self._port), 1):
+            return True
+        return False
+
+    @property
+    def url(self) -> str:
+        return f"ws://127.0.0.1:{self._port}"
+
+    def kill(self) -> None:
+        self._busiest().process.kill()
+
+    def stop(self) -> None:
+        self._busiest().process.send_signal(signal.SIGTERM)
+
+    def add(self) -> None:
+        port, agent = self._ports[len(self.servers)]
+        self.servers.append(Serve(**{**self._flags, "port": port, "agent_port": agent}))
+
+    def _busiest(self) -> Serve:
+        alive = [server for server in self.servers if server.process.poll() is None]
+        return max(alive, key=lambda server: server.metric("dia2stream_slots_taken"))
+
+    def close(self) -> None:
+        self._proxy.kill()
+        self._proxy.wait()
+        for server in self.servers:
+            server.end()
+
+
+def configuration(servers: int) -> str:
+    """scripts/haproxy.cfg for so many servers: it has two, and says to copy their lines for more."""
+    lines = []
+    for line in (SCRIPTS / "haproxy.cfg").read_text(encoding="utf-8").splitlines():
+        lines.append(line)
+        if line.strip().startswith("server server2"):
+            lines += [line.replace("server2", f"server{n}").replace("_2", f"_{n}") for n in range(3, servers + 1)]
+    return "\n".join(lines) + "\n"
+
+
+# ---- Ray ----
+
+
+class RayFleet:
+    """The Ray Serve application on a cluster of this machine."""
+
+    def __init__(self, replicas: int, slots: int, journal: str, **arguments: Any) -> None:
+        import ray
+        from ray import serve
+
+        self._replicas, self._port = replicas, free_port()
+        self._arguments = {**MODEL, "slots": slots, "journal": journal, "linger": 60, "gpus": 0, "cpus": 0.1}
+        self._arguments |= arguments
+        # Ray counts cores to place workers; these servers need little of one.
+        ray.init(num_cpus=8, object_store_memory=80_000_000, include_dashboard=False, log_to_driver=False)
+        serve.start(http_options={"host": "127.0.0.1", "port": self._port})
+        self._apply(wait=True)
+        self._dead: set[int] = set()
+
+    def _apply(self, wait: bool) -> None:
+        """What `serve deploy` does with a serve.yaml."""
+        from ray.serve.context import _get_global_client
+        from ray.serve.schema import ServeDeploySchema
+
+        count = {"min_replicas": self._replicas, "max_replicas": self._replicas}
+        speech = {"name": "Speech", "autoscaling_config": count}
+        application = {"name": "speech", "import_path": "dia2stream.cluster.ray:app", "deployments": [speech]}
+        told = {"applications": [{**application, "args": self._arguments}]}
+        _get_global_client().deploy_apps(ServeDeploySchema(**told))
+        if wait:
+            until(lambda: self.running == self._replicas, "the replicas are not there", 4 * PATIENCE)
+
+    @property
+    def url(self) -> str:
+        return f"ws://127.0.0.1:{self._port}"
+
+    @property
+    def running(self) -> int:
+        """Replicas that clients get."""
+        from ray import serve
+
+        deployments = serve.status().applications["speech"].deployments
+        return int(deployments["Speech"].replica_states.get("RUNNING", 0)) if deployments else 0
+
+    def kill(self) -> None:
+        os.kill(self._processes()[0], signal.SIGKILL)
+
+    def stop(self) -> None:
+        self._replicas -= 1
+        self._apply(wait=False)
+
+    def add(self) -> None:
+        self._replicas += 1
+        self._apply(wait=False)
+
+    def _processes(self) -> list[int]:
+        """The replicas' processes, the oldest first."""
+        ours = []
+        for pid in filter(str.isdecimal, os.listdir("/proc")):
+            with contextlib.suppress(OSError):
+                title = Path("/proc", pid, "cmdline").read_bytes()
+                if title.startswith(b"ray::ServeReplica:speech:Speech") and _is_below(int(pid), os.getpid()):
+                    ours.append(int(pid))
+        return sorted(ours)
+
+    def close(self) -> None:
+        import ray
+
+        ray.shutdown()
+
+
+def _is_below(pid: int, ancestor: int) -> bool:
+    while pid > 1:
+        if pid == ancestor:
+            return True
+        pid = int(Path("/proc", str(pid), "stat").read_text().rpartition(")")[2].split()[1])
+    return False
+
+
+# ---- What befalls them ----
+
+
+async def trouble(fleet: Fleet, seconds: float) -> None:
+    """One server is stopped, one is killed, one is added, so many seconds apart."""
+    for act in (fleet.stop, fleet.kill, fleet.add):
+        await asyncio.sleep(seconds)
+        print(f"-- {act.__name__}", file=sys.stderr, flush=True)
+        await asyncio.to_thread(act)
+
+
+async def through_trouble(fleet: Fleet, calls: int, words: int, every: float) -> list[Call]:
+    """So many calls while servers come and go."""
+    troubling = asyncio.create_task(trouble(fleet, every))
+    try:
+        made = await several(fleet.url, calls, words, seconds=2 * every)
+        await troubling
+        return made
+    finally:
+        troubling.cancel()
+
+
+@contextlib.contextmanager
+def opened(kind: str, folder: Path, journal: str, replicas: int = 3, slots: int = 24) -> Iterator[Any]:
+    """A fleet of that kind, `ray` or `haproxy`."""
+    fleet: Any
+    if kind == "ray":
+        fleet = RayFleet(replicas, slots, journal)
+    else:
+        fleet = ProxyFleet(folder, replicas, replicas + 1, slots, journal)
+    try:
+        yield fleet
+    finally:
+        fleet.close()
+
+
+def main() -> None:
+    """Prints a row of figures for each kind of fleet."""
+    import tempfile
+
+    from test_journal import redis_running
+
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--over", default="ray,haproxy")
+    parser.add_argument("--calls", type=int, default=24)
+    parser.add_argument("--words", type=int, default=60)
+    parser.add_argument("--every", type=float, default=5.0)
+    told = parser.parse_args()
+    for kind in told.over.split(","):
+        with (
+            tempfile.TemporaryDirectory() as folder,
+            redis_running(Path(folder)) as (journal, _),
+            opened(kind, Path(folder), journal) as fleet,
+        ):
+            calls = asyncio.run(through_trouble(fleet, told.calls, told.words, told.every))
+            print(json.dumps({"over": kind, **{name: round(value, 1) for name, value in row(calls).items()}}))
+
+
+if __name__ == "__main__":
+    main()
