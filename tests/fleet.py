@@ -1,6 +1,6 @@
 """Several servers behind something that hands clients out: a Ray cluster, or HAProxy before plain servers.
 
-    PYTHONPATH=. python tests/fleet.py --over ray,haproxy --calls 24      # needs dia2stream[ray], haproxy, redis-server
+    scripts/test-cluster --table --calls 24      # needs haproxy and redis-server
 
 Each fleet can lose a server (kill -9), stop one (its calls are handed over) and get one more. A journal in Redis lets
 calls go on elsewhere.
@@ -11,16 +11,17 @@ import asyncio
 import contextlib
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
-import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Protocol
 
-from fleet_calls import Call, row, several
+from fleet_calls import Call, call, row, several, text_of
 from piping import PATIENCE
 from serving import Serve
 
@@ -65,7 +66,7 @@ class ProxyFleet:
     """Plain servers behind HAProxy with scripts/haproxy.cfg; there may be `most` of them."""
 
     def __init__(self, folder: Path, servers: int, most: int, slots: int, journal: str) -> None:
-        self._flags = {**MODEL, "slots": slots, "journal": journal, "linger": 60}
+        self._flags = {**MODEL, "slots": slots, "journal": journal, "linger": 60, "max_lead_ms": 240}
         self._ports = [(free_port(), free_port()) for _ in range(most)]
         self.servers: list[Serve] = []
         for _ in range(servers):
@@ -130,6 +131,7 @@ class RayFleet:
     """The Ray Serve application on a cluster of this machine."""
 
     def __init__(self, replicas: int, slots: int, journal: str, **arguments: Any) -> None:
+        os.environ |= {"RAY_AUTH_MODE": "disabled", "RAY_USAGE_STATS_ENABLED": "0"}  # before Ray is imported
         import ray
         from ray import serve
 
@@ -137,10 +139,17 @@ class RayFleet:
         self._arguments = {**MODEL, "slots": slots, "journal": journal, "linger": 60, "gpus": 0, "cpus": 0.1}
         self._arguments |= arguments
         # Ray counts cores to place workers; these servers need little of one.
-        ray.init(num_cpus=8, object_store_memory=80_000_000, include_dashboard=False, log_to_driver=False)
+        self._folder = tempfile.mkdtemp(prefix="ray-", dir="/tmp")  # short: a socket's path has at most 107 characters
+        ray.init(
+            num_cpus=8,
+            object_store_memory=80_000_000,
+            include_dashboard=False,
+            log_to_driver=False,
+            logging_level="error",
+            _temp_dir=self._folder,
+        )
         serve.start(http_options={"host": "127.0.0.1", "port": self._port})
         self._apply(wait=True)
-        self._dead: set[int] = set()
 
     def _apply(self, wait: bool) -> None:
         """What `serve deploy` does with a serve.yaml."""
@@ -192,6 +201,7 @@ class RayFleet:
         import ray
 
         ray.shutdown()
+        shutil.rmtree(self._folder, ignore_errors=True)
 
 
 def _is_below(pid: int, ancestor: int) -> bool:
@@ -209,29 +219,37 @@ async def trouble(fleet: Fleet, seconds: float) -> None:
     """One server is stopped, one is killed, one is added, so many seconds apart."""
     for act in (fleet.stop, fleet.kill, fleet.add):
         await asyncio.sleep(seconds)
-        print(f"-- {act.__name__}", file=sys.stderr, flush=True)
         await asyncio.to_thread(act)
 
 
-async def through_trouble(fleet: Fleet, calls: int, words: int, every: float) -> list[Call]:
+async def through_trouble(fleet: Fleet, calls: int, words: int, every: float, **options: Any) -> list[Call]:
     """So many calls while servers come and go."""
     troubling = asyncio.create_task(trouble(fleet, every))
     try:
-        made = await several(fleet.url, calls, words, seconds=2 * every)
+        made = await several(fleet.url, calls, words, seconds=2 * every, **options)
         await troubling
         return made
     finally:
         troubling.cancel()
 
 
+async def by_turns(urls: dict[str, str], rounds: int, words: int) -> dict[str, list[Call]]:
+    """Single calls, one way after the other, so that each meets the same machine."""
+    made: dict[str, list[Call]] = {name: [] for name in urls}
+    for number in range(rounds):
+        for name, url in urls.items():
+            made[name].append(await call(url, text_of(words, number), number))
+    return made
+
+
 @contextlib.contextmanager
-def opened(kind: str, folder: Path, journal: str, replicas: int = 3, slots: int = 24) -> Iterator[Any]:
+def opened(kind: str, folder: Path, journal: str, servers: int = 3, slots: int = 24, **flags: Any) -> Iterator[Any]:
     """A fleet of that kind, `ray` or `haproxy`."""
     fleet: Any
     if kind == "ray":
-        fleet = RayFleet(replicas, slots, journal)
+        fleet = RayFleet(servers, slots, journal, **flags)
     else:
-        fleet = ProxyFleet(folder, replicas, replicas + 1, slots, journal)
+        fleet = ProxyFleet(folder, servers, servers + 1, slots, journal)
     try:
         yield fleet
     finally:
@@ -239,9 +257,7 @@ def opened(kind: str, folder: Path, journal: str, replicas: int = 3, slots: int 
 
 
 def main() -> None:
-    """Prints a row of figures for each kind of fleet."""
-    import tempfile
-
+    """Prints a row of figures for each way to a server."""
     from test_journal import redis_running
 
     parser = argparse.ArgumentParser(description=__doc__)
@@ -249,15 +265,29 @@ def main() -> None:
     parser.add_argument("--calls", type=int, default=24)
     parser.add_argument("--words", type=int, default=60)
     parser.add_argument("--every", type=float, default=5.0)
+    parser.add_argument("--turns", type=int, default=20, help="single calls over each way, before the trouble")
     told = parser.parse_args()
-    for kind in told.over.split(","):
-        with (
-            tempfile.TemporaryDirectory() as folder,
-            redis_running(Path(folder)) as (journal, _),
-            opened(kind, Path(folder), journal) as fleet,
-        ):
-            calls = asyncio.run(through_trouble(fleet, told.calls, told.words, told.every))
-            print(json.dumps({"over": kind, **{name: round(value, 1) for name, value in row(calls).items()}}))
+
+    def show(kind: str, over: str, calls: list[Call]) -> None:
+        figures = {name: round(value, 1) for name, value in row(calls).items()}
+        print(json.dumps({"what": kind, "over": over, **figures}), flush=True)
+
+    with contextlib.ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        journal, _ = stack.enter_context(redis_running(folder))
+        steady = {"max_lead_ms": 240}  # frames come as they are played, so that their jitter can be seen
+        direct = stack.enter_context(Serve(**{**MODEL, "slots": 24, "journal": journal, **steady}))
+        fleets = {
+            kind: stack.enter_context(opened(kind, folder, journal, **(steady if kind == "ray" else {})))
+            for kind in told.over.split(",")
+        }
+        urls = {"direct": direct.url, **{kind: fleet.url for kind, fleet in fleets.items()}}
+        for over, calls in asyncio.run(by_turns(urls, told.turns, 10)).items():
+            show("single calls by turns", over, calls)
+        for over, fleet in fleets.items():
+            if told.calls:
+                calls = asyncio.run(through_trouble(fleet, told.calls, told.words, told.every))
+                show("stop, kill, add", over, calls)
 
 
 if __name__ == "__main__":

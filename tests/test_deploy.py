@@ -1,12 +1,15 @@
 """What runs `serve` for weeks: the RunPod script, the proxy before several servers, the image's files."""
 
 import asyncio
+import contextlib
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
 import time
+import urllib.request
 from pathlib import Path
 
 import pytest
@@ -15,7 +18,7 @@ from serving import LONG, SHORT, Serve, free_port, hear, killed, on_loop
 from tools import needs
 
 from dia2stream.client import connect
-from dia2stream.errors import CommandError
+from dia2stream.errors import CommandError, Disconnected
 from dia2stream.options import ServeOptions
 from dia2stream.protocol.audio_message import Audio
 from dia2stream.protocol.messages import Paused
@@ -26,12 +29,14 @@ SCRIPTS = Path(__file__).parent.parent / "scripts"
 @needs("haproxy")
 def test_the_proxy_gives_each_client_a_free_server_and_who_comes_back_its_own():
     port, config = free_port(), str(SCRIPTS / "haproxy.cfg")
-    with Serve(linger=20) as first, Serve(linger=20) as second:
+    with Serve(linger=20, agent_port=0) as first, Serve(linger=20, agent_port=0) as second:
         environment = {
             **os.environ,
             "DIA2STREAM_BIND": f"127.0.0.1:{port}",
             "DIA2STREAM_SERVER_1": f"127.0.0.1:{first.port}",
             "DIA2STREAM_SERVER_2": f"127.0.0.1:{second.port}",
+            "DIA2STREAM_AGENT_1": agent_of(first),
+            "DIA2STREAM_AGENT_2": agent_of(second),
         }
         check = subprocess.run(["haproxy", "-c", "-f", config], env=environment, capture_output=True, text=True)
         assert check.returncode == 0, check.stderr
@@ -63,6 +68,10 @@ def test_the_proxy_gives_each_client_a_free_server_and_who_comes_back_its_own():
                     await hear(client)
 
             talk()
+
+
+def agent_of(server: Serve) -> str:
+    return server.logged(r"agent host.*port=(\d+)")[1]
 
 
 async def until_up(url: str) -> None:
@@ -142,10 +151,139 @@ def test_the_deployment_files_name_the_default_port_and_only_flags_that_exist():
         "DIA2STREAM_BIND",
         "DIA2STREAM_SERVER_1",
         "DIA2STREAM_SERVER_2",
+        "DIA2STREAM_AGENT_1",
+        "DIA2STREAM_AGENT_2",
+        "DIA2STREAM_FIRST_PORT",
+        "DIA2STREAM_GPUS",
         "DIA2STREAM_COMMAND",
         "DIA2STREAM_VOLUME",
     }
-    for name in ("runpod", "Dockerfile", "compose.yaml", "haproxy.cfg"):
+    for name in ("runpod", "serve-gpus", "Dockerfile", "compose.yaml", "haproxy.cfg"):
         text = (SCRIPTS / name).read_text(encoding="utf-8")
-        assert set(re.findall(r"DIA2STREAM_[A-Z_0-9]+[A-Z0-9]", text)) <= known
+        assert set(re.findall(r"DIA2STREAM_[A-Z_0-9]+[A-Z0-9](?![A-Z_0-9])", text)) <= known
         assert str(ServeOptions.port) in text
+
+
+# ---- Several GPUs ----
+
+
+@needs("haproxy")
+def test_one_command_serves_all_gpus_and_a_call_goes_on_when_its_server_dies(tmp_path):
+    port, servers = free_port(), free_port()
+    told = {
+        "DIA2STREAM_GPUS": "0 1",
+        "DIA2STREAM_PORT": str(port),
+        "DIA2STREAM_FIRST_PORT": str(servers),
+        "DIA2STREAM_JOURNAL": str(tmp_path / "journal"),
+        "DIA2STREAM_COMMAND": f"{sys.executable} -m dia2stream",
+        "DIA2STREAM_LOG_FORMAT": "json",
+        "OMP_NUM_THREADS": "1",
+    }
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("DIA2STREAM_")}
+    flags = ["--model", "random:tiny", "--device", "cpu", "--slots", "2"]
+    script = [str(SCRIPTS / "serve-gpus"), *flags]
+    with (tmp_path / "log").open("w") as log:
+        pod = subprocess.Popen(script, env={**clean, **told}, stderr=log, stdout=log, start_new_session=True)
+    try:
+
+        @on_loop
+        async def talk():
+            url = f"ws://127.0.0.1:{port}"
+            await until_up(url)
+            clients = []
+            deadline = time.monotonic() + PATIENCE / 2
+            while len(clients) < 4:  # the slots of both
+                try:
+                    clients.append(await connect(url))
+                except (CommandError, Disconnected):
+                    assert time.monotonic() < deadline
+                    await asyncio.sleep(0.2)
+            client, *others = clients
+            await client.start(LONG, seed=1)
+            await hear(client, lambda item: client.received_ms >= 2000)
+            for other in others:
+                await other.hang_up()
+            os.kill(process_of_the_only_call(servers), signal.SIGKILL)
+            with pytest.raises(Disconnected):
+                await hear(client, lambda _: False)
+            back = await connect(url, conversation=client.ready.conversation, received_ms=client.received_ms)
+            assert back.ready.conversation == client.ready.conversation
+            await hear(back, Paused)
+            await back.hang_up()
+
+        talk()
+        pod.send_signal(signal.SIGTERM)
+        assert pod.wait(PATIENCE) == 0
+    except BaseException:
+        print((tmp_path / "log").read_text()[-3000:])
+        raise
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(pod.pid, signal.SIGKILL)
+        pod.wait()
+
+
+def process_of_the_only_call(first_port):
+    """The process of the server that has a client."""
+    for port in (first_port, first_port + 2):
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=PATIENCE) as answer:
+            if re.search(r"^dia2stream_slots_taken 1.0$", answer.read().decode(), re.MULTILINE):
+                return owner_of(port)
+    raise AssertionError("nobody has it")
+
+
+def owner_of(port):
+    for pid in filter(str.isdecimal, os.listdir("/proc")):
+        with contextlib.suppress(OSError):
+            words = Path("/proc", pid, "cmdline").read_bytes().split(b"\0")
+            if b"--port" in words and words[words.index(b"--port") + 1] == str(port).encode() and b"serve" in words:
+                return int(pid)
+    raise AssertionError(f"nobody has port {port}")
+
+
+# ---- The image ----
+
+
+def test_the_image_is_made_by_the_steps_of_a_script_in_their_order():
+    dockerfile = (SCRIPTS / "Dockerfile").read_text("utf-8")
+    steps = re.findall(r"^  (\w+)\)$", (SCRIPTS / "image").read_text("utf-8"), re.MULTILINE)
+    assert re.findall(r"^RUN scripts/image (\w+)$", dockerfile, re.MULTILINE) == steps
+    copied = [word for line in re.findall(r"^COPY (.*) \S+$", dockerfile, re.MULTILINE) for word in line.split()]
+    assert [path for path in copied if not (SCRIPTS.parent / path).exists()] == []
+
+
+@pytest.mark.slow  # it asks the package index
+def test_the_steps_of_the_image_make_a_program_that_speaks(tmp_path):
+    root = SCRIPTS.parent
+    venv = tmp_path / "venv"
+    subprocess.run([sys.executable, "-m", "venv", str(venv)], check=True)
+    python = venv / "bin" / "python"
+    where = "import sysconfig; print(sysconfig.get_path('purelib'))"
+    asked = [
+        subprocess.run([p, "-c", where], capture_output=True, text=True, check=True) for p in (python, sys.executable)
+    ]
+    inner, outer = (Path(answer.stdout.strip()) for answer in asked)
+    # All but this project is here already; an image has its own copy of torch.
+    (inner / "here.pth").write_text(f"import site; site.addsitedir({str(outer)!r})\n")
+    app = tmp_path / "app"
+    (app / "scripts").mkdir(parents=True)
+    (app / "dia2stream").mkdir()
+    shutil.copy(SCRIPTS / "image", app / "scripts" / "image")
+    for name in ("pyproject.toml", "README.md", "LICENSE", "NOTICE", "dia2stream/__init__.py"):
+        shutil.copy(root / name, app / name)
+    environment = {**os.environ, "PYTHON": str(python), "PIP_NO_WARN_SCRIPT_LOCATION": "1"}
+    environment.pop("PYTHONPATH", None)
+    run = lambda step: subprocess.run(["scripts/image", step], cwd=app, env=environment, check=True)  # noqa: E731
+    run("dependencies")
+    for package in ("dia2", "dia2stream"):
+        shutil.copytree(root / package, app / package, dirs_exist_ok=True)
+    run("program")
+    said = subprocess.run(
+        [venv / "bin" / "dia2stream", "say", "[S1] Hello.", "--model", "bundled", "-o", "hello.wav"],
+        cwd=tmp_path,
+        env=environment,
+        check=True,
+        timeout=PATIENCE,
+    )
+    assert said.returncode == 0
+    assert (tmp_path / "hello.wav").stat().st_size > 10_000

