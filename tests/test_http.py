@@ -52,6 +52,7 @@ def test_no_request_brings_out_a_traceback(server, request_, status):
 
 def test_the_port_is_open_before_the_model_is_there_and_says_how_far_it_is():
     with Serve(wait=False, before=NEVER_LOADED) as starting:
+        assert starting.get("/ping")[0] == 204
         status, said, _ = starting.get("/readyz")
         assert (status, said.split(":")[0]) == (503, "loading")
         assert starting.get("/healthz")[0] == 200
@@ -67,7 +68,7 @@ def test_the_port_is_open_before_the_model_is_there_and_says_how_far_it_is():
 
 
 def test_health_metrics_and_the_page_are_on_the_same_port(server):
-    assert server.get("/healthz")[:2] == server.get("/readyz")[:2] == (200, "ok\n")
+    assert server.get("/healthz")[:2] == server.get("/readyz")[:2] == server.get("/ping")[:2] == (200, "ok\n")
     status, page, headers = server.get("/")
     assert (status, headers["Content-Type"]) == (200, "text/html; charset=utf-8")
     for name in re.findall(r'(?:src|href)="(\w[\w.]*)"', page):

@@ -5,6 +5,7 @@
 /info                   what speaks: the model, its voices, the settings
 /healthz                200 while the process can be of use; when it says 503, start a new one
 /readyz                 200 when a client would be served (or told `busy`), else 503 and why
+/ping                   the same for RunPod, which takes 204 for `not yet`
 /metrics                for Prometheus
 what DIALECTS add       the addresses that other services' clients know
 """
@@ -48,6 +49,10 @@ def make_routes(
     def readyz(request: Request) -> Response:
         return _status(ready(), remark())
 
+    def ping(request: Request) -> Response:
+        loading = (ready() or "").startswith("loading")
+        return Response(None, HTTPStatus.NO_CONTENT, _ALWAYS) if loading else _status(ready())
+
     async def prometheus(request: Request) -> Response:
         return Response(await scrape(), headers=_ALWAYS, media_type=metrics.CONTENT_TYPE)
 
@@ -61,6 +66,7 @@ def make_routes(
         Route("/info", _place(info, service.gate)),
         Route("/healthz", _place(healthz)),
         Route("/readyz", _place(readyz)),
+        Route("/ping", _place(ping)),
         Route("/metrics", _place(prometheus, service.gate)),
         *(route for dialect in DIALECTS for route in dialect(service)),
     ]

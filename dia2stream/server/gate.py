@@ -21,7 +21,7 @@ from starlette.responses import PlainTextResponse, Response
 from dia2stream.protocol.fields import shown
 from dia2stream.server.connection import App, Receive, Scope, Send
 
-OPEN_PATHS = ("/healthz", "/readyz")  # what probes ask for, under whatever name
+OPEN_PATHS = ("/healthz", "/readyz", "/ping")  # what probes ask for, under whatever name
 _NEEDS_TOKEN = "this needs the server's token: send Authorization: Bearer TOKEN, or add ?token=TOKEN\n"
 _TOKEN_HEADERS = ("x-api-key", "xi-api-key", "kyutai-api-key")
 TOKEN_SCHEMES = ("bearer", "token")
