@@ -17,17 +17,20 @@ if TYPE_CHECKING:
     from dia2.checkpoint.load import Checkpoint
 
 
-def make_stepper(checkpoint: Checkpoint, slots: int = 1, blocks: int | None = None) -> tuple[Stepper, str]:
+def make_stepper(
+    checkpoint: Checkpoint, slots: int = 1, blocks: int | None = None, *, ahead: bool = False
+) -> tuple[Stepper, str]:
     """The fastest stepper this machine can run, ready to step, and one line that says which and why.
 
-    blocks: of the key/value cache; None: as many as all slots' full contexts take.
+    blocks: of the key/value cache; None: as many as all slots' full contexts take. ahead: of the graphs, begin a lone
+    conversation's next lead-in step before the host knows the action of this one.
     """
     why_not = obstacle_to_graphs(checkpoint.device)
     if why_not is not None:
         return Stepper(checkpoint, slots, blocks), f"steps run eagerly: {why_not}"
     from dia2.cuda.stepper import GraphStepper  # imports triton
 
-    stepper = GraphStepper(checkpoint, slots, blocks=blocks)
+    stepper = GraphStepper(checkpoint, slots, blocks=blocks, ahead=ahead)
     return stepper, f"steps are CUDA graphs of {stepper.kind}; one conversation's depformer is {stepper.depformer_kind}"
 
 

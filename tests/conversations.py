@@ -478,6 +478,8 @@ class ToyStepper:
     its cache.
     """
 
+    looks_ahead = False
+
     def __init__(
         self,
         limit: int = 160,

@@ -135,6 +135,22 @@ def test_one_conversations_view_is_its_slot(small: Mimi) -> None:
     assert codec.state.position.tolist() == [0, 2]
 
 
+def test_a_slot_that_is_silent_already_is_not_reset_again(small: Mimi, monkeypatch: pytest.MonkeyPatch) -> None:
+    codec, codes, resets = FrameCodec(small, 2), draw_codes(small, 3), []
+    reset = codec.state.reset
+    monkeypatch.setattr(codec.state, "reset", lambda slot: resets.append(slot) or reset(slot))
+    codec.reset(0)
+    assert resets == []
+    for use in (lambda: codec.submit([0], codes[:, :, :1]), lambda: codec.hear(0, codes[0]), lambda: None):
+        use()
+        codec.reset(0)
+    assert resets == [0, 0]
+    saved = codec.saved(1)
+    codec.restore(0, saved)
+    codec.reset(0)
+    assert resets == [0, 0, 0]
+
+
 def test_the_published_codec_remembers_128_conversations_in_less_than_3_gb() -> None:
     with torch.device("meta"):
         shape = MimiDecoder(PUBLISHED, 32).state_shape()

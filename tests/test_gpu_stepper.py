@@ -7,8 +7,10 @@ import gc
 import os
 import random
 import statistics
+import time
 from collections.abc import Iterator, Sequence
 from functools import cache
+from typing import Any
 
 import pytest
 import torch
@@ -37,10 +39,10 @@ def loaded(model: str, dtype: str, weights: str = "dtype") -> Checkpoint:
     return load_checkpoint(model, LoadOptions(device="cuda", dtype=dtype, weights=weights))
 
 
-def captured(checkpoint: Checkpoint, slots: int = 1, plain: bool | None = None, **cache: int | None):
+def captured(checkpoint: Checkpoint, slots: int = 1, plain: bool | None = None, **options: Any):
     from dia2.cuda.stepper import GraphStepper  # imports triton
 
-    return GraphStepper(checkpoint, slots, plain, **cache)
+    return GraphStepper(checkpoint, slots, plain, **options)
 
 
 @pytest.fixture(autouse=True)
@@ -205,6 +207,28 @@ def test_a_step_of_lead_ins_runs_no_depformer_and_others_run_the_smallest_one() 
     column, codes = stepper.prepare(range(9))  # three of them have codes to draw
     assert column is stepper.columns[16]
     assert codes is stepper.depformers[4]
+
+
+def test_steps_that_are_begun_ahead_draw_the_same_however_late_the_host_is() -> None:
+    checkpoint, dice = loaded(MODEL, "bfloat16"), random.Random(0)
+    found = []
+    for ahead in (False, True):
+        stepper = captured(checkpoint, 2, ahead=ahead)
+        for seed in range(6):
+            stepper.begin(1, SAMPLED, seed=seed)
+            stepper.slots[1].known = NO_CODE
+            for column in range(40):
+                either = text_of(0, column), text_of(1, column)
+                (action,) = stepper.act([1], either if column < 39 else None)
+                time.sleep(dice.choice([0.0, 0.0, 0.002, 0.005]))
+                stepper.complete([either[action == 1]])
+                found.append(action)
+            stepper.stop_ahead()
+            stepper.slots[1].known = EVERY_CODE
+            step(stepper, [1])
+            found.append(stepper.codes[1, :, 41].tolist())
+        del stepper
+    assert found[: len(found) // 2] == found[len(found) // 2 :]
 
 
 @pytest.mark.parametrize("slots", [1, 3, 8])

@@ -14,6 +14,7 @@ from dia2.checkpoint.load import LoadOptions, load_checkpoint
 from dia2.codec.ring import RingView, attend_ring
 from dia2.cuda.kernels import products as kernels
 from dia2.cuda.kernels.attention import Attention
+from dia2.cuda.kernels.choose import choose
 from dia2.cuda.kernels.draws import Sampler
 from dia2.cuda.kernels.launch import COLUMN, KNOWN, SLOT, STEP_FIELDS, UNUSED
 from dia2.cuda.kernels.ring import attend_ring_fused
@@ -231,6 +232,48 @@ def test_attention_over_rings_turns_writes_and_sums_as_plain_operations_do(
         if number in cuts:  # one goes back
             position[rows[0]] -= 2 * steps
             filled[rows[0]] -= 2 * steps
+
+
+@pytest.mark.parametrize(("action", "starts_word"), [(0, 0), (1, 1), (2, 1), (3, 0), (9, 0)])
+def test_the_text_of_a_step_that_was_begun_ahead_is_chosen_by_the_action(action: int, starts_word: int) -> None:
+    choices = torch.randint(100, (2, STEP_FIELDS), device=DEVICE)
+    fields = torch.zeros(3, STEP_FIELDS, dtype=torch.int64, device=DEVICE)
+    choose(choices, torch.tensor([action], device=DEVICE), 2, fields[0])
+    assert fields[0].tolist() == choices[starts_word].tolist()
+    assert (fields[1:] == 0).all()
+
+
+def test_the_text_is_held_by_action_0_also_where_that_is_the_id_of_a_new_word() -> None:
+    choices, fields = torch.tensor([[1] * STEP_FIELDS, [2] * STEP_FIELDS], device=DEVICE), torch.zeros(STEP_FIELDS)
+    fields = fields.long().to(DEVICE)
+    choose(choices, torch.tensor([0], device=DEVICE), 0, fields)
+    assert fields.tolist() == [1] * STEP_FIELDS
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("plain", [False, True], ids=["kernels", "plain ops"])
+def test_steps_that_are_begun_ahead_are_those_that_would_have_followed(plain: bool) -> None:
+    loaded = load_checkpoint("random:tiny", LoadOptions(device=str(DEVICE), dtype="float32"))
+    torch.set_float32_matmul_precision("highest")
+    alone, ahead = Stepper(loaded, 2), GraphStepper(loaded, 2, plain=plain, ahead=True)
+    texts = [((20 + n, 40 + n), (60 + n, 3)) for n in range(8)]
+    for stepper in (alone, ahead):
+        stepper.begin(1, SETTINGS[0], seed=4)
+        stepper.begin(0, SETTINGS[0], seed=5)
+        stepper.slots[1].known = 100
+    for number, either in enumerate(texts):
+        told = either if number % 4 != 3 else ((1, 1), (1, 1))  # the fourth is foreseen otherwise than it comes
+        (expected,) = alone.act([1])
+        alone.complete([either[expected == 1]])
+        assert ahead.act([1], told) == [expected]
+        ahead.complete([either[expected == 1]])
+        if number == 5:  # others step meanwhile
+            ahead.stop_ahead()
+            assert ahead.act([0, 1]) == alone.act([0, 1])
+            for stepper in (alone, ahead):
+                stepper.complete([(30, 3), (31, 3)])
+    assert ahead.codes.tolist() == alone.codes.tolist()
+    close(ahead.cache.copied(1, 2, 9).k, alone.cache.copied(1, 2, 9).k)
 
 
 SETTINGS = [

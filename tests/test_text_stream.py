@@ -174,3 +174,24 @@ def test_more_text_makes_an_ended_stream_go_on() -> None:
     assert machine.process(state, 1, action=1) == (10, NEW_WORD)
     assert machine.process(state, 2, action=1) == (PAD, NEW_WORD)
     assert state.end_step == 2
+
+
+@given(machines, scripts, scripts, st.lists(actions, max_size=25), st.integers(0, 3), st.booleans())
+def test_what_is_foreseen_for_an_action_is_what_it_does(
+    machine: TextMachine, script: list[Entry], later: list[Entry], before: list[int], padding: int, closed: bool
+) -> None:
+    state = started(machine, script, padding)
+    for step, action in enumerate(before):
+        machine.process(state, step, action)
+    if not (state.end_step is not None or machine.may_step(state, closed)):
+        return
+    unchanged = copy.deepcopy(state)
+    foreseen = machine.foresee(state, len(before), closed)
+    assert state == unchanged
+    outcomes = []
+    waits = False
+    for action in (0, 1):
+        after = copy.deepcopy(state)
+        outcomes.append(machine.process(after, len(before), action))
+        waits |= after.end_step is None and not machine.may_step(after, closed)
+    assert foreseen == (None if waits else tuple(outcomes))

@@ -38,6 +38,7 @@ class FrameCodec:
         self.mimi = mimi
         self.state = mimi.state(slots + self._spare, BACK_FRAMES)
         self._decoded_singly = [0] * slots  # frames since the last thing that is in no log
+        self._silent = [True] * slots  # nothing was decoded since the last reset
 
     @property
     def slots(self) -> int:
@@ -53,11 +54,12 @@ class FrameCodec:
         sounds = self._decode(slots, codes)
         for slot in slots:
             self._decoded_singly[slot] += 1
+            self._silent[slot] = False
         return sounds
 
     def hear(self, slot: int, codes: Tensor) -> None:
         """Moves a slot on by frames that were played before, int64 [codebooks, n]; their sound is not wanted."""
-        self._decoded_singly[slot] = 0
+        self._decoded_singly[slot], self._silent[slot] = 0, False
         with self._behind():
             self._hear(slot, codes)
 
@@ -81,7 +83,7 @@ class FrameCodec:
 
     def restore(self, slot: int, state: DecoderState) -> None:
         """Puts a saved state, of any slot, into a slot."""
-        self._decoded_singly[slot] = 0
+        self._decoded_singly[slot], self._silent[slot] = 0, False
         with self._behind():
             self.state.copy_(state, slot)
 
@@ -92,8 +94,10 @@ class FrameCodec:
             self.state.copy_slot(source, target)
 
     def reset(self, slot: int) -> None:
-        """Puts a slot back to silence before the first frame."""
-        self._decoded_singly[slot] = 0
+        """Puts a slot back to silence before the first frame, if it is not there already."""
+        if self._silent[slot]:
+            return
+        self._decoded_singly[slot], self._silent[slot] = 0, True
         with self._behind():
             self.state.reset(slot)
 

@@ -11,6 +11,9 @@ its column, cache index, known frames and text, written by the host into pinned 
 Settings and uniforms are device tensors too, and kernels find a line's slot in its fields. So nothing is ever captured
 again, and nothing is allocated after construction. Slots with codes to draw come first, and B takes the first lines.
 
+With `ahead`, a conversation that is alone in its lead-in has its next step begun before the host knows the action of
+this one: the host says which text follows either action, and the device chooses. So the device works without a gap.
+
 The only thing the host waits for is the actions, copied into pinned memory at the end of A. In the published models
 the depformer does not read the text that an action leads to, so B is launched right behind A, before the actions are
 known: the GPU works on the codes while the host works on the text, and the next step's A can be queued without a gap.
@@ -23,6 +26,7 @@ a depformer with a text embedding, which no published model has.
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -32,11 +36,12 @@ from torch import Tensor
 from dia2.cuda.clusters.depformer import ClusterDepformer
 from dia2.cuda.clusters.program import ClusterProgram
 from dia2.cuda.graphs import Capture, batch_sizes, size_for
+from dia2.cuda.kernels.choose import choose
 from dia2.cuda.kernels.launch import STEP_FIELDS, UNUSED
 from dia2.cuda.passes import ColumnPasses
 from dia2.cuda.programs import KernelBuffers, KernelProgram, LayerProgram, StepProgram, StepTensors
 from dia2.model.sampling import SlotSettings
-from dia2.steps.stepper import Slot, Stepper, TextColumn
+from dia2.steps.stepper import Ahead, Slot, Stepper, TextColumn
 
 if TYPE_CHECKING:
     from dia2.checkpoint.load import Checkpoint
@@ -44,11 +49,25 @@ if TYPE_CHECKING:
 Run = Callable[[], None]
 
 
+@dataclass(frozen=True)
+class _Begun:
+    """A step that the device is at. ready: is recorded behind it; None without a GPU.
+
+    lines: of one that was begun ahead: its fields if the action before is to hold, and if it is to start a word.
+    buffer: which of the two buffers it leaves its action in; the next one ahead takes the other.
+    """
+
+    buffer: int
+    ready: torch.cuda.Event | None
+    lines: list[list[int]] | None
+
+
 class GraphStepper(Stepper):
     """A Stepper whose steps are CUDA graphs; construction compiles, captures and warms up everything.
 
     plain: capture the layers' own ops even where kernels could be used (for comparing them).
-    clusters: use the kernel that is a whole depformer where it can be used.
+    clusters: use the kernel that is a whole depformer where it can be used. ahead: begin the next lead-in step of a
+    conversation that is alone before the host knows the action of this one.
     """
 
     def __init__(
@@ -60,6 +79,7 @@ class GraphStepper(Stepper):
         clusters: bool = True,
         blocks: int | None = None,
         block_columns: int | None = None,
+        ahead: bool = False,
     ) -> None:
         super().__init__(checkpoint, slots, blocks, block_columns)
         self.sizes = batch_sizes(slots)
@@ -73,11 +93,19 @@ class GraphStepper(Stepper):
         self._host_actions, self._host_text = self._shared(lines), self._shared(lines, 2)
         # The same memory for NumPy, which reads and writes a few numbers in less time.
         self._host_lines, self._host_drawn = self._host.numpy(), self._host_actions.numpy()
+        # Of steps that are begun ahead, in turns: the host may be late to read the one while the next one ends.
+        self._ahead_actions = [self._shared(1), self._shared(1)]
+        self._ahead_drawn = [actions.numpy() for actions in self._ahead_actions]
+        self._choices = torch.zeros(2, STEP_FIELDS, dtype=torch.int64, device=self.device)
+        self._new_word, self._action = self.config.data.text_new_word_token_id, 0
+        self._ahead = ahead
+        self._begun: _Begun | None = None
+        self._due_codes: Run | None = None  # graph B of the step that is going on
         self.tensors = self._step_tensors(lines)
         # A line that fills up a batch: every frame is known, so nothing is drawn into codes. The last column of the
         # cache is never read.
         self._unused = [0, self.capacity - 1, self.capacity, *self.opening, UNUSED]
-        self._host[:] = torch.tensor(self._unused)
+        self._host[:] = self._choices[:] = torch.tensor(self._unused)
         # By batch size: what is captured, graphs A and graphs B.
         self.programs: dict[int, StepProgram] = {}
         self.columns: dict[int, Run] = {}
@@ -110,21 +138,68 @@ class GraphStepper(Stepper):
             self._passes.run(slot, state.column, state.shift, texts)
             state.column += len(texts)
 
+    @property
+    def looks_ahead(self) -> bool:
+        return self._ahead
+
+    def stop_ahead(self) -> None:
+        self._begun = None
+
     @torch.inference_mode()
-    def act(self, slots: Sequence[int]) -> list[int]:
+    def act(self, slots: Sequence[int], ahead: Ahead | None = None) -> list[int]:
         """Runs the current column of each of the slots and draws: their actions, in the same order.
 
-        slots: at most `most_slots` of them, in any order, none twice.
+        slots: at most `most_slots` of them, in any order, none twice. ahead: see `Stepper.act`.
         """
+        begun, self._begun = self._begun, None
+        if begun is None or not self._goes_on(begun, slots):
+            begun = self._begin_step(slots)
+        if ahead is not None and self._ahead and len(slots) == 1 and self._due_codes is None:
+            self._begun = self._begin_ahead(slots[0], ahead, 1 - begun.buffer)
+        if begun.ready is not None:
+            begun.ready.synchronize()
+        drawn = self._host_drawn if begun.lines is None else self._ahead_drawn[begun.buffer]
+        actions = dict(zip(self._lines, drawn[: len(self._lines)].tolist(), strict=True))
+        self._action = actions[slots[0]]
+        return [actions[slot] for slot in slots]
+
+    def _begin_step(self, slots: Sequence[int]) -> "_Begun":
         column, codes = self.prepare(slots)
         column()
-        ready = self._mark()
+        ready = self._mark(self._actions_ready)
         if codes is not None and not self.reads_text:
             codes()
-        if ready is not None:
-            ready.synchronize()
-        actions = dict(zip(self._lines, self._host_drawn[: len(self._lines)].tolist(), strict=True))
-        return [actions[slot] for slot in slots]
+        return _Begun(0, ready, None)
+
+    # ---- The next step, before the action of this one is known on the host ----
+
+    def _begin_ahead(self, slot: int, ahead: Ahead, buffer: int) -> "_Begun":
+        """Queues the slot's next step. The device chooses its text, by the action that it has drawn."""
+        state = self.slots[slot]
+        index = state.column + state.shift + 1
+        self.blocks.hold(slot, index + 1)
+        self._need_uniforms(slot, state.column + 1)
+        lines = [[state.column + 1, index, state.known, *text, slot] for text in ahead]
+        choices = torch.tensor(lines, pin_memory=self.device.type == "cuda")
+        self._choices.copy_(choices, non_blocking=True)
+        self._run_ahead()
+        self._ahead_actions[buffer].copy_(self.tensors.drawn[:1, -1], non_blocking=True)
+        return _Begun(buffer, self._mark(self._ahead_ready[buffer]), lines)
+
+    def _goes_on(self, begun: "_Begun", slots: Sequence[int]) -> bool:
+        """Whether a step that was begun ahead is the one that is asked for now."""
+        assert begun.lines is not None
+        starts_word = self._action == 1 or (self._action == self._new_word and self._action != 0)
+        if len(slots) != 1 or self._line(slots[0]) != begun.lines[starts_word]:
+            return False
+        self._active = self._lines = list(slots)
+        self._due_codes = None
+        return True
+
+    def run_ahead(self, program: StepProgram) -> None:
+        """Graph A of a step that was begun ahead, as it is captured."""
+        choose(self._choices, program.tensors.drawn[0, -1:], self._new_word, program.tensors.fields[0])
+        program.column()
 
     def prepare(self, slots: Sequence[int]) -> tuple[Run, Run | None]:
         """Writes down what the step of these slots is to do. Returns its graphs: A, and B if there is a code to draw.
@@ -158,6 +233,7 @@ class GraphStepper(Stepper):
         state = self.slots[slot]
         index = state.column + state.shift
         self.blocks.hold(slot, index + 1)
+        self._need_uniforms(slot, state.column)
         return [state.column, index, state.known, *state.text, slot]
 
     def _step_tensors(self, lines: int) -> StepTensors:
@@ -184,11 +260,11 @@ class GraphStepper(Stepper):
         """Host memory that the device's copies can run beside the host with."""
         return torch.zeros(*shape, dtype=torch.int64, pin_memory=self.device.type == "cuda")
 
-    def _mark(self) -> torch.cuda.Event | None:
-        if self.device.type != "cuda":
-            return None
-        self._actions_ready.record()
-        return self._actions_ready
+    def _mark(self, event: torch.cuda.Event | None) -> torch.cuda.Event | None:
+        """Records an event on the device, behind all that it has been given."""
+        if event is not None:
+            event.record()
+        return event
 
     def _meet_lengths(self) -> None:
         """Runs passes of many columns, for which libraries load other kernels than for few; what they write is void."""
@@ -203,8 +279,7 @@ class GraphStepper(Stepper):
         """Makes what runs a column and its codes, for every batch size."""
         on_gpu = self.device.type == "cuda"  # else: tests, with the kernels interpreted
         capture = Capture(self.device) if on_gpu else None
-        if on_gpu:
-            self._actions_ready = torch.cuda.Event()
+        self._actions_ready, *self._ahead_ready = (torch.cuda.Event() if on_gpu else None for _ in range(3))
         buffers = None if self.kind == "plain ops" else KernelBuffers(self.tensors)
         whole = None if buffers is None else self._whole_depformer()
         for size in reversed(self.sizes):
@@ -213,6 +288,9 @@ class GraphStepper(Stepper):
             column, codes = partial(self.run_column, program), partial(self.run_codes, program)
             self.columns[size] = capture(column) if capture else column
             self.depformers[size] = capture(codes) if capture else codes
+        if self._ahead:
+            next_step = partial(self.run_ahead, self.programs[1])
+            self._run_ahead = capture(next_step) if capture else next_step
         if buffers is not None:
             self._passes = ColumnPasses(self.tensors, self._unused, capture)
 

@@ -89,7 +89,7 @@ class Context:
         The voice of the slot's last conversation is there already, and one that was run before in any slot is copied.
         The columns of another one are due.
         """
-        self.release()
+        self._give_back()
         self.stepper.begin(self.slot, settings, seed)
         self.seed, self.base, self.frames, self._voice_changed = seed, 0, 0, False
         self._columns.clear()
@@ -106,7 +106,14 @@ class Context:
         self._take_blocks()
 
     def release(self) -> None:
-        """The conversation is over: gives back the cache's blocks, but for the voice's, which the next may have too."""
+        """The conversation is over: gives back the cache's blocks, but for the voice's, which the next may have too.
+
+        The codec is reset now, because who begins the next conversation waits for it.
+        """
+        self._give_back()
+        self._codec.reset()
+
+    def _give_back(self) -> None:
         if self._due or self._voice_due is not None:
             self.distrust()  # a pass was given up half-way
         self.stepper.blocks.trim(self.slot, self._prefix_frames)

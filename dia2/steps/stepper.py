@@ -45,6 +45,12 @@ def block_columns_for(device: torch.device, slots: int) -> int | None:
 
 
 TextColumn = tuple[int, int]  # main and second token of a column
+Ahead = tuple[TextColumn, TextColumn]
+"""The text of a slot's next column if the action is to hold, and if it is to start a word."""
+
+# Uniforms are drawn for so many columns at a time: those of a whole context would take half a millisecond, in which a
+# conversation that begins stands still.
+_UNIFORM_COLUMNS = 128
 
 
 @dataclass
@@ -93,6 +99,7 @@ class Stepper:
         self.codes = blank(slots, self.capacity, self.delays, data.audio_bos_token_id, device)
         self._streams = CB0_STREAM + data.codebooks
         self.uniforms = torch.zeros(slots, self.capacity, self._streams, device=device)
+        self._tables = [_Table(0, 0, 0)] * slots
         self.guidance = Guidance(slots, device)
         self.text_draws, self.audio_draws = Draws(slots, device), Draws(slots, device)
         self.depformer_cache = depformer.new_cache(2 * slots)
@@ -112,7 +119,7 @@ class Stepper:
         """Puts `slot` at column 0, where every code reads BOS; column 0 is step `first_step` in the table of draws."""
         self.slots[slot] = Slot(0, self.opening, settings=self.slots[slot].settings)
         self.codes[slot].fill_(self.config.data.audio_bos_token_id)
-        self.uniforms[slot] = uniform_table(seed, first_step, self.capacity, self._streams)
+        self._tables[slot] = _Table(seed, first_step, 0)
 
     def copy(self, source: int, target: int) -> None:
         """Makes `target` a copy of `source`, which stands between two steps: it draws the same from there on.
@@ -159,16 +166,27 @@ class Stepper:
         """Columns that a pass is padded to, ascending: all up to one of these take the same time. Empty: none is."""
         return ()
 
+    @property
+    def looks_ahead(self) -> bool:
+        """Whether `act` can begin a slot's next step before it tells the action of this one."""
+        return False
+
+    def stop_ahead(self) -> None:
+        """Forgets a step that was begun ahead: the slot goes on otherwise than was foreseen."""
+
     @torch.inference_mode()
-    def act(self, slots: Sequence[int]) -> list[int]:
+    def act(self, slots: Sequence[int], ahead: Ahead | None = None) -> list[int]:
         """Runs the backbone on the current column of each of the slots and draws: their actions, in the same order.
 
         slots: at most `most_slots` of them, in any order, none twice. Until `complete` follows, nothing is moved on.
+        ahead: of a single slot, the text of the next column for either action. Then the next `act` is of that slot
+        again, with nothing but `complete` in between, or `stop_ahead` is called.
         """
         chosen = SlotIndex.of(slots, self.device)
         states = [self.slots[slot] for slot in chosen.numbers]
         for slot, state in zip(chosen.numbers, states, strict=True):
             self.blocks.hold(slot, state.column + state.shift + 1)
+            self._need_uniforms(slot, state.column)
         columns = self._numbers(s.column for s in states)
         branches = 2 if any(s.settings.guided for s in states) else 1
         text = on_device([s.text for s in states], self.device)
@@ -212,6 +230,17 @@ class Stepper:
         """One complete frame of each of n slots, by its number in the slot's context: int64 [n, C], in one gather."""
         where = on_device([slots, frames], self.device)
         return frame_of_each(self.codes, self._delays, where[0], where[1])
+
+    def _need_uniforms(self, slot: int, column: int) -> None:
+        """Makes sure that the uniforms of a column are on the device, and those before it."""
+        table = self._tables[slot]
+        if column >= table.columns:
+            start, stop = table.columns, min(self.capacity, column + _UNIFORM_COLUMNS)
+            drawn = uniform_table(table.seed, table.first_step + start, stop - start, self._streams)
+            if self.uniforms.is_cuda:
+                drawn = drawn.pin_memory()  # a copy from ordinary memory would wait for all that the device has to do
+            self.uniforms[slot, start:stop].copy_(drawn, non_blocking=True)
+            self._tables[slot] = replace(table, columns=stop)
 
     def _codebooks_due(self, slot: int) -> int:
         """How many leading codebooks of the slot's next column must be drawn: up to the last one whose frame is new.
@@ -263,6 +292,15 @@ class Stepper:
 
     def _numbers(self, numbers: Iterable[int]) -> Tensor:
         return on_device(list(numbers), self.device)
+
+
+@dataclass(frozen=True)
+class _Table:
+    """A slot's uniforms: column 0 has those of step first_step; so many columns are on the device."""
+
+    seed: int
+    first_step: int
+    columns: int
 
 
 @dataclass(frozen=True)

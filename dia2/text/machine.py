@@ -151,6 +151,32 @@ class TextMachine:
         second, state.lookahead = state.lookahead.pop(self.pad)
         return output, second
 
+    def foresee(self, state: TextState, step: int, closed: bool) -> tuple[tuple[int, int], tuple[int, int]] | None:
+        """The text of column step + 1 if the action is to hold, and if it is to start a word. Changes nothing.
+
+        None where a step could follow that has to wait for words. closed: as in `may_step`.
+        """
+        texts = []
+        for action in (0, 1):
+            draft = self._draft(state)
+            texts.append(self.process(draft, step, action))
+            if draft.end_step is None and not self.may_step(draft, closed):
+                return None
+        return texts[0], texts[1]
+
+    def _draft(self, state: TextState) -> TextState:
+        """A copy that can make one step, with as much of the queue as that step and the question after it look at."""
+        near: list[Entry] = []
+        words = 0
+        for entry in state.queue:
+            near.append(entry)
+            words += bool(entry.tokens)
+            if words > self.ahead + 1:
+                break
+        draft = TextState(deque(near))
+        draft.restore(state.mark())
+        return draft
+
     def _sanitise(self, action: int) -> int:
         if action in (0, 1):  # 0 and 1 are actions, even in a vocabulary where they are also text ids
             return self.new_word if action else self.pad

@@ -37,7 +37,7 @@ from numpy.typing import NDArray
 
 from dia2.model.sampling import SamplingDefaults
 from dia2.steps.context import Context
-from dia2.steps.stepper import TextColumn
+from dia2.steps.stepper import Ahead, TextColumn
 from dia2.text.machine import MAX_PADDING
 from dia2.text.script import TextTokenizer
 from dia2.voice.voice import Prefix
@@ -342,8 +342,18 @@ class Conversation:
         if not self._speaking or self.paused:
             return False
         state = self.context.state
-        closed = self.words.opened is None or self.words.opened.waits
-        return state.end_step is not None or self.machine.may_step(state, closed)
+        return state.end_step is not None or self.machine.may_step(state, self._closed)
+
+    @property
+    def _closed(self) -> bool:
+        """Whether no text can come that would change the turn."""
+        return self.words.opened is None or self.words.opened.waits
+
+    def foresee(self) -> Ahead | None:
+        """The text of the next column for either action, where another step is wanted whichever it is; else None."""
+        if self.context.room < 2:
+            return None
+        return self.machine.foresee(self.context.state, self.context.step, self._closed)
 
     def can_step(self) -> bool:
         """Whether a step is wanted and there is room for a frame."""

@@ -89,10 +89,12 @@ class Batch:
         self._failed: set[Conversation] = set()
         self._device_seconds = 0.0
 
-    def step(self, conversations: Sequence[Conversation], margin: float | None = None) -> StepReport:
+    def step(
+        self, conversations: Sequence[Conversation], margin: float | None = None, again: bool = False
+    ) -> StepReport:
         """One step of conversations that all `can_step`. Raises whatever the model's own calls raise.
 
-        margin: for the report.
+        margin: for the report. again: it is a lead-in step, and the next one is probably of the same conversations.
         """
         started, self._device_seconds = time.perf_counter(), 0.0
         self._failed.clear()
@@ -100,7 +102,7 @@ class Batch:
             self._try(conversation, conversation.prepare)
         stepped = [conversation for conversation in conversations if conversation not in self._failed]
         drawing = sum(conversation.context.draws_codes for conversation in stepped)
-        frames = self._step(stepped) if stepped else 0
+        frames = self._step(stepped, again) if stepped else 0
         return StepReport(
             started=started,
             seconds=time.perf_counter() - started,
@@ -124,9 +126,15 @@ class Batch:
 
         Stops when `interrupted()`, and when one of them cannot step: it waits for words, or it has failed.
         """
-        reports = [self.step(conversations, margin)]
-        while len(reports) < steps and not (interrupted() or self._failed) and all(c.can_step() for c in conversations):
-            reports.append(self.step(conversations, margin))
+        reports: list[StepReport] = []
+        try:
+            while not reports or (not (interrupted() or self._failed) and all(c.can_step() for c in conversations)):
+                reports.append(self.step(conversations, margin, again=len(reports) + 1 < steps))
+                if len(reports) >= steps:
+                    break
+        finally:
+            if self._stepper.looks_ahead:
+                self._stepper.stop_ahead()
         return reports
 
     def run_pass(self, conversation: Conversation, columns: int) -> None:
@@ -174,9 +182,12 @@ class Batch:
             codes = column_of_each(stepper.codes, where[0], where[1]).to(torch.int16)
             self._drawn = _Drawn([(c, tape, c.context.step - 1, action) for c, tape, action in taped], codes)
 
-    def _step(self, conversations: Sequence[Conversation]) -> int:
+    def _step(self, conversations: Sequence[Conversation], again: bool) -> int:
         """The step itself. Returns how many frames it completed."""
-        actions = self._timed(self._stepper.act, [conversation.slot for conversation in conversations])
+        slots = [conversation.slot for conversation in conversations]
+        # One alone: the device goes on with the next step while the host works on this one.
+        ahead = conversations[0].foresee() if again and self._stepper.looks_ahead and len(slots) == 1 else None
+        actions = self._timed(self._stepper.act, slots, *([] if ahead is None else [ahead]))
         self.settle()
         texts = [self._advance(c, action) for c, action in zip(conversations, actions, strict=True)]
         self._timed(self._stepper.complete, texts)
