@@ -7,7 +7,7 @@ from dia2stream.conversation.outbox import Outbox
 from dia2stream.engine.backlog import MAX_BYTES, MAX_SECONDS, Backlog, OrderSeconds
 from dia2stream.engine.session import CLOSE, STAND_STILL
 from dia2stream.errors import CommandError
-from dia2stream.protocol.messages import Inject, Listen, Paused, Resume, Start
+from dia2stream.protocol.messages import Error, Inject, Listen, Paused, Resume, Start
 
 ORDERS = [
     Start("Hello.", say={"GIF": "jiff"}),
@@ -36,8 +36,8 @@ def test_an_order_takes_as_long_as_the_longest_of_its_kind_of_late() -> None:
 def test_few_orders_that_take_long_are_as_much_behind_as_many_that_do_not() -> None:
     outbox, orders = Outbox(4, None), OrderSeconds()
     orders.note(Listen(), MAX_SECONDS / 4)
-    orders.note(Resume(), MAX_SECONDS / 1000)
-    for order, count in ((Listen(), 4), (Resume(), 1000)):
+    orders.note(Resume(), MAX_SECONDS / 40)
+    for order, count in ((Listen(), 4), (Resume(), 40)):
         backlog = Backlog(orders.of)
         for _ in range(count - 1):
             backlog.add(order)
@@ -45,6 +45,22 @@ def test_few_orders_that_take_long_are_as_much_behind_as_many_that_do_not() -> N
         backlog.add(order)
         backlog.add(order)
         assert 1 < backlog.share(outbox) < 1.3
+
+
+def test_so_few_orders_are_on_their_way_that_every_error_finds_room_in_the_outbox() -> None:
+    outbox, orders = Outbox(4, None), OrderSeconds()
+    orders.note(Resume(), 0.0)
+    backlog, error = Backlog(orders.of), Error("no_session", "x" * 500, cmd="resume", id="y" * 64)
+    for _ in range(100):
+        read = 0
+        while backlog.share(outbox) < 1:
+            backlog.add(Resume())
+            read += 1
+        for _ in range(read):  # the engine carries all of them out before anybody takes an answer
+            backlog.remove(Resume())
+            outbox.answer(error)
+    assert outbox.dropped == 0
+    assert outbox.answer_bytes > MAX_BYTES  # nothing more is read until some are taken
 
 
 def test_bytes_count_those_of_commands_and_those_of_answers() -> None:

@@ -1,7 +1,9 @@
 """How far a session is behind: orders that are on their way to the engine, and answers that nobody has taken yet.
 
-Two things are bounded, and whoever reads a client's commands stops reading at either bound:
+Three things are bounded, and whoever reads a client's commands stops reading at each bound:
 
+    orders     an error that answers one takes more memory than the order did, and an answer for which the outbox has
+               no room is lost: so few are on their way that their errors fit
     bytes      what waits takes memory: a command may have 256 KiB, an answer the text of a whole turn
     seconds    what waits takes the engine's time, which all conversations share: 42 bytes of `listen` may be
                milliseconds of the codec, and a client that is gone holds its slot until its orders are carried out
@@ -17,6 +19,7 @@ from dia2stream.conversation.outbox import Outbox
 from dia2stream.protocol.messages import Command
 from dia2stream.protocol.sizes import size_of
 
+MAX_ORDERS: Final = 64
 MAX_BYTES: Final = 256 * 1024
 MAX_SECONDS: Final = 0.1
 _FIRST_SECONDS: Final = 0.005  # of a kind of order that was never carried out
@@ -61,7 +64,8 @@ class Backlog:
     def share(self, answers: Outbox) -> float:
         """How much is behind, together with the answers that wait, as a share of what may be; 0 for nothing at all."""
         seconds = sum(count * self._seconds_of(kind) for kind, count in self._orders.items() if count)
-        return max((self._bytes + answers.answer_bytes) / MAX_BYTES, seconds / MAX_SECONDS)
+        number = self._orders.total()
+        return max(number / MAX_ORDERS, (self._bytes + answers.answer_bytes) / MAX_BYTES, seconds / MAX_SECONDS)
 
 
 def _bytes_of(order: object) -> int:

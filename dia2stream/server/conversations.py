@@ -94,6 +94,8 @@ class HangUp:
 
 GONE = HangUp(1000, "")  # the client has closed, or its connection broke
 ARRIVE_SECONDS = 5.0  # for a conversation of another server to come to where its client is
+BUSY_SECONDS = 0.002  # of one turn of the event loop, from which on a client's next command waits
+YIELDS = 4  # for so many times the length of that turn
 TAKEN_OVER = HangUp(1000, "the conversation goes on over another connection")
 
 
@@ -294,8 +296,7 @@ class ServedConversation:
                 await self._obey(command)
             except CommandError as error:
                 self.session.refuse(error)
-            # `receive` does not wait while messages are there: let the audio through, and the engine catch up.
-            await asyncio.sleep(0)
+            await _let_others_run()
             while self.session.behind >= 1:  # what the client sends now waits in its own buffers
                 await asyncio.sleep(0.01)
 
@@ -366,6 +367,18 @@ class ServedConversation:
                     copy.go_on_from(self._sent.copy(item.audio_ms // FRAME_MS))
             case Error():
                 self._metrics.errors.labels(item.code).inc()
+
+
+async def _let_others_run() -> None:
+    """Between two commands: `receive` does not wait while messages are there, and the others' audio has to leave.
+
+    Where the others have much to do, a client that floods waits for several times as long as they took.
+    """
+    loop = asyncio.get_running_loop()
+    began = loop.time()
+    await asyncio.sleep(0)
+    if (busy := loop.time() - began) > BUSY_SECONDS:
+        await asyncio.sleep(YIELDS * busy)
 
 
 async def _send(connection: ClientConnection, encoder: Encoder | None, item: Item) -> None:
