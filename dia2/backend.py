@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING
 import torch
 
 from dia2.codec.frames import FrameCodec
+from dia2.codec.hearing import Hearing
 from dia2.codec.mimi import Mimi
+from dia2.codec.ring import Attend, attend_ring
 from dia2.steps.stepper import Stepper
 
 if TYPE_CHECKING:
@@ -40,11 +42,25 @@ def make_codec(codec: Mimi, slots: int = 1) -> FrameCodec:
         return FrameCodec(codec, slots)
     from dia2.cuda.codec import GraphCodec
 
-    if obstacle_to_graphs(codec.device) is not None:
-        return GraphCodec(codec, slots)
+    return GraphCodec(codec, slots, _attend(codec.device))
+
+
+def make_hearing(codec: Mimi, slots: int = 1) -> Hearing:
+    """What hears the callers of `slots` conversations: captured graphs on CUDA, else plain calls."""
+    if codec.device.type != "cuda":
+        return Hearing(codec, slots)
+    from dia2.cuda.hearing import GraphHearing
+
+    return GraphHearing(codec, slots, _attend(codec.device))
+
+
+def _attend(device: torch.device) -> Attend:
+    """How the codec's transformers attend in passes of one frame."""
+    if obstacle_to_graphs(device) is not None:
+        return attend_ring
     from dia2.cuda.kernels.ring import attend_ring_fused  # imports triton
 
-    return GraphCodec(codec, slots, attend_ring_fused)
+    return attend_ring_fused
 
 
 def obstacle_to_graphs(device: torch.device) -> str | None:

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from dia2.checkpoint.load import Checkpoint, LoadOptions, load_checkpoint
 from dia2.codec.frames import FrameCodec, MadeSounds, SlotCodec
-from dia2.codec.state import DecoderState
+from dia2.codec.state import CodecState
 from dia2.model.blocks import Blocks
 from dia2.model.config import DataConfig, DecoderConfig, DepformerConfig, Dia2Config, ModelConfig, RuntimeConfig
 from dia2.model.delays import aligned, blank, delay_frames
@@ -257,7 +257,7 @@ class Memory:
             self.cache = rig.stepper.remembered(rig.conversation.slot, slot.column)
 
 
-def heard_by(state: DecoderState, slot: int) -> list[Tensor]:
+def heard_by(state: CodecState, slot: int) -> list[Tensor]:
     """What a slot's decoder goes on from: its carry, and the keys and values that the next position sees."""
     position, filled = int(state.position[slot]), int(state.filled[slot])
     seen = torch.arange(position - min(filled, state.shape.window - 1), position) % state.capacity
@@ -614,10 +614,23 @@ class ToyEar:
 
     sample_rate, frame_samples = 24000, _SAMPLES
 
-    def encode(self, pcm: Tensor, known: int = 0) -> Tensor:
-        frames = (pcm[: len(pcm) // _SAMPLES * _SAMPLES].view(-1, _SAMPLES) * 32768).long()
+    def begin(self) -> None:
+        """A new recording."""
+
+    def encode(self, pcm: Tensor) -> Tensor:
+        frames = (pcm.view(-1, _SAMPLES) * 32768).long()
         sums = (frames * torch.arange(1, _SAMPLES + 1)).sum(1)
-        return torch.stack([(sums * (k + 3) // 7) % 64 for k in range(5)])[:, known:]
+        return torch.stack([(sums * (k + 3) // 7) % 64 for k in range(5)])
+
+    def take(self, codes: Tensor) -> None:
+        """Codes that were encoded elsewhere."""
+
+    @property
+    def bare(self) -> "ToyEar":
+        return self
+
+    def go_on_from(self, other: Any) -> None:
+        """It remembers nothing."""
 
 
 class _ToySound:

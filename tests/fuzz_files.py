@@ -89,7 +89,7 @@ class Cases:
             file.write_bytes(damage(file.read_bytes(), file.name, rng))
         checkpoint = load_checkpoint(folder / "model", self.options)
         if file.parent.name == "mimi" and rng.random() < 0.5:
-            checkpoint.codec.encode(torch.zeros(checkpoint.codec.frame_samples))
+            checkpoint.codec.encode(torch.zeros(1, checkpoint.codec.frame_samples))
         engine = Engine(checkpoint)
         try:
             engine.warm_up()

@@ -8,7 +8,6 @@ from conversations import SAMPLED, Rig, RigPool, ToyCodec, ToyEar, ToyStepper, T
 from dia2.steps.context import Context
 from dia2stream.conversation.conversation import Conversation
 from dia2stream.engine.batch import Batch
-from dia2stream.errors import CommandError
 from dia2stream.journal.record import VERSION, Header, Record, read_record
 from dia2stream.journal.rerun import Revived, Speaker
 from dia2stream.journal.tape import Facts, Place, Tape, text_facts
@@ -51,12 +50,7 @@ class Taped(Rig):
         for command in commands:
             self.batch.settle()
             before = Place.of(self.conversation)
-            try:
-                super().do(command)
-            except CommandError:
-                if self.tape is not None:
-                    self.tape.refused()
-                raise
+            super().do(command)
             if self.tape is not None:
                 self.tape.command(self.conversation, command, before)
         return self
@@ -111,7 +105,7 @@ class TapedRig(Taped):
 def speaker(rig: Rig, fingerprint: str = "toy") -> Speaker:
     """An engine like that of a rig."""
     stepper = rig.stepper
-    return Speaker(fingerprint, stepper.config, stepper.opening, ToyTokenizer(), ToyEar(), {}, SAMPLED)
+    return Speaker(fingerprint, stepper.config, stepper.opening, ToyTokenizer(), ToyEar, {}, SAMPLED)
 
 
 def revived(record: Record, rig: Rig, received: int | None = None, writes: bool = False) -> "RevivedRig":
@@ -130,7 +124,7 @@ class RevivedRig(Taped):
         limit = like.stepper.config.runtime.max_context_steps
         stepper = ToyStepper(limit=limit, ahead=like.context.machine.ahead)
         context = Context(cast(Any, stepper), 0, cast(Any, ToyCodec()), like.context._history_wanted)
-        revival.settle(context)
+        revival.settle(context, ToyEar())
         self.stepper, self.context, self.conversation = cast(Any, stepper), context, revival.conversation
         self.tape = tape
         tapes = {} if tape is None else {self.conversation: tape}

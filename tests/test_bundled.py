@@ -85,7 +85,7 @@ def test_its_manifest_says_how_it_is_sampled_and_every_client_is_told(stand_in: 
 
 def test_its_codec_speaks_and_hears_from_half_precision(stand_in: Path) -> None:
     _, codec = load_codec("bundled", LoadOptions(device="cpu"))
-    codes = codec.encode(torch.randn(4 * codec.frame_samples, generator=torch.Generator().manual_seed(0)))
+    codes = codec.encode(torch.randn(1, 4 * codec.frame_samples, generator=torch.Generator().manual_seed(0)))
     assert codec.decode(codes.reshape(1, len(DELAYS), -1)).isfinite().all()
 
 

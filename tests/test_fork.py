@@ -21,6 +21,7 @@ from test_rerun import carry_out
 from tools import needs
 
 from dia2.codec.frames import FrameCodec
+from dia2.codec.hearing import Hearing
 from dia2.steps.context import Context
 from dia2.steps.stepper import Stepper
 from dia2stream.client import Client, connect
@@ -48,9 +49,9 @@ commands = st.one_of(
 parts = st.lists(st.one_of(st.integers(1, 30), commands), max_size=7)
 
 
-def rig_in(stepper: Stepper, codec: FrameCodec, slot: int) -> Rig:
+def rig_in(stepper: Stepper, codec: FrameCodec, slot: int, hearing: Hearing) -> Rig:
     """A conversation of random:tiny in a slot. Its context is so short that it is rebuilt now and then."""
-    return Rig(Context(stepper, slot, codec.slot(slot), HISTORY), tiny().tokenizer, ear=tiny().codec)
+    return Rig(Context(stepper, slot, codec.slot(slot), HISTORY), tiny().tokenizer, ear=hearing.slot(slot))
 
 
 def rigs(count: int) -> list[Rig]:
@@ -58,7 +59,8 @@ def rigs(count: int) -> list[Rig]:
     runtime = replace(tiny().config.runtime, max_context_steps=150)
     loaded = replace(tiny(), config=replace(tiny().config, runtime=runtime))
     stepper, codec = Stepper(loaded, slots=count), FrameCodec(loaded.codec, count)
-    return [rig_in(stepper, codec, slot) for slot in range(count)]
+    hearing = Hearing(loaded.codec, count)
+    return [rig_in(stepper, codec, slot, hearing) for slot in range(count)]
 
 
 def fork(rig: Rig, copy: Rig) -> None:

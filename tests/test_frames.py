@@ -14,7 +14,7 @@ from dia2.codec.config import PUBLISHED
 from dia2.codec.decoder import MimiDecoder
 from dia2.codec.frames import BACK_FRAMES, FrameCodec
 from dia2.codec.mimi import Mimi
-from dia2.codec.state import DecoderState
+from dia2.codec.state import CodecState
 
 SMALL = GOLDENS / "published-like" / "checkpoint" / "mimi"
 TOLERANCE = 1e-5
@@ -63,7 +63,7 @@ def test_slots_that_are_not_decoded_stay_as_they_are(small: Mimi) -> None:
     assert same(codec.saved(1), before)
 
 
-def same(one: DecoderState, other: DecoderState) -> bool:
+def same(one: CodecState, other: CodecState) -> bool:
     tensors = ((s.position, s.filled, s.keys, s.values, s.log) for s in (one, other))
     return all(torch.equal(a, b) for a, b in zip(*tensors, strict=True))
 
@@ -154,5 +154,5 @@ def test_a_slot_that_is_silent_already_is_not_reset_again(small: Mimi, monkeypat
 def test_the_published_codec_remembers_128_conversations_in_less_than_3_gb() -> None:
     with torch.device("meta"):
         shape = MimiDecoder(PUBLISHED, 32).state_shape()
-        state = DecoderState(shape, 128, torch.device("meta"), BACK_FRAMES)
+        state = CodecState(shape, 128, torch.device("meta"), BACK_FRAMES)
     assert 2e9 < state.bytes < 3e9

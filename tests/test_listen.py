@@ -19,13 +19,14 @@ from torch import Tensor
 
 from dia2.checkpoint.load import LoadOptions, load_checkpoint
 from dia2.codec.frames import FrameCodec
+from dia2.codec.hearing import Hearing
 from dia2.steps.context import Context
 from dia2.steps.stepper import Stepper
 from dia2.text.machine import TextMachine
 from dia2.voice.recording import Recording, read_recording
 from dia2.voice.voice import ClipWord, make_prefix, read_words
 from dia2.voice.word_times import spread
-from dia2stream.conversation.caller import HOLD_FRAMES, CallerSpeech, read_piece
+from dia2stream.conversation.caller import AT_ONCE, BEHIND, HOLD_FRAMES, CallerSpeech, read_piece
 from dia2stream.engine.engine import Engine
 from dia2stream.errors import CommandError
 from dia2stream.items import Cut, Frame
@@ -124,12 +125,12 @@ def test_real_caches_equal_those_of_a_prefix(goldens: Path) -> None:
     words = [[word.text, word.start, word.end] for word in read_words(CLIPS / "flite_slt.words.json")]
     whole = Listen(cast(str, pcm.tobytes()), words=cast(Any, words))
     sample = torch.from_numpy(pcm.astype(np.float32) / 32768)
-    codes = loaded.codec.encode(torch.nn.functional.pad(sample, (0, -len(sample) % FRAME)))
+    codes = loaded.codec.encode(torch.nn.functional.pad(sample, (0, -len(sample) % FRAME))[None])[0]
     prefix = make_prefix([(codes[:, :0], []), (codes, [ClipWord(*word) for word in words])], loaded.tokenizer)
 
     def cache(*listens: Listen, **options: Any) -> Tensor:
         context = Context(Stepper(loaded), 0, FrameCodec(loaded.codec).slot(0), 375)
-        rig = Rig(context, loaded.tokenizer, GREEDY, ear=loaded.codec, **options)
+        rig = Rig(context, loaded.tokenizer, GREEDY, ear=Hearing(loaded.codec).slot(0), **options)
         rig.do(Start("", cfg_scale=3.0), *listens)
         assert context.frames == context.step == prefix.frames
         both = rig.stepper.cache.copied(0, 2, prefix.frames)
@@ -210,24 +211,31 @@ def test_a_reply_closes_what_the_caller_left_open() -> None:
     assert answer(left_open) == answer(whole)
 
 
-def test_each_piece_is_one_pass_and_the_words_ahead_are_waited_for() -> None:
+def test_the_words_ahead_are_waited_for() -> None:
     rig = talk(ahead=2).do(Start(""))
     ran = []
-    for piece in pieces(said(), [8 * FRAME, 16 * FRAME, 24 * FRAME]):
+    for words in (WORDS[:2], WORDS[2:], []):
         before = rig.stepper.prefilled
-        rig.do(piece)
+        shifted = [[word, start % 0.5, start % 0.5 + 0.1] for word, start, _ in words]
+        rig.do(said(AT_ONCE + BEHIND, words=shifted, final=False))
         ran.append(rig.stepper.prefilled - before)
-    assert sum(ran) == 24
-    # "hello" is taken at step 0, but not before "you", two words on, is there; then "can" waits for "hear".
-    assert ran[0] < 8
-    assert all(ran[1:-1])
+    # "hello" is taken at step 0, but not before "you", two words on, is there; then "hear" waits for what follows "me".
+    assert ran[0] == 0
+    assert ran[1] > AT_ONCE
 
 
-def test_a_caller_who_says_no_word_is_not_waited_for() -> None:
+def test_few_passes_are_run_while_a_caller_speaks_and_little_is_left_for_the_end() -> None:
     rig = talk().do(Start(""))
-    for number in range(4):
-        rig.do(Listen(cast(str, sound(10, number)), final=False))
-        assert rig.stepper.prefilled == 10 * (number + 1) - 1
+    passes = []
+    for number in range(200):
+        before = rig.stepper.prefilled
+        rig.do(Listen(cast(str, sound(0.5, number)), final=False))
+        passes.append(rig.stepper.prefilled - before)
+    assert {ran for ran in passes if ran} == {AT_ONCE}
+    before = rig.stepper.prefilled
+    rig.do(Listen(cast(str, b"")))
+    assert rig.stepper.prefilled == 100
+    assert 100 - before < AT_ONCE + BEHIND
 
 
 def test_a_word_whose_followers_never_come_is_run_in_the_end() -> None:
@@ -481,19 +489,41 @@ def test_sound_of_any_rate_has_the_same_frames(rate: int) -> None:
     assert np.abs(np.array(levels) - expected)[1:-1].max() < 8
 
 
-def test_the_encoder_is_given_the_past_and_no_more_than_it_looks_back_on() -> None:
-    lengths = []
+class Counting(ToyEar):
+    """Notes how many frames it is given at once, and -1 where a recording begins."""
 
-    class Counting(ToyEar):
-        def encode(self, pcm: Tensor, known: int = 0) -> Tensor:
-            lengths.append(len(pcm) / FRAME)
-            return super().encode(pcm, known)
+    def __init__(self) -> None:
+        self.calls: list[int] = []
 
+    def begin(self) -> None:
+        self.calls.append(-1)
+
+    def encode(self, pcm: Tensor) -> Tensor:
+        self.calls.append(len(pcm) // FRAME)
+        return super().encode(pcm)
+
+
+def test_the_encoder_is_given_every_frame_once_and_an_utterance_begins_a_recording() -> None:
     ear = Counting()
-    caller = CallerSpeech(ear, ToyTokenizer(), talk().context.machine, 2, 24000)
-    for _ in range(8):
-        caller.hear(read_piece(Listen(cast(str, sound(50)))))
-    assert lengths == [50, 100, 150, *[175] * 5]
+    rig = toy(ear=ear).do(Start(""), *pieces(said(60, words=[]), [FRAME // 2 * n for n in range(1, 120)]))
+    rig.do(said(3, words=[]))
+    assert ear.calls[0] == -1
+    assert ear.calls.count(-1) == 2
+    assert sum(call for call in ear.calls if call > 0) == 63
+
+
+@settings(max_examples=60)
+@given(st.lists(st.integers(0, 60 * FRAME), max_size=8), st.data())
+def test_frames_that_are_encoded_with_those_of_others_leave_what_one_alone_leaves(cuts: list[int], data: Any) -> None:
+    parts = pieces(said(60), cuts)
+    alone, together = talk().do(Start(""), *parts), talk().do(Start(""))
+    for part in parts:
+        together.do(part)
+        for _ in range(data.draw(st.integers(0, 30))):
+            if (frame := together.conversation.callers.unheard()) is not None:
+                together.conversation.callers.heard(ToyEar().encode(torch.from_numpy(frame))[:, 0])
+    assert columns(together) == columns(alone)
+    assert answer(together) == answer(alone)
 
 
 def test_a_session_listens() -> None:

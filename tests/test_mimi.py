@@ -25,7 +25,7 @@ from transformers import MimiModel
 from dia2.codec.config import PUBLISHED, MimiConfig
 from dia2.codec.decoder import MimiDecoder
 from dia2.codec.mimi import Mimi
-from dia2.codec.state import DecoderState
+from dia2.codec.state import CodecState
 from dia2.errors import CheckpointError, ConfigError
 
 TOLERANCE = 1e-4
@@ -101,7 +101,7 @@ def reference(folder: Path, codes: Tensor) -> Tensor:
     return MimiModel.from_pretrained(folder).eval().decode(codes).audio_values[:, 0]
 
 
-def stream(mimi: Mimi, codes: Tensor, cuts: list[int], state: DecoderState | None = None) -> Tensor:
+def stream(mimi: Mimi, codes: Tensor, cuts: list[int], state: CodecState | None = None) -> Tensor:
     state = mimi.state(codes.shape[0]) if state is None else state
     return torch.cat([mimi.decode(piece, state) for piece in torch.split(codes, cuts, dim=2)], dim=1)
 
@@ -497,9 +497,7 @@ def test_a_codec_with_numbers_that_are_none_is_refused(value: float, tmp_path: P
 
 
 @pytest.mark.parametrize("change", ["missing", "misshapen"])
-def test_an_encoder_that_transformers_would_draw_at_random_is_refused(
-    change: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_a_file_without_all_that_the_encoder_needs_is_refused(change: str, tmp_path: Path) -> None:
     folder = Path(shutil.copytree(SMALL, tmp_path / "mimi"))
     tensors = load_file(folder / "model.safetensors")
     name = "downsample.conv.weight"
@@ -507,9 +505,8 @@ def test_an_encoder_that_transformers_would_draw_at_random_is_refused(
     if change == "misshapen":
         tensors[name] = torch.zeros(*tensor.shape[:-1], tensor.shape[-1] + 1)
     save_file(tensors, folder / "model.safetensors")
-    with pytest.raises(CheckpointError, match=rf"missing or misshapen tensors: .*{name}"):
-        Mimi.from_folder(folder, 8, "cpu").encode(torch.zeros(1920))
-    assert capfd.readouterr() == ("", "")  # no bar and no report of transformers
+    with pytest.raises(CheckpointError, match=rf"(missing|wrong) tensors: .*{name}"):
+        Mimi.from_folder(folder, 8, "cpu").encode(torch.zeros(1, 1920))
 
 
 def test_missing_config_keys_are_all_named() -> None:
@@ -559,31 +556,20 @@ def read_wav(path: Path) -> Tensor:
 
 
 def test_clips_encode_to_the_golden_codes(goldens: Path, codec: Mimi) -> None:
-    clips = [codec.encode(read_wav(goldens / "prefix" / f"{speaker}.wav")) for speaker in ("s1", "s2")]
+    clips = [codec.encode(read_wav(goldens / "prefix" / f"{speaker}.wav")[None])[0] for speaker in ("s1", "s2")]
     expected = load_file(goldens / "expected.safetensors")["prefix1.prefix_tokens"]
     assert torch.equal(torch.cat(clips, dim=1), expected.long())
-
-
-def test_encoding_takes_one_channel_of_floats(small: Mimi) -> None:
-    clip = torch.linspace(-0.5, 0.5, 1920 * 3 + 1)
-    assert small.encode(clip).shape == (8, 4)
-    assert torch.equal(small.encode(clip[None]), small.encode(clip))
-    for wrong in (torch.zeros(2, 1920), torch.zeros(1, 1, 1920), torch.zeros(0)):
-        with pytest.raises(ValueError, match=r"expected \[samples\] or \[1, samples\]"):
-            small.encode(wrong)
-    with pytest.raises(ValueError, match=r"torch\.int16, expected torch\.float32"):
-        small.encode(torch.zeros(1920, dtype=torch.int16))
 
 
 def test_a_random_codec_encodes_without_touching_the_global_generator() -> None:
     config = MimiConfig.from_dict(json.loads((SMALL / "config.json").read_text()))
     mimi = Mimi.random(config, 5, "cpu", seed=1)
     before = torch.get_rng_state()
-    codes = mimi.encode(torch.sin(torch.arange(1920 * 4) / 30))
+    codes = mimi.encode(torch.sin(torch.arange(1920 * 4) / 30)[None])
     assert torch.equal(torch.get_rng_state(), before)
-    assert codes.shape == (5, 4)
+    assert codes.shape == (1, 5, 4)
     assert codes.dtype == torch.int64
-    assert mimi.decode(codes[None]).shape == (1, 1920 * 4)
+    assert mimi.decode(codes).shape == (1, 1920 * 4)
 
 
 def test_the_codec_is_imported_without_transformers() -> None:
@@ -599,7 +585,7 @@ def test_the_process_keeps_its_choice_of_precision(small: Mimi, monkeypatch: pyt
     seen: list[str] = []
     forward = small.decoder.forward
 
-    def spy(codes: Tensor, state: DecoderState, *options: Any) -> Tensor:
+    def spy(codes: Tensor, state: CodecState, *options: Any) -> Tensor:
         seen.append(torch.get_float32_matmul_precision())
         return forward(codes, state, *options)
 
@@ -622,7 +608,7 @@ def precision(request: pytest.FixtureRequest) -> Iterator[str]:
 @pytest.mark.gpu
 def test_clips_encode_to_the_golden_codes_on_cuda_too(goldens: Path, precision: str) -> None:
     mimi = Mimi.from_folder(goldens / "checkpoint" / "mimi", CODEBOOKS[goldens.name], "cuda")
-    clips = [mimi.encode(read_wav(goldens / "prefix" / f"{speaker}.wav")).cpu() for speaker in ("s1", "s2")]
+    clips = [mimi.encode(read_wav(goldens / "prefix" / f"{speaker}.wav")[None])[0].cpu() for speaker in ("s1", "s2")]
     expected = load_file(goldens / "expected.safetensors")["prefix1.prefix_tokens"]
     assert torch.equal(torch.cat(clips, dim=1), expected.long())
 

@@ -10,7 +10,7 @@ from conversations import Rig
 
 from dia2.checkpoint.load import Checkpoint, LoadOptions, load_checkpoint
 from dia2.codec.frames import FrameCodec
-from dia2.codec.state import DecoderState, StateShape
+from dia2.codec.state import CodecState, StateShape
 from dia2.model.kv_cache import Columns, KVCache
 from dia2.steps.context import Context
 from dia2.steps.stepper import Stepper
@@ -172,7 +172,7 @@ def test_twenty_voices_under_load_stay_within_the_bound(tiny: Checkpoint) -> Non
 def kept(number: int, columns: int = 4) -> Kept:
     """A voice of 64 bytes a column."""
     empty = torch.zeros(1, 1, 1, columns, 8)
-    state = DecoderState(StateShape({}, 0, 1, 1, 1), 1, torch.device("cpu"))
+    state = CodecState(StateShape({}, 0, 1, 1, 1), 1, torch.device("cpu"))
     voice = RunVoice(Prefix(torch.zeros(1, columns), (), ()), bool(number % 2), [], [], state)
     return Kept(voice, Columns(empty, empty.clone()))
 

@@ -15,7 +15,7 @@ from typing import Protocol
 from torch import Tensor
 
 from dia2.codec.mimi import Mimi
-from dia2.codec.state import DecoderState
+from dia2.codec.state import CodecState
 from dia2.model.slots import on_device
 
 # How far a slot goes back at no cost, 7.7 s: more than a listener usually lies behind what was decoded.
@@ -76,12 +76,12 @@ class FrameCodec:
         with self._behind():
             self.state.go_back(slot, frames)
 
-    def saved(self, slot: int) -> DecoderState:
+    def saved(self, slot: int) -> CodecState:
         """A copy of a slot's state after everything submitted."""
         with self._behind():
             return self.state.clone(slot)
 
-    def restore(self, slot: int, state: DecoderState) -> None:
+    def restore(self, slot: int, state: CodecState) -> None:
         """Puts a saved state, of any slot, into a slot."""
         self._decoded_singly[slot], self._silent[slot] = 0, False
         with self._behind():
@@ -140,11 +140,11 @@ class SlotCodec:
         """Takes back the last frames."""
         self.codec.go_back(self.number, frames)
 
-    def saved(self) -> DecoderState:
+    def saved(self) -> CodecState:
         """A copy of the state after everything submitted."""
         return self.codec.saved(self.number)
 
-    def restore(self, state: DecoderState) -> None:
+    def restore(self, state: CodecState) -> None:
         """Puts a saved state, of any slot, here."""
         self.codec.restore(self.number, state)
 

@@ -11,7 +11,7 @@ A decoder that is causal all the way down can stream, if every layer remembers w
   overwrites one that is out of every window. RoPE depends only on differences of positions, so positions may count on
   for days.
 
-All that a conversation's decoder remembers is therefore a fixed number of floats, one slot of `DecoderState`. It is
+All that a conversation's decoder remembers is therefore a fixed number of floats, one slot of `CodecState`. It is
 updated in place, so it can be captured in a CUDA graph, and it can go back a few seconds (state.py). The path of one
 frame (published sizes):
 
@@ -21,9 +21,9 @@ frame (published sizes):
 Everything here is channels-last, `[slots, time, channels]`: convolutions are then plain matrix products over windows,
 transposed ones need no shuffling afterwards, and the transformer needs no transposes.
 
-The network is built from the tensor names of the published file and knows nothing of transformers, whose `MimiModel`
-is only the encoder here (and the reference in the tests). All in true float32: the codec is a small part of a frame's
-time.
+The encoder streams in the same way (encoder.py). Both networks are built from the tensor names of the published file
+and know nothing of transformers, whose `MimiModel` is the reference in the tests. All in true float32: the codec is a
+small part of a frame's time.
 """
 
 from __future__ import annotations
@@ -31,18 +31,19 @@ from __future__ import annotations
 import re
 import threading
 from collections.abc import Callable, Mapping
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from dia2.codec.config import MimiConfig
-from dia2.codec.decoder import MimiDecoder, exact_float32
+from dia2.codec.decoder import MimiDecoder
+from dia2.codec.encoder import MimiEncoder
+from dia2.codec.parts import CodecNetwork, exact_float32
 from dia2.codec.ring import Attend, attend_ring
-from dia2.codec.state import FRAMES_PER_PASS, DecoderState
-from dia2.errors import CheckpointError, first_line
+from dia2.codec.state import FRAMES_PER_PASS, CodecState
+from dia2.errors import CheckpointError
 from dia2.strict_json import read_object
 from dia2.tensor_file import FLOATS, check_numbers, listed, opened
 
@@ -62,7 +63,7 @@ class Mimi:
         config: MimiConfig,
         decoder: MimiDecoder,
         device: torch.device,
-        load_encoder: Callable[[], nn.Module],
+        load_encoder: Callable[[], MimiEncoder],
     ) -> None:
         self.config = config
         self.decoder = decoder
@@ -72,7 +73,7 @@ class Mimi:
         self.frame_samples = config.frame_samples
         self._state_shape = decoder.state_shape()
         self._make_encoder = load_encoder
-        self._encoder: nn.Module | None = None
+        self._encoder: MimiEncoder | None = None
         self._loading = threading.Lock()
 
     @classmethod
@@ -89,7 +90,7 @@ class Mimi:
         decoder = MimiDecoder(config, codebooks)
         _load(decoder, folder / "model.safetensors", device)
         decoder.prepare()
-        return cls(config, decoder, device, lambda: _read_encoder(folder, device))
+        return cls(config, decoder, device, lambda: _read_encoder(folder, config, codebooks, device))
 
     @classmethod
     def random(cls, config: MimiConfig, codebooks: int, device: torch.device | str, seed: int) -> Mimi:
@@ -99,20 +100,20 @@ class Mimi:
         generator = torch.Generator(device).manual_seed(seed)
         decoder.randomize(generator)
         decoder.prepare()
-        mimi = cls(config, decoder, device, lambda: _random_encoder(config, seed, device))
+        mimi = cls(config, decoder, device, lambda: _random_encoder(config, codebooks, seed, device))
         codes = torch.randint(config.codebook_size, (1, codebooks, 4), generator=generator, device=device)
         decoder.last.weight.mul_(_RANDOM_LEVEL / mimi.decode(codes).std())
         return mimi
 
-    def state(self, slots: int = 1, back: int = 0) -> DecoderState:
+    def state(self, slots: int = 1, back: int = 0) -> CodecState:
         """The state of `slots` new conversations, which can go back up to `back` frames."""
-        return DecoderState(self._state_shape, slots, self.device, back)
+        return CodecState(self._state_shape, slots, self.device, back)
 
     @torch.no_grad()
     def decode(
         self,
         codes: Tensor,
-        state: DecoderState | None = None,
+        state: CodecState | None = None,
         check: bool = True,
         rows: Tensor | None = None,
         attend: Attend = attend_ring,
@@ -142,8 +143,8 @@ class Mimi:
         return out
 
     @torch.no_grad()
-    def load_encoder(self) -> nn.Module:
-        """The encoder. The first call imports transformers and takes seconds; it may be made on any thread.
+    def load_encoder(self) -> MimiEncoder:
+        """The encoder. The first call reads it, and may be made on any thread.
 
         Raises CheckpointError for weights that cannot be read.
         """
@@ -152,30 +153,43 @@ class Mimi:
                 self._encoder = self._make_encoder()
             return self._encoder
 
-    def encode(self, pcm: Tensor, known: int = 0) -> Tensor:
-        """A clip, float32 [samples] or [1, samples] at `sample_rate` -> codes int64 [codebooks, frames].
+    def hearing(self, slots: int = 1) -> CodecState:
+        """The state of `slots` recordings of which nothing was encoded yet; loads the encoder."""
+        return CodecState(self.load_encoder().state_shape(), slots, self.device)
 
-        known: how many frames at its beginning to leave out, because they are there only to be heard with the others.
+    @torch.no_grad()
+    def encode(
+        self,
+        pcm: Tensor,
+        state: CodecState | None = None,
+        rows: Tensor | None = None,
+        attend: Attend = attend_ring,
+    ) -> Tensor:
+        """Sound at `sample_rate`, float32 [n, samples] -> codes int64 [n, codebooks, frames], moving `state` on.
+
+        Without a state, the sounds are whole recordings. With one, the codes are the same however a recording is cut
+        into calls, as long as every call brings whole frames; only the last may end within a frame. rows, attend: as
+        for `decode`.
 
         The first call loads the encoder. Raises ValueError for another shape or dtype.
         """
-        if pcm.dim() not in (1, 2) or (pcm.dim() == 2 and pcm.shape[0] != 1) or pcm.shape[-1] == 0:
-            raise ValueError(f"pcm has shape {list(pcm.shape)}, expected [samples] or [1, samples]")
+        if pcm.dim() != 2 or 0 in pcm.shape:
+            raise ValueError(f"pcm has shape {list(pcm.shape)}, expected [recordings, samples]")
         if pcm.dtype != torch.float32:
             raise ValueError(f"pcm is {pcm.dtype}, expected torch.float32")
         encoder = self.load_encoder()
-        clip = pcm.to(self.device).view(1, 1, -1)
+        state = self.hearing(len(pcm)) if state is None else state
+        step = max(1, FRAMES_PER_PASS // len(pcm)) * self.frame_samples
         with exact_float32():
-            found = encoder.encode(clip, num_quantizers=self.codebooks)  # type: ignore[operator]
-        codes: Tensor = found.audio_codes[0]
-        return codes[:, known:].to(torch.int64)
+            passes = [encoder(part, state, rows, attend) for part in pcm.to(self.device).split(step, dim=1)]
+        return torch.cat(passes, dim=2) if len(passes) > 1 else passes[0]
 
-    def _pass(self, codes: Tensor, state: DecoderState, rows: Tensor | None, attend: Attend) -> Tensor:
+    def _pass(self, codes: Tensor, state: CodecState, rows: Tensor | None, attend: Attend) -> Tensor:
         with exact_float32():
             sound: Tensor = self.decoder(codes, state, rows, attend)
         return sound
 
-    def _check_call(self, codes: Tensor, state: DecoderState | None, rows: Tensor | None) -> None:
+    def _check_call(self, codes: Tensor, state: CodecState | None, rows: Tensor | None) -> None:
         if codes.dim() != 3 or codes.shape[0] < 1 or codes.shape[1] != self.codebooks:
             raise ValueError(f"codes have shape {list(codes.shape)}, expected [slots, {self.codebooks}, frames]")
         if codes.dtype != torch.int64:
@@ -196,26 +210,26 @@ class Mimi:
             )
 
 
-def _load(decoder: MimiDecoder, path: Path, device: torch.device) -> None:
-    """Give the decoder memory and the file's tensors; CheckpointError when they are not what it needs.
+def _load(network: CodecNetwork, path: Path, device: torch.device) -> None:
+    """Give a network memory and the file's tensors; CheckpointError when they are not what it needs.
 
     Sizes are compared before there is memory: a damaged config can ask for any amount.
     """
     with opened(path) as file:
-        faults = _faults(file, decoder, decoder.checkpoint_tensors())
+        faults = _faults(file, network, network.checkpoint_tensors())
         if faults:
             raise CheckpointError(f"{path}: {'; '.join(faults)}")
-        decoder.to_empty(device=device)
-        for name, tensor in decoder.checkpoint_tensors().items():
+        network.to_empty(device=device)
+        for name, tensor in network.checkpoint_tensors().items():
             found = file.get_tensor(name).to(device)
             check_numbers(path, name, found, _LARGEST)
             tensor.copy_(found)
 
 
-def _faults(file: Any, decoder: MimiDecoder, wanted: Mapping[str, Tensor]) -> list[str]:
-    """Everything about the tensors of an open safetensors file that keeps it from being this decoder's."""
+def _faults(file: Any, network: CodecNetwork, wanted: Mapping[str, Tensor]) -> list[str]:
+    """Everything about the tensors of an open safetensors file that keeps it from being this codec's."""
     names = set(file.keys())
-    known = MimiDecoder(decoder.config, decoder.config.num_quantizers).checkpoint_tensors()
+    known = MimiDecoder(network.config, network.config.num_quantizers).checkpoint_tensors()
     missing = [name for name in wanted if name not in names]
     unexpected = sorted(name for name in names - set(known) if not _ENCODER_SIDE.fullmatch(name))
     misshapen = []
@@ -229,45 +243,17 @@ def _faults(file: Any, decoder: MimiDecoder, wanted: Mapping[str, Tensor]) -> li
     return [f"{kind} tensors: {listed(which)}" for kind, which in faults.items() if which]
 
 
-def _read_encoder(folder: Path, device: torch.device) -> nn.Module:
-    from transformers import MimiModel  # slow to import, and only voices need it
-    from transformers.utils import logging
-
-    chatter: Any = logging  # without types
-    reader: Any = MimiModel  # with output_loading_info it gives a pair, which its types do not say
-    verbosity = chatter.get_verbosity()
-    chatter.set_verbosity(chatter.CRITICAL)  # its reports and bars would stand in the middle of ours
-    chatter.disable_progress_bar()
-    try:
-        model, info = reader.from_pretrained(
-            folder,
-            local_files_only=True,
-            dtype=torch.float32,
-            output_loading_info=True,
-            ignore_mismatched_sizes=True,  # reported below, by name
-        )
-    except Exception as error:  # whatever transformers meets in the files
-        raise CheckpointError(f"{folder}: the codec's encoder cannot be loaded: {first_line(error)}") from None
-    finally:
-        chatter.enable_progress_bar()
-        chatter.set_verbosity(verbosity)
-    drawn = [*info["missing_keys"], *(key[0] for key in info["mismatched_keys"])]
-    if drawn:  # at random, by transformers
-        raise CheckpointError(f"{folder}: the codec's encoder has missing or misshapen tensors: {listed(drawn)}")
-    for name, tensor in model.state_dict().items():
-        check_numbers(folder, name, tensor, _LARGEST)
-    encoder: nn.Module = model.to(device).eval()
+@torch.no_grad()
+def _read_encoder(folder: Path, config: MimiConfig, codebooks: int, device: torch.device) -> MimiEncoder:
+    encoder = MimiEncoder(config, codebooks)
+    _load(encoder, folder / "model.safetensors", device)
+    encoder.prepare()
     return encoder
 
 
-def _random_encoder(config: MimiConfig, seed: int, device: torch.device) -> nn.Module:
-    from transformers import MimiConfig as ReferenceConfig
-    from transformers import MimiModel
-
-    options = {**asdict(config), "vector_quantization_hidden_dimension": config.codebook_dim}
-    options["upsampling_ratios"] = list(config.upsampling_ratios)
-    options["rope_parameters"] = {"rope_type": "default", "rope_theta": options.pop("rope_theta")}
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        model: nn.Module = MimiModel(ReferenceConfig(**options))
-    return model.to(device).eval()
+@torch.no_grad()
+def _random_encoder(config: MimiConfig, codebooks: int, seed: int, device: torch.device) -> MimiEncoder:
+    encoder: MimiEncoder = MimiEncoder(config, codebooks).to_empty(device=device)
+    encoder.randomize(torch.Generator(device).manual_seed(seed))
+    encoder.prepare()
+    return encoder

@@ -22,7 +22,7 @@ class RingView:
 
     rotation: complex64 [n, steps, 1, width / 2], RoPE's turn of each new position.
     slots: int64 [n]. read: the same as an index into tensors [slots, ...], which is a slice if it is all of them.
-    position, filled: int64 [n], before the pass (DecoderState). window: positions that a query sees.
+    position, filled: int64 [n], before the pass (CodecState). window: positions that a query sees.
     """
 
     rotation: Tensor

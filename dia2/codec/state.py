@@ -1,6 +1,6 @@
-"""What the streaming decoder remembers between frames, and how it goes back.
+"""What the streaming decoder remembers between frames, and how it goes back. The encoder remembers in the same way.
 
-A decoder keeps two kinds of memory for every conversation. Attention keeps the keys and values of past positions in a
+Both keep two kinds of memory for every conversation. Attention keeps the keys and values of past positions in a
 *ring*, where position p lies at p % capacity until a position one capacity later overwrites it. Everything else, what
 convolutions need of the frame before, is a few thousand floats, the *carry*; the carries of the last frames are kept
 in a second ring, the *log*. Both are found by `position` alone. So a conversation goes back a few frames by setting its
@@ -28,7 +28,7 @@ FRAMES_PER_PASS = 25
 
 @dataclass(frozen=True)
 class StateShape:
-    """The memory that a decoder needs for one conversation.
+    """The memory that a decoder or an encoder needs for one conversation.
 
     carries: name of a convolution -> the shape of what it keeps of the frame before, float32.
     layers, heads, width: attention layers, key heads of each, and floats a head.
@@ -57,8 +57,10 @@ class StateShape:
         return {name: piece[:, : math.prod(shape)].unflatten(1, shape) for (name, shape), piece in pieces}
 
 
-class DecoderState:
-    """What the decoders of `slots` conversations remember. Its tensors are updated in place and never replaced.
+class CodecState:
+    """What the decoders, or the encoders, of `slots` conversations remember.
+
+    Its tensors are updated in place and never replaced.
 
     back: how many frames `go_back` may go back at most; 0 for states that only go on.
 
@@ -110,13 +112,13 @@ class DecoderState:
         self.position[self._rows(slot)] -= STRIDE * frames
         self.filled[self._rows(slot)] -= STRIDE * frames
 
-    def clone(self, slot: int | None = None) -> DecoderState:
+    def clone(self, slot: int | None = None) -> CodecState:
         """A copy on the same device, which goes back no further: of all slots, or a state of one slot."""
         rows = self._rows(slot)
-        copy = DecoderState(self.shape, len(self.position[rows]), self.position.device, capacity=self.capacity)
+        copy = CodecState(self.shape, len(self.position[rows]), self.position.device, capacity=self.capacity)
         return copy._take(slice(None), self, rows)
 
-    def copy_(self, other: DecoderState, slot: int | None = None) -> DecoderState:
+    def copy_(self, other: CodecState, slot: int | None = None) -> CodecState:
         """Overwrite all slots with `other`'s, or one slot with the same slot of `other` (its only one, if it has one).
 
         From there on it goes back no further. Raises ValueError when the states do not have the same shape.
@@ -136,7 +138,7 @@ class DecoderState:
         for ring in (self.keys, self.values):
             ring[:, new] = ring[:, old]
 
-    def reset(self, slot: int | None = None) -> DecoderState:
+    def reset(self, slot: int | None = None) -> CodecState:
         """Back to silence before the first frame, for one slot or all."""
         rows = self._rows(slot)
         for tensor in (self.position[rows], self.filled[rows], self.log[rows, 0]):
@@ -145,7 +147,7 @@ class DecoderState:
             ring.zero_()  # masks hide what is there, but a NaN that a failure left would survive 0 x NaN
         return self
 
-    def _take(self, rows: slice, other: DecoderState, theirs: slice) -> DecoderState:
+    def _take(self, rows: slice, other: CodecState, theirs: slice) -> CodecState:
         """Copies what some rows of another state go on from."""
         self.position[rows], self.filled[rows] = other.position[theirs], other.filled[theirs]
         self.keys[:, rows], self.values[:, rows] = other.keys[:, theirs], other.values[:, theirs]

@@ -10,7 +10,7 @@ Knows nothing about what the clips say.
 from collections import OrderedDict
 from dataclasses import dataclass
 
-from dia2.codec.state import DecoderState
+from dia2.codec.state import CodecState
 from dia2.model.kv_cache import Columns
 from dia2.steps.stepper import TextColumn
 from dia2.text.machine import Mark
@@ -29,7 +29,7 @@ class RunVoice:
     guided: bool
     texts: list[TextColumn]
     marks: list[Mark]
-    codec_state: DecoderState | None
+    codec_state: CodecState | None
 
 
 @dataclass(frozen=True, eq=False)

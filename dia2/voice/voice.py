@@ -166,7 +166,7 @@ def _voice(path: str, metadata: Mapping[str, str], tensors: Mapping[str, Tensor]
 
 def make_clip(pcm: Tensor, words: Sequence[ClipWord], codec: Mimi) -> Clip:
     """Encodes a clip, float32 [samples] at the codec's rate."""
-    return Clip(codec.encode(pcm).to("cpu", torch.int16), tuple(words))
+    return Clip(codec.encode(pcm[None])[0].to("cpu", torch.int16), tuple(words))
 
 
 def plan_words(words: Sequence[ClipWord], speaker: int, tokenizer: TextTokenizer) -> tuple[list[Entry], list[int]]:
@@ -204,14 +204,14 @@ def load_prefix(
 
     Raises ScriptError for what cannot be used, and for clips that fill a context of so many frames.
     """
-    # All files are read before the encoder is loaded, which takes seconds, and what is too long is not encoded.
+    # All files are read before the encoder is, and what is too long is not encoded.
     most = float("inf") if context is None else context / FRAME_RATE
     clips = [(load_clip(path, codec.sample_rate, most), load_words(path)) for path in paths]
     if context is not None:
         frames = sum(-(-len(pcm) // codec.frame_samples) for pcm, _ in clips)
         if frames >= context:
             raise ScriptError(f"the voice prefix is {frames} frames long, the context holds {context}")
-    return make_prefix([(codec.encode(pcm), words) for pcm, words in clips], tokenizer)
+    return make_prefix([(codec.encode(pcm[None])[0], words) for pcm, words in clips], tokenizer)
 
 
 def load_clip(path: str | Path, sample_rate: int, most_seconds: float = float("inf")) -> Tensor:

@@ -2,11 +2,15 @@
 
 The columns are those of a voice prefix that holds the same clip, wherever the clip is cut into pieces:
 
-- Each piece is encoded together with the ten seconds before it, so that the cut cannot be heard. Only whole frames are
+- The codec's encoder goes on where the piece before ended, so that the cut cannot be heard. Only whole frames are
   encoded. The samples of an incomplete frame wait for the next piece.
 - The second text stream shows a word while the words before it are said. So the column that takes a word waits until
   the next `ahead` words are known, or the utterance is complete, or `HOLD_FRAMES` frames are waiting.
-- The last whole frame waits too, because the next piece's first word may be taken in it.
+- The last whole frames wait too, because the next piece's first word may be taken in the last one.
+
+An engine hears many callers: their frames are encoded together, some 40 ms after they came (`unheard`, `heard`), and
+the columns are run `AT_ONCE` at a time. When an utterance is complete, what is left is encoded and run at once. Which
+columns a command runs depends on the commands alone, never on the time, so a conversation can be computed again.
 
 `CallerSpeech` is one utterance of a caller, `Callers` the utterances that are not in the context yet. Neither knows the
 model: `Context.extend` runs the columns.
@@ -41,18 +45,32 @@ MAX_CALLER_SECONDS = 60  # of one utterance, and of all the utterances that wait
 
 # Frames after which a column stops waiting for the words ahead of it.
 HOLD_FRAMES = 125
-# Frames that are encoded again in front of each piece: as many as the codec's attention looks back.
-_HEARS_BACK = 125
+# Columns that are run at once while the caller speaks, and the frames behind them that wait. They are long encoded when
+# their columns are run, and few enough that the reply does not wait for them.
+AT_ONCE, BEHIND = 12, 12
 
 
 class Ear(Protocol):
-    """What listening needs of a codec."""
+    """What listening needs of a codec: it encodes one recording after the other."""
 
     sample_rate: int
     frame_samples: int
 
-    def encode(self, pcm: Tensor, known: int = 0) -> Tensor:
-        """float32 [samples] -> int64 [C, frames]; without the first `known` frames."""
+    def begin(self) -> None:
+        """A new recording."""
+
+    def encode(self, pcm: Tensor) -> Tensor:
+        """Whole frames that go on from those before: float32 [n * frame_samples] -> int64 [C, n]."""
+
+    def take(self, codes: Tensor) -> None:
+        """Codes int64 [C, n] of frames that somebody else has encoded, together with those of other conversations."""
+
+    @property
+    def bare(self) -> "Ear":
+        """The ear itself, without what writes its codes down or knows them already."""
+
+    def go_on_from(self, other: "Ear") -> None:
+        """Hears the rest of what another one, which is bare, has heard so far."""
 
 
 class Piece(NamedTuple):
@@ -106,9 +124,8 @@ class CallerSpeech:
         self._resampler = soxr.ResampleStream(rate, ear.sample_rate, 1) if rate != ear.sample_rate else None
         self._given: list[NDArray[np.float32]] = []  # to the resampler, which cannot be copied
         self._samples = 0  # given so far, at `rate`
-        self._pcm = np.zeros(0, np.float32)  # at the codec's rate, from frame `_first` on
-        self._first = 0
-        self._encoded = self._ran = 0  # frames
+        self._pcm = np.zeros(0, np.float32)  # at the codec's rate, from the first frame on that is not encoded
+        self._whole = self._encoded = self._ran = 0  # frames
         self._codes: deque[Tensor] = deque()  # not run yet
         self._words: list[ClipWord] = []
         self._state = machine.start()
@@ -142,19 +159,31 @@ class CallerSpeech:
         begun = self.seconds
         self._samples += len(piece.pcm)
         self._take_words([ClipWord(word.text, word.start + begun, word.end + begun) for word in piece.words])
-        self._encode(piece.pcm)
+        self._take_sound(piece.pcm)
 
     def close(self) -> None:
         """The utterance is complete."""
         if not self.closed:
             self.closed = True
-            self._encode(np.zeros(0, np.float32))
+            self._take_sound(np.zeros(0, np.float32))
+            self._encode(self._whole)
+
+    def unheard(self) -> NDArray[np.float32] | None:
+        """The first whole frame that is not encoded yet, float32 [frame_samples]."""
+        return self._pcm[: self._ear.frame_samples] if self._whole > self._encoded else None
+
+    def heard(self, codes: Tensor) -> None:
+        """The codes of the frame that `unheard` gave, int64 [C]."""
+        self._add_codes(codes[:, None], 1)
+        self._ear.take(codes[:, None])
 
     def columns(self) -> Columns:
-        """The columns that can be run now. Each is given once."""
+        """The columns that are to be run now. Each is given once."""
         texts: list[TextColumn] = []
         marks: list[Mark] = []
-        ready = self._encoded - self._ran - (not self.closed)
+        ready = self._whole - self._ran - (0 if self.closed else BEHIND)
+        if not self.closed and ready < AT_ONCE:
+            ready = 0
         while len(texts) < ready:
             takes = bool(self._steps) and self._steps[0] <= self._ran + len(texts)
             late = ready - len(texts) > HOLD_FRAMES
@@ -165,6 +194,7 @@ class CallerSpeech:
             marks.append(self._state.mark())
             texts.append(self._machine.process(self._state, self._ran + len(texts), int(takes), forced=True))
         self._state.taken.clear()
+        self._encode(self._ran + len(texts))
         self._ran += len(texts)
         return Columns(texts, marks, self._take_codes(len(texts)))
 
@@ -177,22 +207,29 @@ class CallerSpeech:
             self._state.queue.extend(entries[planned:])
             self._steps.extend(steps[planned:])
 
-    def _encode(self, pcm: NDArray[np.float32]) -> None:
-        """Encodes the frames that are whole now; all of them, filled up with silence, once the utterance is closed."""
+    def _take_sound(self, pcm: NDArray[np.float32]) -> None:
+        """Takes samples; once the utterance is closed, its last frame is filled up with silence."""
         if self._resampler is not None:
-            self._given = [] if self.closed else [*self._given, pcm]
+            if self.closed:
+                self._given.clear()
+            else:
+                self._given.append(pcm)
             pcm = self._resampler.resample_chunk(pcm, last=self.closed)
-        size = self._ear.frame_samples
         self._pcm = np.concatenate([self._pcm, pcm])
         if self.closed:
-            self._pcm = np.concatenate([self._pcm, np.zeros(-len(self._pcm) % size, np.float32)])
-        known = self._encoded - self._first
-        whole = len(self._pcm) // size
-        if whole > known:
-            self._codes.append(self._ear.encode(torch.from_numpy(self._pcm[: whole * size]), known))
-            self._encoded = self._first + whole
-        past = max(0, whole - _HEARS_BACK)
-        self._pcm, self._first = self._pcm[past * size :], self._first + past
+            self._pcm = np.concatenate([self._pcm, np.zeros(-len(self._pcm) % self._ear.frame_samples, np.float32)])
+        self._whole = self._encoded + len(self._pcm) // self._ear.frame_samples
+
+    def _encode(self, until: int) -> None:
+        """Encodes frames up to `until` that nobody has encoded yet."""
+        if (count := until - self._encoded) > 0:
+            pcm = torch.from_numpy(self._pcm[: count * self._ear.frame_samples])
+            self._add_codes(self._ear.encode(pcm), count)
+
+    def _add_codes(self, codes: Tensor, count: int) -> None:
+        self._codes.append(codes)
+        self._encoded += count
+        self._pcm = self._pcm[count * self._ear.frame_samples :]
 
     def _take_codes(self, count: int) -> Tensor:
         if not count:
@@ -224,6 +261,8 @@ class Callers:
         other.answering = self.answering
         if ear is not None:
             other._utterances.extend(utterance.copy(ear) for utterance in self._utterances)
+            if self._ear is not None:
+                ear.go_on_from(self._ear.bare)
         return other
 
     def utterance_for(self, command: Listen) -> CallerSpeech:
@@ -254,10 +293,20 @@ class Callers:
         if not (self._utterances and self._utterances[-1] is utterance):
             self.close()
             self._utterances.append(utterance)
+            if self._ear is not None:
+                self._ear.begin()
         self.answering = True
         utterance.hear(piece)
         if final:
             utterance.close()
+
+    def unheard(self) -> NDArray[np.float32] | None:
+        """The next whole frame of the open utterance that is not encoded yet, float32 [frame_samples]."""
+        return self._utterances[-1].unheard() if self._utterances else None
+
+    def heard(self, codes: Tensor) -> None:
+        """The codes of the frame that `unheard` gave, int64 [C]."""
+        self._utterances[-1].heard(codes)
 
     def close(self) -> None:
         """The open utterance is complete."""

@@ -36,10 +36,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from dia2.backend import make_codec, make_stepper
+from dia2.backend import make_codec, make_hearing, make_stepper
 from dia2.checkpoint.download import Progress
 from dia2.checkpoint.load import BUNDLED, Checkpoint, LoadOptions, has_bundled, load_checkpoint
 from dia2.checkpoint.threads import set_threads
+from dia2.codec.hearing import Hearing
 from dia2.cuda.graphs import batch_sizes
 from dia2.errors import Dia2Error as Dia2Error  # what `load` raises, for those who may not touch dia2
 from dia2.steps.pool import ContextPool
@@ -52,6 +53,7 @@ from dia2stream.engine.batch import Batch
 from dia2stream.engine.capacity import Capacity, blocks_to_build, free_memory, slot_bytes, slots_to_build
 from dia2stream.engine.costs import unmeasured
 from dia2stream.engine.demands import demand_of
+from dia2stream.engine.ears import Ears
 from dia2stream.engine.measure import measured
 from dia2stream.engine.observer import EngineObserver
 from dia2stream.engine.scheduler import Decision, Kind, Scheduler, Waits
@@ -72,7 +74,7 @@ from dia2stream.items import FRAME_MS, FRAME_SAMPLES, Frame
 from dia2stream.journal.rerun import Speaker
 from dia2stream.journal.tape import Facts, Place, Tape
 from dia2stream.options import ModelOptions, SpeechOptions
-from dia2stream.protocol.messages import Command, End, Error, Forked, Pause, Start, error_event
+from dia2stream.protocol.messages import Command, End, Error, Forked, Listen, Pause, Start, error_event
 from dia2stream.text.settings import TextSettings
 
 _log = logging.getLogger(__name__)
@@ -139,6 +141,7 @@ class Engine:
         slots = slots_to_build(slots, checkpoint)
         self.kept_voices = VoiceCache(voice_cache_mb * 1_000_000)
         codec = make_codec(checkpoint.codec, slots)
+        self._ears = Ears(make_hearing(checkpoint.codec, slots))
         blocks = blocks_to_build(slots, checkpoint, self.kept_voices.most_bytes)
         self.stepper, reason = make_stepper(checkpoint, slots, blocks)
         checkpoint.notes.append(reason)
@@ -179,7 +182,7 @@ class Engine:
         checkpoint = load_checkpoint(model.model or default_model(model.device), load_options(model, progress))
         checkpoint.notes.append(set_threads(model.threads, checkpoint))
         if model.listen:
-            checkpoint.codec.encode(torch.zeros(checkpoint.codec.frame_samples))
+            checkpoint.codec.load_encoder()
         if files:
             options["voices"] = options.get("voices", {}) | prefixes(files, checkpoint)
         engine = cls(checkpoint, **options)
@@ -289,7 +292,7 @@ class Engine:
             checkpoint.config,
             self.stepper.opening,
             checkpoint.tokenizer,
-            checkpoint.codec,
+            lambda: Hearing(checkpoint.codec).slot(0),
             self.voices,
             self.speech,
             checkpoint.corrections.word_delay_ms,
@@ -310,7 +313,7 @@ class Engine:
             voices=self.voices,
             max_lead_ms=max_lead_ms,
             queue_frames=queue_frames,
-            ear=self.checkpoint.codec if tape is None else tape.ear(self.checkpoint.codec),
+            ear=self._ears.of(slot, tape),
             text=self.text,
             word_delay_ms=self.checkpoint.corrections.word_delay_ms,
             speaker_gain_db=self.checkpoint.corrections.speaker_gain_db,
@@ -325,8 +328,8 @@ class Engine:
         self._wake.set()
 
     def load_ear(self) -> None:
-        """Loads what hears callers, which takes seconds the first time; on the caller's thread."""
-        self.checkpoint.codec.load_encoder()
+        """Loads what hears callers, which takes a moment the first time; on the caller's thread."""
+        self._ears.load()
 
     def wake(self, session: Session) -> None:
         """The session's outbox has room again."""
@@ -342,6 +345,7 @@ class Engine:
                 torch.cuda.set_device(self.checkpoint.device)  # each thread has its own current device
             while not self._closing:
                 self._carry_out_orders()
+                self._hear_callers()
                 self._tell_demands()
                 decision = self._scheduler.decide(time.monotonic())
                 if decision.kind is Kind.REST:
@@ -370,7 +374,8 @@ class Engine:
         self._resting = True  # before observers are told: whoever waits for that looks at `has_work` then
         if not self._calm:
             self._tell(EngineObserver.idle)
-        self._wake.wait(until - time.monotonic() if self._calm else None)
+        until = min(until, self._ears.due)
+        self._wake.wait(until - time.monotonic() if until < math.inf else None)
         self._resting = self._calm = False
         self._wake.clear()
 
@@ -430,8 +435,6 @@ class Engine:
                 if carried_out is not None:
                     tape.command(conversation, carried_out, before)
         except CommandError as error:
-            if tape is not None:
-                tape.refused()
             conversation.outbox.answer(error_event(error))
         except Exception as error:
             self._conversation_failed(conversation, error)
@@ -451,15 +454,27 @@ class Engine:
             return Pause() if conversation.paused and not stood else None
         if isinstance(order, Command):
             conversation.handle(order, arrived)
+            if isinstance(order, Listen):
+                self._ears.note(conversation, time.monotonic())
             return order
         conversation.say_where()
         return None
 
+    def _hear_callers(self) -> None:
+        """Has what callers have said encoded, when it is time."""
+        if time.monotonic() >= self._ears.due:
+            sessions = [session for session in self._sessions.values() if self._ears.hears(session.conversation)]
+            try:
+                self._ears.hear()
+            except Exception:
+                self._model_failed("hearing callers", sessions)
+
     def _adopt(self, session: Session, revival: Revival) -> None:
         """Goes on with a conversation from elsewhere in the session's slot."""
         old, new = session.conversation, revival.conversation
-        revival.settle(self._contexts[old.slot])
-        if (tape := self._tapes.pop(old, None)) is not None:
+        tape = self._tapes.pop(old, None)
+        revival.settle(self._contexts[old.slot], self._ears.of(old.slot, tape))
+        if tape is not None:
             self._tapes[new] = tape
         session.conversation = new
 
@@ -482,6 +497,7 @@ class Engine:
             tape.fork(copied, conversation, was_paused=original.paused)
         if order.id is not None:
             original.outbox.answer(Forked(order.id, conversation.outbox.sent * FRAME_MS))
+        self._ears.note(conversation, time.monotonic())
         self._changed.add(order.copy)
         order.done.set_result(None)
 
@@ -522,6 +538,7 @@ class Engine:
     def _release(self, session: Session) -> None:
         slot = session.conversation.slot
         self._tapes.pop(session.conversation, None)
+        self._ears.forget(session.conversation)
         with self._lock:
             if self._sessions.get(slot) is session:
                 if not self.broken:

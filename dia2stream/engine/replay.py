@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from dia2.backend import make_codec, make_stepper
 from dia2.checkpoint.download import Progress
 from dia2.checkpoint.load import Checkpoint, load_checkpoint
+from dia2.codec.hearing import Hearing
 from dia2.steps.pool import ContextPool
 from dia2.steps.voice_cache import VoiceCache
 from dia2stream.conversation.conversation import Conversation
@@ -65,7 +66,7 @@ class Replay:
         return self._heard[:until]
 
     def _compute(self, until: int | None) -> None:
-        ear = RecordedEar(self.checkpoint.codec)
+        ear = RecordedEar(Hearing(self.checkpoint.codec).slot(0))
         conversation = Conversation(
             self._pool.contexts[0],
             self.checkpoint.tokenizer,

@@ -22,6 +22,7 @@ from dia2stream.protocol.messages import Cancel, Command, End, Inject, Listen, P
 
 if TYPE_CHECKING:  # brings torch along
     from dia2.steps.context import Context
+    from dia2stream.conversation.caller import Ear
     from dia2stream.conversation.conversation import Conversation
     from dia2stream.journal.tape import Tape
 
@@ -42,8 +43,8 @@ class Revival(Protocol):
     def conversation(self) -> "Conversation":
         """It, as it will go on."""
 
-    def settle(self, context: "Context") -> None:
-        """Puts it into a slot; on the engine's thread."""
+    def settle(self, context: "Context", ear: "Ear") -> None:
+        """Puts it into a slot, whose ear hears its caller from here on; on the engine's thread."""
 
 
 @dataclass(frozen=True)

@@ -61,35 +61,62 @@ class RecordedEar:
     """Gives the codes of a record as long as there are any, and then those of a real ear."""
 
     def __init__(self, ear: Ear) -> None:
-        self._ear, self._codes = ear, deque[Tensor]()
+        self._ear = ear
+        self._codes = torch.zeros(0, 0, dtype=torch.int64)
         self.sample_rate, self.frame_samples = ear.sample_rate, ear.frame_samples
 
     def give(self, codes: NDArray[np.int16]) -> None:
-        """Codes int16 [C, n] of the sound that is encoded next."""
-        self._codes.append(torch.from_numpy(codes.astype(np.int64)))
+        """Codes int16 [C, n] of the frames that are encoded next."""
+        more = torch.from_numpy(codes.astype(np.int64))
+        self._codes = torch.cat([self._codes, more], dim=1) if self._codes.numel() else more
 
     def clear(self) -> None:
         """The record ends: what is encoded from here on was not encoded before."""
-        self._codes.clear()
+        self._codes = self._codes[:, :0]
 
-    def go_on(self, tape: Tape) -> None:
-        """What is encoded from here on is written down."""
-        self._ear = tape.ear(self._ear)
+    def go_on(self, ear: Ear) -> None:
+        """From here on, this real ear hears the caller."""
+        self._ear = ear
 
-    def encode(self, pcm: Tensor, known: int = 0) -> Tensor:
-        """float32 [samples] -> int64 [C, frames], without the first `known` frames."""
-        return self._codes.popleft() if self._codes else self._ear.encode(pcm, known)
+    def begin(self) -> None:
+        """A new recording."""
+        self._ear.begin()
+
+    def encode(self, pcm: Tensor) -> Tensor:
+        """float32 [n * frame_samples] -> int64 [C, n]."""
+        count = len(pcm) // self.frame_samples
+        known, self._codes = self._codes[:, :count], self._codes[:, count:]
+        if (left := count - known.shape[1]) == 0:
+            return known
+        codes = self._ear.encode(pcm[-left * self.frame_samples :])
+        return torch.cat([known.to(codes.device), codes], dim=1) if known.numel() else codes
+
+    def take(self, codes: Tensor) -> None:
+        """Codes that were encoded together with those of others."""
+        self._ear.take(codes)
+
+    @property
+    def bare(self) -> Ear:
+        """The real ear."""
+        return self._ear.bare
+
+    def go_on_from(self, other: Ear) -> None:
+        """Hears the rest of what a real ear has heard."""
+        self._ear.go_on_from(other)
 
 
 @dataclass(frozen=True)
 class Speaker:
-    """What a conversation needs of an engine that goes on with it. voices: its own, by name."""
+    """What a conversation needs of an engine that goes on with it.
+
+    voices: the engine's own, by name. new_ear: makes an ear that has no slot.
+    """
 
     fingerprint: str
     config: Dia2Config
     opening: TextColumn
     tokenizer: TextTokenizer
-    ear: Ear
+    new_ear: Callable[[], Ear]
     voices: Mapping[str, Prefix]
     defaults: SpeechOptions
     word_delay_ms: float = 0.0
@@ -297,7 +324,7 @@ class Revived:
         if record.header.context_steps != speaker.config.runtime.max_context_steps:
             has = f"{record.header.context_steps} steps, and this model's {speaker.config.runtime.max_context_steps}"
             raise RecordError(f"the record's context has {has}")
-        self._stepper, self._ear = ReplayStepper(speaker.config, speaker.opening), RecordedEar(speaker.ear)
+        self._stepper, self._ear = ReplayStepper(speaker.config, speaker.opening), RecordedEar(speaker.new_ear())
         self._codec = SilentCodec()
         context = Context(self._stepper, 0, self._codec, record.header.history_frames)  # type: ignore[arg-type]
         self.conversation = Conversation(
@@ -334,10 +361,9 @@ class Revived:
     def write_down(self, tape: Tape, record: Record) -> None:
         """Goes on with its record on this tape."""
         tape.go_on(record, self.conversation, self.clock)
-        self._ear.go_on(tape)
 
-    def settle(self, context: Context) -> None:
-        """Goes on in a slot of an engine, on its thread.
+    def settle(self, context: Context, ear: Ear) -> None:
+        """Goes on in a slot of an engine, on its thread; `ear` hears its caller from here on.
 
         The columns of its memory are due, and its frames that were made are decoded again. The frame before those is
         `lead_in`, if it is known.
@@ -355,6 +381,7 @@ class Revived:
         outbox.change(sounding)
         if self.lead_in is not None:
             self.lead_in = sounding(self.lead_in)
+        self._ear.go_on(ear)
         conversation.slot, conversation.context, conversation.machine = context.slot, context, context.machine
 
     def _numbers(self) -> list[int]:

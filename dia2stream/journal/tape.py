@@ -87,7 +87,7 @@ class Tape:
         self.begins = 0  # how often one began
         self._facts, self._keeps_text, self._on_command = facts, keeps_text, on_command
         self._notes: deque[bytes | Entry | _Step | ForkNote | None] = deque()
-        self._heard: list[EarEntry] = []  # of the command or step that is being carried out
+        self._heard: list[Tensor] = []  # codes of what the caller said, since the last entry
         self._voices: set[str] = set()
         self._segments: tuple[Segment, ...] = ()  # of the audio clock, that were noted
         self._reach: ReachEntry | None = None
@@ -107,6 +107,7 @@ class Tape:
 
         conversation: the copy, which stands still. was_paused: whether its original did.
         """
+        self._flush_ear()
         copy.begun, copy.lost, copy._keeps_text = self.begun, self.lost, self._keeps_text
         copy._voices, copy._segments, copy._reach = self._voices.copy(), self._segments, self._reach
         self._note(ForkNote(copy))
@@ -146,10 +147,6 @@ class Tape:
             self._note(_Step(step, conversation.outbox.sent, plain_action(conversation, action), codes))
             self._note_clock(conversation)
 
-    def refused(self) -> None:
-        """A command was refused: what it had encoded is not part of the conversation."""
-        self._heard.clear()
-
     def _begin(self, conversation: Conversation) -> None:
         self.begun, self.begins = True, self.begins + 1
         self._voices.clear()
@@ -171,9 +168,9 @@ class Tape:
             self._note(_voice_entry(name, conversation.voices[name]))
 
     def _flush_ear(self) -> None:
-        for entry in self._heard:
+        for codes in self._heard:
             if self._keeps_text:
-                self._note(entry)
+                self._note(EarEntry(codes.to(torch.int16).cpu().numpy()))
         self._heard.clear()
 
     def _note_reach(self, conversation: Conversation) -> None:
@@ -259,14 +256,28 @@ def text_facts(text: TextSettings) -> dict[str, Any]:
 class _TapedEar:
     """An ear whose codes are kept in a list as well."""
 
-    def __init__(self, ear: Ear, heard: list[EarEntry]) -> None:
+    def __init__(self, ear: Ear, heard: list[Tensor]) -> None:
         self._ear, self._heard = ear, heard
         self.sample_rate, self.frame_samples = ear.sample_rate, ear.frame_samples
 
-    def encode(self, pcm: Tensor, known: int = 0) -> Tensor:
-        codes = self._ear.encode(pcm, known)
-        self._heard.append(EarEntry(codes.to(torch.int16).cpu().numpy()))
+    def begin(self) -> None:
+        self._ear.begin()
+
+    def encode(self, pcm: Tensor) -> Tensor:
+        codes = self._ear.encode(pcm)
+        self._heard.append(codes)
         return codes
+
+    def take(self, codes: Tensor) -> None:
+        self._ear.take(codes)
+        self._heard.append(codes)
+
+    @property
+    def bare(self) -> Ear:
+        return self._ear.bare
+
+    def go_on_from(self, other: Ear) -> None:
+        self._ear.go_on_from(other)
 
 
 def _packed(steps: list[_Step]) -> bytes:
