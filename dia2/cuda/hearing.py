@@ -32,17 +32,16 @@ class GraphHearing(Hearing):
         device = mimi.device
         self.sizes = batch_sizes(slots)
         self.load()
-        with torch.inference_mode():
-            capture = Capture(device)
-            self._rows = torch.full((self.sizes[-1],), slots, device=device)
-            self._pcm = torch.zeros(self.sizes[-1], mimi.frame_samples, device=device)
-            self._codes = torch.zeros(self.sizes[-1], mimi.codebooks, dtype=torch.int64, device=device)
-            self._many = torch.zeros(1, _MANY * mimi.frame_samples, device=device)
-            self._many_codes = torch.zeros(mimi.codebooks, _MANY, dtype=torch.int64, device=device)
-            self._passes = {size: capture(partial(self._pass, size, attend)) for size in reversed(self.sizes)}
-            self._hear_many = capture(self._pass_of_many)
-            self.state.reset()
+        capture = Capture(device)
+        self._rows = torch.full((self.sizes[-1],), slots, device=device)
+        self._pcm = torch.zeros(self.sizes[-1], mimi.frame_samples, device=device)
+        self._codes = torch.zeros(self.sizes[-1], mimi.codebooks, dtype=torch.int64, device=device)
+        self._many = torch.zeros(1, _MANY * mimi.frame_samples, device=device)
+        self._many_codes = torch.zeros(mimi.codebooks, _MANY, dtype=torch.int64, device=device)
+        self._passes = {size: capture(partial(self._pass, size, attend)) for size in reversed(self.sizes)}
+        self._hear_many = capture(self._pass_of_many)
         capture.stream.synchronize()
+        self.state.reset()
 
     def encode(self, slot: int, pcm: Tensor) -> Tensor:
         frames = pcm.view(-1, self.mimi.frame_samples)
