@@ -133,6 +133,7 @@ class TTS(tts.TTS):
         id, begins_ms = self._begun.popleft()
         self._given_up.pop(id, None)
         if event.interrupted:
+            self._streams.pop(id, None)  # LiveKit may close the stream only later; it is not to be said again till then
             self._do(self._interrupt(begins_ms + event.playback_position * 1000))
 
     def begins(self, id: str, at_ms: float) -> None:
@@ -143,7 +144,8 @@ class TTS(tts.TTS):
 
     def give_up(self, id: str) -> None:
         """Nobody wants the rest of an utterance: the player will say how much of it was played, or the clock does."""
-        self._streams.pop(id, None)
+        if self._streams.pop(id, None) is None:
+            return  # the player has told already
         self._given_up[id] = self._do(self._interrupt_unless_told(id))
 
     async def _interrupt_unless_told(self, id: str) -> None:

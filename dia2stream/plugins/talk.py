@@ -150,14 +150,14 @@ class Talk:
 
     async def close(self) -> None:
         """Hangs up. The server keeps the conversation for a while."""
+        client = self._client  # which is forgotten when the task ends
         if self._running is not None:
             self._running.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await self._running
             self._running = None
-        if self._client is not None:
-            await self._client.close()
-            self._client = None
+        if client is not None:
+            await client.close()
         self._items.put_nowait(None)
 
     async def __aiter__(self) -> AsyncIterator[Item]:
