@@ -18,7 +18,7 @@ import numpy as np
 import soundfile
 import typer
 from listeners import load_ear
-from material import interruptions, sentences
+from material import held_out_interruptions, interruptions, sentences
 from probes import InterruptionProbe, SentenceProbe
 from published import compare_tokens
 from report import Figure, as_json, show
@@ -64,6 +64,9 @@ def judge(
         str | None, typer.Option(help="Who listens: a size, a folder or a hub repo of Whisper. Default: tiny.en.")
     ] = None,
     quick: Annotated[bool, typer.Option("--quick", help="A minute's worth: fewer texts, in process only.")] = False,
+    held_out: Annotated[
+        bool, typer.Option("--held-out", help="Interrupt other texts, which no choice was made by.")
+    ] = False,
     published: Annotated[
         str | None,
         typer.Option(help="A Python that has the published package: its greedy tokens are compared.", metavar="PYTHON"),
@@ -79,13 +82,13 @@ def judge(
     speech, size = SpeechOptions(voice=tuple(voice or ())), QUICK if quick else FULL
     try:
         with _progress() as progress:
-            figures, examples = _measure(options, speech, size, whisper, slots, keep, progress)
+            figures, examples = _measure(options, speech, size, held_out, whisper, slots, keep, progress)
             if published is not None:
                 figures.append(compare_tokens(published, options))
     except (Dia2Error, Dia2StreamError, RuntimeError, ImportError) as error:
         err.print(f"judge: {error}", style="red", highlight=False, markup=False)
         raise typer.Exit(1) from None
-    setting = {"model": model, "voice": voice, "whisper": whisper or "tiny.en", "quick": quick}
+    setting = {"model": model, "voice": voice, "whisper": whisper or "tiny.en", "quick": quick, "held_out": held_out}
     if json_file != "-":
         for example in examples[:WORST_SHOWN]:
             err.print(f"heard wrong: {example}", highlight=False, markup=False)
@@ -118,6 +121,7 @@ def _measure(
     model: ModelOptions,
     speech: SpeechOptions,
     size: Size,
+    held_out: bool,
     whisper: str | None,
     slots: int,
     keep: Path | None,
@@ -125,7 +129,8 @@ def _measure(
 ) -> tuple[list[Figure], list[str]]:
     """All figures, and what was heard wrong."""
     plain, ear = Plain(), load_ear(whisper)
-    said, cuts = sentences(size.sentences), interruptions(size.interruptions)
+    said = sentences(size.sentences)
+    cuts = held_out_interruptions(size.interruptions) if held_out else interruptions(size.interruptions)
     controls = list({_control(task): None for task in cuts})
     asked = [replace(one.task, pauses=PAUSES) for one in said]
     engine = Engine.load(model, slots=slots, speech=speech)

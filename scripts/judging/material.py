@@ -3,6 +3,7 @@
 The words are common ones, because a recogniser that guesses at rare words says little about a voice.
 """
 
+import random
 from dataclasses import dataclass
 
 from speaking import Interruption, Task
@@ -80,6 +81,25 @@ INTERRUPTED_AT = (1100, 1720, 2450)
 _SHIFT_MS = 37
 
 
+# A second set, of which nothing was known when the way to interrupt was chosen.
+HELD_OUT = [
+    "[S1] The garden behind the house is full of flowers, and every morning the birds come to eat the bread.",
+    "[S2] You can leave your bags at the hotel, because the museum does not allow them inside the building.",
+    "[S1] Our flight was late by almost two hours. [S2] Perhaps there was too much snow on the ground.",
+    "[S2] First we looked at the map, then we asked a farmer, and in the end we found the right road.",
+    "[S2] Have you ever been to Italy in summer? [S1] Only once, when I was still a student.",
+    "[S1] The engine makes a strange noise when I start it, so I would rather take the bus to work today.",
+]
+HELD_OUT_REPLIES = [
+    "Wait a minute, I have another question.",
+    "[S2] My number has changed since last year.",
+    "Yes, but how long will it take?",
+    "[S1] Could you say that a little slower?",
+    "No problem, we have plenty of time.",
+]
+_HELD_OUT_FROM_MS, _HELD_OUT_TO_MS, _HELD_OUT_SEED = 700, 3900, 7000
+
+
 @dataclass(frozen=True)
 class Said:
     """A task, and the kind of text it is."""
@@ -99,6 +119,17 @@ def sentences(count: int) -> list[Said]:
                 tag = "" if text.startswith("[S") else f"[S{1 + (number + len(said)) % 2}] "
                 said.append(Said(kind, Task(tag + text, seed=1000 + len(said))))
     return said[:count]
+
+
+def held_out_interruptions(count: int) -> list[Task]:
+    """So many interruptions of the second set, each with a seed of its own, at moments that fall anywhere."""
+    rng, tasks = random.Random(_HELD_OUT_SEED), []
+    for number in range(count):
+        text = HELD_OUT[number % len(HELD_OUT)]
+        reply = HELD_OUT_REPLIES[number % len(HELD_OUT_REPLIES)]
+        at = rng.randrange(_HELD_OUT_FROM_MS, _HELD_OUT_TO_MS)
+        tasks.append(Task(text, seed=_HELD_OUT_SEED + number, interruption=Interruption(at, reply)))
+    return tasks
 
 
 def interruptions(count: int) -> list[Task]:
