@@ -5,6 +5,7 @@ from typing import Any, cast
 
 from conversations import SAMPLED, Rig, RigPool, ToyCodec, ToyEar, ToyStepper, ToyTokenizer, _raise
 
+from dia2.checkpoint.corrections import Corrections
 from dia2.steps.context import Context
 from dia2stream.conversation.conversation import Conversation
 from dia2stream.engine.batch import Batch
@@ -90,6 +91,7 @@ class TapedRig(Taped):
         super().__init__(context, ToyTokenizer(), defaults, ear=self.tape.ear(ToyEar()), **options)
         self.batch = Batch(RigPool(cast(Any, stepper)), _raise, {self.conversation: self.tape})
         self.written = b""
+        self.corrections = options.get("corrections", Corrections())
 
     def write(self) -> bytes:
         """What the tape holds, as one record from its start."""
@@ -105,7 +107,8 @@ class TapedRig(Taped):
 def speaker(rig: Rig, fingerprint: str = "toy") -> Speaker:
     """An engine like that of a rig."""
     stepper = rig.stepper
-    return Speaker(fingerprint, stepper.config, stepper.opening, ToyTokenizer(), ToyEar, {}, SAMPLED)
+    corrections = getattr(rig, "corrections", Corrections())
+    return Speaker(fingerprint, stepper.config, stepper.opening, ToyTokenizer(), ToyEar, {}, SAMPLED, corrections)
 
 
 def revived(record: Record, rig: Rig, received: int | None = None, writes: bool = False) -> "RevivedRig":

@@ -4,12 +4,14 @@ import numpy as np
 import pytest
 from conversations import Rig, toy, toy_voice
 
+from dia2.checkpoint.corrections import Corrections
 from dia2stream.conversation.level import Gain, Level, amplified, factor
 from dia2stream.options import SpeechOptions
 from dia2stream.protocol.messages import Inject, Pause, Resume, Start, WordEvent
 
 DUET = "[S1] One two three. [S2] Four five. [S1] Six."
 EVEN = (-6.0, 6.0)  # of speakers 1 and 2
+EVENED = Corrections(speaker_gain_db=EVEN)
 
 
 def levelled(gain_db: float = 0.0, **options: object) -> Rig:
@@ -45,7 +47,7 @@ def test_amplified_sound_has_no_step_and_stays_within_full_scale() -> None:
     assert loud.tolist() == [-1.0, -1.0, 1.0, 1.0]
 
 
-@pytest.mark.parametrize("make", [lambda: levelled(speaker_gain_db=EVEN), lambda: levelled(6.0, speaker_gain_db=EVEN)])
+@pytest.mark.parametrize("make", [lambda: levelled(corrections=EVENED), lambda: levelled(6.0, corrections=EVENED)])
 def test_each_word_has_the_gain_of_its_speaker(make: object) -> None:
     rig, plain = make().say(DUET), toy().say(DUET)  # type: ignore[operator]
     extra = 6.0 if rig.conversation.defaults.gain_db else 0.0
@@ -58,11 +60,11 @@ def test_each_word_has_the_gain_of_its_speaker(make: object) -> None:
 
 
 def test_sound_that_is_made_again_is_as_loud_as_before() -> None:
-    whole = levelled(speaker_gain_db=EVEN).say(DUET)
-    rig = levelled(speaker_gain_db=EVEN).do(Start(DUET)).run_until_sent(14)
+    whole = levelled(corrections=EVENED).say(DUET)
+    rig = levelled(corrections=EVENED).do(Start(DUET)).run_until_sent(14)
     rig.do(Pause(), Resume()).run()
     assert rig.audio.tobytes() == whole.audio.tobytes()
-    far, near = (levelled(speaker_gain_db=EVEN, queue_frames=queue).do(Start(DUET)) for queue in (25, 1))
+    far, near = (levelled(corrections=EVENED, queue_frames=queue).do(Start(DUET)) for queue in (25, 1))
     for one in (far, near):
         one.run_until_sent(20).do(Pause(18 * 80), Inject("[S1] Oh.")).run()
     assert far.audio.tobytes() == near.audio.tobytes()
@@ -70,5 +72,5 @@ def test_sound_that_is_made_again_is_as_loud_as_before() -> None:
 
 def test_in_a_voice_only_the_gain_for_all_counts() -> None:
     voices = {"clips": toy_voice()}
-    rig = levelled(speaker_gain_db=EVEN, voices=voices).say(DUET)
+    rig = levelled(corrections=EVENED, voices=voices).say(DUET)
     assert rig.audio.tobytes() == levelled(voices=voices).say(DUET).audio.tobytes()

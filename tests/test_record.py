@@ -27,12 +27,13 @@ from dia2stream.journal.record import (
     read_record,
 )
 
-HEADER = Header(1, "0.1", "toy", "abc", "float32", "dtype", 3, (0, 1, 1), 100, 40, 1.5, True, -3.5, {"rules": "clean"})
+HEADER = Header(2, "0.1", "toy", "abc", "float32", "dtype", 3, (0, 1, 1), 100, 40, 1.5, True, -3.5, {"rules": "clean"})
 CODES = np.arange(12, dtype=np.int16).reshape(4, 3)
+LEVELS = np.arange(32, dtype=np.uint8).reshape(4, 8)
 ENTRIES: list[Entry] = [
     VoiceEntry("ann", (((1, 2), "Hello", 2, 1), ((), "", 3, 2)), (0, 4), CODES.T.copy()),
     CommandEntry({"cmd": "start", "text": "Hi \ud83d ü\u2028"}, 0, 0, 0, 5),
-    StepsEntry(5, 0, (1, 0, 0, 1), CODES),
+    StepsEntry(5, 0, (1, 0, 0, 1), CODES, LEVELS),
     EarEntry(CODES.T.copy()),
     CommandEntry({"cmd": "listen", "text": ""}, 9, 3, 4, 6, 1920),
     ClockEntry(7, 19),
@@ -58,7 +59,7 @@ def test_what_was_written_is_read() -> None:
 
 def test_a_second_of_speech_takes_little_more_than_its_codes() -> None:
     codes = np.zeros((12, 34), np.int16)
-    assert len(pack(StepsEntry(0, 0, (0,) * 12, codes))) < codes.nbytes + 50
+    assert len(pack(StepsEntry(0, 0, (0,) * 12, codes, np.zeros((12, 8), np.uint8)))) < codes.nbytes + 12 * 8 + 50
 
 
 @given(st.integers(len(begin(HEADER)), len(DATA)))
@@ -94,11 +95,14 @@ def framed(payload: bytes) -> bytes:
     [
         (b"RIFF....", "f is no record of a conversation: it does not begin with dia2rec"),
         (MAGIC, "f is cut short: it has no header"),
-        (begin(replace(HEADER, version=2)), "f has version 2 of the format; this dia2stream reads version 1"),
+        (begin(replace(HEADER, version=1)), "f has version 1 of the format; this dia2stream reads version 2"),
         (MAGIC + pack(ENTRIES[5]), "f is damaged at byte 8: the first entry is no header"),
         (begin(HEADER) + framed(b"X..."), "an entry of kind b'X'; known are VCSEKAR"),
         (begin(HEADER) + framed(b"K123"), "unpack requires"),
-        (begin(HEADER) + pack(StepsEntry(0, 0, (1,), CODES[:1, :2])), r"codes of shape \(1, 2\), and the model has 3"),
+        (
+            begin(HEADER) + pack(StepsEntry(0, 0, (1,), CODES[:1, :2], LEVELS[:1])),
+            r"codes of shape \(1, 2\), and the model has 3",
+        ),
         (begin(HEADER) + framed(b'C{"command":{},"step":0}'), "fields .* where command, frames, made, samples, sent"),
         (begin(HEADER) + framed(b"C{"), "not valid JSON"),
         (begin(HEADER) + framed(pack(ENTRIES[2])[8:-1]), "23 bytes of codes where 4 x 3 are announced"),

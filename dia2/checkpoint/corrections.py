@@ -1,8 +1,8 @@
 """What a checkpoint's own manifest says about its sound, for whoever plays it.
 
-    {"word_delay_ms": 56, "speaker_gain_db": [-1.9, 3.8]}        in dia2_assets.json
+    {"word_delay_ms": 56, "letter_ms": 50, "pause_db": 35, "speaker_gain_db": [-1.9, 3.8]}        in dia2_assets.json
 
-Both are measured, by scripts/judge, and 0 for a checkpoint that says nothing. The model itself is not touched: its
+All are measured, by scripts/judge, and 0 for a checkpoint that says nothing. The model itself is not touched: its
 codes, and dia2's own timestamps, are as published.
 """
 
@@ -14,6 +14,8 @@ from dia2.errors import CheckpointError, shown
 from dia2.strict_json import read_object
 
 MOST_DELAY_MS = 1000
+MOST_LETTER_MS = 500
+MOST_PAUSE_DB = 120
 MOST_GAIN_DB = 30
 
 
@@ -21,10 +23,15 @@ MOST_GAIN_DB = 30
 class Corrections:
     """word_delay_ms: how much later than its frame a word is heard, -1000 to 1000.
 
+    letter_ms: how long a letter sounds in a word that the model hurries or drags, 0 to 500. The next word is not told
+    as spoken before its letters, and two more, had time to sound. pause_db: what is so much quieter than the loudest 10
+    ms is a pause, 0 to 120; a word that falls into one is told as spoken where the pause ends. With 0, nothing is done.
     speaker_gain_db: by how much to amplify speakers 1 and 2 where no voice is given, -30 to 30 each.
     """
 
     word_delay_ms: float = 0.0
+    letter_ms: float = 0.0
+    pause_db: float = 0.0
     speaker_gain_db: tuple[float, float] = (0.0, 0.0)
 
 
@@ -33,17 +40,23 @@ def read_corrections(source: Source) -> Corrections:
     path = source.find(MANIFEST)
     raw = {} if path is None else read_object(path)
     where = f"{source.name}/{MANIFEST}"
-    delay, gains = raw.get("word_delay_ms"), raw.get("speaker_gain_db")
+    gains = raw.get("speaker_gain_db")
     if gains is not None and not (isinstance(gains, list) and len(gains) == 2):
         raise CheckpointError(f"{where}: speaker_gain_db must be two numbers, one for each speaker, not {shown(gains)}")
     first, second = (_number(gain, f"{where}: speaker_gain_db", MOST_GAIN_DB) for gain in gains or (None, None))
-    return Corrections(_number(delay, f"{where}: word_delay_ms", MOST_DELAY_MS), (first, second))
+    return Corrections(
+        word_delay_ms=_number(raw.get("word_delay_ms"), f"{where}: word_delay_ms", MOST_DELAY_MS),
+        letter_ms=_number(raw.get("letter_ms"), f"{where}: letter_ms", MOST_LETTER_MS, least=0),
+        pause_db=_number(raw.get("pause_db"), f"{where}: pause_db", MOST_PAUSE_DB, least=0),
+        speaker_gain_db=(first, second),
+    )
 
 
-def _number(value: Any, where: str, most: float) -> float:
-    """A number from -most to most, 0 for None."""
+def _number(value: Any, where: str, most: float, least: float | None = None) -> float:
+    """A number up to `most`, from `least` or -most on; 0 for None."""
+    least = -most if least is None else least
     if value is None:
         return 0.0
-    if isinstance(value, bool) or not isinstance(value, int | float) or not -most <= value <= most:
-        raise CheckpointError(f"{where} must be a number from -{most} to {most}, not {shown(value)}")
+    if isinstance(value, bool) or not isinstance(value, int | float) or not least <= value <= most:
+        raise CheckpointError(f"{where} must be a number from {least} to {most}, not {shown(value)}")
     return float(value)

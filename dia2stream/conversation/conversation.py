@@ -35,6 +35,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from dia2.checkpoint.corrections import Corrections
 from dia2.model.sampling import SamplingDefaults
 from dia2.steps.context import Context
 from dia2.steps.stepper import Ahead, TextColumn
@@ -48,8 +49,8 @@ from dia2stream.conversation.level import Gain, Level
 from dia2stream.conversation.outbox import Outbox
 from dia2stream.conversation.reader import ReadEntry, TextReader
 from dia2stream.conversation.settings import choose_padding, choose_seed, find_voice, settled, slot_settings
+from dia2stream.conversation.word_times import WordTimes
 from dia2stream.conversation.words import (
-    QueuedWord,
     TakenWord,
     Utterance,
     Words,
@@ -92,20 +93,22 @@ TURN_ROOM = 250
 class MadeFrame:
     """A frame that a step completed, without its sound.
 
-    events: go out before it. ends_turn: it is the turn's last. gain: of its sound, None where that stays as it is.
+    number: of the model's frame. before: events that go out before it, and words that were taken for it. ends_turn: it
+    is the turn's last. gain: of its sound, None where that stays as it is.
     """
 
-    events: Sequence[Item]
+    number: int
+    before: Sequence[Item | TakenWord]
     ends_turn: bool
     gain: Gain | None = None
 
 
 @dataclass(frozen=True)
 class _Interruption:
-    """step: the first one whose frame was not heard. word: the one that sounded there, None between words."""
+    """step: the first one whose frame was not heard. words: that are cut, the latest first; empty between words."""
 
     step: int
-    word: TakenWord | None
+    words: Sequence[TakenWord]
 
 
 class Conversation:
@@ -114,8 +117,7 @@ class Conversation:
     voices: prefixes by name. The first one is the default; without any, the voice is random. max_lead_ms: how far
     sending may be ahead of the listener, None for as fast as items are taken. queue_frames: how many frames generation
     may be ahead of sending. ear: encodes the caller; without it the conversation cannot listen. text: how text is read.
-    word_delay_ms: how much later than its frame a word is heard; it corrects the times that are told, nothing else.
-    speaker_gain_db: by how much speakers 1 and 2 are amplified where no voice is given.
+    corrections: of the times of words that are told, and of the two speakers' levels where no voice is given.
     """
 
     def __init__(
@@ -129,16 +131,15 @@ class Conversation:
         queue_frames: int = QUEUE_FRAMES,
         ear: Ear | None = None,
         text: TextSettings | None = None,
-        word_delay_ms: float = 0.0,
-        speaker_gain_db: tuple[float, float] = (0.0, 0.0),
+        corrections: Corrections | None = None,
     ) -> None:
         self.slot, self.context, self.machine = context.slot, context, context.machine
         self.defaults = settled(defaults or SpeechOptions(), SamplingDefaults())
         self.voices = voices or {}
         self.outbox = Outbox(queue_frames, max_lead_ms)
         self._tokenizer, self._ear, self._text = tokenizer, ear, text or TextSettings()
-        self._word_delay_ms = round(word_delay_ms)
-        self._level = Level(self.defaults.gain_db, speaker_gain_db)
+        self._corrections = corrections or Corrections()
+        self._level = Level(self.defaults.gain_db, self._corrections.speaker_gain_db)
         self._forget()
 
     def _forget(self) -> None:
@@ -148,6 +149,7 @@ class Conversation:
         self.words = Words(TextReader(self._tokenizer, self._text.front_end()))
         self.callers = Callers(self._ear, self._tokenizer, self.machine)
         self.clock = AudioClock()
+        self.times = WordTimes(self._corrections)
         self._words_at = 0.0  # when the words came that ended the last wait for words
         self.heard_ms: float | None = None  # while paused: what the listener has heard, on the audio clock
         self._opening: Utterance | None = None  # the utterance that the current turn begins with
@@ -276,8 +278,15 @@ class Conversation:
     def _paused(self, heard_ms: float) -> Paused:
         """What was heard, and what was not."""
         position, state = self.clock.position(heard_ms), self.context.state
-        words_until = position - self._word_delay_ms / FRAME_MS
-        heard = self.words.heard(words_until, self.clock.turn_at(position), state.end_step, state.queue)
+
+        def was_heard(word: TakenWord, following: TakenWord | None) -> bool:
+            """Whether half of it was."""
+            if word.start is None:
+                return False
+            length = self.times.end(word, following, state.end_step) - word.start
+            return position * FRAME_MS - word.start >= length / 2
+
+        heard = self.words.heard(self.clock.turn_at(position), was_heard, state.queue)
         return Paused(round(heard_ms), *heard)
 
     def _resume(self) -> None:
@@ -312,6 +321,7 @@ class Conversation:
         self.defaults, self.voices, self._text, self._level = other.defaults, other.voices, other._text, other._level
         self.active, self._speaking, self.heard_ms = other.active, other._speaking, other.heard_ms
         self._words_at = other._words_at
+        self.times = other.times.copy(dict(zip(other.words.sounded, self.words.sounded, strict=True)))
         self.stand_still(now)
 
     def stand_still(self, now: float) -> None:
@@ -385,7 +395,7 @@ class Conversation:
 
     def complete(self, frame: int) -> MadeFrame:
         """Behind a step that completed this frame of the model. `deliver` has to be called with what this returns."""
-        before: list[Item] = []
+        before: list[Item | TakenWord] = []
         speaker = self.words.speaker
         if self._opening is not None and frame == self.clock.turn:
             before += self._announce(self._opening)
@@ -394,11 +404,14 @@ class Conversation:
         self._undelivered += 1
         end = self.context.state.end_step
         gain = self._level.gain(speaker, self.words.speaker, has_voice=self.context.voice is not None)
-        return MadeFrame(before, end is not None and frame >= end + MAX_PADDING, gain)
+        return MadeFrame(frame, before, end is not None and frame >= end + MAX_PADDING, gain)
 
-    def deliver(self, made: MadeFrame, pcm: NDArray[np.float32]) -> None:
-        """Queues a frame for the listener, with its sound in -1..1. After a turn's last frame the turn ends."""
-        self.outbox.put(*made.events, Frame(pcm))
+    def deliver(self, made: MadeFrame, pcm: NDArray[np.float32], levels: bytes = b"") -> None:
+        """Queues a frame for the listener, with its sound in -1..1. After a turn's last frame the turn ends.
+
+        levels: of its sound, as `quietness` measures them; empty where they are not known.
+        """
+        self.outbox.put(*self._events_before(made, levels), Frame(pcm))
         self._undelivered -= 1
         if made.ends_turn:
             self._end_turn()
@@ -516,12 +529,14 @@ class Conversation:
         """Where an interruption goes back to, when the listener has heard so much."""
         step, state = self.clock.step_at(heard_ms), self.context.state
         mark = self.context.mark_at(step) if step < self.context.step else state.mark()
-        return _Interruption(step, self.words.being_said(step, self.clock.speaks_since(step), mark.end_step))
+        taken = self.words.taken_between(self.clock.speaks_since(step), step)
+        ended = mark.end_step is not None and mark.end_step <= step
+        return _Interruption(step, self.times.being_said(taken, step * FRAME_MS, ended))
 
     def _reader_behind(self, cut: "_Interruption") -> TextReader:
         """A copy of the reader that goes on after what was heard."""
         reader = self.words.draft_from(cut.step)
-        if cut.word is not None and cut.word.word.tokens[0] in self._tokenizer.speakers:
+        if any(taken.word.tokens[0] in self._tokenizer.speakers for taken in cut.words):
             reader.answer()  # the tag is forgotten together with the word that had it
         return reader
 
@@ -532,12 +547,13 @@ class Conversation:
         all but the first frame, in which the word before may still sound. The listener's clock does not go back.
         """
         step, context = cut.step, self.context
-        if cut.word is None:
+        if not cut.words:
             context.rewind(step, step)
         else:
-            step = max(cut.word.step + 1, context.oldest_step())
+            step = max(cut.words[-1].step + 1, context.oldest_step())
             context.cut(step, heard=cut.step)
         self.words.go_back(step)
+        self.times.go_back(self.words.sounded[-1] if self.words.sounded else None)
         context.state.queue.clear()
         # No hold either, in which a model would go on with what it said last: the next word comes at once.
         context.state.restore(self.machine.start().mark())
@@ -589,23 +605,44 @@ class Conversation:
         utterance.announced = True
         return [FirstFrame(utterance.id, utterance.arrived, max(0.0, self._words_at - utterance.arrived))]
 
-    def _sound(self, word: QueuedWord) -> list[Item]:
-        """The events before the frame with which a word begins to sound."""
-        utterance = word.utterance
-        items = [*self._done(before=utterance), *self._announce(utterance)]
-        if word.tokens and word.begins:
-            items.append(self._word_event(word))
+    def _sound(self, taken: TakenWord) -> list[Item | TakenWord]:
+        """A word that was taken for the frame that is made now, and the events before it."""
+        utterance = taken.word.utterance
+        items = [*self._done(before=utterance), *self._announce(utterance), taken]
         utterance.unheard -= 1
         oldest = self.context.oldest_step()
         self.words.forget_before(oldest)
         self.clock.forget_before(oldest)
         return items
 
-    def _word_event(self, word: QueuedWord) -> WordEvent:
-        """The event of a word that begins to sound with the frame that is made now."""
-        start_ms = max(0, self.outbox.clock_ms + self._word_delay_ms)
-        end = self.words.end_of(word, self.context.state.end_step)
-        return word_event(word, start_ms, None if end is None else end - self.context.frames + 1)
+    def _events_before(self, made: MadeFrame, levels: bytes) -> list[Item]:
+        """The events that leave before a frame, now that its sound is known: also those of words that sound late."""
+        events, words = list[Item](), list[TakenWord]()
+        for item in made.before:
+            if isinstance(item, TakenWord):
+                words.append(item)
+                continue
+            if isinstance(item, Done):
+                events += self._word_events(self.times.flush(), made.number)
+            events.append(item)
+        told = self.times.hear(made.number, levels, words)
+        if made.ends_turn:
+            told += self.times.flush()
+        return events + self._word_events(told, made.number)
+
+    def _word_events(self, told: Sequence[TakenWord], frame: int) -> list[Item]:
+        """The events of words that begin to sound. frame: the model's, which is the next one on the audio clock."""
+        return [self._word_event(taken, frame) for taken in told if taken.word.tokens and taken.word.begins]
+
+    def _word_event(self, taken: TakenWord, frame: int) -> WordEvent:
+        assert taken.start is not None
+        now = self.outbox.clock_ms - frame * FRAME_MS  # of the audio clock, less the model's
+        start_ms = max(0, round(now + taken.start))
+        end = self.words.end_of(taken, self.context.state.end_step)
+        if end is None:
+            return word_event(taken.word, start_ms, None)
+        ends = max(end * FRAME_MS + round(self._corrections.word_delay_ms), taken.start + self.times.length(taken))
+        return word_event(taken.word, start_ms, round(now + ends))
 
     def _done(self, before: Utterance | None = None) -> list[Item]:
         """`done` for the utterances whose last sample is queued: all before one, or all there are."""

@@ -15,7 +15,7 @@ Knows nothing of the model, of frames or of threads.
 """
 
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, fields, replace
 from itertools import chain, groupby, takewhile
 from typing import Any, NamedTuple, cast
@@ -78,11 +78,17 @@ class QueuedWord(Entry):
         return cls(**entry, utterance=utterance, written=read.written, begins=read.begins)
 
 
-class TakenWord(NamedTuple):
-    """A word or break, and the step at which the text machine took it."""
+@dataclass(eq=False)
+class TakenWord:
+    """A word or break, and the step at which the text machine took it.
+
+    start, end: when it was heard to begin and to end, in ms on the model's clock; None as long as that is not known.
+    """
 
     step: int
     word: QueuedWord
+    start: float | None = None
+    end: float | None = None
 
 
 class NextTurn(NamedTuple):
@@ -144,8 +150,8 @@ class Words:
         other.utterances.extend(own[utterance] for utterance in self.utterances)
         other.opened = self.opened and own[self.opened]
         other.backlog.extend(map(owned, self.backlog))
-        other.taken.extend(TakenWord(step, owned(word)) for step, word in self.taken)
-        other.sounded.extend(TakenWord(step, owned(word)) for step, word in self.sounded)
+        other.taken.extend(replace(taken, word=owned(taken.word)) for taken in self.taken)
+        other.sounded.extend(replace(taken, word=owned(taken.word)) for taken in self.sounded)
         other._numbered, other._past = self._numbered, self._past.copy()
         return WordsCopy(other, [owned(word) for word in queued], opening and own[opening])
 
@@ -220,10 +226,13 @@ class Words:
     def cancel(self, utterance: Utterance, queue: deque[Entry]) -> None:
         """Forgets an utterance that waits, and reads the text behind it as if it had not been there."""
         later = self._behind(utterance)
+        if any(other.begun for other in later):  # it has no word, and what comes behind it was read long ago
+            later = []
+        else:
+            self.reader = utterance.before
         in_queue = {cast(QueuedWord, word).utterance for word in queue}
         if later:
             later[0].replies |= utterance.replies
-        self.reader = utterance.before
         again = {other: self._read_again(other) for other in later}
         places: list[tuple[deque[Any], set[Utterance]]] = [(queue, in_queue), (self.backlog, {*later} - in_queue)]
         for words, others in places:
@@ -275,12 +284,12 @@ class Words:
             self.taken.append(TakenWord(step, cast(QueuedWord, word)))
             self.taken[-1].word.utterance.begin()
 
-    def sound(self, frame: int) -> list[QueuedWord]:
-        """The words that begin to sound with this frame."""
+    def sound(self, frame: int) -> list[TakenWord]:
+        """The words that were taken for this frame."""
         words = []
         while self.taken and self.taken[0].step == frame:
             self.sounded.append(self.taken.popleft())
-            words.append(self.sounded[-1].word)
+            words.append(self.sounded[-1])
         return words
 
     @property
@@ -307,16 +316,9 @@ class Words:
             queue.clear()
         self.opened = None
 
-    def being_said(self, step: int, since: int, last_end: int | None) -> TakenWord | None:
-        """The word, taken from step `since` on, whose sound goes on at `step`; None between words.
-
-        last_end: the step at which the words of the turn ended, if they did. How long a word sounds is not known, so it
-        goes on until the next one, or a break, begins.
-        """
-        taken = (t for t in chain(reversed(self.taken), reversed(self.sounded)) if since <= t.step < step)
-        last = next(taken, None)
-        ended = last_end is not None and last_end <= step
-        return None if last is None or not last.word.tokens or ended else last
+    def taken_between(self, since: int, step: int) -> list[TakenWord]:
+        """What was taken from one step on and before another, the latest first."""
+        return [t for t in chain(reversed(self.taken), reversed(self.sounded)) if since <= t.step < step]
 
     def forget_before(self, step: int) -> None:
         """The model can no longer go back beyond `step`: forgets older words, except the one that `step` is in."""
@@ -324,33 +326,36 @@ class Words:
             # A break is no word: the word before it stays the last one.
             del self.sounded[0 if self.sounded[1].word.tokens else 1]
 
-    def end_of(self, word: QueuedWord, last_end: int | None) -> int | None:
+    def end_of(self, told: TakenWord, last_end: int | None) -> int | None:
         """The step at which the next written word begins, or the words end; None when that is not drawn yet.
 
-        word: has just begun to sound. last_end: the step at which the words of the turn ended, if they did.
+        told: has just begun to sound. last_end: the step at which the words of the turn ended, if they did.
         """
-        return next((taken.step for taken in self.taken if taken.word.written is not word.written), last_end)
+        later = chain(takewhile(lambda taken: taken is not told, reversed(self.sounded)), reversed(self.taken))
+        steps = [taken.step for taken in later if taken.word.written is not told.word.written]
+        return min(steps, default=last_end)
 
     # ---- What was heard ----
 
-    def heard(self, position: float, turn: int, last_end: int | None, queue: Iterable[Entry]) -> Heard:
-        """The words of the turn that began at step `turn`, parted at a position in steps.
+    def heard(
+        self, turn: int, was_heard: Callable[[TakenWord, TakenWord | None], bool], queue: Iterable[Entry]
+    ) -> Heard:
+        """The words of the turn that began at step `turn`, parted into those that were heard and the others.
 
-        A word counts as heard when half of it was; one that is spoken as several, when half of those were. last_end:
-        the step at which the words of the turn ended, if they did. queue: the text machine's.
+        was_heard: tells of a word and the one behind it whether the first was. A word that is spoken as several counts
+        as heard when half of those were. queue: the text machine's.
         """
         taken = [t for t in (*self.sounded, *self.taken) if t.step >= turn]
-        ends = [*(t.step for t in taken[1:]), _end(taken[-1], last_end)] if taken else []
-        heard = [(t.word, position - t.step >= (end - t.step) / 2) for t, end in zip(taken, ends, strict=True)]
+        heard = [(t.word, was_heard(t, after)) for t, after in zip(taken, [*taken[1:], None], strict=False)]
         # Every entry of a conversation's queue went through `add`.
         queued = ((cast(QueuedWord, word), False) for word in chain(queue, self.backlog))
         spoken, pending, words = [], [], []
         for written, group in groupby(chain(heard, queued), key=lambda pair: pair[0].written):
             entries = list(group)
-            word, was_heard = entries[0][0], 2 * sum(was for _, was in entries) >= len(entries)
+            word, most = entries[0][0], 2 * sum(was for _, was in entries) >= len(entries)
             if word.tokens:
-                words.append(HeardWord(word.utterance.id, written.start, written.end, was_heard))
-            if not was_heard:
+                words.append(HeardWord(word.utterance.id, written.start, written.end, most))
+            if not most:
                 pending.append(written.again)
             elif word.tokens:
                 spoken.append(written.text)
@@ -380,8 +385,3 @@ def check_utterances(waiting: int) -> None:
     if waiting >= MAX_QUEUED_WORDS:
         problem = f"{waiting} utterances and events wait, of at most {MAX_QUEUED_WORDS}; read the events"
         raise CommandError("overloaded", problem)
-
-
-def _end(last: TakenWord, last_end: int | None) -> int:
-    """The step at which the last word that was taken ends: where words ended, else once its tokens are out."""
-    return last_end or last.step + max(1, last.word.padding)

@@ -27,11 +27,12 @@ from dia2.steps.pool import FinishedFrames
 from dia2.steps.stepper import Stepper, TextColumn
 from dia2stream.conversation.conversation import Conversation, MadeFrame
 from dia2stream.conversation.level import amplified
+from dia2stream.conversation.word_times import amplified_levels, quietness
 from dia2stream.engine.observer import StepReport
 from dia2stream.journal.tape import Tape
 
 _T = TypeVar("_T")
-_LOST = MadeFrame((), False)  # stands for the frame of a conversation that failed; nobody delivers it
+_LOST = MadeFrame(-1, (), False)  # stands for the frame of a conversation that failed; nobody delivers it
 
 
 class Pool(Protocol):
@@ -165,11 +166,14 @@ class Batch:
     def _deliver(self, frames: _Frames) -> None:
         unclipped = self._timed(frames.sounds.pcm).numpy()
         pcm = np.clip(unclipped, -1.0, 1.0)
+        listens = any(conversation.times.listens for conversation, _ in frames.made)
+        quiet = quietness(pcm) if listens else None
         for row, (conversation, made) in enumerate(frames.made):
             if made is not _LOST:
                 # A copy, because one slow reader would keep the sound of all conversations in memory.
                 sound = pcm[row].copy() if made.gain is None else amplified(unclipped[row], made.gain)
-                self._try(conversation, conversation.deliver, made, sound)
+                levels = b"" if quiet is None else amplified_levels(quiet[row], made.gain)
+                self._try(conversation, conversation.deliver, made, sound, levels)
 
     def _note(self, conversations: Sequence[Conversation], actions: Sequence[int]) -> None:
         """Keeps what the step drew for conversations that are written down; a frame that ends a turn comes first."""

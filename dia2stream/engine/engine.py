@@ -295,8 +295,7 @@ class Engine:
             lambda: Hearing(checkpoint.codec).slot(0),
             self.voices,
             self.speech,
-            checkpoint.corrections.word_delay_ms,
-            checkpoint.corrections.speaker_gain_db,
+            checkpoint.corrections,
         )
 
     @cached_property
@@ -315,8 +314,7 @@ class Engine:
             queue_frames=queue_frames,
             ear=self._ears.of(slot, tape),
             text=self.text,
-            word_delay_ms=self.checkpoint.corrections.word_delay_ms,
-            speaker_gain_db=self.checkpoint.corrections.speaker_gain_db,
+            corrections=self.checkpoint.corrections,
         )
 
     # ---- Called by sessions, from any thread: see `EngineThread` ----

@@ -73,8 +73,7 @@ class Replay:
             defaults=SpeechOptions(gain_db=self.record.header.gain_db),
             ear=ear,
             text=text_settings(self.record),
-            word_delay_ms=self.checkpoint.corrections.word_delay_ms,
-            speaker_gain_db=self.checkpoint.corrections.speaker_gain_db,
+            corrections=self.checkpoint.corrections,
         )
         rerun = Rerun(conversation, ear, self._step, {}, on_item=self._hear)
         rerun.run(self.record, self._reached(until))
@@ -88,7 +87,7 @@ class Replay:
             del self._heard[before:]  # after a take-over, frames were sent once more
             self._heard.append(item)
 
-    def _step(self, conversation: Conversation, action: int, codes: NDArray[np.int16]) -> None:
+    def _step(self, conversation: Conversation, action: int, codes: NDArray[np.int16], levels: bytes) -> None:
         context, stepper = conversation.context, self._pool.stepper
         [drawn] = stepper.act([context.slot])
         stepper.complete([conversation.advance(action)])
@@ -102,7 +101,7 @@ class Replay:
         if frame is not None:
             pcm, made = context.decode(frame).pcm().numpy(), conversation.complete(frame)
             heard = np.clip(pcm, -1.0, 1.0).copy() if made.gain is None else amplified(pcm, made.gain)
-            conversation.deliver(made, heard)
+            conversation.deliver(made, heard, levels)
 
     def _decode(self, until: int | None) -> None:
         """Without the text nothing can be computed, but the codes can be heard."""

@@ -27,11 +27,14 @@ from dia2stream.errors import RecordError
 from dia2stream.protocol.fields import Refused
 from dia2stream.protocol.strict_json import line, load
 
-VERSION = 1
+VERSION = 2
 MAGIC = b"dia2rec\n"
 MAX_ENTRY_BYTES = 16 * 2**20  # of one entry; the longest are the codes of a caller who speaks for a minute
 
+LEVELS = 8  # of a frame
+
 Codes: TypeAlias = NDArray[np.int16]
+Levels: TypeAlias = NDArray[np.uint8]
 
 _FRAME = struct.Struct("<II")  # before each entry: the length of its payload, and its CRC-32
 _STEPS = struct.Struct("<IIHH")  # first step, frames sent, number of steps, codebooks
@@ -102,13 +105,15 @@ class CommandEntry:
 class StepsEntry:
     """Steps that follow each other. step: the first one. sent: frames that had been sent. actions: int, 0 or 1 of each.
 
-    codes: int16 [n, C], of the column behind each step.
+    codes: int16 [n, C], of the column behind each step. levels: uint8 [n, 8], of the frame that each step completed, as
+    words are placed by them: dB below full scale in every 10 ms, 255 where they were not measured.
     """
 
     step: int
     sent: int
     actions: tuple[int, ...]
     codes: Codes
+    levels: Levels
 
 
 @dataclass(frozen=True)
@@ -171,7 +176,7 @@ def pack(entry: Entry) -> bytes:
             return _framed(b"C" + _json({f.name: getattr(entry, f.name) for f in fields(entry)}))
         case StepsEntry():
             head = _STEPS.pack(entry.step, entry.sent, *entry.codes.shape)
-            return _framed(b"S" + head + bytes(entry.actions) + _bytes(entry.codes))
+            return _framed(b"S" + head + bytes(entry.actions) + entry.levels.tobytes() + _bytes(entry.codes))
         case EarEntry():
             return _framed(b"E" + _EAR.pack(*entry.codes.shape) + _bytes(entry.codes))
         case ClockEntry():
@@ -278,8 +283,11 @@ def _command(body: bytes) -> CommandEntry:
 
 def _steps(body: bytes) -> StepsEntry:
     step, sent, count, codebooks = _STEPS.unpack_from(body)
-    actions = tuple(body[_STEPS.size : _STEPS.size + count])
-    return StepsEntry(step, sent, actions, _codes(body, _STEPS.size + count, count, codebooks))
+    levels_at = _STEPS.size + count
+    codes_at = levels_at + count * LEVELS
+    levels = np.frombuffer(body[levels_at:codes_at], np.uint8).reshape(count, LEVELS)
+    actions = tuple(body[_STEPS.size : levels_at])
+    return StepsEntry(step, sent, actions, _codes(body, codes_at, count, codebooks), levels)
 
 
 def _ear(body: bytes) -> EarEntry:

@@ -9,7 +9,7 @@ import json
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Protocol, cast
 
 import numpy as np
@@ -17,6 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from dia2.checkpoint.corrections import Corrections
 from dia2.model.config import Dia2Config
 from dia2.steps.context import Context
 from dia2.steps.replay import ReplayStepper, SilentCodec
@@ -27,6 +28,7 @@ from dia2.voice.voice import Prefix
 from dia2stream.conversation.caller import Ear
 from dia2stream.conversation.conversation import QUEUE_FRAMES, Conversation
 from dia2stream.conversation.level import Gain, amplified
+from dia2stream.conversation.word_times import UNKNOWN
 from dia2stream.errors import CommandError, RecordError
 from dia2stream.items import FRAME_MS, FRAME_SAMPLES, Cut, FirstFrame, Frame, Item
 from dia2stream.journal.record import (
@@ -53,8 +55,8 @@ _SILENCE = Frame(np.zeros(FRAME_SAMPLES, np.float32))
 class Steps(Protocol):
     """What makes a step of a conversation whose draws are known."""
 
-    def __call__(self, conversation: Conversation, action: int, codes: NDArray[np.int16]) -> None:
-        """One step. codes: int16 [C], of the column behind it."""
+    def __call__(self, conversation: Conversation, action: int, codes: NDArray[np.int16], levels: bytes) -> None:
+        """One step. codes: int16 [C], of the column behind it. levels: of the frame that it completes."""
 
 
 class RecordedEar:
@@ -119,8 +121,7 @@ class Speaker:
     new_ear: Callable[[], Ear]
     voices: Mapping[str, Prefix]
     defaults: SpeechOptions
-    word_delay_ms: float = 0.0
-    speaker_gain_db: tuple[float, float] = (0.0, 0.0)
+    corrections: Corrections = field(default_factory=Corrections)
 
 
 def check_model(record: Record, fingerprint: str, name: str = "the record") -> None:
@@ -254,11 +255,11 @@ class Rerun:
     def _steps(self, entry: StepsEntry) -> None:
         conversation, context = self.conversation, self.conversation.context
         self._check("the number of a step", context.step, entry.step)
-        for action, codes in zip(entry.actions, entry.codes, strict=True):
+        for action, codes, levels in zip(entry.actions, entry.codes, entry.levels, strict=True):
             if not conversation.wants_step():
                 raise RecordError(f"step {context.step} does not compute again: there is nothing to say")
             conversation.prepare()
-            self._step(conversation, action, codes)
+            self._step(conversation, action, codes, b"" if levels[0] == UNKNOWN else levels.tobytes())
         self.sent = entry.sent
         self.take_until(entry.sent)
 
@@ -293,7 +294,7 @@ def _prefix(entry: VoiceEntry, own: Mapping[str, Prefix]) -> Prefix:
 
 
 def _step_without_model(
-    stepper: ReplayStepper, conversation: Conversation, action: int, codes: NDArray[np.int16]
+    stepper: ReplayStepper, conversation: Conversation, action: int, codes: NDArray[np.int16], levels: bytes
 ) -> None:
     context = conversation.context
     stepper.give(action, codes)
@@ -304,7 +305,7 @@ def _step_without_model(
         context.decode(frame)
         # Its number, and its gain if it has one, stand for its sound until somebody wants to hear it.
         made = conversation.complete(frame)
-        conversation.deliver(made, np.array([frame, *(made.gain or ())], np.float32))
+        conversation.deliver(made, np.array([frame, *(made.gain or ())], np.float32), levels)
 
 
 class Revived:
@@ -331,8 +332,7 @@ class Revived:
             context,
             speaker.tokenizer,
             defaults=replace(speaker.defaults, gain_db=record.header.gain_db),
-            word_delay_ms=speaker.word_delay_ms,
-            speaker_gain_db=speaker.speaker_gain_db,
+            corrections=speaker.corrections,
             max_lead_ms=max_lead_ms,
             queue_frames=QUEUE_FRAMES,
             ear=self._ear,
@@ -340,8 +340,8 @@ class Revived:
         )
         stepper = self._stepper
 
-        def step(conversation: Conversation, action: int, codes: NDArray[np.int16]) -> None:
-            _step_without_model(stepper, conversation, action, codes)
+        def step(conversation: Conversation, action: int, codes: NDArray[np.int16], levels: bytes) -> None:
+            _step_without_model(stepper, conversation, action, codes, levels)
 
         rerun = Rerun(self.conversation, self._ear, step, speaker.voices, stepper.blocks.set)
         rerun.run(record)

@@ -24,6 +24,7 @@ from dia2stream import __version__
 from dia2stream.conversation.caller import Ear, read_piece
 from dia2stream.conversation.clock import Segment
 from dia2stream.conversation.conversation import Conversation
+from dia2stream.conversation.word_times import UNKNOWN, WINDOWS
 from dia2stream.items import FRAME_MS
 from dia2stream.journal.fingerprint import fingerprint
 from dia2stream.journal.record import (
@@ -66,6 +67,7 @@ class _Step(NamedTuple):
     sent: int
     action: int
     codes: NDArray[np.int16]  # [C]
+    levels: bytes  # of the frame that was heard last
 
 
 class ForkNote(NamedTuple):
@@ -144,7 +146,11 @@ class Tape:
         if self.begun:
             self._note_reach(conversation)
             self._flush_ear()
-            self._note(_Step(step, conversation.outbox.sent, plain_action(conversation, action), codes))
+            self._note(
+                _Step(
+                    step, conversation.outbox.sent, plain_action(conversation, action), codes, conversation.times.levels
+                )
+            )
             self._note_clock(conversation)
 
     def _begin(self, conversation: Conversation) -> None:
@@ -282,7 +288,10 @@ class _TapedEar:
 
 def _packed(steps: list[_Step]) -> bytes:
     actions = tuple(step.action for step in steps)
-    return pack(StepsEntry(steps[0].step, steps[-1].sent, actions, np.stack([step.codes for step in steps])))
+    codes = np.stack([step.codes for step in steps])
+    levels = b"".join(step.levels or bytes([UNKNOWN] * WINDOWS) for step in steps)
+    rows = np.frombuffer(levels, np.uint8).reshape(len(steps), WINDOWS)
+    return pack(StepsEntry(steps[0].step, steps[-1].sent, actions, codes, rows))
 
 
 def _voice_entry(name: str, prefix: Prefix) -> VoiceEntry:
