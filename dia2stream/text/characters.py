@@ -19,6 +19,9 @@ _PLAIN = {
     "\u2026": "...",
     "\u2044": "/",
     "\u2715": "\u00d7",
+    "\u2116": "#",
+    "\u00ae": "",
+    "\u00b6": "paragraph",
     "\u2705": "",
     "`": "`",  # a mark of markdown, not a quote
 }
@@ -26,7 +29,7 @@ _PLAIN = {
 _KEPT = frozenset(
     "\u00b2\u00b3\u00b9\u00bc\u00bd\u00be\u2153\u2154\u2155\u2156\u2157\u2158\u2159\u215a\u215b\u215c\u215d\u215e"
 )
-_SIGNS = frozenset("\u00b0\u00a9\u00ae\u2103\u2109\u2116")  # category So, but they can be said
+_SIGNS = frozenset("\u00b0\u00a9\u2103\u2109")  # category So, but they can be said
 _SILENT = frozenset(("Cf", "Co", "Cs", "Cn", "Me", "So", "Sk"))
 
 

@@ -14,12 +14,19 @@ from dia2stream.text.characters import ARROW, DASH, plain
 from dia2stream.text.items import DASH_SECONDS, PAUSE, WORD, Item
 
 # A word with none of these is clean.
-_DIRTY = re.compile(r"[^A-Za-z0-9.,!?;:'\"()$%/@+-]|--|\(\)|^[:;=]")
+_DIRTY = re.compile(r"[^A-Za-z0-9.,!?;:'\"()$%/@+-]|--|\(\)|^[:;=]|^\(*\$+[A-Za-z(]|[A-Za-z)]\$")
 _FACE = re.compile(r"[:;=]['^o]?-?[()\[\]dDpP/\\|3*]|<3|[()]-?:")
 _ENTITY = re.compile(r"&(?:#[0-9]{1,7}|#[xX][0-9a-fA-F]{1,6}|[A-Za-z][A-Za-z0-9]{1,30});")
 _ARROW = re.compile(r"[-=]{1,2}>|<[-=]{1,2}(?![\d=])")
 _DASH = re.compile(rf"(?<=[^\s-])--+(?=[^\s-])|(?<=[^\s-])--+$|{DASH}+")
-_FOOTNOTE = re.compile(r"(?<=[\w.,!?\"'])\[\^?\d{1,3}\]")
+_FOOTNOTE = re.compile(r"(?<=[\w.,!?\"'])\[\^?\d{1,3}\]|\[\^[\w-]{1,30}\]:?")
+# What encloses a formula in TeX: "$x + 1$". An amount of money has a figure behind the sign, and none before it.
+_TEX_EDGE = re.compile(r"^\(*\$+(?=[A-Za-z\\({])|(?<=[A-Za-z)}])\$+(?=[.,!?;:)]*$)|(?<=[\^=_{][\d.])\$+(?=[.,!?;:)]*$)")
+_TEX_SIGNS = {"times": "\u00d7", "cdot": "\u00d7", "div": "\u00f7", "leq": "\u2264", "geq": "\u2265", "neq": "\u2260",
+              "approx": "\u2248", "pm": "\u00b1", "le": "\u2264", "ge": "\u2265", "ne": "\u2260"}  # fmt: skip
+_TEX_SIGN = re.compile(rf"\\(?:{'|'.join(_TEX_SIGNS)})(?![A-Za-z])")
+_TEX_FRACTION, _TEX_OVER = re.compile(r"\\[dt]?frac(?=\{)"), re.compile(r"\}\{")
+_TEX_NAME = re.compile(r"^\\(?=[A-Za-z]+[^\\]*$)")
 _EDGE = r"(?:(?<![A-Za-z0-9])|(?![A-Za-z0-9]))"  # not between two letters or digits
 _MARKS = re.compile(
     r"\\(?=[^\w\s])|`+|~~|\(\)|"  # an escape, code, struck out, a call
@@ -56,12 +63,25 @@ def clean_word(segments: Sequence[Segment], dash: str) -> list[Item]:
     if _FACE.fullmatch(text):
         return []
     glyphs = _replaced(glyphs, _ARROW, ARROW)
-    glyphs = _replaced(glyphs, _FOOTNOTE, "")
+    glyphs = _without_tex(_replaced(glyphs, _FOOTNOTE, ""), text)
     glyphs = _replaced(glyphs, _DASH, DASH)
     if sum(not glyph.text.isspace() for glyph in glyphs) > 1:  # a mark that stands alone may be a sign
         glyphs = _replaced(glyphs, _MARKS, "")
         glyphs = _replaced(glyphs, _ANGLES, " ")
     return list(_words(glyphs, dash))
+
+
+def _without_tex(glyphs: list[_Glyph], text: str) -> list[_Glyph]:
+    """Formulas as one writes them without TeX: "\\frac{1}{2}" -> "1/2"."""
+    if "$" in text:
+        glyphs = _replaced(glyphs, _TEX_EDGE, "")
+    if "\\" in text:
+        if _TEX_FRACTION.search(text):
+            glyphs = _replaced(_replaced(glyphs, _TEX_OVER, "/"), _TEX_FRACTION, "")
+        found = _TEX_SIGN.search(text)
+        glyphs = _replaced(glyphs, _TEX_SIGN, _TEX_SIGNS[found[0][1:]]) if found else glyphs
+        glyphs = _replaced(glyphs, _TEX_NAME, "")
+    return glyphs
 
 
 def _decoded(segment: Segment) -> list[_Glyph]:

@@ -84,7 +84,10 @@ mm=millimeter | cm=centimeter | m=meter | km=kilometer | in=inch | ft=foot | yd=
 m\u00b2=square meter | km\u00b2=square kilometer | mi\u00b2=square mile | ft\u00b2=square foot
 sqft=square foot | m\u00b3=cubic meter
 cm\u00b3=cubic centimeter
-\u00b5g=microgram | mg=milligram | g=gram | kg=kilogram | lb=pound | lbs=pound | oz=ounce
+\u00b5g=microgram | \u03bcg=microgram | \u03bcm=micrometer | \u03bcl=microliter | \u03bcL=microliter
+\u03bcs=microsecond
+nm=nanometer | dl=deciliter | dL=deciliter | \u03a9=ohm | k\u03a9=kilohm | M\u03a9=megohm | mol=mole
+Mb=megabit | Gb=gigabit | mg=milligram | g=gram | kg=kilogram | lb=pound | lbs=pound | oz=ounce
 ml=milliliter | mL=milliliter | cl=centiliter | l=liter | L=liter | gal=gallon | qt=quart | tbsp=tablespoon
 tsp=teaspoon
 ns=nanosecond | \u00b5s=microsecond | ms=millisecond | s=second | sec=second | secs=second | min=minute | mins=minute
@@ -110,7 +113,8 @@ IRREGULAR_PLURALS = {"foot": "feet", "inch": "inches"}
 ATTACHED_UNITS = _words("in x X \u00d7 pt A N J V W")  # that stand alone, these are words or letters
 PER = _pairs("""
 mo=month | yr=year | hr=hour | h=hour | s=second | sec=second | min=minute | wk=week | d=day | kg=kilogram | lb=pound
-GB=gigabyte | kWh=kilowatt hour | mi=mile
+GB=gigabyte | kWh=kilowatt hour | mi=mile | ml=milliliter | mL=milliliter | dl=deciliter | dL=deciliter | l=liter
+L=liter
 """)
 
 # ---- Names, codes and letters ----

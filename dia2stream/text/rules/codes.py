@@ -21,6 +21,8 @@ _ROMAN = {"I": 1, "V": 5, "X": 10}
 _CAPITALS = re.compile(r"([A-Z]{2,6})('?s)?")
 _DOTTED = re.compile(r"(?:[A-Za-z]\.)+[A-Za-z]")
 _VERSION = re.compile(r"(v)?(\d+(?:\.\d+)+)", re.IGNORECASE)
+_ADDRESS = re.compile(r"(\d{1,3}(?:\.\d{1,3}){3})(?:([:/])(\d{1,5}))?")
+_EXTENSION = re.compile(r"x(\d{1,6})")
 _NAMED_NUMBER = re.compile(r"([A-Za-z]+)-?(\d+)([A-Za-z]?)")
 _NUMBER_LETTER = re.compile(r"(\d{1,4})([A-Za-z])")
 _MIXED = re.compile(r"(?=.*\d)(?=.*[A-Za-z])[A-Za-z\d]+(?:[-_/][A-Za-z\d]+)*")
@@ -44,6 +46,24 @@ def _any_part(part: str) -> str:
         whole = part.replace(",", "")
         return number(part) if len(whole) < 7 and not (part[0] == "0" and part[1:2].isdecimal()) else digits(part)
     return _letters(part) if part.isalpha() else _SIGNS.get(part, "")
+
+
+def addresses(window: Window) -> Reading | None:
+    """The address of a machine, with its port or the length of its prefix: "192.168.1.10:8080", "10.0.0.0/24"."""
+    match = _ADDRESS.fullmatch(window.first.core)
+    if match is None:
+        return None
+    said = " dot ".join(digits(part) if len(part) > 2 else cardinal(int(part)) for part in match[1].split("."))
+    behind = "" if not match[2] else f" {'slash' if match[2] == '/' else 'colon'} {_figures(match[3])}"
+    return (Said(1, said + behind),)
+
+
+def extensions(window: Window) -> Reading | None:
+    """The extension of a telephone number: "555-0199 x12"."""
+    match, before = _EXTENSION.fullmatch(window.first.core), window.before()
+    if match is None or before.tail or not before.is_numeric or len(before.core) < 4:
+        return None
+    return (Said(1, f"extension {_figures(match[1])}"),)
 
 
 def states(window: Window) -> Reading | None:
@@ -129,7 +149,8 @@ def codes(window: Window) -> Reading | None:
             return None
         word = "dot" if core.count(".") == 3 else "point"
         parts = [digits(part) if len(part) > 2 else cardinal(int(part)) for part in match[2].split(".")]
-        return (Said(1, ("version " if match[1] else "") + f" {word} ".join(parts)),)
+        names = match[1] and window.before().core.lower() != "version"
+        return (Said(1, ("version " if names else "") + f" {word} ".join(parts)),)
     if not _MIXED.fullmatch(core):
         return None
     named = _NAMED_NUMBER.fullmatch(core)

@@ -5,14 +5,14 @@ import re
 from dia2stream.text.numbers import FRACTIONS, cardinal, number, ordinal, pairs, year
 from dia2stream.text.rules.figures import figures, is_year
 from dia2stream.text.rules.quantity import Quantity, unit_said
-from dia2stream.text.tables import ATTACHED_UNITS, CURRENCIES, MAGNITUDES, MONEY, UNITS
+from dia2stream.text.tables import ATTACHED_UNITS, CURRENCIES, MAGNITUDES, MONEY, PER, SCALES, UNITS
 from dia2stream.text.window import Reading, Said, Window
 
 _FEET = re.compile(r"(\d{1,2})'(\d{1,2})")
 _COMPOUND = re.compile(r"(\d+)(st|nd|rd|th)?-([A-Za-z]+(?:-[A-Za-z]+)*)")
 _SIZE = re.compile(r"(\d+)[xX\u00d7](\d+)([A-Za-z]*)")
 _HOURS, _SECONDS = re.compile(r"\d+h"), re.compile(r"\d+s")
-_THOUSANDS = frozenset(["K", "k", "M"])  # without money, B and T are letters
+_THOUSANDS = frozenset(["K", "k", "M", "mn", "bn", "tn"])  # without money, B and T are letters
 _NAMES = frozenset(["2K", "4K", "5K", "8K"])
 
 
@@ -58,6 +58,8 @@ def units(window: Window) -> Reading | None:
         return None
     if core in CURRENCIES or core in MONEY:
         return (Said(1, CURRENCIES[core] if core in CURRENCIES else MONEY[core][1]),)
+    if core == "in" and before.core.isdecimal() and window.before(2).core in ("ft", "feet", "foot"):
+        return (Said(1, "inches", window.without_dot() if first.tail.startswith(".") else None),)
     if core == "in" and first.tail == ".":
         following = window.word(1)
         return (Said(1, "inches", ""),) if following is not None and not following.is_capitalised else None
@@ -69,6 +71,28 @@ def units(window: Window) -> Reading | None:
     is_fraction = "/" in before.core or before.core in FRACTIONS
     tail = window.without_dot() if first.tail.startswith(".") else None
     return (Said(1, unit_said(core, before.core == "1" or is_fraction or is_adjective), tail),)
+
+
+def per_unit(window: Window) -> Reading | None:
+    """A unit for each of another after a number: "5 mg/ml", "10 GB/month"."""
+    unit, slash, other = window.first.core.partition("/")
+    before = window.before()
+    if not slash or unit not in UNITS or window.first.core in UNITS or before.tail or not before.is_numeric:
+        return None
+    per = PER.get(other) or UNITS.get(other) or (other if other.isalpha() and other.islower() else None)
+    return per and (Said(1, f"{unit_said(unit, before.core == '1')} per {per}"),)
+
+
+def currencies(window: Window) -> Reading | None:
+    """An amount behind the letters of its currency: "USD 50", "CHF 1.5 million"."""
+    core, following = window.first.core, window.joined(1) if window.first.core in CURRENCIES else None
+    amount = None if following is None else Quantity.read(following.core)
+    if amount is None or not amount.is_bare:
+        return None
+    scale = window.joined(2)
+    if scale is not None and scale.core.lower() in SCALES:
+        return (Said(3, f"{amount.value_said} {scale.core.lower()} {CURRENCIES[core]}"),)
+    return (Said(2, f"{amount.value_said} {CURRENCIES[core]}"),)
 
 
 def slashed(window: Window) -> Reading | None:

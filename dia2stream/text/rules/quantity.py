@@ -64,7 +64,7 @@ class Quantity(NamedTuple):
     @property
     def per_said(self) -> str:
         """What it is for each of, with a blank before it."""
-        return f" per {PER.get(self.per, self.per)}" if self.per else ""
+        return f" per {PER.get(self.per) or UNITS.get(self.per, self.per)}" if self.per else ""
 
 
 def unit_said(unit: str, is_singular: bool) -> str:
