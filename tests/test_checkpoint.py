@@ -638,11 +638,16 @@ def test_the_random_tokenizer_knows_common_words_and_can_say_any() -> None:
 
 
 def test_the_manifest_corrects_what_is_told_and_the_default_is_nothing(folder: Path) -> None:
-    assert load(folder).corrections == Corrections(0.0, (0.0, 0.0))
-    edit(folder / "dia2_assets.json", lambda raw: raw.update(word_delay_ms=56, speaker_gain_db=[-1.9, 3]))
-    assert load(folder).corrections == Corrections(56.0, (-1.9, 3.0))
-    edit(folder / "dia2_assets.json", lambda raw: raw.update(word_delay_ms=None, speaker_gain_db=None))
     assert load(folder).corrections == Corrections()
+    edit(
+        folder / "dia2_assets.json",
+        lambda raw: raw.update(word_delay_ms=56, speaker_gain_db=[-1.9, 3], letter_ms=50, pause_db=35),
+    )
+    assert load(folder).corrections == Corrections(
+        word_delay_ms=56.0, speaker_gain_db=(-1.9, 3.0), letter_ms=50, pause_db=35
+    )
+    edit(folder / "dia2_assets.json", lambda raw: raw.update(word_delay_ms=None, speaker_gain_db=None))
+    assert load(folder).corrections == Corrections(letter_ms=50, pause_db=35)
 
 
 @pytest.mark.parametrize(
@@ -651,6 +656,8 @@ def test_the_manifest_corrects_what_is_told_and_the_default_is_nothing(folder: P
         ('"word_delay_ms": "56"', "word_delay_ms must be a number from -1000 to 1000, not '56'"),
         ('"word_delay_ms": true', "word_delay_ms must be a number from -1000 to 1000, not True"),
         ('"word_delay_ms": 1001', "word_delay_ms must be a number from -1000 to 1000, not 1001"),
+        ('"letter_ms": -1', "letter_ms must be a number from 0 to 500, not -1"),
+        ('"pause_db": 121', "pause_db must be a number from 0 to 120, not 121"),
         ('"speaker_gain_db": 3', "speaker_gain_db must be two numbers, one for each speaker, not 3"),
         ('"speaker_gain_db": [3]', "speaker_gain_db must be two numbers, one for each speaker, not [3]"),
         ('"speaker_gain_db": [0, -31]', "speaker_gain_db must be a number from -30 to 30, not -31"),
