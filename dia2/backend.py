@@ -33,7 +33,8 @@ def make_stepper(
     from dia2.cuda.stepper import GraphStepper  # imports triton
 
     stepper = GraphStepper(checkpoint, slots, blocks=blocks, ahead=ahead)
-    return stepper, f"steps are CUDA graphs of {stepper.kind}; one conversation's depformer is {stepper.depformer_kind}"
+    one = f"one conversation's backbone is {stepper.backbone_kind}, its depformer {stepper.depformer_kind}"
+    return stepper, f"steps are CUDA graphs of {stepper.kind}; {one}"
 
 
 def make_codec(codec: Mimi, slots: int = 1) -> FrameCodec:

@@ -195,13 +195,20 @@ class KernelProgram(StepProgram):
         self.attend_stages = Attention(rows, heads, heads, small.gqa_head_dim, 1, device, long=False)
 
     def column(self) -> None:
-        tensors = self.tensors
-        backbone = tensors.backbone
+        backbone = self.tensors.backbone
         self._embed()
-        tables = backbone.rotary.cos, backbone.rotary.sin
+        self.layers()
+        self._linear(self.big, self.big.x, self.heads, self.logits, backbone.norm.weight)
+        self.draw_action(self.logits[:, len(backbone.cb0_head) :])
+        self.draw_code(self.logits[:, : len(backbone.cb0_head)], 0)
+
+    def layers(self) -> None:
+        """All layers of the backbone: `big.x`, the embedded column, becomes what the last of them gives."""
+        tensors = self.tensors
+        tables = tensors.backbone.rotary.cos, tensors.backbone.rotary.sin
         at = tensors.fields, tensors.cache.table
         layer: Any
-        for number, layer in enumerate(backbone.layers):
+        for number, layer in enumerate(tensors.backbone.layers):
             cache = tensors.cache.k[number], tensors.cache.v[number]
             attention = layer.attention
             self._linear(self.big, self.big.x, attention.qkv, self.big.qkv, layer.pre_norm.weight)
@@ -209,9 +216,6 @@ class KernelProgram(StepProgram):
             self.attend(self.big.qkv, norms, self.eps, tables, cache, self.big.mixed, at)
             self._add(self.big.mixed, attention.o_proj, self.big.x)
             self._mlp(self.big, layer, tensors.config.model.linear.mlp_activations)
-        self._linear(self.big, self.big.x, self.heads, self.logits, backbone.norm.weight)
-        self.draw_action(self.logits[:, len(backbone.cb0_head) :])
-        self.draw_code(self.logits[:, : len(backbone.cb0_head)], 0)
 
     def codes(self) -> None:
         """All stages, one after the other."""

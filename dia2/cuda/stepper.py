@@ -20,9 +20,9 @@ known: the GPU works on the codes while the host works on the text, and the next
 
 What is captured comes in three kinds. `KernelProgram` (programs.py) uses our kernels, which beat the layers' own
 operations for 16-bit and 8-bit weights. `ClusterProgram` (clusters/program.py) is the same for a batch of one, with one
-kernel for the whole depformer, where the model and the GPU fit that kernel. `LayerProgram` captures the layers as they
-are, with only the draws fused: for float32, where the published code computes in TF32 and so does the library, and for
-a depformer with a text embedding, which no published model has.
+kernel for all layers of the backbone and one for the whole depformer, where the model and the GPU fit them.
+`LayerProgram` captures the layers as they are, with only the draws fused: for float32, where the published code
+computes in TF32 and so does the library, and for a depformer with a text embedding, which no published model has.
 """
 
 from collections.abc import Callable, Sequence
@@ -33,6 +33,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from dia2.cuda.clusters.backbone import ClusterBackbone
 from dia2.cuda.clusters.depformer import ClusterDepformer
 from dia2.cuda.clusters.program import ClusterProgram
 from dia2.cuda.graphs import Capture, batch_sizes, size_for
@@ -66,8 +67,8 @@ class GraphStepper(Stepper):
     """A Stepper whose steps are CUDA graphs; construction compiles, captures and warms up everything.
 
     plain: capture the layers' own ops even where kernels could be used (for comparing them).
-    clusters: use the kernel that is a whole depformer where it can be used. ahead: begin the next lead-in step of a
-    conversation that is alone before the host knows the action of this one.
+    clusters: use the kernels that are all layers of the backbone, and a whole depformer, where they can be used.
+    ahead: begin the next lead-in step of a conversation that is alone before the host knows the action of this one.
     """
 
     def __init__(
@@ -87,8 +88,10 @@ class GraphStepper(Stepper):
         self.reads_text = self.depformer.text_embed is not None
         slow = checkpoint.dtype == torch.float32 or self.reads_text
         self.kind = "plain ops" if (slow if plain is None else plain) else "kernels"
-        self.depformer_kind = "the layers' own operations"
+        self.backbone_kind = self.depformer_kind = "the layers' own operations"
         self._use_clusters = clusters
+        self._whole_backbone: ClusterBackbone | None = None
+        self._whole_depformer: ClusterDepformer | None = None
         self._host = self._shared(lines, STEP_FIELDS)
         self._host_actions, self._host_text = self._shared(lines), self._shared(lines, 2)
         # The same memory for NumPy, which reads and writes a few numbers in less time.
@@ -280,10 +283,12 @@ class GraphStepper(Stepper):
         on_gpu = self.device.type == "cuda"  # else: tests, with the kernels interpreted
         capture = Capture(self.device) if on_gpu else None
         self._actions_ready, *self._ahead_ready = (torch.cuda.Event() if on_gpu else None for _ in range(3))
-        buffers = None if self.kind == "plain ops" else KernelBuffers(self.tensors)
-        whole = None if buffers is None else self._whole_depformer()
+        buffers = None
+        if self.kind == "kernels":
+            buffers = KernelBuffers(self.tensors)
+            self._make_clusters()
         for size in reversed(self.sizes):
-            program = self._program(self.tensors.first(size), buffers, whole)
+            program = self._program(self.tensors.first(size), buffers)
             self.programs[size] = program
             column, codes = partial(self.run_column, program), partial(self.run_codes, program)
             self.columns[size] = capture(column) if capture else column
@@ -294,23 +299,22 @@ class GraphStepper(Stepper):
         if buffers is not None:
             self._passes = ColumnPasses(self.tensors, self._unused, capture)
 
-    def _program(
-        self, tensors: StepTensors, buffers: KernelBuffers | None, whole: ClusterDepformer | None
-    ) -> StepProgram:
+    def _program(self, tensors: StepTensors, buffers: KernelBuffers | None) -> StepProgram:
         if buffers is None:
             return LayerProgram(tensors)
-        if whole is not None and tensors.lines == 1:
-            return ClusterProgram(tensors, buffers, whole)
+        if tensors.lines == 1 and (self._whole_backbone or self._whole_depformer):
+            return ClusterProgram(tensors, buffers, self._whole_backbone, self._whole_depformer)
         return KernelProgram(tensors, buffers)
 
-    def _whole_depformer(self) -> ClusterDepformer | None:
-        """The kernel that is a whole depformer, or None; `depformer_kind` says which, and why."""
+    def _make_clusters(self) -> None:
+        """The kernels that are a whole part of a step each, where they can be used; the parts' kinds say why not."""
+        self.backbone_kind = self.depformer_kind = "a kernel a product"
         if not self._use_clusters or self.device.type != "cuda":
-            self.depformer_kind = "a kernel a product"
-            return None
-        whole, reason = ClusterDepformer.make(self.depformer, self.config)
-        self.depformer_kind = f"a kernel a product ({reason})" if whole is None else f"one kernel ({reason})"
-        return whole
+            return
+        self._whole_backbone, reason = ClusterBackbone.make(self.backbone, self.config, self.cache)
+        self.backbone_kind = _kind(self._whole_backbone, reason)
+        self._whole_depformer, reason = ClusterDepformer.make(self.depformer, self.config)
+        self.depformer_kind = _kind(self._whole_depformer, reason)
 
     def run_column(self, program: StepProgram) -> None:
         """Graph A, as it is captured."""
@@ -324,3 +328,8 @@ class GraphStepper(Stepper):
         if self.reads_text:
             program.tensors.next_text.copy_(self._host_text[: program.tensors.lines], non_blocking=True)
         program.codes()
+
+
+def _kind(whole: object | None, reason: str) -> str:
+    """How a part of a step runs, for the log."""
+    return f"a kernel a product ({reason})" if whole is None else f"one kernel ({reason})"

@@ -3,6 +3,7 @@
 // A block's columns of the out projection are its own again.
 #pragma once
 #include "products.cuh"
+#include "rotation.cuh"
 
 constexpr int KEYS_A_WARP = MOST_STAGES / 4;
 constexpr int QKV_BYTES = ROWS * 3 * DIM * 2;
@@ -13,14 +14,11 @@ constexpr int QKV_BYTES = ROWS * 3 * DIM * 2;
 struct Ahead {
   u32 q_norm[2], k_norm[2], keys[KEYS_A_WARP][2];
   uint2 values[KEYS_A_WARP];
-  float2 cos, sin;
+  Angle angle;
 
   DEVICE void load_angles(const Params& params, const Self& me, int stage) {
     if (stage >= params.stages) return;
-    const uint2 c = load_table((const uint2*)(params.cos + stage * DIM / 2) + me.lane);
-    const uint2 s = load_table((const uint2*)(params.sin + stage * DIM / 2) + me.lane);
-    cos = make_float2(__uint_as_float(c.x), __uint_as_float(c.y));
-    sin = make_float2(__uint_as_float(s.x), __uint_as_float(s.y));
+    angle.load(me, params.cos + stage * DIM / 2, params.sin + stage * DIM / 2);
   }
 
   DEVICE void load(const Params& params, const Self& me, int stage, int layer) {
@@ -53,22 +51,6 @@ struct Ahead {
   }
 };
 
-DEVICE float warp_sum(float v) {
-#pragma unroll
-  for (int mask = 16; mask; mask /= 2) v += from_lane(v, mask);
-  return v;
-}
-
-// A head's norm and rotation. a, b: dims 2 l, 2 l + 1 and those 64 further; they come back rounded to bf16.
-DEVICE void turn(float2& a, float2& b, const u32 (&norm)[2], const Ahead& ahead, float eps) {
-  const float factor = rsqrtf(warp_sum(a.x * a.x + a.y * a.y + b.x * b.x + b.y * b.y) * (1.f / DIM) + eps);
-  const float2 g = unpacked(norm[0]), h = unpacked(norm[1]), c = ahead.cos, s = ahead.sin;
-  const float ax = rounded(a.x * factor * g.x), ay = rounded(a.y * factor * g.y);
-  const float bx = rounded(b.x * factor * h.x), by = rounded(b.y * factor * h.y);
-  a = make_float2(rounded(ax * c.x - bx * s.x), rounded(ay * c.y - by * s.y));
-  b = make_float2(rounded(bx * c.x + ax * s.x), rounded(by * c.y + ay * s.y));
-}
-
 // Sums eight values over all lanes at once: afterwards lane l has the sum of value l / 4.
 DEVICE float sums_of_eight(const Self& me, float (&v)[8]) {
 #pragma unroll
@@ -91,8 +73,8 @@ DEVICE void mix_own_stages(const Params& params, const Self& me, char* memory, A
   float2 q0 = unpacked(qkv[me.lane]), q1 = unpacked(qkv[32 + me.lane]);
   float2 k0 = unpacked(qkv[64 + me.lane]), k1 = unpacked(qkv[96 + me.lane]);
   const uint2 value = ((const uint2*)(qkv + 128))[me.lane];
-  turn(q0, q1, ahead.q_norm, ahead, params.eps);
-  turn(k0, k1, ahead.k_norm, ahead, params.eps);
+  turn(q0, q1, ahead.q_norm, ahead.angle, params.eps);
+  turn(k0, k1, ahead.k_norm, ahead.angle, params.eps);
   const u32 key[2] = {packed(k0.x, k0.y), packed(k1.x, k1.y)};
   if (me.rank == 0 && me.warp % 4 == 0) {
     u32* k = Ahead::cached_key(params, me, layer, stage);

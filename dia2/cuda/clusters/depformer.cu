@@ -4,6 +4,8 @@
 // sums up the shares that all clusters left in L2 (exchange.cuh), each of its blocks a part, and the blocks send their
 // parts to each other. Then each block multiplies with its weights, which are in shared memory by then (weights.cuh).
 // The blocks of a cluster exchange the results, multiply again, and leave the cluster's share of the phase's result.
+#include "depformer_sizes.cuh"
+
 #include "attention.cuh"
 #include "draw.cuh"
 #include "mlp.cuh"

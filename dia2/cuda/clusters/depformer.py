@@ -33,7 +33,7 @@ from dia2.model.config import Dia2Config
 from dia2.model.depformer import Depformer
 
 SOURCE, ARCHITECTURE, CAPABILITY = "depformer.cu", "sm_90a", (9, 0)
-SHARED_BYTES = 228_408  # of a block: place::END of sizes.cuh, which is compared when it is compiled
+SHARED_BYTES = 228_408  # of a block: place::END of depformer_sizes.cuh, which is compared when it is compiled
 _WEIGHTS = ["qkv", "out", "gate_up_beside", "gate_up_alone", "down_beside", "down_alone", "heads", "embeddings"]
 _TABLES = ["pre_norm", "post_norm", "q_norm", "k_norm", "last_norm", "cos", "sin"]
 _BUFFERS = ["projected", "attention_shares", "mlp_shares", "logits", "keys", "values"]
@@ -47,7 +47,7 @@ Params = structure(
     | dict.fromkeys(_SIZES, ctypes.c_int)
     | {"eps": ctypes.c_float, "group": ctypes.c_int * MOST_STAGES, "delay": ctypes.c_int * MOST_STAGES},
 )
-"""`Params` of sizes.cuh."""
+"""`Params` of depformer_sizes.cuh."""
 DEFINES = {"SHARED_BYTES": SHARED_BYTES, "PARAMS_BYTES": ctypes.sizeof(Params)}
 """What the source compares with its own, when it is compiled."""
 

@@ -7,16 +7,20 @@
 //
 // One buffer for each kind of share is enough. A block writes its next share only when it has the sum of the other
 // kind, and that holds shares of all clusters that read this buffer, computed from what they read.
+//
+// Both kernels use it. A kernel includes the file of its sizes first.
 #pragma once
 #include "ptx.cuh"
+
+constexpr int QUADS = SLICE / 64;  // of a lane, four columns each
 
 struct Self {  // this thread's place
   u32 thread = threadIdx.x, warp = threadIdx.x / 32, lane = threadIdx.x % 32;
   u32 block = blockIdx.x, rank = blockIdx.x % RANKS, cluster = blockIdx.x / RANKS;
   u32 base;  // shared memory
-  // As a summand: the row and the first column (within the block's slice; the others are 16 further) that a lane sums
-  // up, and the share that it reads, of which the next is 8 further. It is also the block that the lane sends to.
-  u32 row = warp / 4, column = (warp % 4) * 32 + (lane % 4) * 4, share = lane / 4;
+  // As a summand: the row and the first columns (within the block's slice; the others are 16 and more further) that a lane
+  // sums up, and the share that it reads, of which the next is 8 further. It is also the block that the lane sends to.
+  u32 row = warp / 4, column = (warp % 4) * (SLICE / 4) + (lane % 4) * 4, share = lane / 4;
 
   DEVICE explicit Self(const void* memory) : base(shared_address(memory)) {}
   DEVICE u32 stream_column() const { return rank * SLICE + column; }
@@ -47,24 +51,26 @@ DEVICE float4 from_lane(const float4& v, int mask) {
 
 // The sum of all SHARES [SHARES][2][WIDTH] at this lane's columns; every lane of the 8 that have them gets it.
 template <int SHARES>
-DEVICE void sum_shares(const Self& me, const float* shares, Tag tag, float4 (&x)[2]) {
+DEVICE void sum_shares(const Self& me, const float* shares, Tag tag, float4 (&x)[QUADS]) {
   constexpr int NEXT = 8 * ROWS * WIDTH;
   const float* from = shares + (me.share * ROWS + me.row) * WIDTH + me.stream_column();
   const bool two = me.share + 8 < SHARES;
-  float4 more[2] = {};
+  float4 more[QUADS] = {};
   u32 tries = 0;
   bool all;
   do {
-    x[0] = load_fresh(from), x[1] = load_fresh(from + 16);
-    all = has_tag(x[0], tag) && has_tag(x[1], tag);
-    if (SHARES > 8 && two) {
-      more[0] = load_fresh(from + NEXT), more[1] = load_fresh(from + NEXT + 16);
-      all = all && has_tag(more[0], tag) && has_tag(more[1], tag);
-    }
+    all = true;
+#pragma unroll
+    for (int i = 0; i < QUADS; i++) x[i] = load_fresh(from + 16 * i);
+    if (SHARES > 8 && two)
+#pragma unroll
+      for (int i = 0; i < QUADS; i++) more[i] = load_fresh(from + NEXT + 16 * i);
+#pragma unroll
+    for (int i = 0; i < QUADS; i++) all = all && has_tag(x[i], tag) && (SHARES <= 8 || !two || has_tag(more[i], tag));
     give_up_after(tries);
   } while (!__all_sync(~0u, all));  // the warp stays together: lanes that went ahead would wait for each load alone
 #pragma unroll
-  for (int i = 0; i < 2; i++) {
+  for (int i = 0; i < QUADS; i++) {
     if (SHARES > 8) x[i] = x[i] + more[i];
 #pragma unroll
     for (int mask = 4; mask <= 16; mask *= 2) x[i] = x[i] + from_lane(x[i], mask);
@@ -73,11 +79,11 @@ DEVICE void sum_shares(const Self& me, const float* shares, Tag tag, float4 (&x)
 
 // The norm's gains at this lane's columns.
 struct Gains {
-  uint2 of[2];
+  uint2 of[QUADS];
 
   DEVICE void load(const Self& me, const bf16* norm) {
 #pragma unroll
-    for (int i = 0; i < 2; i++) of[i] = load_table((const uint2*)(norm + me.stream_column() + 16 * i));
+    for (int i = 0; i < QUADS; i++) of[i] = load_table((const uint2*)(norm + me.stream_column() + 16 * i));
   }
 };
 
@@ -99,10 +105,10 @@ constexpr int INPUT_BYTES = ROWS * WIDTH * 2 + ROWS * 32 * 4;
 
 // Sends this lane's columns of the stream to all blocks of the cluster, times the norm's gains. The norm's other factor
 // is the same for all columns, so it waits until after the product (`norm_factors`).
-DEVICE void send_input(const Self& me, const float4 (&x)[2], const Gains& gains, const Inbox& inbox) {
+DEVICE void send_input(const Self& me, const float4 (&x)[QUADS], const Gains& gains, const Inbox& inbox) {
   float squares = 0;
 #pragma unroll
-  for (int i = 0; i < 2; i++) {
+  for (int i = 0; i < QUADS; i++) {
     const float2 a = unpacked(gains.of[i].x), b = unpacked(gains.of[i].y);
     const u32 to = me.base + place::INPUT + (me.row * INPUT_PITCH + me.stream_column() + 16 * i) * 2;
     send(to, inbox.barrier, me.share, packed(x[i].x * a.x, x[i].y * a.y), packed(x[i].z * b.x, x[i].w * b.y));
@@ -124,11 +130,11 @@ DEVICE float2 norm_factors(const Self& me, const char* memory, float eps) {
 }
 
 // Cluster 0 keeps its columns of the stream, to add them to its next share.
-DEVICE void keep_stream(const Self& me, char* memory, int area, const float4 (&x)[2]) {
+DEVICE void keep_stream(const Self& me, char* memory, int area, const float4 (&x)[QUADS]) {
   float* stream = (float*)(memory + place::STREAM + area * place::STREAM_AREA) + me.row * SLICE + me.column;
   if (me.cluster == 0 && me.share == 0)
 #pragma unroll
-    for (int i = 0; i < 2; i++) *(float4*)(stream + 16 * i) = x[i];
+    for (int i = 0; i < QUADS; i++) *(float4*)(stream + 16 * i) = x[i];
 }
 
 // Two neighbouring columns of this cluster's share: lane i < 8 has them, of row i / 4, from a product's tile.

@@ -1,4 +1,4 @@
-"""A depformer's weights in the order in which the kernel's warps read them. sizes.cuh says who computes what.
+"""A depformer's weights in the order in which the kernel's warps read them. depformer_sizes.cuh says who computes what.
 
 Everything is made of tiles: 8 outputs by 32 inputs of a matrix, row by row, 512 bytes. A warp copies a piece, some
 tiles that lie one after the other, into its own part of shared memory.

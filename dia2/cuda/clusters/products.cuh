@@ -1,5 +1,6 @@
 // Products of two rows with weights, and the sums over the warps.
 #pragma once
+#include "sums.cuh"
 #include "weights.cuh"
 
 // This lane's part of a matrix of TILES tiles of outputs, by CHUNKS_ chunks of 32 inputs, in registers.
@@ -14,11 +15,6 @@ struct Weights {
       for (int tile = 0; tile < TILES; tile++) of[chunk][tile] = store.tile(me, chunk * TILES + tile);
   }
 };
-
-// The address of a lane's 16 bytes of a product's input, the first of 32 inputs: of both rows, over and over.
-DEVICE u32 input_address(const Self& me, int where, int pitch, int first = 0) {
-  return me.base + where + ((me.lane / 4 % 2) * pitch + first + (me.lane % 4) * 8) * 2;
-}
 
 // The phase's input times this warp's SPAN inputs of TILES tiles; `weight` gives a lane's part of each.
 template <int TILES, typename Weight>
@@ -39,18 +35,6 @@ DEVICE void leave_partial(const Self& me, char* memory, int area, const float4 (
   if (me.lane >= 8) return;
 #pragma unroll
   for (int tile = 0; tile < TILES; tile++) *(float2*)(to + tile * 8) = make_float2(sums[tile].x, sums[tile].y);
-}
-
-DEVICE float2 operator+(const float2& a, const float2& b) { return make_float2(a.x + b.x, a.y + b.y); }
-
-// The sum over all warps at one place of [2][OUTPUTS].
-template <int OUTPUTS, typename Values>
-DEVICE Values partial_sum(const char* memory, int area, int row, int output) {
-  const float* from = (const float*)(memory + place::PARTIAL + area * place::PARTIAL_AREA) + row * OUTPUTS + output;
-  Values sum = *(const Values*)from;
-#pragma unroll
-  for (int warp = 1; warp < WARPS; warp++) sum = sum + *(const Values*)(from + warp * ROWS * OUTPUTS);
-  return sum;
 }
 
 // Two rows of bf16 in shared memory, 32 CHUNKS_ wide, times OUT_TILES tiles; stored as this cluster's share.

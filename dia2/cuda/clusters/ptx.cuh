@@ -1,7 +1,7 @@
 // The instructions that C++ has no names for: barriers in shared memory, messages within a cluster, bulk copies of
 // weights, the matrix unit, and loads and stores with a say in what stays in L2.
 #pragma once
-#include "sizes.cuh"
+#include "types.cuh"
 
 #define DEVICE __device__ __forceinline__
 
@@ -17,21 +17,43 @@ DEVICE void give_up_after(u32& tries) {
 
 DEVICE u32 shared_address(const void* p) { return (u32)__cvta_generic_to_shared(p); }
 
-// A barrier has one arrival a phase, of the thread that says how many bytes the phase brings. Bytes may come before.
-DEVICE void barrier_init(u32 barrier) {
-  asm volatile("mbarrier.init.shared::cta.b64 [%0], 1;" ::"r"(barrier) : "memory");
+// A barrier that counts bytes has one arrival a phase, of the thread that says how many the phase brings. Bytes may come
+// before.
+DEVICE void barrier_init(u32 barrier, u32 arrivals = 1) {
+  asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(barrier), "r"(arrivals) : "memory");
+}
+
+DEVICE void barrier_arrive(u32 barrier) {
+  asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(barrier) : "memory");
 }
 
 DEVICE void barrier_expect(u32 barrier, int bytes) {
   asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(barrier), "r"(bytes) : "memory");
 }
 
+// Waits for a phase that other blocks of the cluster take part in. Slow: everything in the multiprocessor's L1 cache is
+// dropped behind it, because others' stores might be there to be seen.
 DEVICE void barrier_wait(u32 barrier, u32 phase) {
   u32 done, tries = 0;
   do {
     asm volatile(
         "{\n.reg .pred p;\n"
         "mbarrier.try_wait.parity.acquire.cluster.shared::cta.b64 p, [%1], %2;\n"
+        "selp.u32 %0, 1, 0, p;\n}"
+        : "=r"(done)
+        : "r"(barrier), "r"(phase)
+        : "memory");
+    give_up_after(tries);
+  } while (!done);
+}
+
+// The same for a phase of this block's own threads and bulk copies.
+DEVICE void own_barrier_wait(u32 barrier, u32 phase) {
+  u32 done, tries = 0;
+  do {
+    asm volatile(
+        "{\n.reg .pred p;\n"
+        "mbarrier.try_wait.parity.acquire.cta.shared::cta.b64 p, [%1], %2;\n"
         "selp.u32 %0, 1, 0, p;\n}"
         : "=r"(done)
         : "r"(barrier), "r"(phase)
@@ -62,6 +84,14 @@ DEVICE void send(u32 address, u32 barrier, u32 rank, u32 a, u32 b) {
   asm volatile("st.async.weak.shared::cluster.mbarrier::complete_tx::bytes.v2.b32 [%0], {%1, %2}, [%3];" ::"r"(
                    at_rank(address, rank)),
                "r"(a), "r"(b), "r"(at_rank(barrier, rank))
+               : "memory");
+}
+
+DEVICE void send(u32 address, u32 barrier, u32 rank, const float4& v) {
+  asm volatile("st.async.weak.shared::cluster.mbarrier::complete_tx::bytes.v4.b32 [%0], {%1, %2, %3, %4}, [%5];" ::"r"(
+                   at_rank(address, rank)),
+               "r"(__float_as_uint(v.x)), "r"(__float_as_uint(v.y)), "r"(__float_as_uint(v.z)), "r"(__float_as_uint(v.w)),
+               "r"(at_rank(barrier, rank))
                : "memory");
 }
 
@@ -105,6 +135,16 @@ DEVICE void multiply_add(float4& even, float4& odd, const uint4& x, const uint4&
   multiply_add(odd, x.z, x.w, w.z, w.w);
 }
 
+// The same with the weights in the instruction's place of 16 rows: w is 16 outputs by 16 inputs, x 16 inputs of 8 columns,
+// of which even ones are row 0 and odd ones row 1. So all lanes have results: lane i has output i / 4 of both rows in
+// sums.x and sums.y, and output i / 4 + 8 in sums.z and sums.w.
+DEVICE void multiply_add(float4& sums, const uint4& w, u32 x0, u32 x1) {
+  asm volatile(
+      "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
+      : "+f"(sums.x), "+f"(sums.y), "+f"(sums.z), "+f"(sums.w)
+      : "r"(w.x), "r"(w.y), "r"(w.z), "r"(w.w), "r"(x0), "r"(x1));
+}
+
 // ---- Loads and stores ----
 
 DEVICE uint4 load_shared(u32 address) {
@@ -113,6 +153,12 @@ DEVICE uint4 load_shared(u32 address) {
                : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w)
                : "r"(address)
                : "memory");
+  return v;
+}
+
+DEVICE uint2 load_shared_pair(u32 address) {
+  uint2 v;
+  asm volatile("ld.shared.v2.b32 {%0, %1}, [%2];" : "=r"(v.x), "=r"(v.y) : "r"(address) : "memory");
   return v;
 }
 

@@ -22,7 +22,7 @@ struct WeightStore {
   }
 
   DEVICE void wait() {
-    barrier_wait(barrier, phase);
+    own_barrier_wait(barrier, phase);
     phase ^= 1;
   }
 

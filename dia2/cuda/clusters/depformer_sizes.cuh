@@ -4,11 +4,7 @@
 //   clusters 0-7   have an attention head each, a small part of the MLP, and the stage's logits and draw;
 //   clusters 8-14  have a larger part of the MLP, and nothing else.
 #pragma once
-
-typedef unsigned int u32;
-typedef unsigned long long u64;
-typedef long long i64;
-typedef unsigned short bf16;
+#include "types.cuh"
 
 constexpr int ROWS = 2, WIDTH = 1024, HEADS = 8, DIM = 128, MLP_WIDTH = 3072, CODES = 2048, MOST_STAGES = 32;
 constexpr int RANKS = 8, WARPS = 8, THREADS = 32 * WARPS;

@@ -1,0 +1,162 @@
+"""The backbone's step of one conversation as one kernel: all layers of a column, on clusters of blocks.
+
+As separate kernels, five a layer, a column takes 140 launches one after the other, and the memory stands still while
+one ends and the next one begins. This kernel stays on the GPU from the first layer to the last, and a warp of every
+block does nothing but load: weights and the cache's columns come through a ring of shared memory ahead of their use.
+The sources beside this file say how; backbone.cu is where to begin.
+
+It is made for one shape, that of Dia2-2B, in bfloat16 and for two rows, and for a Hopper GPU on which 15 clusters of 8
+blocks run at once. `make` says why it cannot be used elsewhere.
+"""
+
+import ctypes
+
+import torch
+from torch import Tensor
+
+from dia2.cuda.clusters.backbone_packing import (
+    CLUSTERS,
+    DIM,
+    GROUP,
+    HEADS,
+    MLP_WIDTH,
+    RANKS,
+    WARPS,
+    WIDTH,
+    PackedBackbone,
+)
+from dia2.cuda.clusters.driver import ClusterKernel, DriverError, structure
+from dia2.cuda.clusters.nvrtc import CompilerError, compiled
+from dia2.model.backbone import Backbone
+from dia2.model.config import Dia2Config
+from dia2.model.kv_cache import KVCache
+
+SOURCE, ARCHITECTURE, CAPABILITY = "backbone.cu", "sm_90a", (9, 0)
+SHARED_BYTES = 231_632  # of a block: place::END of backbone_sizes.cuh, which is compared when it is compiled
+COLUMNS, MOST_COLUMNS = 16, 32 * RANKS * 16  # columns in a chunk of the ring, and in a context at most
+_WEIGHTS = ["head_stream", "other_stream", "pre_norm", "post_norm", "q_norm", "k_norm", "cos", "sin"]
+_STEP = ["hidden", "attention_shares", "mlp_shares", "keys", "values", "fields", "table"]
+
+Params = structure(
+    "Params",
+    dict.fromkeys((*_WEIGHTS, *_STEP), ctypes.c_void_p)
+    | dict.fromkeys(["layers", "blocks", "columns", "blocks_a_context"], ctypes.c_int)
+    | {"eps": ctypes.c_float},
+)
+"""`Params` of backbone_sizes.cuh."""
+DEFINES = {"SHARED_BYTES": SHARED_BYTES, "PARAMS_BYTES": ctypes.sizeof(Params)}
+"""What the source compares with its own, when it is compiled."""
+
+
+def shape_obstacle(config: Dia2Config) -> str | None:
+    """Why the kernel cannot run a model of these sizes; None where it can."""
+    sizes = config.model.decoder
+    wanted = {
+        "n_embd": (sizes.n_embd, WIDTH),
+        "n_hidden": (sizes.n_hidden, MLP_WIDTH),
+        "gqa_query_heads": (sizes.gqa_query_heads, HEADS * GROUP),
+        "kv_heads": (sizes.kv_heads, HEADS),
+        "gqa_head_dim": (sizes.gqa_head_dim, DIM),
+    }
+    for name, (has, needs) in wanted.items():
+        if has != needs:
+            return f"the backbone's {name} is {has}, the kernel is made for {needs}"
+    if sizes.n_layer < 2:  # with one use a launch, its tags would be those of the launch before
+        return "the backbone has one layer, the kernel is made for two and more"
+    gate, up = config.model.linear.mlp_activations
+    if gate not in ("silu", "swish", "swiglu") or up not in ("linear", "identity"):
+        return f"the backbone's activations are {gate} and {up}, the kernel's silu and linear"
+    return None
+
+
+def cache_obstacle(cache: KVCache) -> str | None:
+    """Why the kernel cannot read this cache; None where it can."""
+    columns, count = cache.blocks.columns, cache.blocks.most
+    if cache.blocks.capacity > MOST_COLUMNS:
+        return f"a context has {cache.blocks.capacity} columns, the kernel takes {MOST_COLUMNS}"
+    if count > 1 and columns % COLUMNS:
+        return f"a block of the cache has {columns} columns, the kernel takes multiples of {COLUMNS}"
+    return None
+
+
+class ClusterBackbone:
+    """The kernel and what it keeps: packed weights, 2.8 GB in Dia2-2B, and the buffers its blocks exchange."""
+
+    def __init__(self, backbone: Backbone, config: Dia2Config, kernel: ClusterKernel) -> None:
+        self._kernel, self._backbone = kernel, backbone
+        self._weights = PackedBackbone.of(backbone)
+        # All bits set: the tags that the kernel waits for first are others.
+        device = backbone.cb0_head.device
+        self._shares = torch.full((2, CLUSTERS, 2, WIDTH), -1, dtype=torch.int32, device=device)
+        self._eps = config.model.normalization_layer_epsilon
+
+    @classmethod
+    def make(cls, backbone: Backbone, config: Dia2Config, cache: KVCache) -> "tuple[ClusterBackbone | None, str]":
+        """The kernel for a backbone on a CUDA device, compiled and packed; or None. And the reason, for the log."""
+        device, dtype = backbone.cb0_head.device, backbone.cb0_head.dtype
+        capability = torch.cuda.get_device_capability(device)
+        layers = backbone.layers
+        if capability != CAPABILITY:
+            return None, f"the GPU's compute capability is {capability[0]}.{capability[1]}, the kernel needs 9.0"
+        if dtype != torch.bfloat16 or not isinstance(layers[0].attention.qkv, Tensor):
+            return None, "the kernel is for bfloat16 weights"
+        reason = shape_obstacle(config) or cache_obstacle(cache)
+        if reason is not None:
+            return None, reason
+        try:
+            with torch.cuda.device(device):
+                kernel = load_kernel()
+                fitting = kernel.clusters_at_once()
+                if fitting < CLUSTERS:
+                    return None, f"{fitting} clusters of {RANKS} blocks run at once on this GPU, {CLUSTERS} are needed"
+                return cls(backbone, config, kernel), f"{CLUSTERS} of {fitting} clusters of {RANKS} blocks"
+        except (CompilerError, DriverError, torch.OutOfMemoryError) as error:
+            return None, str(error).splitlines()[0]
+
+    def bind(self, hidden: Tensor, fields: Tensor, cache: KVCache) -> ctypes.Structure:
+        """What `launch` takes, for one step's tensors, which must stay where they are.
+
+        hidden: bfloat16 [2, WIDTH], the embedded column, and then what the last layer gives.
+        fields: int64 [1, STEP_FIELDS]. The line's slot, and where it stands.
+        """
+        weights, rotary = self._weights, self._backbone.rotary
+        tensors = {
+            "head_stream": weights.heads,
+            "other_stream": weights.others,
+            "pre_norm": weights.pre_norm,
+            "post_norm": weights.post_norm,
+            "q_norm": weights.q_norm,
+            "k_norm": weights.k_norm,
+            "cos": rotary.cos,
+            "sin": rotary.sin,
+            "hidden": hidden,
+            "attention_shares": self._shares[0],
+            "mlp_shares": self._shares[1],
+            "keys": cache.k,
+            "values": cache.v,
+            "fields": fields,
+            "table": cache.table,
+        }
+        return Params(
+            **{name: tensor.data_ptr() for name, tensor in tensors.items()},
+            layers=len(self._backbone.layers),
+            blocks=cache.k.shape[1],
+            columns=cache.blocks.columns,
+            blocks_a_context=cache.table.shape[1],
+            eps=self._eps,
+        )
+
+    def launch(self, params: ctypes.Structure) -> None:
+        """Runs all layers on the column, on the current stream, and leaves its keys and values in the cache."""
+        self._kernel.launch(params)
+
+
+def load_kernel() -> ClusterKernel:
+    """The kernel on the current GPU, compiled if need be. Raises CompilerError, DriverError."""
+    threads = 32 * WARPS + 32  # one warp more, which loads
+    return ClusterKernel(machine_code(), "backbone", CLUSTERS * RANKS, RANKS, threads, SHARED_BYTES)
+
+
+def machine_code() -> bytes:
+    """The compiled kernel. Raises CompilerError."""
+    return compiled(SOURCE, ARCHITECTURE, DEFINES)
