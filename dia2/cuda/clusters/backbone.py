@@ -10,6 +10,7 @@ blocks run at once. `make` says why it cannot be used elsewhere.
 """
 
 import ctypes
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -95,10 +96,10 @@ class ClusterBackbone:
         """The kernel for a backbone on a CUDA device, compiled and packed; or None. And the reason, for the log."""
         device, dtype = backbone.cb0_head.device, backbone.cb0_head.dtype
         capability = torch.cuda.get_device_capability(device)
-        layers = backbone.layers
+        first: Any = backbone.layers[0]
         if capability != CAPABILITY:
             return None, f"the GPU's compute capability is {capability[0]}.{capability[1]}, the kernel needs 9.0"
-        if dtype != torch.bfloat16 or not isinstance(layers[0].attention.qkv, Tensor):
+        if dtype != torch.bfloat16 or not isinstance(first.attention.qkv, Tensor):
             return None, "the kernel is for bfloat16 weights"
         reason = shape_obstacle(config) or cache_obstacle(cache)
         if reason is not None:

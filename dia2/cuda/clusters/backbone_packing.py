@@ -31,7 +31,8 @@ def in_lanes(tiles: Tensor) -> Tensor:
     8 t to 8 t + 7 four to each half.
     """
     parts = tiles.unflatten(-2, (2, 8)).unflatten(-1, (4, 2, 2, 2))  # [..., +8, g, t, half, pair, 2]
-    return parts.movedim((-3, -5, -4, -2, -6), (-6, -5, -4, -3, -2)).flatten(-6)
+    lanes: Tensor = parts.movedim((-3, -5, -4, -2, -6), (-6, -5, -4, -3, -2)).flatten(-6)
+    return lanes
 
 
 def by_inputs(outputs: Tensor) -> Tensor:
@@ -48,7 +49,8 @@ def by_outputs(shares: Tensor) -> Tensor:
 
 def _chunks(tiles: Tensor) -> Tensor:
     """A warp's tiles in its order, [..., WARPS, m, k, 16, 32] -> [..., m k / 2, WARPS, 2, 512]."""
-    return in_lanes(tiles).flatten(-3, -2).unflatten(-2, (-1, 2)).movedim(-4, -3)
+    pairs: Tensor = in_lanes(tiles).flatten(-3, -2).unflatten(-2, (-1, 2))
+    return pairs.movedim(-4, -3)
 
 
 def pack_qkv(matrix: Tensor) -> Tensor:
