@@ -309,7 +309,11 @@ def test_lead_in_steps_wake_no_reader(engine: ToyEngine, monkeypatch: pytest.Mon
 
     with engine.conversation() as session:
         monkeypatch.setattr(Session, "notify", counted)
+        engine.toy.gate.clear()
         session.submit(Start(HELLO))
+        while not isinstance(session.next(), Started):  # what waits to be taken would be a reason to wake it
+            pass
+        engine.toy.gate.set()
         while not isinstance(session.next(), Frame):
             pass
     # When the order is carried out, when the first frame is there, which the toy's sixth step makes, and from then on.
