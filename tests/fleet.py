@@ -151,13 +151,19 @@ class RayFleet:
         serve.start(http_options={"host": "127.0.0.1", "port": self._port})
         self._apply(wait=True)
 
-    def _apply(self, wait: bool) -> None:
+    def let_scale(self, most: int) -> None:
+        """From here on our policy says how many replicas there are, up to so many."""
+        policy = {"policy_function": "dia2stream.cluster.scaling:BySlots", "policy_kwargs": {"target": 0.7}}
+        quick = {"upscale_delay_s": 1.0, "metrics_interval_s": 1.0, "look_back_period_s": 2.0}
+        self._apply(wait=False, autoscaling={"max_replicas": most, "policy": policy, **quick})
+
+    def _apply(self, wait: bool, autoscaling: dict[str, Any] | None = None) -> None:
         """What `serve deploy` does with a serve.yaml."""
         from ray.serve.context import _get_global_client
         from ray.serve.schema import ServeDeploySchema
 
         count = {"min_replicas": self._replicas, "max_replicas": self._replicas}
-        speech = {"name": "Speech", "autoscaling_config": count}
+        speech = {"name": "Speech", "autoscaling_config": count | (autoscaling or {})}
         application = {"name": "speech", "import_path": "dia2stream.cluster.ray:app", "deployments": [speech]}
         told = {"applications": [{**application, "args": self._arguments}]}
         _get_global_client().deploy_apps(ServeDeploySchema(**told))
@@ -171,10 +177,18 @@ class RayFleet:
     @property
     def running(self) -> int:
         """Replicas that clients get."""
+        return self.states().get("RUNNING", 0)
+
+    def states(self) -> dict[str, int]:
+        """How many replicas are in which state, by Ray's names."""
         from ray import serve
 
         deployments = serve.status().applications["speech"].deployments
-        return int(deployments["Speech"].replica_states.get("RUNNING", 0)) if deployments else 0
+        return (
+            {str(state): int(many) for state, many in deployments["Speech"].replica_states.items()}
+            if deployments
+            else {}
+        )
 
     def kill(self) -> None:
         os.kill(self._processes()[0], signal.SIGKILL)
@@ -262,6 +276,7 @@ def main() -> None:
 
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--over", default="ray,haproxy")
+    parser.add_argument("--servers", type=int, default=3)
     parser.add_argument("--calls", type=int, default=24)
     parser.add_argument("--words", type=int, default=60)
     parser.add_argument("--every", type=float, default=5.0)
@@ -278,7 +293,7 @@ def main() -> None:
         steady = {"max_lead_ms": 240}  # frames come as they are played, so that their jitter can be seen
         direct = stack.enter_context(Serve(**{**MODEL, "slots": 24, "journal": journal, **steady}))
         fleets = {
-            kind: stack.enter_context(opened(kind, folder, journal, **(steady if kind == "ray" else {})))
+            kind: stack.enter_context(opened(kind, folder, journal, told.servers, **(steady if kind == "ray" else {})))
             for kind in told.over.split(",")
         }
         urls = {"direct": direct.url, **{kind: fleet.url for kind, fleet in fleets.items()}}

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fleet import opened, through_trouble
+from fleet import opened, through_trouble, until
 from fleet_calls import row
 from piping import PATIENCE
 from serving import SHORT, hear, on_loop
@@ -93,6 +93,20 @@ def test_clients_are_spread_by_slots(ray_fleet):
             await client.hang_up()
 
     fill()
+
+
+def test_there_are_more_replicas_when_most_slots_are_taken(ray_fleet):
+    @on_loop
+    async def crowd() -> None:
+        ray_fleet.let_scale(4)
+        clients = []
+        for _ in range(52):  # of 3 x 24 slots, of which 0.7 are 50
+            clients.append(await connect(ray_fleet.url, token="secret"))
+        await asyncio.to_thread(until, lambda: sum(ray_fleet.states().values()) == 4, "there is no fourth replica")
+        for client in clients:
+            await client.hang_up()
+
+    crowd()
 
 
 @pytest.mark.parametrize("kind", ["ray", "haproxy"])
