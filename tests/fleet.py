@@ -23,7 +23,7 @@ from typing import Any, Protocol
 
 from fleet_calls import Call, call, row, several, text_of
 from piping import PATIENCE
-from serving import Serve
+from serving import Serve, free_ports
 
 SCRIPTS = Path(__file__).parent.parent / "scripts"
 MODEL = {"model": "random:tiny", "device": "cpu"}
@@ -46,12 +46,6 @@ class Fleet(Protocol):
         """One more; returns when it is asked for, not when it is there."""
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 def until(condition: Callable[[], bool], what: str, seconds: float = PATIENCE) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
@@ -67,11 +61,11 @@ class ProxyFleet:
 
     def __init__(self, folder: Path, servers: int, most: int, slots: int, journal: str) -> None:
         self._flags = {**MODEL, "slots": slots, "journal": journal, "linger": 60, "max_lead_ms": 240}
-        self._ports = [(free_port(), free_port()) for _ in range(most)]
+        self._port, *ports = free_ports(1 + 2 * most)
+        self._ports = list(zip(ports[::2], ports[1::2], strict=True))
         self.servers: list[Serve] = []
         for _ in range(servers):
             self.add()
-        self._port = free_port()
         config = folder / "haproxy.cfg"
         config.write_text(configuration(most), encoding="utf-8")
         self._proxy = subprocess.Popen(["haproxy", "-db", "-f", str(config)], env=self._environment())
@@ -135,7 +129,7 @@ class RayFleet:
         import ray
         from ray import serve
 
-        self._replicas, self._port = replicas, free_port()
+        self._replicas, (self._port,) = replicas, free_ports(1)
         self._arguments = {**MODEL, "slots": slots, "journal": journal, "linger": 60, "gpus": 0, "cpus": 0.1}
         self._arguments |= arguments
         # Ray counts cores to place workers; these servers need little of one.

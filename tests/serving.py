@@ -5,6 +5,7 @@ import contextlib
 import functools
 import json
 import os
+import random
 import re
 import select
 import signal
@@ -202,6 +203,16 @@ class Serve:
         for stream in (self.process.stdout, self.process.stderr):
             if stream is not None:
                 stream.close()
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports that follow each other, that nobody has now, and that no outgoing connection is given."""
+    while True:
+        ports = list(range(first := random.randrange(15_000, 32_000), first + count))
+        with contextlib.suppress(OSError), contextlib.ExitStack() as probes:
+            for port in ports:
+                probes.enter_context(socket.socket()).bind(("127.0.0.1", port))
+            return ports
 
 
 def certificate(folder: Path) -> dict[str, Path]:

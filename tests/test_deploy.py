@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 from piping import PATIENCE
-from serving import LONG, SHORT, Serve, free_port, hear, killed, on_loop
+from serving import LONG, SHORT, Serve, free_port, free_ports, hear, killed, on_loop
 from tools import needs
 
 from dia2stream.client import connect
@@ -169,7 +169,7 @@ def test_the_deployment_files_name_the_default_port_and_only_flags_that_exist():
 
 @needs("haproxy")
 def test_one_command_serves_all_gpus_and_a_call_goes_on_when_its_server_dies(tmp_path):
-    port, servers = free_port(), free_port()
+    port, servers, *_ = free_ports(5)
     told = {
         "DIA2STREAM_GPUS": "0 1",
         "DIA2STREAM_PORT": str(port),
