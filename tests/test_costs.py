@@ -60,6 +60,13 @@ def test_the_columns_within_a_time_are_as_many_as_fit(columns, seconds):
     assert passes.one_pass(within + 1) > seconds or within == 1000
 
 
+def test_a_slower_machine_takes_longer_for_everything():
+    slow = H100.slowed(3.0)
+    assert slow.frame(5, 5, riding=2, riders=2) == pytest.approx(3 * H100.frame(5, 5, riding=2, riders=2))
+    assert slow.one_pass(200) == pytest.approx(3 * H100.one_pass(200))
+    assert slow.lead_in(3, 3) == pytest.approx(3 * H100.lead_in(3, 3))
+
+
 def test_riders_pay_for_the_backbone_only():
     assert H100.frame(1, 1, riding=1, riders=1) - H100.frame(1, 1) == pytest.approx(2.04e-3 - 1.41e-3 + H100.host)
 

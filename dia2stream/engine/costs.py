@@ -101,6 +101,16 @@ class CostCurve:
             {"name": self.name, **by_size, "passes": dict(self.passes), "host": self.host, "turn": self.turn}
         )
 
+    def slowed(self, factor: float) -> "CostCurve":
+        """The same machine, on which everything takes so many times as long."""
+
+        def slow(seconds: tuple[float, ...]) -> tuple[float, ...]:
+            return tuple(factor * each for each in seconds)
+
+        passes = tuple((columns, factor * seconds) for columns, seconds in self.passes)
+        parts = (slow(self.backbone), slow(self.depformer), slow(self.codec))
+        return CostCurve(self.name, self.sizes, *parts, passes, factor * self.host, factor * self.turn)
+
     @property
     def largest(self) -> int:
         """How many places the largest batch has."""
