@@ -119,7 +119,7 @@ class SpeechOptions:
     )
     audio_temperature: Annotated[
         float | None,
-        CliFlag("Variety of the sound; 0 always takes the likeliest. Default: 0.8; the bundled voice has 0.3.", "X"),
+        CliFlag("Variety of the sound; 0 always takes the likeliest. Default: 0.8.", "X"),
     ] = None
     audio_top_k: Annotated[int | None, CliFlag("Draw the sound from this many of the likeliest. Default: 80.", "N")] = (
         None
