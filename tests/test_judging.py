@@ -114,11 +114,11 @@ def test_spoken_is_right_when_half_words_count_and_close_calls_may_go_either_way
         words = [HeardWord("text", event.text_start or 0, event.text_end or 0, was) for (event, _), was in places]
         return Paused(heard_ms, "", "", tuple(words))
 
-    assert probes.told_right(told(590, True, False), placed, slack=0.0)
-    assert not probes.told_right(told(590, True, True), placed, slack=0.0)
-    assert probes.told_right(told(590, True, True), placed, slack=0.25)
-    assert not probes.told_right(told(450, True, True), placed, slack=0.25)
-    assert not probes.told_right(told(790, False, True), placed, slack=0.25)
+    assert probes.told_right(told(590, True, False), placed)
+    assert not probes.told_right(told(590, True, True), placed)
+    assert probes.told_right(told(590, True, True), placed, slack_ms=40)
+    assert not probes.told_right(told(450, True, True), placed, slack_ms=40)
+    assert not probes.told_right(told(790, False, True), placed, slack_ms=40)
 
 
 def test_a_written_word_of_several_spoken_ones_is_heard_from_the_first_to_the_last() -> None:

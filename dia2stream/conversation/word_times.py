@@ -159,10 +159,11 @@ class WordTimes:
         """When a word that was told is over. following: the word behind it. last_end: where the words ended, a step."""
         if following is not None:
             over = self.expected(word, following) if following.start is None else following.start
-        else:
-            step = last_end or word.step + max(1, word.word.padding)
-            over = float(step * FRAME_MS + self._delay)
-        return over if word.end is None else min(over, word.end)
+            return over if word.end is None else min(over, word.end)
+        if word.end is not None:
+            return word.end
+        step, start = last_end or word.step + max(1, word.word.padding), word.start or 0.0
+        return max(float(step * FRAME_MS + self._delay), start + self.length(word))
 
     def being_said(self, taken: Sequence[TakenWord], at: float, ended: bool) -> Sequence[TakenWord]:
         """The words of which something may still have to sound at a time, the latest first; empty between words.

@@ -18,6 +18,7 @@ from dia2.voice.voice import ClipWord
 from dia2stream.protocol.messages import Paused, WordEvent
 
 SOUND_BEFORE_DB = -35.0  # against speech: what is louder before the first new word is something that one hears
+CLOSE_MS = 40.0  # half a frame: a model places words no better, and PocketSphinx hardly
 _ONSET_SECONDS = 0.03  # PocketSphinx may place a word's beginning so much late
 
 
@@ -28,7 +29,7 @@ _ONSET_SECONDS = 0.03  # PocketSphinx may place a word's beginning so much late
 class Times:
     """late: of each word, when it was told that it begins, less when it was heard, in ms.
 
-    pauses, close_pauses: whether `spoken` was right, to half a word and to a quarter of one.
+    pauses, close_pauses: whether `spoken` was right, to half a word, and to half a word give or take CLOSE_MS.
     """
 
     late: list[float] = field(default_factory=list)
@@ -52,6 +53,12 @@ class SentenceResults:
     clicks: int = 0
     clipped: list[float] = field(default_factory=list)
     unplaced: int = 0  # sentences whose words PocketSphinx could not find
+
+    @property
+    def times(self) -> Times:
+        """Of all sentences."""
+        one, two = self.alone, self.in_dialogues
+        return Times(one.late + two.late, one.pauses + two.pauses, one.close_pauses + two.close_pauses)
 
 
 class SentenceProbe:
@@ -86,8 +93,8 @@ class SentenceProbe:
         times = results.in_dialogues if speaker == "both" else results.alone
         times.late += [event.start_ms - heard.start * 1000 for event, heard in placed]
         for paused in spoken.pauses:
-            times.pauses.append(told_right(paused, placed, slack=0.0))
-            times.close_pauses.append(told_right(paused, placed, slack=0.25))
+            times.pauses.append(told_right(paused, placed))
+            times.close_pauses.append(told_right(paused, placed, CLOSE_MS))
 
     def figures(self) -> list[Figure]:
         """All that was found."""
@@ -112,21 +119,20 @@ class SentenceProbe:
             yield Figure("silence", f"{name}, p95", most, "ms")
 
     def _times(self) -> Iterable[Figure]:
-        alone, dialogues = self.results.alone, self.results.in_dialogues
-        bias, error, most = _errors_of(alone.late)
-        count = f"of {len(alone.late)}; {self.results.unplaced} sentences not placed"
+        times, dialogues = self.results.times, self.results.in_dialogues
+        bias, error, most = _errors_of(times.late)
+        count = f"of {len(times.late)}; {self.results.unplaced} sentences not placed"
         yield Figure("word times", "bias (below 0: told too early)", bias, "ms", -10, 10, count)
         yield Figure("word times", "mean error", error, "ms")
         yield Figure("word times", "error, p95", most, "ms", most=130)
         bias, _, most = _errors_of(dialogues.late)
         yield Figure("word times", "in dialogues: bias", bias, "ms", detail=f"of {len(dialogues.late)}")
         yield Figure("word times", "in dialogues: error, p95", most, "ms")
-        for name, times, has_gate in (("", alone, True), ("in dialogues: ", dialogues, False)):
-            close, exact = times.close_pauses, times.pauses
-            least = all_but(2, 48, len(close)) if has_gate else None
-            detail = f"{sum(close)} of {len(close)} pauses"
-            yield Figure("`spoken`", f"{name}right to a quarter of a word", _share(close), "%", least, detail=detail)
-            yield Figure("`spoken`", f"{name}right to half a word", _share(exact), "%", detail=f"{sum(exact)}")
+        close, exact = times.close_pauses, times.pauses
+        name, least = f"right to half a word, {CLOSE_MS:.0f} ms either way", all_but(2, 48, len(close))
+        yield Figure("`spoken`", name, _share(close), "%", least, detail=f"{sum(close)} of {len(close)} pauses")
+        yield Figure("`spoken`", "right to half a word", _share(exact), "%", detail=f"{sum(exact)}")
+        yield Figure("`spoken`", "the same in dialogues", _share(dialogues.pauses), "%")
 
     def _sound(self) -> Iterable[Figure]:
         levels = {speaker: _loudness(sounds) for speaker, sounds in sorted(self.results.sounds.items())}
@@ -151,15 +157,15 @@ def events_heard(events: Sequence[WordEvent], times: Sequence[ClipWord]) -> list
     return pairs if pairs and not rest else None
 
 
-def told_right(paused: Paused, placed: Sequence[tuple[WordEvent, ClipWord]], slack: float) -> bool:
+def told_right(paused: Paused, placed: Sequence[tuple[WordEvent, ClipWord]], slack_ms: float = 0.0) -> bool:
     """Whether `spoken` has the words of which half or more had sounded, and no other.
 
-    slack: a word of which half had sounded, give or take this share of it, may be told either way.
+    slack_ms: a word whose half is so near may be told either way.
     """
-    heard_s, told = paused.heard_ms / 1000, {(word.text_start, word.text_end): word.heard for word in paused.words}
+    told = {(word.text_start, word.text_end): word.heard for word in paused.words}
     for event, word in placed:
-        share = (heard_s - word.start) / max(word.end - word.start, 0.01)
-        if abs(share - 0.5) > slack and told.get((event.text_start, event.text_end)) != (share >= 0.5):
+        behind_half = paused.heard_ms - 500 * (word.start + word.end)
+        if abs(behind_half) > slack_ms and told.get((event.text_start, event.text_end)) != (behind_half >= 0):
             return False
     return True
 
