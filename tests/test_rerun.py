@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from taping import TapedRig, revived, speaker
 
 from dia2stream.errors import CommandError, RecordError
-from dia2stream.journal.record import CommandEntry, StepsEntry, read_record
+from dia2stream.journal.record import CommandEntry, EarEntry, StepsEntry, read_record
 from dia2stream.journal.rerun import Revived
 from dia2stream.protocol.messages import End, Inject, Listen, Pause, Paused, Reset, Resume, Start
 
@@ -130,6 +130,24 @@ def test_a_conversation_may_be_taken_over_again_and_again() -> None:
         other.run_until_sent(received + 20)  # which nobody writes down
         heard = heard[:received] + frames(other)
     assert heard == frames(toy().say(HELLO))[: len(heard)]
+
+
+def test_what_is_heard_after_a_take_over_is_written_down_too() -> None:
+    """Its sound is in no record, so who goes on next needs its codes."""
+    rig = TapedRig().do(Start("One two."))
+    rig.run()
+    data = rig.write()
+    other = revived(read_record(data), rig, rig.sent, writes=True)
+    other.do(Resume(), Listen(SOUND.tobytes(), "so I said"))  # type: ignore[arg-type]
+    other.batch.settle()
+    assert other.tape is not None
+    data += b"".join(part for part in other.tape.take() if isinstance(part, bytes))
+    third = revived(read_record(data), rig, rig.sent)
+    assert any(isinstance(entry, EarEntry) for entry in read_record(data).entries)
+    for one in (other, third):
+        one.do(Inject("Yes I know")).run()
+    assert frames(third) == frames(other)
+    assert_same_memory(Memory(third), Memory(other))
 
 
 def test_a_reset_leaves_nothing_and_a_start_begins_a_new_record() -> None:
