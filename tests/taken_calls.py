@@ -43,6 +43,7 @@ class Call:
         self.settled = asyncio.Event()  # its server has ended and it is back, or it is over
         self.story, self.moved, self.unsure = "undisturbed", False, False
         self.id = ""
+        self.away = False  # on its way to another server, and not yet going on there
         self.said: list[str] = []
         self._told: set[tuple[str, int]] = set()
         self._sound = bytearray()
@@ -143,7 +144,7 @@ class Call:
     async def _come_back(self, why: str) -> None:
         self.story = f"{self.story.replace('undisturbed', '')} {why} at {self.clock_ms} ms;".strip()
         self.figures.count(f"calls moved because {why}")
-        began, self.leaves_at = time.monotonic(), None
+        began, self.leaves_at, self.away = time.monotonic(), None, True
         self.servers.reverse()
         self.moved = True
         paused = await self._reconnect()
@@ -155,6 +156,7 @@ class Call:
         else:
             assert paused.heard_ms <= self.clock_ms, f"{paused.heard_ms} heard of {self.clock_ms}"
             await self.recover(paused)
+        self.away = False
         self.figures.measure("heard_again_ms", await self._until_heard(began))
         self.settled.set()
 
@@ -229,7 +231,8 @@ class Pieces(Call):
         while not self._over:
             await asyncio.sleep(0.15)
             with contextlib.suppress(Disconnected):
-                await self._give(self.client)
+                if not self.away:  # else text would be said instead of what was not heard
+                    await self._give(self.client)
 
     async def _give(self, client: Client) -> None:
         if self.given < len(WORDS):
