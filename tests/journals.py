@@ -14,7 +14,7 @@ from piping import PATIENCE
 
 from dia2stream.items import FRAME_MS
 from dia2stream.journal.heard import heard
-from dia2stream.journal.record import Record, read_record
+from dia2stream.journal.record import EarEntry, Record, read_record
 from dia2stream.journal.store import key_of
 
 
@@ -65,8 +65,9 @@ async def record_of(journal: str, id: str, clock_ms: int) -> Record:
         await asyncio.sleep(0.1)
 
 
-async def codes_of(journal: str, id: str, clock_ms: int) -> NDArray[np.int16]:
-    """The codes of all that was heard, [frames, C]."""
+async def codes_of(journal: str, id: str, clock_ms: int) -> tuple[NDArray[np.int16], bytes]:
+    """The codes of all that was heard, [frames, C], and those of what the caller said."""
     record = await record_of(journal, id, clock_ms)
     frames = [codes for stretch in heard(record) for codes in stretch.frames]
-    return np.stack(frames[: clock_ms // FRAME_MS])
+    caller = [entry.codes for entry in record.entries if isinstance(entry, EarEntry)]
+    return np.stack(frames[: clock_ms // FRAME_MS]), b"".join(codes.T.tobytes() for codes in caller)

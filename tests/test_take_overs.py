@@ -15,4 +15,5 @@ def test_calls_go_on_at_another_server_as_if_nothing_had_been(journal: str) -> N
     figures = asyncio.run(run(options))
     assert not figures.faults
     assert figures.counts["calls that moved"] >= 8
-    assert figures.counts["calls with the codes of an undisturbed one"] >= figures.counts["calls"] - 1
+    others = figures.counts["calls whose caller was encoded otherwise"]
+    assert figures.counts["calls with the codes of an undisturbed one"] >= figures.counts["calls"] - others - 1
