@@ -127,7 +127,7 @@ class RevivedRig(Taped):
         limit = like.stepper.config.runtime.max_context_steps
         stepper = ToyStepper(limit=limit, ahead=like.context.machine.ahead)
         context = Context(cast(Any, stepper), 0, cast(Any, ToyCodec()), like.context._history_wanted)
-        revival.settle(context, ToyEar())
+        revival.settle(context, ToyEar() if tape is None else tape.ear(ToyEar()))
         self.stepper, self.context, self.conversation = cast(Any, stepper), context, revival.conversation
         self.tape = tape
         tapes = {} if tape is None else {self.conversation: tape}
