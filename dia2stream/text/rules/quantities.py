@@ -80,7 +80,7 @@ def per_unit(window: Window) -> Reading | None:
     if not slash or unit not in UNITS or window.first.core in UNITS or before.tail or not before.is_numeric:
         return None
     per = PER.get(other) or UNITS.get(other) or (other if other.isalpha() and other.islower() else None)
-    return per and (Said(1, f"{unit_said(unit, before.core == '1')} per {per}"),)
+    return None if per is None else (Said(1, f"{unit_said(unit, before.core == '1')} per {per}"),)
 
 
 def currencies(window: Window) -> Reading | None:
