@@ -41,6 +41,7 @@ class Parrot(BaseHTTPRequestHandler):
 
 async def pipecat() -> None:
     from pipecat.frames.frames import LLMRunFrame
+    from pipecat.pipeline.pipeline import Pipeline
     from pipecat.processors.frame_processor import FrameProcessor
     from pipecat.workers.runner import WorkerRunner
     from pipecat_agent import agent
@@ -58,8 +59,7 @@ async def pipecat() -> None:
             return Silence()
 
         def output(self) -> FrameProcessor:
-            speaker.link(notes)
-            return speaker
+            return Pipeline([speaker, notes])
 
     worker = agent(Transport())
     runner = WorkerRunner(handle_sigint=False)
