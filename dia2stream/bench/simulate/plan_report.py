@@ -138,8 +138,8 @@ def plot(report: Report, path: str) -> None:
     figure.savefig(path, format="png", dpi=130)
 
 
-def _draw_day(column: Sequence[Any], day: Report, slots: int) -> None:
-    """One day, from top to bottom."""
+def _draw_day(column: Any, day: Report, slots: int) -> None:
+    """One day, into the three pictures of a column."""
     calls, unserved, first = column
     hours = day["hours"]
 
