@@ -45,9 +45,9 @@ def gpu(monkeypatch) -> Checkpoint:
     return loaded
 
 
-def test_on_a_gpu_a_slot_needs_two_thirds_of_a_context_and_the_codec(gpu):
+def test_on_a_gpu_a_slot_needs_two_thirds_of_a_context_and_both_states_of_the_codec(gpu):
     codec = slot_bytes(gpu, 1) - 1502 * COLUMN
-    assert codec == gpu.codec.state(1, 96).bytes
+    assert codec == gpu.codec.state(1, 96).bytes + gpu.codec.hearing(1).bytes
     assert slot_bytes(gpu, 2) == 16 * 64 * COLUMN + codec
     assert assured_blocks(1502, BLOCK_COLUMNS) == 16
 

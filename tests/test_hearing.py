@@ -52,3 +52,9 @@ def test_the_encoder_is_read_when_somebody_is_heard_and_not_before() -> None:
     ear.begin()
     assert read
     assert hearing.loaded
+
+
+def test_the_memory_of_hearing_a_caller_is_known_before_the_encoder_is_read() -> None:
+    mimi = Mimi.from_folder(SMALL, 8, "cpu")
+    mimi.load_encoder = lambda: 1 / 0  # type: ignore[method-assign, assignment, return-value]
+    assert mimi.hearing_bytes == Mimi.from_folder(SMALL, 8, "cpu").hearing(1).bytes

@@ -157,6 +157,12 @@ class Mimi:
         """The state of `slots` recordings of which nothing was encoded yet; loads the encoder."""
         return CodecState(self.load_encoder().state_shape(), slots, self.device)
 
+    @property
+    def hearing_bytes(self) -> int:
+        """Memory that hearing one recording takes, the encoder itself left out."""
+        shape = MimiEncoder(self.config, self.codebooks).state_shape()  # without memory, and without reading anything
+        return CodecState(shape, 1, torch.device("meta")).bytes
+
     @torch.no_grad()
     def encode(
         self,

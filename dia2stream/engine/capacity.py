@@ -61,10 +61,10 @@ def blocks_to_build(slots: int, checkpoint: Checkpoint, voice_cache_bytes: int) 
 
 
 def slot_bytes(checkpoint: Checkpoint, slots: int) -> int:
-    """Memory that each of so many slots takes at least: nearly all are the model's cache and the codec's state."""
+    """Memory that each of so many slots takes at least: nearly all are the model's cache and the codec's states."""
     context, columns = context_columns(checkpoint.config), block_columns_for(checkpoint.device, slots)
     cached = columns * assured_blocks(context, columns) if columns else context
-    codec = checkpoint.codec.state(1, BACK_FRAMES).bytes
+    codec = checkpoint.codec.state(1, BACK_FRAMES).bytes + checkpoint.codec.hearing_bytes
     return cached * column_bytes(checkpoint.config, checkpoint.dtype) + codec
 
 

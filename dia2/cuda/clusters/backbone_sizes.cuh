@@ -37,7 +37,7 @@ constexpr int CHUNKS_ALONE = mlp_chunks(UNITS_ALONE);
 // The ring: so many chunks; and how many of them are on their way at most. Were all of them, then what a block stores
 // for others would wait behind them.
 constexpr int SLOTS = 11;
-constexpr int IN_FLIGHT_BESIDE = 3, IN_FLIGHT_ALONE = 4;
+constexpr int IN_FLIGHT = 3;
 
 // A chunk of the cache is 16 columns of both rows, keys and values.
 constexpr int COLUMNS = 16, COLUMN = DIM * 2, MOST_COLUMN_CHUNKS = 32;

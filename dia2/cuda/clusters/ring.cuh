@@ -93,7 +93,6 @@ class Loader {
   Ring ring_;
   Place behind_;  // the chunk that must be there before the next one is begun
   int under_way_ = 0;
-  const int in_flight_;
 
  public:
   DEVICE Loader(const Params& params, char* memory)
@@ -102,8 +101,7 @@ class Loader {
         context_(params),
         column_chunks_(context_.chunks(me_.rank)),
         numbers_((const int*)(memory + place::TABLE)),
-        ring_(me_),
-        in_flight_(me_.block < HEAD_BLOCKS ? IN_FLIGHT_BESIDE : IN_FLIGHT_ALONE) {
+        ring_(me_) {
     int* numbers = (int*)(memory + place::TABLE);
     if (me_.block < HEAD_BLOCKS)
       for (int i = me_.lane; i < column_chunks_; i += 32)
@@ -138,7 +136,7 @@ class Loader {
   };
   DEVICE Slot next(int bytes) {
     own_barrier_wait(ring_.base + Ring::EMPTY + 8 * ring_.at.slot, ring_.at.phase ^ 1);
-    if (under_way_ == in_flight_) {
+    if (under_way_ == IN_FLIGHT) {
       own_barrier_wait(ring_.base + Ring::FULL + 8 * behind_.slot, behind_.phase);
       behind_.step();
     } else {
