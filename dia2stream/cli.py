@@ -210,6 +210,9 @@ def pipe(stream: PipeOptions, speech: SpeechOptions, model: ModelOptions) -> Non
     {"cmd": "resume"}                         continues; inject drops the rest
     {"cmd": "end"}                            closes text with "final": false
     {"cmd": "cancel", "id": "2"}              forgets what waits to be spoken
+    {"cmd": "prepare", "text": "Yes", "id": "3"}   makes a reply in advance:
+    {"cmd": "commit", "id": "3"}              it is wanted, and begins at once
+    {"cmd": "discard", "id": "3"}             it is not, and never was
     {"cmd": "listen", "audio": "AAABAP//"}    what the caller said, for the reply
     {"cmd": "reset"}                          forgets the conversation
 

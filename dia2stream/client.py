@@ -28,6 +28,11 @@ A fork is a copy of the conversation, with a connection of its own, for example 
     async with connect(url, conversation=forked.conversation, received_ms=c.received_ms) as other:
         await other.resume()                     # or inject: what one of them says, the other never knows
 
+A reply that may be wanted soon can be made in advance. Its first frame leaves at the commit:
+
+    await c.prepare("Sure, I can help with that.", id="7")
+    await c.commit("7")                          # or c.discard("7"), and it never was
+
 After a lost connection, `connect(url, conversation=c.ready.conversation, received_ms=c.received_ms)` continues the
 conversation where it stopped. A client needs neither torch nor a GPU.
 """
@@ -49,6 +54,8 @@ from dia2stream.protocol.audio_message import Audio, unpack_audio
 from dia2stream.protocol.messages import (
     Cancel,
     Command,
+    Commit,
+    Discard,
     End,
     Error,
     Event,
@@ -56,6 +63,7 @@ from dia2stream.protocol.messages import (
     Inject,
     Listen,
     Pause,
+    Prepare,
     Ready,
     Reset,
     ResetDone,
@@ -200,6 +208,21 @@ class Client:
     async def cancel(self, id: str) -> None:
         """Has the server forget an utterance that waits to be spoken."""
         await self.send(Cancel(id))
+
+    async def prepare(self, text: str, id: str, **fields: Any) -> None:
+        """Has a reply made in advance, which `commit` has spoken at once, and `discard` forgotten.
+
+        fields: final and voice. More of its text comes by `inject` and `end` with this id.
+        """
+        await self.send(Prepare(text, id, **fields))
+
+    async def commit(self, id: str) -> None:
+        """Has the prepared reply spoken: as `inject` with its text, but its first frame is there already."""
+        await self.send(Commit(id))
+
+    async def discard(self, id: str) -> None:
+        """Has the prepared reply forgotten, as if it had never been there."""
+        await self.send(Discard(id))
 
     async def listen(
         self,

@@ -29,7 +29,7 @@ from dia2.model.delays import aligned, blank, delay_frames
 from dia2.model.sampling import SlotSettings
 from dia2.steps.context import Context
 from dia2.steps.pool import FinishedFrames
-from dia2.steps.stepper import Slot, Stepper, TextColumn
+from dia2.steps.stepper import Slot, SlotPlace, Stepper, TextColumn
 from dia2.text.machine import Mark
 from dia2.text.script import TextTokenizer
 from dia2.voice.voice import ClipWord, Prefix, load_prefix, make_prefix
@@ -92,12 +92,22 @@ class Rig:
         """Hands over commands, as if they came now."""
         for command in commands:
             self.batch.settle()
-            self.conversation.handle(command, self.now)
-            self.context.run_due()  # as the engine does, which finds time for it before the next step
+            self.carry_out(command)
+            self.prepare()
         return self
 
+    def carry_out(self, command: Command) -> None:
+        self.conversation.handle(command, self.now)
+
+    def prepare(self) -> None:
+        """Runs columns that are due, as the engine finds time for it before the next step, and begins drafts."""
+        if self.conversation.current is self.conversation:
+            self.context.run_due()
+        self.conversation.preparation.advance(self.now)
+        self.conversation.current.context.run_due()
+
     def can_step(self) -> bool:
-        return self.conversation.can_step()
+        return self.conversation.current.can_step()
 
     def step(self) -> bool:
         """One step, if one is wanted."""
@@ -118,8 +128,10 @@ class Rig:
         """Steps, taking all that leaves, until no step is wanted or so many were made."""
         for _ in range(steps):
             if not self.step():
-                self.context.run_due()
-                break
+                self.batch.settle()
+                self.prepare()
+                if not self.can_step():
+                    break
             self.take()
         self.take()
         return self
@@ -179,7 +191,9 @@ def step_together(*rigs: Rig) -> bool:
         return False
     for rig in active:
         rig.steps += 1
-    active[0].batch.step([rig.conversation for rig in active])
+    active[0].batch.step([rig.conversation.current for rig in active])
+    for rig in active:
+        rig.prepare()
     return True
 
 
@@ -540,6 +554,24 @@ class ToyStepper:
     def frames(self, slot: int, start: int, stop: int) -> Tensor:
         return aligned(self.codes[slot], self.delays, start, stop)
 
+    def place(self, slot: int) -> SlotPlace:
+        return SlotPlace(replace(self.slots[slot]), self.codes[slot].clone(), self.blocks.held(slot))
+
+    def aside(self, slot: int, start: int, stop: int) -> Any:
+        return _ToyColumns(self.remembered(slot, stop)[start:], {**self._given[slot]}) if stop > start else None
+
+    def put_back(self, slot: int, place: SlotPlace, start: int, aside: Any) -> None:
+        self.slots[slot] = replace(place.slot)
+        self.codes[slot].copy_(place.codes)
+        if aside is not None:
+            stop = start + len(aside.seen)
+            for block, at in self.blocks.pieces(slot, stop, start):
+                begin = at.start % self.blocks.columns
+                seen = aside.seen[at.start - start : at.stop - start]
+                self._memory[block][begin : begin + len(seen)] = seen
+            self._given[slot] = aside.given
+        self.blocks.trim(slot, place.held)
+
     def _see(self, slot: int) -> int:
         """Runs the current column of a slot."""
         state = self.slots[slot]
@@ -566,6 +598,19 @@ class ToyStepper:
     def _drawn(self, slot: int, seen: int, stream: int) -> int:
         seed, first_step = self._first[slot]
         return _mix(seen, seed, first_step + self.slots[slot].column, stream)
+
+
+@dataclass
+class _ToyColumns:
+    """What a draft overwrites of a toy's columns."""
+
+    seen: list[int]
+    given: dict[int, list[int]]
+    nbytes: int = 0
+
+    @property
+    def bytes(self) -> int:
+        return self.nbytes
 
 
 class ToyCodec:
@@ -598,6 +643,15 @@ class ToyCodec:
         if frames:
             self.state = self._before[-frames]
             del self._before[-frames:]
+
+    def place(self) -> Any:
+        return list(self.state), list(self._before)
+
+    def aside(self, frames: int) -> Any:
+        return _ToyColumns([], {})
+
+    def put_back(self, place: Any, aside: Any) -> None:
+        self.state, self._before = place
 
     def saved(self) -> list[int]:
         return list(self.state)

@@ -9,6 +9,7 @@ from dia2.checkpoint.corrections import Corrections
 from dia2.steps.context import Context
 from dia2stream.conversation.conversation import Conversation
 from dia2stream.engine.batch import Batch
+from dia2stream.journal.prepared_tape import PreparedTape, StepTape
 from dia2stream.journal.record import VERSION, Header, Record, read_record
 from dia2stream.journal.rerun import Revived, Speaker
 from dia2stream.journal.tape import Facts, Place, Tape, text_facts
@@ -47,20 +48,18 @@ class Taped(Rig):
 
     tape: Tape | None = None
 
-    def do(self, *commands: Command) -> Any:
-        for command in commands:
-            self.batch.settle()
-            before = Place.of(self.conversation)
-            super().do(command)
-            if self.tape is not None:
-                self.tape.command(self.conversation, command, before)
-        return self
+    def carry_out(self, command: Command) -> None:
+        before = Place.of(self.conversation)
+        carried_out = self.conversation.handle(command, self.now)
+        if self.tape is not None and carried_out is not None:
+            self.tape.command(self.conversation, carried_out, before)
 
     def step(self) -> bool:
         if not self.can_step():
             return False
         self.steps += 1
-        self.batch.step([self.conversation])
+        self.batch.step([self.conversation.current])
+        self.prepare()
         return True
 
     def stand_still(self) -> None:
@@ -89,7 +88,9 @@ class TapedRig(Taped):
         stepper = ToyStepper(limit=limit, ahead=ahead)
         context = Context(cast(Any, stepper), 0, cast(Any, ToyCodec()), history)
         super().__init__(context, ToyTokenizer(), defaults, ear=self.tape.ear(ToyEar()), **options)
-        self.batch = Batch(RigPool(cast(Any, stepper)), _raise, {self.conversation: self.tape})
+        tapes: dict[Conversation, StepTape] = {self.conversation: self.tape}
+        self.conversation.preparation.keeper = PreparedTape(self.tape, tapes)
+        self.batch = Batch(RigPool(cast(Any, stepper)), _raise, tapes)
         self.written = b""
         self.corrections = options.get("corrections", Corrections())
 

@@ -132,6 +132,31 @@ def test_a_false_alarm_goes_on_where_it_stopped_and_text_is_cancelled_and_closed
     assert "error" not in told["names"]
 
 
+def test_a_prepared_reply_is_heard_when_it_is_committed_and_never_before(run):
+    told = run(
+        """
+        await client.start("[S1] One two.", { id: "a" });
+        await next("done");
+        await client.prepare("Never.", "b");
+        await next("prepared");
+        await client.discard("b");
+        await next("discarded");
+        await client.prepare("Three", "c", { final: false });
+        const open = client.prepared;
+        await client.inject(" four.", { id: "c" });
+        await next("prepared", event => event.id === "c");
+        const before = [client.words.length, client.waiting.size];
+        await client.commit("c");
+        await next("done", event => event.id === "c");
+        tell({ words: client.words.map(word => word.word), open, before, prepared: client.prepared, names: names(),
+          waiting: client.waiting.size });
+        """
+    )
+    assert told["words"] == ["One", "two.", "Three", "four."]
+    assert (told["open"], told["before"], told["prepared"], told["waiting"]) == ("c", [2, 0], None, 0)
+    assert "error" not in told["names"]
+
+
 def test_a_lost_connection_comes_back_and_no_sample_is_missing(run):
     told = run(
         """

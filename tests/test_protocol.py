@@ -22,6 +22,9 @@ from dia2stream.protocol.messages import (
     MAX_COMMAND_BYTES,
     Cancel,
     Cancelled,
+    Commit,
+    Discard,
+    Discarded,
     Done,
     End,
     Error,
@@ -32,6 +35,8 @@ from dia2stream.protocol.messages import (
     Listen,
     Pause,
     Paused,
+    Prepare,
+    Prepared,
     Ready,
     Reset,
     ResetDone,
@@ -74,6 +79,9 @@ def test_every_command_and_field_of_the_protocol_is_there():
         "inject": "text id final voice",
         "end": "id",
         "cancel": "id",
+        "prepare": "text id final voice",
+        "commit": "id",
+        "discard": "id",
         "pause": "played_ms",
         "resume": "",
         "reset": "",
@@ -93,6 +101,8 @@ def test_every_event_and_field_of_the_protocol_is_there():
         "word": "id word speaker start_ms said end_ms text_start text_end",
         "done": "id audio_ms",
         "cancelled": "id",
+        "prepared": "id ready_ms",
+        "discarded": "id",
         "paused": "heard_ms spoken pending words",
         "resumed": "",
         "reset": "",
@@ -232,7 +242,8 @@ def test_a_line_that_is_not_strict_json_is_bad_json(line, message):
 def test_an_object_without_a_known_cmd_is_bad_command_and_lists_the_known(line, problem, cmd, id):
     error = refused(line)
     assert (error.code, error.cmd, error.id, error.field) == ("bad_command", cmd, id, "cmd")
-    assert str(error) == f"{problem}; known are start, inject, end, cancel, pause, resume, reset, listen, fork"
+    known = "start, inject, end, cancel, prepare, commit, discard, pause, resume, reset, listen, fork"
+    assert str(error) == f"{problem}; known are {known}"
 
 
 @pytest.mark.parametrize(("line", "seen"), [("[]", "a list"), ("5", "5"), ("null", "null"), ('"end"', "'end'")])
@@ -539,6 +550,9 @@ commands = st.one_of(
     st.builds(Inject, words, maybe(names), st.booleans(), maybe(names)),
     st.builds(End, maybe(names)),
     st.builds(Cancel, names),
+    st.builds(Prepare, words, names, st.booleans(), maybe(names)),
+    st.builds(Commit, names),
+    st.builds(Discard, names),
     st.builds(Pause, maybe(st.floats(0, allow_infinity=False) | millis)),
     st.sampled_from([Resume(), Reset(), Fork()]),
 )
@@ -562,6 +576,8 @@ events = st.one_of(
     st.builds(Done, names, millis),
     st.builds(Cancelled, names),
     st.builds(Forked, any_text, millis),
+    st.builds(Prepared, names, st.floats(0, 1e7)),
+    st.builds(Discarded, names),
     st.builds(Paused, millis, any_text, any_text),
     st.sampled_from([Resumed(), ResetDone()]),
     st.builds(Error, st.sampled_from(sorted(CLOSE_CODES)), any_text, maybe(any_text), maybe(names), maybe(any_text)),

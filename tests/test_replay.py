@@ -11,7 +11,7 @@ from piping import PATIENCE
 from serving import Serve, hear, on_loop, sound, take_slot
 
 from dia2stream.journal.record import CommandEntry, EarEntry, Record, StepsEntry, read_record
-from dia2stream.protocol.messages import Done, Paused, ResetDone, Resumed
+from dia2stream.protocol.messages import Done, Paused, Prepared, ResetDone, Resumed
 
 TEXT = "[S1] One two three four five. [S2] Six seven eight."
 NOISE = np.random.default_rng(1).integers(-3000, 3000, 24000).astype("<i2").tobytes()
@@ -27,7 +27,7 @@ def replayed(path: Path, out: Path, *flags: str) -> tuple[np.ndarray, str]:
 
 
 async def call(server: Serve) -> bytes:
-    """A call with everything in it: an interruption, the caller's words, a pause, a reset at the end."""
+    """A call with everything in it: an interruption, the caller's words, prepared replies, a pause, and a reset."""
     async with await take_slot(server) as client:
         await client.start(TEXT, seed=3)
         heard = sound(await hear(client, lambda item: client.received_ms >= 1200))
@@ -36,6 +36,12 @@ async def call(server: Serve) -> bytes:
         await client.listen(NOISE, "wait a moment")
         await client.inject("[S1] Yes of course.", id="answer")
         heard += sound(await hear(client, lambda item: isinstance(item, Done) and item.id == "answer"))
+        await client.prepare("Never heard.", "never")
+        await hear(client, Prepared)
+        await client.prepare("[S2] Well then.", "then")
+        await hear(client, lambda item: isinstance(item, Prepared) and item.id == "then")
+        await client.commit("then")
+        heard += sound(await hear(client, lambda item: isinstance(item, Done) and item.id == "then"))
         await client.inject("And so on and on and on.", id="more")
         heard += sound(await hear(client, lambda item: client.received_ms * 48 >= len(heard) + 48 * 300))
         await client.pause()
@@ -71,7 +77,8 @@ def test_a_recorded_call_is_heard_again(tmp_path: Path, secret: bool) -> None:
     path, record = only_record(folder)
     assert path.stat().st_mode & 0o077 == 0
     data = path.read_bytes()
-    assert (b"moment" in data, b"seven" in data) == (not secret, not secret)
+    assert (b"moment" in data, b"seven" in data, b"then" in data) == (not secret, not secret, not secret)
+    assert b"Never" not in data
     assert any(isinstance(entry, EarEntry) for entry in record.entries) is not secret
     again, summary = replayed(path, tmp_path / "again.wav")
     original = np.frombuffer(heard, "<i2").astype(int)
@@ -86,6 +93,7 @@ def test_a_recorded_call_is_heard_again(tmp_path: Path, secret: bool) -> None:
         "start",
         "pause",
         "listen",
+        "inject",
         "inject",
         "inject",
         "pause",

@@ -13,7 +13,19 @@ from taping import TapedRig, revived, speaker
 from dia2stream.errors import CommandError, RecordError
 from dia2stream.journal.record import CommandEntry, EarEntry, StepsEntry, read_record
 from dia2stream.journal.rerun import Revived
-from dia2stream.protocol.messages import End, Inject, Listen, Pause, Paused, Reset, Resume, Start
+from dia2stream.protocol.messages import (
+    Commit,
+    Discard,
+    End,
+    Inject,
+    Listen,
+    Pause,
+    Paused,
+    Prepare,
+    Reset,
+    Resume,
+    Start,
+)
 
 SOUND = np.random.default_rng(0).integers(-9000, 9000, 24000).astype("<i2")
 
@@ -49,12 +61,19 @@ def plans(draw: Any) -> list[Any]:
     """Commands, and numbers of steps between them."""
     text = scripts.map(lambda said: said or "Hi")
     pieces = st.integers(1, 12).map(lambda k: Listen(SOUND[: 1920 * k].tobytes(), "so I said"))  # type: ignore[arg-type]
+    prepared = st.one_of(
+        st.builds(Prepare, text, st.just("p"), st.booleans()),
+        st.builds(Inject, text, st.just("p"), st.booleans()),
+        st.sampled_from([Commit("p"), Commit("p"), Discard("p"), End("p")]),
+    )
     any_command = st.one_of(
         st.builds(Inject, text, final=st.booleans()),
         st.builds(Pause, st.one_of(st.none(), st.integers(0, 12000))),
         st.just(Resume()),
         st.just(End()),
         pieces,
+        prepared,
+        prepared,
     )
     start = draw(st.builds(Start, text, final=st.booleans(), seed=st.integers(0, 9)))
     rest = draw(st.lists(st.one_of(st.integers(1, 60), any_command, any_command), max_size=12))
@@ -86,7 +105,7 @@ def test_whatever_was_done_the_other_stands_where_the_first_one_stood(
 ) -> None:
     voices = {"a": toy_voice()} if voiced else {}
     rig = TapedRig(limit=100, ahead=ahead, voices=voices)
-    carry_out(rig, plan)
+    carry_out(rig, [*plan, Discard("p")])  # what is prepared and not committed is not written down
     record = rig.record()
     for _ in range(more):  # what was not written down any more
         rig.step()
@@ -171,3 +190,21 @@ def test_a_record_of_another_model_or_that_does_not_compute_again_is_one_clear_e
     entries[at] = replace(entries[at], step=3)  # type: ignore[type-var]
     with pytest.raises(RecordError, match="the number of a step does not compute again: 0 where the record has 3"):
         revived(replace(record, entries=tuple(entries)), rig)
+
+
+def test_a_committed_reply_is_written_down_with_what_its_draft_has_drawn_and_no_other_is() -> None:
+    rig = TapedRig(limit=400).do(Start("[S1] One two three.")).run()
+    rig.do(Prepare("Never heard.", "a")).run().do(Prepare("[S2] Yes of course.", "b")).run()
+    before = rig.record().entries
+    assert b"Never" not in rig.write()
+    assert b"course" not in rig.write()
+    rig.do(Commit("b"))
+    drawn = rig.record().entries[len(before) :]
+    assert [entry.command["cmd"] for entry in drawn if isinstance(entry, CommandEntry)] == ["inject"]
+    assert sum(len(entry.actions) for entry in drawn if isinstance(entry, StepsEntry)) > 10
+    rig.run_until_sent(rig.sent + 3)
+    other = revived(rig.record(), rig, rig.sent)
+    heard = frames(rig)
+    other.do(Resume()).run()
+    plain = toy(limit=400).say("[S1] One two three.").do(Inject("[S2] Yes of course.", id="b")).run()
+    assert heard + frames(other) == frames(plain)

@@ -354,6 +354,38 @@ class RestartingWorld(World):
         return STARTER._replace(since=self.now)
 
 
+class PreparingWorld(World):
+    """Prepared replies are discarded as soon as they are there, and others are prepared."""
+
+    def after(self, slot: int, decision: Decision) -> Demand:
+        prepares = self.demands[slot].waits is Waits.PREPARED and not self.demands[slot].lead_in
+        return PREPARED._replace(lead_in=17) if prepares else super().after(slot, decision)
+
+
+def preparing(count: int) -> dict[int, Demand]:
+    return {300 + number: PREPARED._replace(lead_in=17) for number in range(count)}
+
+
+@settings(max_examples=15, deadline=None)
+@given(st.integers(1, 128), st.integers(1, 64), st.randoms(use_true_random=False))
+def test_prepared_replies_make_nobody_late(speakers, prepared, random):
+    demands = {slot: speaking(0.15 + random.uniform(0, 0.3)) for slot in range(speakers)}
+    world = PreparingWorld(H100, {**demands, **preparing(prepared)})
+    world.run(2.0)
+    assert world.late == []
+
+
+@settings(max_examples=15, deadline=None)
+@given(st.integers(0, 100), st.integers(1, 64))
+def test_a_starter_waits_for_one_step_of_prepared_replies_at_most(speakers, prepared):
+    demands = {0: STARTER, **{1 + number: speaking(0.45) for number in range(speakers)}}
+    alone, world = World(H100, {**demands}), PreparingWorld(H100, {**demands, **preparing(prepared)})
+    for each in (alone, world):
+        each.run(1.0)
+    longest = H100.frame(H100.padded(prepared), prepared, H100.padded(prepared), prepared)
+    assert world.done[0] <= alone.done[0] + longest
+
+
 @settings(max_examples=25, deadline=None)
 @given(st.integers(1, 200), st.randoms(use_true_random=False))
 def test_speakers_are_never_late_where_the_machine_can_serve_them(count, random):

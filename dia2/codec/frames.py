@@ -10,12 +10,13 @@ of them.
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Protocol
 
 from torch import Tensor
 
 from dia2.codec.mimi import Mimi
-from dia2.codec.state import CodecState
+from dia2.codec.state import Aside, CodecState, Place
 from dia2.model.slots import on_device
 
 # How far a slot goes back at no cost, 7.7 s: more than a listener usually lies behind what was decoded.
@@ -27,6 +28,27 @@ class Sounds(Protocol):
 
     def pcm(self) -> Tensor:
         """float32 [n, frame_samples] on the host, not clipped. The first call waits for the device."""
+
+
+@dataclass(frozen=True)
+class CodecPlace:
+    """Where a slot of the codec stands. back: how many frames were decoded one by one, see `most_back`."""
+
+    place: Place
+    back: int
+
+
+@dataclass(frozen=True)
+class CodecAside:
+    """What a slot is going to overwrite from a place on."""
+
+    start: CodecPlace
+    aside: Aside
+
+    @property
+    def bytes(self) -> int:
+        """Device memory that it takes."""
+        return self.aside.bytes
 
 
 class FrameCodec:
@@ -75,6 +97,26 @@ class FrameCodec:
         self._decoded_singly[slot] = self.most_back(slot) - frames
         with self._behind():
             self.state.go_back(slot, frames)
+
+    def place(self, slot: int) -> CodecPlace:
+        """Where a slot stands now."""
+        with self._behind():
+            return CodecPlace(self.state.place(slot), self._decoded_singly[slot])
+
+    def aside(self, slot: int, frames: int) -> CodecAside:
+        """Keeps what the next frames of a slot overwrite, at most BACK_FRAMES."""
+        start = self.place(slot)
+        with self._behind():
+            return CodecAside(start, self.state.aside(slot, frames))
+
+    def put_back(self, slot: int, place: CodecPlace, aside: CodecAside | None) -> None:
+        """A slot stands where it stood, as if nothing had been decoded since. aside: None where nothing was."""
+        self._decoded_singly[slot] = place.back
+        with self._behind():
+            if aside is None:
+                self.state.go_to(slot, place.place)
+            else:
+                self.state.put_back(slot, aside.start.place, aside.aside, place.place)
 
     def saved(self, slot: int) -> CodecState:
         """A copy of a slot's state after everything submitted."""
@@ -139,6 +181,18 @@ class SlotCodec:
     def go_back(self, frames: int) -> None:
         """Takes back the last frames."""
         self.codec.go_back(self.number, frames)
+
+    def place(self) -> CodecPlace:
+        """Where it stands now."""
+        return self.codec.place(self.number)
+
+    def aside(self, frames: int) -> CodecAside:
+        """Keeps what the next frames overwrite."""
+        return self.codec.aside(self.number, frames)
+
+    def put_back(self, place: CodecPlace, aside: CodecAside | None) -> None:
+        """Stands where it stood, as if nothing had been decoded since."""
+        self.codec.put_back(self.number, place, aside)
 
     def saved(self) -> CodecState:
         """A copy of the state after everything submitted."""

@@ -57,6 +57,28 @@ class StateShape:
         return {name: piece[:, : math.prod(shape)].unflatten(1, shape) for (name, shape), piece in pieces}
 
 
+@dataclass(frozen=True)
+class Aside:
+    """What the next frames of a slot will overwrite. keys, values: [layers, heads, n, width]. log: [frames, floats]."""
+
+    keys: Tensor
+    values: Tensor
+    log: Tensor
+
+    @property
+    def bytes(self) -> int:
+        """Device memory that it takes."""
+        return self.keys.nbytes + self.values.nbytes + self.log.nbytes
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a slot stands: its position and what its rings hold, int64 [1] each."""
+
+    position: Tensor
+    filled: Tensor
+
+
 class CodecState:
     """What the decoders, or the encoders, of `slots` conversations remember.
 
@@ -111,6 +133,39 @@ class CodecState:
             raise ValueError(f"{frames} frames back; this state goes back 0..{self.back}")
         self.position[self._rows(slot)] -= STRIDE * frames
         self.filled[self._rows(slot)] -= STRIDE * frames
+
+    def place(self, slot: int) -> Place:
+        """Where a slot stands now."""
+        rows = self._rows(slot)
+        return Place(self.position[rows].clone(), self.filled[rows].clone())
+
+    def aside(self, slot: int, frames: int) -> Aside:
+        """A copy of all that is overwritten when so many frames are decoded from here, at most `back` of them."""
+        positions, entries = self._next(slot, frames)
+        return Aside(
+            self.keys[:, slot][:, :, positions], self.values[:, slot][:, :, positions], self.log[slot, entries]
+        )
+
+    def go_to(self, slot: int, place: Place) -> None:
+        """Stands at a place of the slot again, from which nothing was decoded since."""
+        rows = self._rows(slot)
+        self.position[rows], self.filled[rows] = place.position, place.filled
+
+    def put_back(self, slot: int, start: Place, aside: Aside, place: Place) -> None:
+        """Undoes what was decoded since `aside` was taken at `start`. place: where the slot stands again."""
+        rows = self._rows(slot)
+        self.position[rows] = start.position
+        positions, entries = self._next(slot, len(aside.log))
+        self.keys[:, slot][:, :, positions], self.values[:, slot][:, :, positions] = aside.keys, aside.values
+        self.log[slot, entries] = aside.log
+        self.go_to(slot, place)
+
+    def _next(self, slot: int, frames: int) -> tuple[Tensor, Tensor]:
+        """Where the next frames of a slot are written in the rings, and in the log."""
+        position = self.position[slot]
+        numbers = torch.arange(STRIDE * frames, device=position.device)
+        ahead = torch.arange(1, frames + 1, device=position.device)
+        return (position + numbers) % self.capacity, (position // STRIDE + ahead) % (self.back + 1)
 
     def clone(self, slot: int | None = None) -> CodecState:
         """A copy on the same device, which goes back no further: of all slots, or a state of one slot."""

@@ -86,10 +86,16 @@ class Blocks:
             del held[keep:]
             self._changed(slot, keep, have, [self.total] * (have - keep))
 
-    def pieces(self, slot: int, columns: int) -> Iterator[tuple[int, slice]]:
-        """The first `columns` columns of a slot, which it holds, block by block: the block, and which columns."""
-        for block, start in zip(self._held[slot], range(0, max(1, columns), self.columns), strict=False):
-            yield block, slice(start, min(start + self.columns, columns))
+    def held(self, slot: int) -> int:
+        """How many columns the slot's blocks have."""
+        return len(self._held[slot]) * self.columns
+
+    def pieces(self, slot: int, columns: int, start: int = 0) -> Iterator[tuple[int, slice]]:
+        """Columns start..columns - 1 of a slot, which it holds, block by block: the block, and which columns."""
+        for block, first in zip(self._held[slot], range(0, max(1, columns), self.columns), strict=False):
+            stop = min(first + self.columns, columns)
+            if stop > start or columns == start == 0:
+                yield block, slice(max(first, start), stop)
 
     def _changed(self, slot: int, first: int, had: int, blocks: Sequence[int]) -> None:
         self._spare += max(had, self.assured) - max(len(self._held[slot]), self.assured)

@@ -139,22 +139,26 @@ class KVCache:
             return WholeView(self.k[:, slots.at, :branches], self.v[:, slots.at, :branches])
         return BlockView(self.k, self.v, self.table[slots.rows].long(), branches)
 
-    def copied(self, slot: int, branches: int, columns: int) -> Columns:
-        """A copy of the first columns of a slot, for its first `branches` branches."""
-        pieces = list(self.blocks.pieces(slot, columns))
+    def copied(self, slot: int, branches: int, columns: int, start: int = 0) -> Columns:
+        """A copy of columns start..columns - 1 of a slot, at least one, for its first `branches` branches."""
+        pieces = [(block, self._in_block(at)) for block, at in self.blocks.pieces(slot, columns, start)]
         parts = (
-            torch.cat([whole[:, block, :branches, :, : at.stop - at.start] for block, at in pieces], dim=3)
-            for whole in (self.k, self.v)
+            torch.cat([whole[:, block, :branches, :, at] for block, at in pieces], dim=3) for whole in (self.k, self.v)
         )
         return Columns(*parts)
 
-    def paste(self, slot: int, copy: Columns) -> None:
-        """Writes a copy that `copied` made, of any slot, into the first columns of a slot."""
+    def paste(self, slot: int, copy: Columns, start: int = 0) -> None:
+        """Writes a copy that `copied` made, of any slot, into the columns of a slot from `start` on."""
         _, branches, _, columns, _ = copy.k.shape
-        self.blocks.hold(slot, columns)
-        for block, at in self.blocks.pieces(slot, columns):
+        self.blocks.hold(slot, start + columns)
+        for block, at in self.blocks.pieces(slot, start + columns, start):
             for whole, part in ((self.k, copy.k), (self.v, copy.v)):
-                whole[:, block, :branches, :, : at.stop - at.start] = part[:, :, :, at]
+                whole[:, block, :branches, :, self._in_block(at)] = part[:, :, :, at.start - start : at.stop - start]
+
+    def _in_block(self, columns: slice) -> slice:
+        """Where columns of a slot, all of one block, lie in that block."""
+        first = columns.start % self.blocks.columns
+        return slice(first, first + columns.stop - columns.start)
 
     def copy(self, source: int, target: int, columns: int) -> None:
         """Copies the first columns of a slot into another one. Raises RuntimeError where that cannot have as many."""

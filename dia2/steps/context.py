@@ -19,6 +19,7 @@ Knows nothing about words, clients or clocks.
 
 from collections import deque
 from collections.abc import Iterator, Sequence
+from copy import copy
 from dataclasses import replace
 from itertools import islice
 
@@ -28,6 +29,7 @@ from torch import Tensor
 from dia2.codec.frames import SlotCodec, Sound
 from dia2.model.delays import delay_frames
 from dia2.model.sampling import SlotSettings
+from dia2.steps.aside import AsideRoom, DraftRefused
 from dia2.steps.stepper import Stepper, TextColumn
 from dia2.steps.voice_cache import Kept, RunVoice, VoiceCache
 from dia2.text.machine import Mark, TextMachine, TextState
@@ -44,6 +46,7 @@ class Context:
 
     history_frames: how much of the conversation a rebuilt context holds, 30 s by default. voices: those that have been
     run, in whichever slot; without it, a slot knows only its last one. archive: room for its frames (`new_archive`).
+    room: for what drafts overwrite, shared by all slots (`draft.py`).
 
     frames: the conversation's frames before this number are known. decoded: those before it have been decoded.
     base: the step that the slot's column 0 stands for. first_frame: the first one that is spoken, after the voice.
@@ -57,6 +60,7 @@ class Context:
         history_frames: int,
         voices: VoiceCache | None = None,
         archive: Tensor | None = None,
+        room: "AsideRoom | None" = None,
     ) -> None:
         self.stepper, self.slot = stepper, slot
         self._voices = VoiceCache(0) if voices is None else voices
@@ -68,6 +72,8 @@ class Context:
         # Less than a few lead-ins would be no context at all.
         self._history_wanted = max(history_frames, 4 * self.lead_in)
         self._codec = codec
+        self.room_aside = AsideRoom() if room is None else room
+        self.is_draft = False
         # Complete frames by frame number % ARCHIVE_FRAMES, on the model's device, as small as codes allow.
         self._archive = new_archive(stepper, 1)[0] if archive is None else archive
         self._columns: deque[tuple[TextColumn, Mark]] = deque(maxlen=ARCHIVE_FRAMES)
@@ -105,6 +111,37 @@ class Context:
         self.stepper.slots[self.slot].known = self.frames
         self._take_blocks()
 
+    # ---- Drafts: see draft.py ----
+
+    @property
+    def codec(self) -> SlotCodec:
+        """Its slot of the codec."""
+        return self._codec
+
+    @property
+    def archive(self) -> Tensor:
+        """Its last complete frames, int16 [C, ARCHIVE_FRAMES], by frame number % ARCHIVE_FRAMES."""
+        return self._archive
+
+    def draft(self) -> "Context":
+        """Another context over the same slot, which knows what this one knows. Only one of the two may be used."""
+        draft = copy(self)
+        draft.state, draft.is_draft = self.state.copy(), True
+        draft._columns, draft._due = self._columns.copy(), self._due.copy()
+        draft._unplayed, draft._forgotten = self._unplayed.copy(), self._forgotten.copy()
+        return draft
+
+    def accept(self, draft: "Context") -> None:
+        """Goes on as its draft."""
+        self.__dict__.update(draft.__dict__)
+        self.is_draft = False
+
+    def _refuse_in_draft(self, what: str) -> None:
+        if self.is_draft:
+            raise DraftRefused(f"{what} overwrites more than is kept aside")
+
+    # ---- From start to end ----
+
     def release(self) -> None:
         """The conversation is over: gives back the cache's blocks, but for the voice's, which the next may have too.
 
@@ -129,6 +166,7 @@ class Context:
         The next step must be that of the first unknown frame. The codec goes on from what it has played. Where nothing
         was said yet, the conversation begins in that voice.
         """
+        self._refuse_in_draft("another voice")
         slot = self.stepper.slots[self.slot]
         if self.frames == self.first_frame:
             self.begin(slot.settings, self.seed, prefix, self.state.forced_padding)
@@ -292,6 +330,7 @@ class Context:
 
     def rollover(self) -> None:
         """Rebuilds the context from the prefix and the last seconds of the conversation; forgets what was before."""
+        self._refuse_in_draft("a full context")
         slot, column = self.stepper.slots[self.slot], self._column
         # The archive has complete frames alone, so the codes of the last columns are taken from the stepper.
         first = max(0, column + 1 - self.lead_in)
@@ -440,6 +479,7 @@ class Context:
 
         ahead: the codes of the last columns up to `step`, [C, at most lead_in], if not all their frames are complete.
         """
+        self._refuse_in_draft("a context that is rebuilt")
         self._due.clear()
         prefix, start = self._prefix_frames, self._history_start(step)
         self.base = start - prefix
@@ -535,6 +575,7 @@ class Context:
 
     def _hear_again(self, frame: int) -> None:
         """Has the codec hear what was played before `frame`, from the voice on if that is near, else enough of it."""
+        self._refuse_in_draft("a codec that goes back so far")
         if self._voice and not self._voice_changed and frame - self.first_frame <= _CODEC_WARM_UP:
             self._hear_voice(self._voice)
             start = self.first_frame

@@ -21,9 +21,12 @@ from torch import Tensor
 
 from dia2.codec.frames import FrameCodec, Sounds
 from dia2.model.slots import on_device
+from dia2.steps.aside import AsideRoom
 from dia2.steps.context import ARCHIVE_FRAMES, Context, new_archive
 from dia2.steps.stepper import Stepper
 from dia2.steps.voice_cache import VoiceCache
+
+ASIDE_BYTES = 1_000_000_000  # for what drafts overwrite; the 2B model takes some 10 MB for one between two turns
 
 
 @dataclass(frozen=True)
@@ -53,8 +56,9 @@ class ContextPool:
         self.stepper, self.codec = stepper, codec
         self._archive = new_archive(stepper, codec.slots)
         self._nothing = FinishedFrames([], [], stepper.codes.new_zeros(0, len(stepper.delays), 1))
+        room = AsideRoom(ASIDE_BYTES)
         self.contexts = [
-            Context(stepper, slot, codec.slot(slot), history_frames, voices, self._archive[slot])
+            Context(stepper, slot, codec.slot(slot), history_frames, voices, self._archive[slot], room)
             for slot in range(codec.slots)
         ]
 

@@ -28,7 +28,7 @@ from torch import Tensor
 
 from dia2.model.blocks import BLOCK_COLUMNS
 from dia2.model.delays import aligned, blank, column_of_each, frame_of_each, token_rows
-from dia2.model.kv_cache import KVCache, context_columns
+from dia2.model.kv_cache import Columns, KVCache, context_columns
 from dia2.model.sampling import ACTION_STREAM, CB0_STREAM, Draws, Guidance, SlotSettings, uniform_table
 from dia2.model.slots import SlotIndex, on_device
 
@@ -66,6 +66,15 @@ class Slot:
     known: int = 0
     shift: int = 0
     settings: SlotSettings = SlotSettings()
+
+
+@dataclass(frozen=True)
+class SlotPlace:
+    """Where a slot stands. codes: a copy of its columns' codes. held: columns that its blocks of the cache have."""
+
+    slot: Slot
+    codes: Tensor
+    held: int
 
 
 class Stepper:
@@ -131,6 +140,26 @@ class Stepper:
         self.cache.copy(source, target, state.column + state.shift)
         self.codes[target], self.uniforms[target] = self.codes[source], self.uniforms[source]
         self.slots[target] = replace(state)
+
+    def place(self, slot: int) -> SlotPlace:
+        """Where a slot stands, to be put back there."""
+        return SlotPlace(replace(self.slots[slot]), self.codes[slot].clone(), self.blocks.held(slot))
+
+    def aside(self, slot: int, start: int, stop: int) -> Columns | None:
+        """A copy of what the cache has in columns start..stop - 1 of a slot; None where there are none."""
+        state = self.slots[slot]
+        if stop <= start:
+            return None
+        return self.cache.copied(slot, 2 if state.settings.guided else 1, stop + state.shift, start + state.shift)
+
+    def put_back(self, slot: int, place: SlotPlace, start: int, aside: Columns | None) -> None:
+        """A slot stands at a place again. aside: its columns from `start` on, where any were overwritten."""
+        self.stop_ahead()
+        self.slots[slot] = replace(place.slot)
+        self.codes[slot].copy_(place.codes)
+        if aside is not None:
+            self.cache.paste(slot, aside, start + place.slot.shift)
+        self.blocks.trim(slot, place.held)
 
     @torch.inference_mode()
     def prefill(self, slot: int, texts: Sequence[TextColumn]) -> None:

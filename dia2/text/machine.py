@@ -20,7 +20,7 @@ back to by `restore`.
 
 from collections import deque
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import NamedTuple
 
@@ -78,6 +78,10 @@ class TextState:
     lookahead: Tokens = Tokens()
     end_step: int | None = None
     taken: list[tuple[int, Entry]] = field(default_factory=list)
+
+    def copy(self) -> "TextState":
+        """Another one that stands where this one does."""
+        return replace(self, queue=self.queue.copy(), taken=self.taken.copy())
 
     def append(self, entries: Iterable[Entry]) -> None:
         """Queues more text; a stream that had ended goes on."""

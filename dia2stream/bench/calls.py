@@ -6,9 +6,10 @@
     inject                during speech: how much later the next frames come
     pause, inject         a barge-in, up to `paused`; then a new turn from what was heard
     reset, start, ...     text in pieces, from the piece that makes enough words known
+    reset, prepare, commit    a reply that was made in advance, from the commit
 
 Each moment is timed from its command to the first sample in the client's hands. With the published delays first audio
-costs 17 backbone steps, one whole frame and one frame of the codec in all four cases; `steps.py` counts them.
+costs 17 backbone steps, one whole frame and one frame of the codec in all cases but the last; `steps.py` counts them.
 """
 
 import statistics
@@ -27,6 +28,7 @@ from dia2stream.options import SpeechOptions
 from dia2stream.protocol.fields import MAX_SEED
 from dia2stream.protocol.messages import (
     Command,
+    Commit,
     Done,
     End,
     Error,
@@ -34,6 +36,8 @@ from dia2stream.protocol.messages import (
     Inject,
     Pause,
     Paused,
+    Prepare,
+    Prepared,
     Reset,
     ResetDone,
     Start,
@@ -83,6 +87,8 @@ class BenchCall:
         self._reset()
         self._speak_in_pieces(number)
         self._reset()
+        self._commit(number)
+        self._reset()
 
     def _cold_start(self, number: int) -> None:
         self._heard = 0
@@ -122,6 +128,16 @@ class BenchCall:
             self._client.submit(Inject(piece, final=False))
         self._client.settle(0.0)
         self._first("pieces", [*(Inject(piece, final=False) for piece in self._rest), End()])
+
+    def _commit(self, number: int) -> None:
+        """Times a reply that was made in advance: as far as it is made before anybody has asked for it."""
+        self._client.submit(self._start("", number))
+        self._client.submit(Prepare(INSTEAD, "reply"))
+        self._read(until=Prepared)
+        self._client.settle(0.0)
+        asked = time.perf_counter()
+        self._client.submit(Commit("reply"))
+        self.taken["commit"].append(1000 * (self._read(frames=1)[0] - asked))
 
     def _reset(self) -> None:
         self._client.submit(Reset())

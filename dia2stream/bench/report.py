@@ -47,6 +47,7 @@ FIGURES = {
     "inject_after_silence": ("inject after silence", "ms"),
     "inject_after_barge_in": ("inject after barge-in", "ms"),
     "pieces": ("text in pieces", "ms"),
+    "commit": ("commit of a prepared reply", "ms"),
     "inject_during_speech": ("inject in speech, added", "ms"),
     "pause": ("pause", "ms"),
     "frame_interval": ("frame to frame", "ms"),

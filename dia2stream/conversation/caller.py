@@ -19,11 +19,9 @@ model: `Context.extend` runs the columns.
 from collections import deque
 from collections.abc import Iterator, Sequence
 from copy import copy
-from dataclasses import replace
 from typing import NamedTuple, Protocol
 
 import numpy as np
-import soxr
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
@@ -34,6 +32,7 @@ from dia2.text.script import TextTokenizer
 from dia2.voice.recording import Recording
 from dia2.voice.voice import ClipWord, plan_words
 from dia2.voice.word_times import spread
+from dia2stream.conversation.resampling import Resampler
 from dia2stream.errors import CommandError
 from dia2stream.items import FRAME_MS
 from dia2stream.protocol.fields import HALF, shown
@@ -121,8 +120,7 @@ class CallerSpeech:
     def __init__(self, ear: Ear, tokenizer: TextTokenizer, machine: TextMachine, speaker: int, rate: int) -> None:
         self.speaker, self.rate, self.closed = speaker, rate, False
         self._ear, self._tokenizer, self._machine = ear, tokenizer, machine
-        self._resampler = soxr.ResampleStream(rate, ear.sample_rate, 1) if rate != ear.sample_rate else None
-        self._given: list[NDArray[np.float32]] = []  # to the resampler, which cannot be copied
+        self._resampler = Resampler(rate, ear.sample_rate) if rate != ear.sample_rate else None
         self._samples = 0  # given so far, at `rate`
         self._pcm = np.zeros(0, np.float32)  # at the codec's rate, from the first frame on that is not encoded
         self._whole = self._encoded = self._ran = 0  # frames
@@ -134,14 +132,9 @@ class CallerSpeech:
     def copy(self, ear: Ear) -> "CallerSpeech":
         """Another one that stands where this one does, and encodes with this ear."""
         other = copy(self)
-        other._ear = ear
+        other._ear, other._resampler = ear, None if self._resampler is None else self._resampler.copy()
         other._codes, other._words, other._steps = self._codes.copy(), self._words.copy(), self._steps.copy()
-        other._state = replace(self._state, queue=self._state.queue.copy(), taken=self._state.taken.copy())
-        other._given = self._given.copy()
-        if self._resampler is not None and not self.closed:
-            other._resampler = soxr.ResampleStream(self.rate, ear.sample_rate, 1)
-            for pcm in self._given:
-                other._resampler.resample_chunk(pcm)
+        other._state = self._state.copy()
         return other
 
     @property
@@ -210,11 +203,7 @@ class CallerSpeech:
     def _take_sound(self, pcm: NDArray[np.float32]) -> None:
         """Takes samples; once the utterance is closed, its last frame is filled up with silence."""
         if self._resampler is not None:
-            if self.closed:
-                self._given.clear()
-            else:
-                self._given.append(pcm)
-            pcm = self._resampler.resample_chunk(pcm, last=self.closed)
+            pcm = self._resampler(pcm, last=self.closed)
         self._pcm = np.concatenate([self._pcm, pcm])
         if self.closed:
             self._pcm = np.concatenate([self._pcm, np.zeros(-len(self._pcm) % self._ear.frame_samples, np.float32)])

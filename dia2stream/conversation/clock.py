@@ -12,6 +12,7 @@ Pure: knows nothing of words, the model or threads.
 """
 
 from collections import deque
+from copy import copy
 from itertools import islice
 from typing import NamedTuple
 
@@ -37,9 +38,9 @@ class AudioClock:
         self._turns: deque[int] = deque()  # the frame that each turn began with
 
     def copy(self) -> "AudioClock":
-        """The same time, which goes its own way."""
-        other = AudioClock()
-        other._segments, other._turns, other._unplayed = self._segments.copy(), self._turns.copy(), self._unplayed
+        """Another one that stands where this one does."""
+        other = copy(self)
+        other._segments, other._turns = self._segments.copy(), self._turns.copy()
         return other
 
     @property

@@ -29,7 +29,9 @@ No I/O, no threads, no clock of its own.
 """
 
 import math
+from collections import deque
 from collections.abc import Sequence
+from copy import copy
 from dataclasses import dataclass
 
 import numpy as np
@@ -46,7 +48,8 @@ from dia2stream.conversation.caller import Callers, Columns, Ear, read_piece
 from dia2stream.conversation.clock import AudioClock
 from dia2stream.conversation.events import notices_of, word_event
 from dia2stream.conversation.level import Gain, Level
-from dia2stream.conversation.outbox import Outbox
+from dia2stream.conversation.outbox import DraftOutbox, Outbox
+from dia2stream.conversation.prepared import DraftEar, Preparation
 from dia2stream.conversation.reader import ReadEntry, TextReader
 from dia2stream.conversation.settings import choose_padding, choose_seed, find_voice, settled, slot_settings
 from dia2stream.conversation.word_times import WordTimes
@@ -140,6 +143,7 @@ class Conversation:
         self._tokenizer, self._ear, self._text = tokenizer, ear, text or TextSettings()
         self._corrections = corrections or Corrections()
         self._level = Level(self.defaults.gain_db, self._corrections.speaker_gain_db)
+        self.preparation: Preparation[Conversation] = Preparation(self)
         self._forget()
 
     def _forget(self) -> None:
@@ -157,41 +161,51 @@ class Conversation:
 
     # ---- Commands ----
 
-    def handle(self, command: Command, arrived: float) -> None:
+    def handle(self, command: Command, arrived: float) -> Command | None:
         """Carries out one command; its answer goes to the outbox. Raises CommandError, and then nothing has changed.
 
-        Every frame that was made must have been delivered. arrived: when the command came, on the clock of `take`.
+        Every frame that was made must have been delivered, those of a draft as well. arrived: when the command came, on
+        the clock of `take`. Returns the command that is to be written down, see `Preparation.handle`.
         """
+        try:
+            return self.preparation.handle(command, arrived)
+        except CommandError as error:
+            error.cmd = type(command).__name__.lower()
+            error.id = getattr(command, "id", None)
+            raise
+
+    def obey(self, command: Command, arrived: float) -> None:
+        """The same for a command that is about no prepared reply, while there is no draft."""
         lacked_words = self._lacks_words()
         self._carry_out(command, arrived)
         if lacked_words and not self._lacks_words():
             self._words_at = arrived
 
     def _carry_out(self, command: Command, arrived: float) -> None:
-        try:
-            match command:
-                case Start():
-                    self._start(command, arrived)
-                case Inject():
-                    self._inject(command, arrived)
-                case End():
-                    self._end(command.id)
-                case Cancel():
-                    self._cancel(command.id)
-                case Pause():
-                    self._pause(command, arrived)
-                case Resume():
-                    self._resume()
-                case Reset():
-                    self._reset()
-                case Listen():
-                    self._hear_caller(command)
-                case Fork():
-                    raise CommandError("bad_command", "there is one conversation here: fork is for a server's clients")
-        except CommandError as error:
-            error.cmd = type(command).__name__.lower()
-            error.id = getattr(command, "id", None)
-            raise
+        match command:
+            case Start():
+                self._start(command, arrived)
+            case Inject():
+                self._inject(command, arrived)
+            case End():
+                self._end(command.id)
+            case Cancel():
+                self._cancel(command.id)
+            case Pause():
+                self._pause(command, arrived)
+            case Resume():
+                self._resume()
+            case Reset():
+                self._reset()
+            case Listen():
+                self._hear_caller(command)
+            case Fork():
+                raise CommandError("bad_command", "there is one conversation here: fork is for a server's clients")
+
+    def need_conversation(self) -> None:
+        """Raises CommandError while none has begun."""
+        if not self.active:
+            raise CommandError("no_session", "there is no conversation: begin one with start")
 
     def _lacks_words(self) -> bool:
         """Whether it would go on if it had more words, or the end of the text."""
@@ -211,7 +225,7 @@ class Conversation:
         self._add(utterance, command.text, entries, command.final)
 
     def _inject(self, command: Inject, arrived: float) -> None:
-        self._need_conversation()
+        self.need_conversation()
         if self.heard_ms is not None:
             self._inject_instead(command, arrived, self.heard_ms)
             return
@@ -247,7 +261,7 @@ class Conversation:
         self._add(self._begin(command.id, arrived, before, voice), command.text, entries, command.final)
 
     def _end(self, id: str | None) -> None:
-        self._need_conversation()
+        self.need_conversation()
         opened, reader = self.words.find_open(id), self.words.draft()
         if opened is not None:
             entries = reader.finish()
@@ -255,7 +269,7 @@ class Conversation:
             self._add(opened, "", entries, final=True)
 
     def _cancel(self, id: str) -> None:
-        self._need_conversation()
+        self.need_conversation()
         utterance, state = self.words.find_waiting(id), self.context.state
         if utterance is self.words.utterances[-1]:
             self.callers.answering |= utterance.replies
@@ -265,7 +279,7 @@ class Conversation:
             self._begin_turn()
 
     def _pause(self, command: Pause, now: float) -> None:
-        self._need_conversation()
+        self.need_conversation()
         played_ms = math.inf if command.played_ms is None else float(command.played_ms)
         # Frames that leave between this check and the hold can only move the position forward.
         if self.clock.step_at(min(played_ms, self.outbox.sent * FRAME_MS)) < self.context.oldest_step():
@@ -290,7 +304,7 @@ class Conversation:
         return Paused(round(heard_ms), *heard)
 
     def _resume(self) -> None:
-        self._need_conversation()
+        self.need_conversation()
         if self.heard_ms is None:
             raise CommandError("not_paused", "resume has nothing to resume: the conversation is not paused")
         self.heard_ms = None
@@ -302,14 +316,46 @@ class Conversation:
         self.context.release()
         self.outbox.answer(ResetDone())
 
+    # ---- Drafts: see prepared.py ----
+
+    def draft(self, context: Context) -> "Conversation":
+        """Another one that stands where this one does, and goes on in a draft of its context."""
+        draft = copy(self)
+        draft.context, draft.outbox = context, DraftOutbox(self.outbox, QUEUE_FRAMES)
+        draft.words, queue, draft._opening = self.words.copy(context.state.queue, self._opening)
+        context.state.queue = deque(queue)
+        ear = None if self._ear is None else DraftEar(self._ear)
+        draft.callers, draft.clock = self.callers.copy(ear), self.clock.copy()
+        return draft
+
+    def accept(self, draft: "Conversation", id: str, arrived: float) -> None:
+        """Goes on as its draft, whose context was accepted. The utterance of this id counts as asked for now."""
+
+        def asked_now(item: Item) -> Item:
+            return FirstFrame(id, arrived) if isinstance(item, FirstFrame) and item.id == id else item
+
+        assert isinstance(draft.outbox, DraftOutbox)
+        for utterance in draft.words.utterances:
+            if utterance.id == id:
+                utterance.arrived = arrived
+        self.outbox.accept(draft.outbox, asked_now)
+        self.words, self.callers, self.clock = draft.words, draft.callers.copy(self._ear), draft.clock
+        self._speaking, self._opening, self.heard_ms = draft._speaking, draft._opening, draft.heard_ms
+        self._words_at = draft._words_at
+        if not self._speaking:
+            self._make_room()
+
     # ---- While nobody listens ----
 
     def copy(self, other: "Conversation", now: float) -> None:
         """Becomes a copy of another conversation of the same model, between two steps, and stands still.
 
+        A prepared reply stays with the other one.
+
         Every frame that was made there must have been delivered. Raises CommandError, and then nothing is here.
         """
-        other._need_conversation()
+        other.need_conversation()
+        other.preparation.make_way(now)
         self._forget()
         try:
             self.context.copy(other.context)
@@ -327,12 +373,14 @@ class Conversation:
     def stand_still(self, now: float) -> None:
         """The client is gone. Pauses where sending stopped, without a word; what the client has paused stays so."""
         if self.active and not self.paused:
+            self.preparation.make_way(now)
             self.outbox.hold(now)
             self.heard_ms = self.outbox.sent * FRAME_MS
 
-    def say_where(self) -> None:
+    def say_where(self, now: float) -> None:
         """A client is there again: answers `paused`, if that is where it stands and no such answer is waiting."""
         if self.heard_ms is not None and not self.outbox.has_answer(Paused):
+            self.preparation.make_way(now)
             self.outbox.answer(self._paused(self.heard_ms))
 
     # ---- Steps ----
@@ -367,12 +415,30 @@ class Conversation:
 
     def can_step(self) -> bool:
         """Whether a step is wanted and there is room for a frame."""
+        if self.context.is_draft and self.context.room <= 0:
+            return False
         return self.outbox.waiting + self._undelivered < self.outbox.capacity and self.wants_step()
 
     @property
     def awaits_sound(self) -> bool:
         """Whether a frame was made and not delivered yet. No command may be handled then."""
         return self._undelivered > 0
+
+    @property
+    def current(self) -> "Conversation":
+        """What is stepped now: the draft of a prepared reply, or the conversation itself."""
+        return self.preparation.draft or self
+
+    @property
+    def is_quiet(self) -> bool:
+        """Whether a draft may begin: it is paused, or between two turns, and nothing of it is under way."""
+        quiet = self.paused or not (self._speaking or self.words.backlog)
+        return self.active and quiet and not self.context.due and not self._undelivered
+
+    @property
+    def step(self) -> int:
+        """The model's next step; that of the conversation itself, also while a draft is made."""
+        return self.preparation.step
 
     @property
     def waits_since(self) -> float | None:
@@ -431,7 +497,11 @@ class Conversation:
     # ---- Text ----
 
     def close_text(self) -> None:
-        """No more text will come: an open utterance is complete. Every frame that was made must have been delivered."""
+        """No more commands will come: an open utterance is complete, and a prepared reply is not wanted.
+
+        Every frame that was made must have been delivered.
+        """
+        self.preparation.drop()
         if self.words.opened is not None:
             self._end(None)
 
@@ -511,12 +581,16 @@ class Conversation:
     def _end_turn(self) -> None:
         self.outbox.put(*self._done())
         self._speaking = False  # behind the events, because other threads ask `idle`
-        if self.context.room < 2 * self._turn_room:
-            # The listener still has frames to play, so there is time to make room for the next turn.
-            self._go_back(self.context.frames)
-            self.context.rollover()
+        if not self.context.is_draft:
+            self._make_room()
         self._run_callers()
         self._begin_turn()
+
+    def _make_room(self) -> None:
+        """Between turns, when the listener still has frames to play: there is time to make room for the next turn."""
+        if self.context.room < 2 * self._turn_room:
+            self._go_back(self.context.frames)
+            self.context.rollover()
 
     def _go_back(self, step: int) -> None:
         """Stands at `step` again, text machine included; the frames made so far stay."""
@@ -564,7 +638,7 @@ class Conversation:
     # ---- The caller ----
 
     def _hear_caller(self, command: Listen) -> None:
-        self._need_conversation()
+        self.need_conversation()
         utterance, piece = self.callers.utterance_for(command), read_piece(command)
         self.callers.check_room(len(piece.pcm) / command.sample_rate)
         if self.heard_ms is not None:
@@ -647,7 +721,3 @@ class Conversation:
     def _done(self, before: Utterance | None = None) -> list[Item]:
         """`done` for the utterances whose last sample is queued: all before one, or all there are."""
         return [Done(utterance.id, self.outbox.clock_ms) for utterance in self.words.finished(before)]
-
-    def _need_conversation(self) -> None:
-        if not self.active:
-            raise CommandError("no_session", "there is no conversation: begin one with start")

@@ -166,6 +166,16 @@ class Outbox:
             other.waiting, other.sent = self.waiting, self.sent
         return other
 
+    def accept(self, draft: "DraftOutbox", changed: Callable[[Item], Item]) -> None:
+        """What was drafted may leave: behind what waits, or instead of it. changed: is asked of each thing."""
+        if draft.was_cut:
+            self.cut()
+        with self._lock:
+            self._urgent.extend(draft._urgent)
+            self.answer_bytes += draft.answer_bytes
+            self._stream.extend(map(changed, draft._stream))
+            self.waiting += draft.waiting
+
     def cut(self) -> None:
         """The rest is not going to be heard: forgets it, and goes on after what was sent."""
         with self._lock:
@@ -176,3 +186,19 @@ class Outbox:
             self._stream.extend([*ended, Cut()])
             self._held, self.waiting = False, 0
             self._pace.restart(self.sent * FRAME_MS)
+
+
+class DraftOutbox(Outbox):
+    """What would leave if a draft counted; nothing is taken from it. `sent` has all frames of the outbox before.
+
+    was_cut: whether it goes instead of what waits there.
+    """
+
+    def __init__(self, before: Outbox, capacity: int) -> None:
+        super().__init__(min(capacity, before.capacity), None)
+        self.was_cut, self._before = False, before
+        self.sent = before.clock_ms // FRAME_MS
+
+    def cut(self) -> None:
+        """What waits is not going to be heard, if the draft counts. Nothing of the draft waits yet."""
+        self.was_cut, self.sent = True, self._before.sent

@@ -202,6 +202,10 @@ class Words:
             raise CommandError("bad_command", 'end has nothing to end: no text was opened with "final": false')
         return self.opened
 
+    def know(self, id: str) -> None:
+        """Text with this id was there, and is not any more."""
+        self._past.append(id)
+
     def check_known(self, id: str) -> None:
         """Raises CommandError for an id that no utterance has or had."""
         if id not in self._past and all(utterance.id != id for utterance in self.utterances):

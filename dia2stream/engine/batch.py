@@ -29,7 +29,7 @@ from dia2stream.conversation.conversation import Conversation, MadeFrame
 from dia2stream.conversation.level import amplified
 from dia2stream.conversation.word_times import amplified_levels, quietness
 from dia2stream.engine.observer import StepReport
-from dia2stream.journal.tape import Tape
+from dia2stream.journal.prepared_tape import StepTape
 
 _T = TypeVar("_T")
 _LOST = MadeFrame(-1, (), False)  # stands for the frame of a conversation that failed; nobody delivers it
@@ -64,7 +64,7 @@ class _Drawn:
     codes: int16 [n, C], of the columns behind the step.
     """
 
-    notes: list[tuple[Conversation, Tape, int, int]]
+    notes: list[tuple[Conversation, StepTape, int, int]]
     codes: Tensor
 
 
@@ -81,7 +81,7 @@ class Batch:
         self,
         pool: Pool,
         on_failure: Callable[[Conversation, Exception], None],
-        tapes: Mapping[Conversation, Tape] | None = None,
+        tapes: Mapping[Conversation, StepTape] | None = None,
     ) -> None:
         self._tapes = {} if tapes is None else tapes
         self._drawn: _Drawn | None = None

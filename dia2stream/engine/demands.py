@@ -17,6 +17,9 @@ def demand_of(conversation: "Conversation", changed: float, now: float) -> Deman
 
     changed: since when a pass that nobody waits for has been due. now: seconds, on the clock of the commands' arrival.
     """
+    draft = conversation.preparation.draft
+    if draft is not None:
+        return _demand_of_draft(draft)
     context = conversation.context
     if not conversation.wants_step():
         return Demand(Waits.NOBODY, columns=context.due, since=changed) if context.due else None
@@ -28,3 +31,11 @@ def demand_of(conversation: "Conversation", changed: float, now: float) -> Deman
         dry = now + conversation.outbox.waiting * FRAME_MS / 1000
     ready = conversation.can_step()
     return Demand(Waits.SPEAKING, context.due, context.lead_in_left, ready=ready, deadline=dry, rows=rows)
+
+
+def _demand_of_draft(draft: "Conversation") -> Demand | None:
+    """A prepared reply: nobody waits for it, and a commit may come at any time."""
+    context = draft.context
+    if not context.due and not draft.can_step():
+        return None
+    return Demand(Waits.PREPARED, context.due, context.lead_in_left, rows=2 if context.guided else 1)

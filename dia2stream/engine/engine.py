@@ -31,7 +31,7 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -71,6 +71,7 @@ from dia2stream.engine.session import (
 from dia2stream.engine.voices import prefixes, read_voices
 from dia2stream.errors import CommandError, EngineError
 from dia2stream.items import FRAME_MS, FRAME_SAMPLES, Frame
+from dia2stream.journal.prepared_tape import PreparedTape, StepTape
 from dia2stream.journal.rerun import Speaker
 from dia2stream.journal.tape import Facts, Place, Tape
 from dia2stream.options import ModelOptions, SpeechOptions
@@ -149,7 +150,7 @@ class Engine:
         self.pool = ContextPool(self.stepper, codec, history, self.kept_voices)
         self._contexts = self.pool.contexts
         self._observers = tuple(observers)
-        self._tapes: dict[Conversation, Tape] = {}  # of the conversations that are written down
+        self._tapes: dict[Conversation, StepTape] = {}  # of the conversations that are written down
         self._batch = Batch(self.pool, self._conversation_failed, self._tapes)
         self._scheduler = Scheduler(unmeasured(batch_sizes(slots)))
         self.capacity = Capacity(slots)
@@ -247,7 +248,7 @@ class Engine:
             session = self._sessions[slot] = Session(self, conversation)
             self._free.remove(slot)
             if tape is not None:
-                self._tapes[conversation] = tape
+                self._write_down(conversation, tape)
         return session
 
     def close(self) -> None:
@@ -385,6 +386,7 @@ class Engine:
         for session in self._changed:
             slot = session.conversation.slot
             if self._sessions.get(slot) is session:
+                self._prepare_ahead(session, now)
                 since = self._due_since.setdefault(slot, now)
                 demand = None if session.ended else demand_of(session.conversation, since, now)
                 if demand is None or demand.waits is not Waits.NOBODY:
@@ -394,12 +396,21 @@ class Engine:
         self.capacity.observe(now, self._sessions.values())
         self._changed.clear()
 
+    def _prepare_ahead(self, session: Session, now: float) -> None:
+        """Begins to make what is prepared, where that can be; tells when it is there."""
+        conversation = session.conversation
+        try:
+            if not session.ended and conversation.preparation.advance(now):
+                session.notify()
+        except Exception as error:
+            self._conversation_failed(conversation, error)
+
     def _carry_out_orders(self) -> None:
         """Carries out what has come, until it takes too long: then speech comes first, and the rest after a step."""
         began = now = time.monotonic()
         while self._inbox and now < began + ORDERS_SECONDS:
             session, order, arrived = self._inbox.popleft()
-            if session.conversation.awaits_sound:
+            if session.conversation.current.awaits_sound:
                 self._batch.settle()
             elif session.conversation in self._tapes:
                 self._batch.write_down()  # the steps before this order
@@ -417,7 +428,7 @@ class Engine:
 
     def _carry_out(self, session: Session, order: Order, arrived: float) -> None:
         conversation = session.conversation
-        tape = self._tapes.get(conversation)
+        tape = cast("Tape | None", self._tapes.get(conversation))  # of a conversation, and not of a draft
         try:
             if isinstance(order, CommandError):
                 conversation.outbox.answer(error_event(order))
@@ -451,11 +462,11 @@ class Engine:
             session.stands_still()
             return Pause() if conversation.paused and not stood else None
         if isinstance(order, Command):
-            conversation.handle(order, arrived)
+            carried_out = conversation.handle(order, arrived)
             if isinstance(order, Listen):
                 self._ears.note(conversation, time.monotonic())
-            return order
-        conversation.say_where()
+            return carried_out
+        conversation.say_where(arrived)
         return None
 
     def _hear_callers(self) -> None:
@@ -470,10 +481,10 @@ class Engine:
     def _adopt(self, session: Session, revival: Revival) -> None:
         """Goes on with a conversation from elsewhere in the session's slot."""
         old, new = session.conversation, revival.conversation
-        tape = self._tapes.pop(old, None)
+        tape = cast("Tape | None", self._tapes.pop(old, None))
         revival.settle(self._contexts[old.slot], self._ears.of(old.slot, tape))
         if tape is not None:
-            self._tapes[new] = tape
+            self._write_down(new, tape)
         session.conversation = new
 
     def _fork(self, session: Session, order: Forking) -> None:
@@ -491,7 +502,7 @@ class Engine:
             order.done.set_exception(CommandError("busy", "the conversation could not be copied; the log says why"))
             return
         tape, copied = self._tapes.get(original), self._tapes.get(conversation)
-        if tape is not None and copied is not None:
+        if isinstance(tape, Tape) and isinstance(copied, Tape):
             tape.fork(copied, conversation, was_paused=original.paused)
         if order.id is not None:
             original.outbox.answer(Forked(order.id, conversation.outbox.sent * FRAME_MS))
@@ -499,15 +510,20 @@ class Engine:
         self._changed.add(order.copy)
         order.done.set_result(None)
 
+    def _write_down(self, conversation: Conversation, tape: Tape) -> None:
+        """Writes a conversation down from here on, and of its prepared replies those that are committed."""
+        self._tapes[conversation] = tape
+        conversation.preparation.keeper = PreparedTape(tape, self._tapes)
+
     def _work(self, decision: Decision) -> None:
         """Does what the scheduler has decided."""
         sessions = [self._sessions[slot] for slot in sorted((*decision.slots, *decision.riders))]
         self._changed.update(sessions)
         try:
             if decision.kind is Kind.PASS:
-                self._batch.run_pass(sessions[0].conversation, decision.columns)
+                self._batch.run_pass(sessions[0].conversation.current, decision.columns)
             else:
-                self._step([session.conversation for session in sessions], decision.steps)
+                self._step([session.conversation.current for session in sessions], decision.steps)
         except Exception:
             self._model_failed(decision.kind.value, sessions)
         for session in sessions:
@@ -535,6 +551,7 @@ class Engine:
 
     def _release(self, session: Session) -> None:
         slot = session.conversation.slot
+        session.conversation.preparation.forget()
         self._tapes.pop(session.conversation, None)
         self._ears.forget(session.conversation)
         with self._lock:
@@ -551,7 +568,7 @@ class Engine:
     def _conversation_failed(self, conversation: Conversation, error: Exception) -> None:
         """One conversation's own work failed: ends that one, unless the device has failed underneath it."""
         _log.error("a conversation failed", exc_info=error)
-        self._fail([s for s in self._sessions.values() if s.conversation is conversation])
+        self._fail([s for s in self._sessions.values() if conversation in (s.conversation, s.conversation.current)])
 
     def _model_failed(self, doing: str, sessions: list[Session]) -> None:
         """Work for many conversations at once failed: ends them, and trusts nothing that the device keeps."""
@@ -565,6 +582,7 @@ class Engine:
         self._check_device()
         for session in list(self._sessions.values()) if self.broken else sessions:
             if not session.ended:
+                session.conversation.preparation.forget()
                 if not self.broken:
                     session.conversation.context.distrust()
                 session.conversation.outbox.restart()

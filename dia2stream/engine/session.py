@@ -18,7 +18,20 @@ from weakref import WeakKeyDictionary
 from dia2stream.engine.backlog import Backlog, OrderSeconds
 from dia2stream.errors import CommandError
 from dia2stream.items import Frame, Item
-from dia2stream.protocol.messages import Cancel, Command, End, Inject, Listen, Pause, Reset, Resume, Start
+from dia2stream.protocol.messages import (
+    Cancel,
+    Command,
+    Commit,
+    Discard,
+    End,
+    Inject,
+    Listen,
+    Pause,
+    Prepare,
+    Reset,
+    Resume,
+    Start,
+)
 
 if TYPE_CHECKING:  # brings torch along
     from dia2.steps.context import Context
@@ -145,6 +158,18 @@ class Session:
     async def cancel(self, id: str) -> None:
         """Has an utterance forgotten that waits to be spoken."""
         self.submit(Cancel(id))
+
+    async def prepare(self, text: str, id: str, **fields: Any) -> None:
+        """Makes a reply in advance; `fields` are those of the `prepare` command."""
+        self.submit(Prepare(text, id, **fields))
+
+    async def commit(self, id: str) -> None:
+        """Has the prepared reply spoken."""
+        self.submit(Commit(id))
+
+    async def discard(self, id: str) -> None:
+        """Has the prepared reply forgotten."""
+        self.submit(Discard(id))
 
     async def listen(self, pcm: bytes, text: str = "", **fields: Any) -> None:
         """What the caller said, mono PCM16, for the reply to answer; `fields` are those of the `listen` command."""

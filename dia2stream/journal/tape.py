@@ -9,7 +9,7 @@ import base64
 import json
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -42,7 +42,7 @@ from dia2stream.journal.record import (
     begin,
     pack,
 )
-from dia2stream.protocol.messages import Command, Listen, Pause, Start, dump_command
+from dia2stream.protocol.messages import Command, Inject, Listen, Pause, Start, dump_command
 from dia2stream.text.settings import TextSettings
 
 MAX_NOTES = 100_000  # of a tape that nobody takes from: two hours of speech
@@ -59,7 +59,7 @@ class Place(NamedTuple):
     @classmethod
     def of(cls, conversation: Conversation) -> "Place":
         """Where it stands now."""
-        return cls(conversation.context.step, conversation.outbox.sent)
+        return cls(conversation.step, conversation.outbox.sent)
 
 
 class _Step(NamedTuple):
@@ -74,6 +74,14 @@ class ForkNote(NamedTuple):
     """What is on this tape up to here is on another one as well."""
 
     copy: "Tape"
+
+
+class DrawnStep(NamedTuple):
+    """What a step has drawn. action: 0 or 1. codes: int16 [C], of the column behind it."""
+
+    step: int
+    action: int
+    codes: NDArray[np.int16]
 
 
 class Tape:
@@ -152,6 +160,31 @@ class Tape:
                 )
             )
             self._note_clock(conversation)
+
+    def committed(
+        self,
+        conversation: Conversation,
+        inject: Inject,
+        began: Place,
+        made: int,
+        frames: int,
+        steps: Sequence[DrawnStep],
+    ) -> None:
+        """A prepared reply counts: the command that it amounts to came at this place, and its steps behind it.
+
+        made: frames on the audio clock then. frames: that the conversation had then. `sent` of the place is of now.
+        """
+        if not self.begun:
+            return
+        self._note_voice(conversation, inject)
+        self._note_reach(conversation)
+        self._flush_ear()
+        message, _ = _message(inject, conversation, self._keeps_text)
+        self._note(CommandEntry(message, began.step, began.sent, made, frames, None))
+        self._note_clock(conversation)
+        for step, action, codes in steps:
+            self._note(_Step(step, began.sent, action, codes))
+        self._on_command()
 
     def _begin(self, conversation: Conversation) -> None:
         self.begun, self.begins = True, self.begins + 1

@@ -418,6 +418,7 @@ FIELDS: Mapping[str, Rule] = MappingProxyType(
         "sampling": NumbersField(),
         "latency_ms": NumberField(0, digits=1),
         "words_ms": NumberField(0, digits=1),
+        "ready_ms": NumberField(0, digits=1),
         "word": TextField(),
         "said": TextField(),
         "start_ms": NumberField(0, digits=0),

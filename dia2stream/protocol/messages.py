@@ -8,6 +8,8 @@ A client sends commands, JSON objects, one a WebSocket text message or one a lin
     {"cmd": "inject", "text": "How are", "final": false}    more text, while it speaks; final: false leaves it open,
     {"cmd": "end"}                                          and end closes it
     {"cmd": "cancel", "id": "b"}                            {"event": "cancelled", "id": "b"}: "b" waited to be spoken
+    {"cmd": "prepare", "text": "Sure", "id": "c"}           made in advance and not sent: {"event": "prepared", ...}
+    {"cmd": "commit", "id": "c"}                            its first frame leaves at once; or "discard": it never was
     {"cmd": "pause", "played_ms": 840}                      {"event": "paused", "spoken": ..., "pending": ..., ...}
     {"cmd": "resume"}  or  {"cmd": "inject", ...}           go on where it stopped, or drop the rest and say this
     {"cmd": "listen", "audio": "UklGR...", "text": "Hi"}    what the caller said, for the reply to answer to
@@ -126,6 +128,34 @@ class Cancel(_Command):
 
 
 @dataclass(frozen=True, slots=True)
+class Prepare(_Command):
+    """Makes a reply in advance that may never be heard: Commit has it spoken, Discard forgets it.
+
+    id: names the reply, for Commit, Discard, and the Inject and End that bring more of its text
+    A conversation has one prepared reply at most; the next Prepare takes its place. Other fields as in Inject.
+    """
+
+    text: str
+    id: str
+    final: bool = True
+    voice: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Commit(_Command):
+    """The prepared reply is wanted: means what an Inject of its text would mean now, and its audio is there already."""
+
+    id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Discard(_Command):
+    """The prepared reply is not wanted: its text, its audio and the model's memory of it are as if it never was."""
+
+    id: str
+
+
+@dataclass(frozen=True, slots=True)
 class Pause(_Command):
     """Stop now. played_ms: how much of this conversation's audio the listener has heard; None for all that was sent."""
 
@@ -171,13 +201,16 @@ class Fork(_Command):
     """Copies the conversation as it is now. The copy has an id of its own and stands still until somebody connects."""
 
 
-Command: TypeAlias = Start | Inject | End | Cancel | Pause | Resume | Reset | Listen | Fork
+Command: TypeAlias = Start | Inject | End | Cancel | Prepare | Commit | Discard | Pause | Resume | Reset | Listen | Fork
 COMMANDS: Mapping[str, type[Command]] = MappingProxyType(
     {
         "start": Start,
         "inject": Inject,
         "end": End,
         "cancel": Cancel,
+        "prepare": Prepare,
+        "commit": Commit,
+        "discard": Discard,
         "pause": Pause,
         "resume": Resume,
         "reset": Reset,
@@ -322,6 +355,24 @@ class Cancelled(_Event):
 
 
 @dataclass(frozen=True, slots=True)
+class Prepared(_Event):
+    """The prepared reply's first frame is there; told again when its audio had to be made anew.
+
+    ready_ms: since its command arrived, or the command because of which it was made anew, to 0.1 ms
+    """
+
+    id: str
+    ready_ms: float
+
+
+@dataclass(frozen=True, slots=True)
+class Discarded(_Event):
+    """The prepared reply is forgotten: it was discarded, or another one, resume, start or reset took its place."""
+
+    id: str
+
+
+@dataclass(frozen=True, slots=True)
 class Paused(_Event):
     """No audio after this.
 
@@ -376,7 +427,20 @@ class Error(_Event):
 
 
 Event: TypeAlias = (
-    Ready | Started | FirstAudio | WordEvent | Done | Cancelled | Paused | Resumed | ResetDone | Forked | Notice | Error
+    Ready
+    | Started
+    | FirstAudio
+    | WordEvent
+    | Done
+    | Cancelled
+    | Prepared
+    | Discarded
+    | Paused
+    | Resumed
+    | ResetDone
+    | Forked
+    | Notice
+    | Error
 )
 EVENTS: Mapping[str, type[Event]] = MappingProxyType(
     {
@@ -386,6 +450,8 @@ EVENTS: Mapping[str, type[Event]] = MappingProxyType(
         "word": WordEvent,
         "done": Done,
         "cancelled": Cancelled,
+        "prepared": Prepared,
+        "discarded": Discarded,
         "paused": Paused,
         "resumed": Resumed,
         "reset": ResetDone,

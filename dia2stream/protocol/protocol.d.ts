@@ -5,6 +5,9 @@ export type Command =
   | Inject
   | End
   | Cancel
+  | Prepare
+  | Commit
+  | Discard
   | Pause
   | Resume
   | Reset
@@ -18,6 +21,8 @@ export type Event =
   | WordEvent
   | Done
   | Cancelled
+  | Prepared
+  | Discarded
   | Paused
   | Resumed
   | ResetDone
@@ -103,6 +108,38 @@ export interface End {
 /** An utterance that waits to be spoken is not wanted. One that is spoken already is stopped by Pause. */
 export interface Cancel {
   cmd: "cancel";
+  /** a string of up to 128 characters */
+  id: string;
+}
+
+/**
+ * Makes a reply in advance that may never be heard: Commit has it spoken, Discard forgets it.
+ *
+ * id: names the reply, for Commit, Discard, and the Inject and End that bring more of its text
+ * A conversation has one prepared reply at most; the next Prepare takes its place. Other fields as in Inject.
+ */
+export interface Prepare {
+  cmd: "prepare";
+  /** a string of up to 20000 characters */
+  text: string;
+  /** a string of up to 128 characters */
+  id: string;
+  /** true or false */
+  final?: boolean | null;
+  /** a string of up to 128 characters */
+  voice?: string | null;
+}
+
+/** The prepared reply is wanted: means what an Inject of its text would mean now, and its audio is there already. */
+export interface Commit {
+  cmd: "commit";
+  /** a string of up to 128 characters */
+  id: string;
+}
+
+/** The prepared reply is not wanted: its text, its audio and the model's memory of it are as if it never was. */
+export interface Discard {
+  cmd: "discard";
   /** a string of up to 128 characters */
   id: string;
 }
@@ -248,6 +285,26 @@ export interface Done {
 /** An utterance that waited is forgotten: no other event of it follows. */
 export interface Cancelled {
   event: "cancelled";
+  /** a string of up to 128 characters */
+  id: string;
+}
+
+/**
+ * The prepared reply's first frame is there; told again when its audio had to be made anew.
+ *
+ * ready_ms: since its command arrived, or the command because of which it was made anew, to 0.1 ms
+ */
+export interface Prepared {
+  event: "prepared";
+  /** a string of up to 128 characters */
+  id: string;
+  /** a number of 0 or more */
+  ready_ms: number;
+}
+
+/** The prepared reply is forgotten: it was discarded, or another one, resume, start or reset took its place. */
+export interface Discarded {
+  event: "discarded";
   /** a string of up to 128 characters */
   id: string;
 }

@@ -12,6 +12,9 @@
 //     await client.inject("[S1] Sorry, go ahead.");           // what was not heard is forgotten, also by the model
 //     await client.resume();                                  // or: it was a false alarm
 //
+//     await client.prepare("Sure, I can.", "7");              // a reply that may be wanted soon: made, and not sent
+//     await client.commit("7");                               // its sound begins at once; or discard: it never was
+//
 //     const microphone = new Microphone(client.player);
 //     await microphone.begin();
 //     await client.listen(microphone.end(), { text: "Can you hear me?", sample_rate: microphone.rate });
@@ -33,6 +36,7 @@
 /** @typedef {import("./protocol").Paused} Paused */
 /** @typedef {Omit<import("./protocol").Start, "cmd" | "text">} StartFields */
 /** @typedef {Omit<import("./protocol").Inject, "cmd" | "text">} InjectFields */
+/** @typedef {Omit<import("./protocol").Prepare, "cmd" | "text" | "id">} PrepareFields */
 /** @typedef {Omit<import("./protocol").Listen, "cmd" | "audio">} ListenFields */
 /** @typedef {WordEvent & { heard: boolean, dropped: boolean }} Word */
 /** @typedef {{ pcm: Float32Array, at: number }} Chunk samples, and where they begin on the audio clock, in samples */
@@ -89,6 +93,7 @@ export class Client {
     this.heardMs = 0; // where it was paused
     /** @type {Word[]} */ this.words = [];
     /** @type {Set<string>} */ this.waiting = new Set(); // ids given to it whose utterances are not done
+    /** @type {string | null} */ this.prepared = null; // the id of the reply that is prepared
     if (this.player) this.player.onreport = () => this.#tellHeard();
   }
 
@@ -132,6 +137,32 @@ export class Client {
    * @param {string} id
    */
   cancel(id) { return this.send({ cmd: "cancel", id }); }
+
+  /**
+   * Makes a reply in advance, of which nothing is heard before `commit`. More of its text comes by `inject` with its id.
+   * @param {string} text @param {string} id @param {PrepareFields} [fields]
+   */
+  prepare(text, id, fields = {}) {
+    return this.#inOrder(async () => {
+      await this.#put({ cmd: "prepare", text, id, ...fields });
+      this.prepared = id;
+    });
+  }
+
+  /**
+   * The prepared reply is wanted: as `inject` with its text, but its sound is there already.
+   * @param {string} id
+   */
+  commit(id) {
+    if (this.prepared === id) this.prepared = null;
+    return this.#say({ cmd: "commit", id });
+  }
+
+  /**
+   * The prepared reply is not wanted, and never was.
+   * @param {string} id
+   */
+  discard(id) { return this.send({ cmd: "discard", id }); }
 
   /**
    * Stops now. Resolves with what was heard and what was not.
@@ -297,7 +328,7 @@ export class Client {
 
   #forget() {
     this.live = this.paused = false;
-    this.conversation = null;
+    this.conversation = this.prepared = null;
     this.#tries = 0;
     this.waiting.clear();
   }
@@ -307,7 +338,7 @@ export class Client {
   /** @param {any} event */
   #take(event) {
     /** @type {Record<string, (event: any) => boolean | void>} */
-    const acts = { ready: this.#ready, started: this.#started, word: this.#word, done: this.#done, cancelled: this.#done,
+    const acts = { ready: this.#ready, started: this.#started, word: this.#word, done: this.#done, cancelled: this.#done, discarded: this.#discarded,
       resumed: this.#resumed, reset: this.#began, error: this.#error };
     if (acts[event.event]?.call(this, event) === false) return;
     this.#tell("event", event);
@@ -350,6 +381,9 @@ export class Client {
   /** @param {any} event */
   #done({ id }) { this.waiting.delete(id); }
 
+  /** @param {any} event */
+  #discarded({ id }) { if (this.prepared === id) this.prepared = null; }
+
   #resumed() {
     this.paused = false;
     this.player?.send({ paused: false });
@@ -358,7 +392,8 @@ export class Client {
   /** @param {any} event */
   #error(event) {
     this.#problem = new Refused(event.code, event.message);
-    if (event.cmd === "start" || event.cmd === "inject") this.waiting.delete(event.id);
+    if (["start", "inject", "commit"].includes(event.cmd)) this.waiting.delete(event.id);
+    if (event.cmd === "prepare" && this.prepared === event.id) this.prepared = null;
     // A connection that comes back resumes what may have ended meanwhile.
     if (event.cmd === "resume" && event.code === "not_paused" && !this.paused) return false;
   }
@@ -384,11 +419,12 @@ export class Client {
 
   // ---- What goes ----
 
-  /** @param {Command & { text: string, id?: string | null }} command */
+  /** @param {Command & { id?: string | null }} command */
   #say(command) {
     const opened = this.player?.open(); // now, in the event of the click
     return this.#inOrder(async () => {
-      if (command.cmd === "inject" && this.paused) this.#drop();
+      if (command.cmd === "inject" && command.id != null && command.id === this.prepared) { await this.#put(command); return; }
+      if (command.cmd !== "start" && this.paused) this.#drop();
       if (command.id != null) this.waiting.add(command.id);
       try {
         await opened;
