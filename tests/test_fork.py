@@ -25,7 +25,21 @@ from dia2.codec.hearing import Hearing
 from dia2.steps.context import Context
 from dia2.steps.stepper import Stepper
 from dia2stream.client import Client, connect
-from dia2stream.protocol.messages import Done, End, Error, Forked, Inject, Listen, Pause, Paused, Reset, Resume, Start
+from dia2stream.protocol.messages import (
+    Commit,
+    Done,
+    End,
+    Error,
+    Forked,
+    Inject,
+    Listen,
+    Pause,
+    Paused,
+    Prepare,
+    Reset,
+    Resume,
+    Start,
+)
 
 HELLO = f"[S1] {WORDS}. [S2] {WORDS}."
 SOUND = np.random.default_rng(0).integers(-9000, 9000, 12000).astype("<i2").tobytes()
@@ -123,6 +137,19 @@ def test_a_copy_leaves_no_trace_in_its_original_and_takes_its_voice_along() -> N
 
 
 # ---- Servers ----
+
+
+def test_a_prepared_reply_stays_with_the_original() -> None:
+    one, copy, plain = rigs(3)
+    one.do(Start("One two.")).run().do(Prepare("Three four.", "b")).run()
+    plain.do(Start("One two.")).run()
+    fork(one, copy)
+    one.run()
+    assert one.conversation.preparation.draft is not None
+    copy.do(Resume(), Inject("Five six.", id="c")).run()
+    one.do(Commit("b")).run()
+    assert one.told == plain.do(Inject("Three four.", id="b")).run().told
+    assert copy.words == ["Five", "six."]
 
 
 async def forked(client: Client) -> tuple[list[Any], Forked]:

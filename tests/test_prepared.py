@@ -21,6 +21,7 @@ from conversations import (
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from dia2.codec.hearing import Hearing
 from dia2stream.errors import CommandError
 from dia2stream.items import FRAME_MS
 from dia2stream.protocol.messages import (
@@ -282,8 +283,7 @@ short_moves = st.one_of(
 
 
 def tinies() -> Pair:
-    ear = tiny().codec
-    return Pair(real(tiny(), ear=ear), real(tiny(), ear=ear))
+    return Pair(*(real(tiny(), ear=Hearing(tiny().codec).slot(0)) for _ in range(2)))
 
 
 @settings(max_examples=6, deadline=None)
