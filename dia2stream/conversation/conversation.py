@@ -324,6 +324,7 @@ class Conversation:
         draft.context, draft.outbox = context, DraftOutbox(self.outbox, QUEUE_FRAMES)
         draft.words, queue, draft._opening = self.words.copy(context.state.queue, self._opening)
         context.state.queue = deque(queue)
+        draft.times = self.times.copy(dict(zip(self.words.sounded, draft.words.sounded, strict=True)))
         ear = None if self._ear is None else DraftEar(self._ear)
         draft.callers, draft.clock = self.callers.copy(ear), self.clock.copy()
         return draft
@@ -341,7 +342,7 @@ class Conversation:
         self.outbox.accept(draft.outbox, asked_now)
         self.words, self.callers, self.clock = draft.words, draft.callers.copy(self._ear), draft.clock
         self._speaking, self._opening, self.heard_ms = draft._speaking, draft._opening, draft.heard_ms
-        self._words_at = draft._words_at
+        self._words_at, self.times = draft._words_at, draft.times
         if not self._speaking:
             self._make_room()
 

@@ -35,7 +35,8 @@ class PreparedTape:
 
     def step(self, conversation: Conversation, step: int, action: int, codes: NDArray[np.int16]) -> None:
         """A step of the draft."""
-        self._steps.append(DrawnStep(step, plain_action(conversation, action), codes))
+        levels = conversation.times.levels
+        self._steps.append(DrawnStep(step, plain_action(conversation, action), codes, levels))
 
     def dropped(self, draft: Conversation) -> None:
         """The draft never was."""

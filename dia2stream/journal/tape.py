@@ -77,11 +77,12 @@ class ForkNote(NamedTuple):
 
 
 class DrawnStep(NamedTuple):
-    """What a step has drawn. action: 0 or 1. codes: int16 [C], of the column behind it."""
+    """What a step has drawn. action: 0 or 1. codes: int16 [C], of the column behind it. levels: see `_Step`."""
 
     step: int
     action: int
     codes: NDArray[np.int16]
+    levels: bytes
 
 
 class Tape:
@@ -182,8 +183,8 @@ class Tape:
         message, _ = _message(inject, conversation, self._keeps_text)
         self._note(CommandEntry(message, began.step, began.sent, made, frames, None))
         self._note_clock(conversation)
-        for step, action, codes in steps:
-            self._note(_Step(step, began.sent, action, codes))
+        for step, action, codes, levels in steps:
+            self._note(_Step(step, began.sent, action, codes, levels))
         self._on_command()
 
     def _begin(self, conversation: Conversation) -> None:
