@@ -139,7 +139,7 @@ class Stepper:
         self.begin(target, state.settings, 0)
         self.cache.copy(source, target, state.column + state.shift)
         self.codes[target], self.uniforms[target] = self.codes[source], self.uniforms[source]
-        self.slots[target] = replace(state)
+        self.slots[target], self._tables[target] = replace(state), replace(self._tables[source])
 
     def place(self, slot: int) -> SlotPlace:
         """Where a slot stands, to be put back there."""
