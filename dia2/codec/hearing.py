@@ -8,6 +8,7 @@ import threading
 from collections.abc import Sequence
 from functools import cached_property
 
+import torch
 from torch import Tensor
 
 from dia2.codec.mimi import Mimi
@@ -16,7 +17,11 @@ from dia2.model.slots import on_device
 
 
 class Hearing:
-    """Encodes at once, by plain calls. The encoder is read and its memory taken when a caller is heard first."""
+    """Encodes at once, by plain calls. The encoder is read and its memory taken when a caller is heard first.
+
+    On a CPU, sums come out otherwise in the last bit for other numbers of rows, and a code that is nearly a tie turns.
+    So there is a pass for each frame: a conversation that is computed again hears the same, in any company.
+    """
 
     _spare = 0  # rows of the state that no conversation has
 
@@ -50,11 +55,12 @@ class Hearing:
 
     def encode(self, slot: int, pcm: Tensor) -> Tensor:
         """Whole frames of a slot's recording, float32 [frames * frame_samples] -> codes int64 [codebooks, frames]."""
-        return self.mimi.encode(pcm[None], self.state, on_device([slot], self.mimi.device))[0]
+        row, frames = on_device([slot], self.mimi.device), pcm.split(self.mimi.frame_samples)
+        return torch.cat([self.mimi.encode(frame[None], self.state, row)[0] for frame in frames], dim=1)
 
     def encode_together(self, slots: Sequence[int], pcm: Tensor) -> Tensor:
         """The next frame of each of n slots, none twice: float32 [n, frame_samples] -> codes int64 [n, codebooks]."""
-        return self.mimi.encode(pcm, self.state, on_device(slots, self.mimi.device))[:, :, 0]
+        return torch.stack([self.encode(slot, frame)[:, 0] for slot, frame in zip(slots, pcm, strict=True)])
 
 
 class SlotHearing:
