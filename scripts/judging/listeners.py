@@ -18,6 +18,7 @@ from dia2.voice.word_times import align
 
 HEARING_RATE = 16_000
 _BEFORE, _BEHIND = 0.3, 0.5  # seconds of silence around what Whisper hears; without them it misses first words
+_LOOP_COMPRESSION = 2.4  # by which a transcript that repeats itself is told, as Whisper's own decoding has it
 _AROUND = 0.2  # the same for PocketSphinx
 
 
@@ -47,6 +48,11 @@ class FasterWhisper:
         )
 
     def hear(self, sound: Sound) -> str:
+        words, loops = self._hear(sound)
+        return self._hear(sound, no_repeat_ngram_size=3)[0] if loops else words
+
+    def _hear(self, sound: Sound, **options: int) -> tuple[str, bool]:
+        """The words, and whether Whisper was caught in a loop: it says one word over and over, whatever it hears."""
         found, _ = self._model.transcribe(
             _for_whisper(sound),
             beam_size=1,
@@ -54,8 +60,11 @@ class FasterWhisper:
             without_timestamps=True,
             condition_on_previous_text=False,
             temperature=0.0,
+            **options,
         )
-        return " ".join(part.text.strip() for part in found)
+        parts = list(found)
+        loops = any(part.compression_ratio > _LOOP_COMPRESSION for part in parts)
+        return " ".join(part.text.strip() for part in parts), loops
 
 
 class TransformersWhisper:
