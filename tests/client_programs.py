@@ -1,9 +1,7 @@
 """The programs of tests/clients, as processes, and the server that they speak to."""
 
-import contextlib
 import json
 import os
-import signal
 import subprocess
 import threading
 from pathlib import Path
@@ -47,7 +45,7 @@ class Program:
         command = [PYTHON, CLIENTS / f"{name}.py", f"http://127.0.0.1:{server.port}", KEY, folder, mode, service]
         environment = {**os.environ, "PYTHONPATH": str(ROOT)}  # for the plugins of ours; torch is not there
         streams = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-        self.process = subprocess.Popen(command, text=True, env=environment, start_new_session=True, **streams)
+        self.process = subprocess.Popen(command, text=True, env=environment, **streams)
         self._told: Queue[str | None] = Queue()
         self._errors: list[str] = []
         for stream, take in ((self.process.stdout, self._told.put), (self.process.stderr, self._errors.append)):
@@ -95,9 +93,9 @@ class Program:
         assert self.process.wait(PATIENCE) == 0, "".join(self._errors[-30:])
 
     def kill(self) -> None:
-        """It is gone, with whatever it has started."""
-        with killed(self.process), contextlib.suppress(ProcessLookupError):
-            os.killpg(self.process.pid, signal.SIGKILL)
+        """It is gone. It is no process group of its own, so that a time limit of all the tests ends it too."""
+        with killed(self.process):
+            pass
 
     def restarted(self) -> None:
         """The server is killed and comes back under the client, who then speaks again."""
