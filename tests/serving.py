@@ -69,10 +69,10 @@ from dia2stream.engine.batch import Batch
 from dia2stream.server import watch
 watch.STUCK_SECONDS, watch.LOST_SECONDS = 2.0, {lost}
 step = Batch.step
-def hangs(self, *arguments):
+def hangs(self, *arguments, **options):
     while Path({flag!r}).exists():
         time.sleep(0.1)
-    return step(self, *arguments)
+    return step(self, *arguments, **options)
 Batch.step = hangs
 """
 

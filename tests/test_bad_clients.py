@@ -235,13 +235,12 @@ async def call(server: Serve, *pieces: float) -> float:
 
 
 @on_loop
-async def test_memory_comes_back_after_a_caller_who_spoke_for_long():
-    """The codec's encoder takes large tensors of ever other sizes, and glibc would keep what they leave."""
+async def test_a_caller_who_speaks_for_long_in_pieces_of_ever_other_sizes_takes_no_memory():
+    """Tensors of ever other sizes leave holes that glibc keeps. The encoder takes a frame at a time."""
     with Serve(environment={"DIA2STREAM_LISTEN": "1"}) as server:
         before = await call(server, 0.1)
         taken = await call(server, *[0.5 + 0.1 * number for number in range(20)], *[3.0] * 6)
-        assert taken > before + 40  # else nothing is shown here
-        await asyncio.to_thread(server.until, lambda: server.resident < before + 0.7 * (taken - before), PATIENCE / 4)
+        assert taken < before + 40
 
 
 @on_loop

@@ -255,7 +255,9 @@ class Server:
                     await self.tell(socket, event="paused", heard_ms=0, spoken="", pending="")
                 case "reset":
                     await self.tell(socket, event="reset")
-            if command["cmd"] in ("start", "inject", "end") and command.get("final", True):
+                case "prepare":
+                    await self.tell(socket, event="prepared", id=command["id"], ready_ms=80)
+            if command["cmd"] in ("start", "inject", "end", "commit") and command.get("final", True):
                 for _ in range(30):
                     await socket.send((1920).to_bytes(4, "little") + bytes(3840))
                 await self.tell(socket, event="done", id="1", audio_ms=2400)

@@ -121,7 +121,8 @@ def test_help_begins_with_what_people_want_first(cli):
 
 def test_help_names_every_command_and_every_flag(cli):
     text = cli("pipe", "--help")[1]
-    assert all(f'{{"cmd": "{name}"' in text for name in COMMANDS)
+    # A pipe has one conversation, so there is nowhere for a fork to go.
+    assert all(f'{{"cmd": "{name}"' in text for name in COMMANDS if name != "fork")
     for group in PIPE_GROUPS:
         for field in fields(group):
             assert f"--{field.name.replace('_', '-')}" in text
