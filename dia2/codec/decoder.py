@@ -10,18 +10,14 @@ Tensors are channels-last, [n, time, channels], for n slots of the state.
 
 from __future__ import annotations
 
-from typing import Final
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dia2.codec.config import STRIDE, MimiConfig
-from dia2.codec.parts import CodecNetwork, Conv, Layer, Part, Residual, empty, linear
+from dia2.codec.parts import Codebooks, CodecNetwork, Conv, Layer, Part, Residual, empty, linear
 from dia2.codec.ring import Attend, attend_ring
 from dia2.codec.state import CodecState
-
-USAGE_FLOOR: Final = 1e-5  # for codebook entries that training never used, whose usage of 0 would divide by zero
 
 
 class MimiDecoder(CodecNetwork):
@@ -67,10 +63,9 @@ def _seanet(config: MimiConfig) -> tuple[Conv, nn.ModuleList, Conv]:
     return first, stages, Conv(f"decoder.layers.{index + 1}.conv", width, 1, config.last_kernel_size)
 
 
-class _Codebooks(Part):
-    """Codes -> latents. In the file it is a split residual quantizer: each codebook has a table of vectors; the vectors
-    of the first codebooks (semantic) are summed and projected by one matrix, those of the others (acoustic) by another,
-    and both results are added.
+class _Codebooks(Codebooks):
+    """Codes -> latents: the vectors of the first codebooks (semantic) are summed and projected by one matrix, those of
+    the others (acoustic) by another, and both results are added.
 
     All of this is linear. So `prepare` projects the tables, and decoding is one gather and one sum.
     """
@@ -79,36 +74,17 @@ class _Codebooks(Part):
     start: Tensor  # int64 [codebooks, 1], where each codebook's rows begin
 
     def __init__(self, name: str, config: MimiConfig, codebooks: int) -> None:
-        super().__init__(name)
-        self.codebooks, self.size = codebooks, config.codebook_size
-        self.semantic, self.hidden = config.num_semantic_quantizers, config.hidden_size
-        self.embed_sum = empty(codebooks, config.codebook_size, config.codebook_dim)
-        self.cluster_usage = empty(codebooks, config.codebook_size)
-        # One projection per kind of codebook that is used; codebooks as wide as the latents need none.
-        kinds = 0 if config.codebook_dim == config.hidden_size else 1 + (codebooks > self.semantic)
-        self.output_proj = nn.ParameterList(empty(config.hidden_size, config.codebook_dim, 1) for _ in range(kinds))
-
-    def published(self) -> dict[str, Tensor]:
-        semantic, acoustic = "semantic_residual_vector_quantizer", "acoustic_residual_vector_quantizer"
-        tensors: dict[str, Tensor] = {
-            f"{kind}.output_proj.weight": weight
-            for kind, weight in zip((semantic, acoustic), self.output_proj, strict=False)
-        }
-        for k in range(self.codebooks):
-            kind, layer = (semantic, k) if k < self.semantic else (acoustic, k - self.semantic)
-            codebook = f"{kind}.layers.{layer}.codebook"
-            tensors[f"{codebook}.embed_sum"] = self.embed_sum[k]
-            tensors[f"{codebook}.cluster_usage"] = self.cluster_usage[k]
-        return tensors
+        super().__init__(name, config, codebooks, "output_proj", (config.hidden_size, config.codebook_dim, 1))
+        self.size, self.hidden = config.codebook_size, config.hidden_size
 
     def prepare(self) -> None:
         table = self.embed_sum.new_zeros(self.codebooks * self.size + 1, self.hidden)
         for k, rows in enumerate(table[:-1].split(self.size)):
-            vectors = self.embed_sum[k] / self.cluster_usage[k].clamp(min=USAGE_FLOOR)[:, None]
-            if self.output_proj:
-                vectors = vectors @ self.output_proj[int(k >= self.semantic)].squeeze(2).T
+            vectors = self.vectors(k)
+            if self.projections:
+                vectors = vectors @ self.projections[int(k >= self.semantic)].squeeze(2).T
             rows.copy_(vectors)
-        del self.embed_sum, self.cluster_usage, self.output_proj
+        del self.embed_sum, self.cluster_usage, self.projections
         self.register_buffer("table", table)
         self.register_buffer("start", torch.arange(self.codebooks, device=table.device)[:, None] * self.size)
 

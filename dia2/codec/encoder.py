@@ -15,8 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dia2.codec.config import STRIDE, MimiConfig
-from dia2.codec.decoder import USAGE_FLOOR
-from dia2.codec.parts import CodecNetwork, Conv, Layer, Part, Residual, empty, linear
+from dia2.codec.parts import Codebooks, CodecNetwork, Conv, Layer, Part, Residual, empty, linear
 from dia2.codec.ring import Attend, RingView, attend_ring
 from dia2.codec.state import CodecState
 
@@ -149,39 +148,19 @@ def _pairs(x: Tensor, stride: int, past: Tensor) -> Tensor:
     return torch.cat([before, strides], dim=2)
 
 
-class _Quantizer(Part):
-    """Latents -> codes. In the file it is a split residual quantizer: the first codebooks (semantic) and the others
-    (acoustic) each quantize a projection of the latents. A codebook names its entry that is nearest to what the
-    entries named before have left over.
+class _Quantizer(Codebooks):
+    """Latents -> codes: the first codebooks (semantic) and the others (acoustic) each quantize a projection of the
+    latents. A codebook names its entry that is nearest to what the entries named before have left over.
     """
 
     entries: Tensor  # [codebooks, codebook_size, codebook_dim]
     halves: Tensor  # [codebooks, codebook_size], half of each entry's squared length
 
     def __init__(self, name: str, config: MimiConfig, codebooks: int) -> None:
-        super().__init__(name)
-        self.codebooks, self.semantic = codebooks, config.num_semantic_quantizers
-        self.embed_sum = empty(codebooks, config.codebook_size, config.codebook_dim)
-        self.cluster_usage = empty(codebooks, config.codebook_size)
-        # One projection per kind of codebook that is used; codebooks as wide as the latents need none.
-        kinds = 0 if config.codebook_dim == config.hidden_size else 1 + (codebooks > self.semantic)
-        self.input_proj = nn.ParameterList(empty(config.codebook_dim, config.hidden_size, 1) for _ in range(kinds))
-
-    def published(self) -> dict[str, Tensor]:
-        semantic, acoustic = "semantic_residual_vector_quantizer", "acoustic_residual_vector_quantizer"
-        tensors: dict[str, Tensor] = {
-            f"{kind}.input_proj.weight": weight
-            for kind, weight in zip((semantic, acoustic), self.input_proj, strict=False)
-        }
-        for k in range(self.codebooks):
-            kind, layer = (semantic, k) if k < self.semantic else (acoustic, k - self.semantic)
-            codebook = f"{kind}.layers.{layer}.codebook"
-            tensors[f"{codebook}.embed_sum"] = self.embed_sum[k]
-            tensors[f"{codebook}.cluster_usage"] = self.cluster_usage[k]
-        return tensors
+        super().__init__(name, config, codebooks, "input_proj", (config.codebook_dim, config.hidden_size, 1))
 
     def prepare(self) -> None:
-        entries = self.embed_sum / self.cluster_usage.clamp(min=USAGE_FLOOR)[:, :, None]
+        entries = torch.stack([self.vectors(k) for k in range(self.codebooks)])
         del self.embed_sum, self.cluster_usage
         self.register_buffer("entries", entries)
         self.register_buffer("halves", entries.square().sum(2) / 2)
@@ -192,7 +171,7 @@ class _Quantizer(Part):
         rest = x
         for k in range(self.codebooks):
             if k in (0, self.semantic):
-                rest = linear(x, self.input_proj[int(k > 0)].squeeze(2)) if len(self.input_proj) else x
+                rest = linear(x, self.projections[int(k > 0)].squeeze(2)) if self.projections else x
             # |rest - entry|^2 = |rest|^2 - 2 (rest * entry - |entry|^2 / 2): the nearest has the largest bracket.
             code = (linear(rest, self.entries[k]) - self.halves[k]).argmax(2)
             rest = rest - F.embedding(code, self.entries[k])

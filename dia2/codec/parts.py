@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Final
 
 import torch
 import torch.nn.functional as F
@@ -20,6 +21,8 @@ from torch import Tensor, nn
 from dia2.codec.config import STRIDE, MimiConfig
 from dia2.codec.ring import Attend, RingView
 from dia2.codec.state import CodecState, StateShape
+
+_USAGE_FLOOR: Final = 1e-5  # for codebook entries that training never used, whose usage of 0 would divide by zero
 
 
 @contextmanager
@@ -160,6 +163,40 @@ class Layer(Part):
         mixed = attend(linear(self.attention_norm(x), self.qkv), keys, values, view)
         x = linear(mixed, self.out).add_(x)
         return linear(F.gelu(linear(self.mlp_norm(x), self.up)), self.down).add_(x)
+
+
+class Codebooks(Part):
+    """The codebooks of the file's split residual quantizer: the first ones (semantic) and the others (acoustic) each
+    have a matrix that projects.
+
+    projection: what the file calls this matrix; shape: of it.
+    """
+
+    def __init__(self, name: str, config: MimiConfig, codebooks: int, projection: str, shape: tuple[int, ...]) -> None:
+        super().__init__(name)
+        self.codebooks, self.semantic, self.projection = codebooks, config.num_semantic_quantizers, projection
+        self.embed_sum = empty(codebooks, config.codebook_size, config.codebook_dim)
+        self.cluster_usage = empty(codebooks, config.codebook_size)
+        # One projection per kind of codebook that is used; codebooks as wide as the latents need none.
+        kinds = 0 if config.codebook_dim == config.hidden_size else 1 + (codebooks > self.semantic)
+        self.projections = nn.ParameterList(empty(*shape) for _ in range(kinds))
+
+    def published(self) -> dict[str, Tensor]:
+        semantic, acoustic = "semantic_residual_vector_quantizer", "acoustic_residual_vector_quantizer"
+        tensors: dict[str, Tensor] = {
+            f"{kind}.{self.projection}.weight": weight
+            for kind, weight in zip((semantic, acoustic), self.projections, strict=False)
+        }
+        for k in range(self.codebooks):
+            kind, layer = (semantic, k) if k < self.semantic else (acoustic, k - self.semantic)
+            codebook = f"{kind}.layers.{layer}.codebook"
+            tensors[f"{codebook}.embed_sum"] = self.embed_sum[k]
+            tensors[f"{codebook}.cluster_usage"] = self.cluster_usage[k]
+        return tensors
+
+    def vectors(self, codebook: int) -> Tensor:
+        """The entries of a codebook, [codebook_size, codebook_dim]; until `prepare` drops what they are made of."""
+        return self.embed_sum[codebook] / self.cluster_usage[codebook].clamp(min=_USAGE_FLOOR)[:, None]
 
 
 class CodecNetwork(nn.Module):
