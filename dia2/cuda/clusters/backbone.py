@@ -28,6 +28,7 @@ from dia2.cuda.clusters.backbone_packing import (
 )
 from dia2.cuda.clusters.driver import ClusterKernel, DriverError, structure
 from dia2.cuda.clusters.nvrtc import CompilerError, compiled
+from dia2.cuda.clusters.shapes import activations_obstacle, size_obstacle
 from dia2.model.backbone import Backbone
 from dia2.model.config import Dia2Config
 from dia2.model.kv_cache import KVCache
@@ -59,15 +60,11 @@ def shape_obstacle(config: Dia2Config) -> str | None:
         "kv_heads": (sizes.kv_heads, HEADS),
         "gqa_head_dim": (sizes.gqa_head_dim, DIM),
     }
-    for name, (has, needs) in wanted.items():
-        if has != needs:
-            return f"the backbone's {name} is {has}, the kernel is made for {needs}"
+    if obstacle := size_obstacle("backbone", wanted):
+        return obstacle
     if sizes.n_layer < 2:  # with one use a launch, its tags would be those of the launch before
         return "the backbone has one layer, the kernel is made for two and more"
-    gate, up = config.model.linear.mlp_activations
-    if gate not in ("silu", "swish", "swiglu") or up not in ("linear", "identity"):
-        return f"the backbone's activations are {gate} and {up}, the kernel's silu and linear"
-    return None
+    return activations_obstacle("backbone", *config.model.linear.mlp_activations)
 
 
 def cache_obstacle(cache: KVCache) -> str | None:

@@ -29,6 +29,7 @@ from dia2.cuda.clusters.packing import (
     WIDTH,
     PackedWeights,
 )
+from dia2.cuda.clusters.shapes import activations_obstacle, size_obstacle
 from dia2.model.config import Dia2Config
 from dia2.model.depformer import Depformer
 
@@ -83,14 +84,12 @@ def shape_obstacle(config: Dia2Config) -> str | None:
         "gqa_head_dim": (sizes.gqa_head_dim, DIM),
         "codes": (data.audio_codes, CODES),
     }
-    for name, (has, needs) in wanted.items():
-        if has != needs:
-            return f"the depformer's {name} is {has}, the kernel is made for {needs}"
+    if obstacle := size_obstacle("depformer", wanted):
+        return obstacle
     if not 2 <= data.codebooks - 1 <= MOST_STAGES:
         return f"the depformer has {data.codebooks - 1} stages, the kernel takes 2 to {MOST_STAGES}"
-    gate, up = sizes.mlp_activations
-    if gate not in ("silu", "swish", "swiglu") or up not in ("linear", "identity"):
-        return f"the depformer's activations are {gate} and {up}, the kernel's silu and linear"
+    if obstacle := activations_obstacle("depformer", *sizes.mlp_activations):
+        return obstacle
     return "the depformer reads text" if sizes.text_embedding else None
 
 
