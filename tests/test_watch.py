@@ -9,7 +9,7 @@ import pytest
 from piping import PATIENCE
 from serving import DIES, HANGS, LONG, SHORT, Serve, hear, on_loop, take_slot
 
-from dia2stream.client import connect
+from dia2stream.client import Client, connect
 from dia2stream.errors import CommandError, Disconnected
 from dia2stream.options import ModelOptions, ServeOptions, SpeechOptions
 from dia2stream.protocol.audio_message import Audio
@@ -69,6 +69,12 @@ def test_a_process_that_was_suspended_does_not_blame_the_engine():
     assert looking.watch.problem is not None
 
 
+async def receive_all(client: Client) -> None:
+    """Everything that was under way; then the error that ended the connection."""
+    while True:
+        await client.receive()
+
+
 @on_loop
 async def test_an_engine_whose_thread_dies_ends_the_process_and_its_clients_are_told(tmp_path):
     flag = tmp_path / "now"
@@ -79,8 +85,7 @@ async def test_an_engine_whose_thread_dies_ends_the_process_and_its_clients_are_
             flag.touch()
             assert (await hear(client, Error))[-1].code == "internal"
             with pytest.raises(Disconnected, match="1011"):
-                while True:  # what was under way
-                    await client.receive()
+                await receive_all(client)
         assert await asyncio.to_thread(server.process.wait, PATIENCE) == 1
         assert server.logged("the engine is lost.*out of luck")
 
@@ -97,8 +102,7 @@ async def test_a_step_that_hangs_lets_the_clients_go_and_then_ends_the_process(t
             assert (await hear(client, Error))[-1].code == "internal"
             assert time.monotonic() - began >= 2
             with pytest.raises(Disconnected, match="1011"):
-                while True:  # what was under way
-                    await client.receive()
+                await receive_all(client)
         assert server.get("/healthz")[0] == 200
         assert "no step has finished" in server.get("/readyz")[1]
         with pytest.raises(CommandError, match="no step has finished"):
