@@ -5,17 +5,25 @@ lasts as long as its words do, within bounds that a pause or a slow reading stay
 """
 
 import argparse
+import itertools
 import random
 from pathlib import Path
 
 import torch
-from texts import texts
+from texts import KNOWN, Sources, ranked_words, spoken
+from wordnet import WordNet
 
 from dia2.generate import Dia2, GenerationConfig
 from dia2.model.sampling import SamplingConfig
 
 SHORTEST, LONGEST = 0.12, 1.0  # seconds a word, and LONGEST more for the whole
 QUIET = 0.01  # root mean square
+
+
+def everyday(count: int) -> list[str]:
+    """Sentences as they are said."""
+    lines = Sources(WordNet(), ranked_words(KNOWN)).lines("everyday", random.Random(2))
+    return list(filter(None, map(spoken, itertools.islice(lines, count))))
 
 
 def main() -> None:
@@ -25,7 +33,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args()
     dice = random.Random(given.seed)
-    words = [word for text in texts(2)[:2000] for word in text.split()]
+    words = [word for text in everyday(2000) for word in text.split()]
     dia = Dia2.from_repo(str(given.folder), device="cpu")
     audio, text = SamplingConfig(0.8, 80), SamplingConfig(0.7, 50)
     config = GenerationConfig(text=text, audio=audio, cfg_scale=3.0, cfg_filter_k=50, initial_padding=0)

@@ -1,313 +1,318 @@
-"""What the voices read while the model learns: `texts.py OUT.txt [--seed 1]`, one utterance a line, no two alike.
+"""What the voices read while the model learns: `texts.py FOLDER [--seed 1]` -> FOLDER/texts.txt, no two lines alike.
 
-Four kinds, because each teaches something else: WordNet's example sentences (grammar and a wide vocabulary), everyday
-sentences from templates (numbers, names, times, questions, what a phone call is made of), lists of common words (every
-one of the 12,000 most frequent is heard a few times, whatever the sentences hold) and single short replies.
-Nothing of the two test lists is among them.
+    grammar.txt, WordNet, written.py -> as agents write -> the text front end -> as it is said -> a file a kind
+
+Each kind teaches something else (`KINDS`). Then `rare` adds sentences for words that stand fewer than ENOUGH times.
+At last the lines are put in order, so that any first part of them, as it is the part that time is left to speak, has
+each word as often as can be. A line of test-20.txt, test-100.txt, of scripts/judge or of the tests' texts is not among
+them, nor five words in a row of one (`HeldOut`).
+
+A file that is there is kept: a run that was cut short goes on. The same seed makes the same lines.
 """
 
 import argparse
 import itertools
+import json
 import random
 import re
-from collections.abc import Iterator
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from functools import cached_property
 from pathlib import Path
 
-from wordfreq import top_n_list
+import written
+from grammar import Grammar
+from wordnet import WordNet
+
+from dia2stream.text.front_end import TextFrontEnd
+from dia2stream.text.normalizer import PieceKind
 
 HERE = Path(__file__).parent
-WORDNET = Path("/usr/share/wordnet")
-COMMON_WORDS = 12_000
-LIST_PASSES = 4  # how often each common word is read in a list
-EVERYDAY = 14_000
+ROOT = HERE.parents[1]
+ENOUGH = 20  # times that a word should stand
+TARGETS = (3, 8, ENOUGH)  # of one word, in the first part of all lines, in a second, and in a third
+COMMON, KNOWN = 25_000, 60_000  # words that all stand in lists; words without which a sentence of WordNet is left out
+RUN = 5  # words in a row that no line shares with a test
+MOST_WORDS, MOST_CHARACTERS = 42, 260
+# How many lines of each kind are asked for: WordNet gives what it has, `rare` what words lack.
+KINDS = {
+    "examples": 60_000,
+    "definitions": 120_000,
+    "lists": 30_000,
+    "everyday": 45_000,
+    "agent": 80_000,
+    "caller": 30_000,
+    "assistant": 35_000,
+    "turn": 35_000,
+    "question": 45_000,
+    "scene": 80_000,
+    "names": 40_000,
+    "letters": 45_000,
+    "figures": 75_000,
+    "backchannel": 300,
+    "reply": 300,
+}
+RARE_LINES, ROUNDS = 300_000, 4  # at most, a round: a line that is there already takes its words with it
 
-_SPEAKABLE = re.compile(r"[A-Za-z0-9 ,.?!'$%-]+")
-
-NAMES = """Anna Ben Carol David Emma Frank Grace Henry Isabel Jack Karen Liam Maria Nathan Olivia Peter Rachel Sam Tina
-Victor Wendy Alex Julia Thomas Sarah Michael Linda James Susan Robert Laura Daniel Kate Paul Nancy Mark Helen George
-Alice Bob Jenny Kevin Diana Oscar Martha Steven Lucy Martin Joan Philip Ruth Adam Eric Amy""".split()
-SURNAMES = """Smith Johnson Brown Miller Davis Wilson Taylor Clark Lewis Walker Hall Young King Green Baker Carter
-Turner Parker Cooper Reed Bailey Morgan Murphy Hill Scott Adams Nelson Mitchell Campbell Roberts Evans""".split()
-PLACES = """London Paris Boston Chicago Denver Berlin Madrid Rome Dublin Seattle Austin Dallas Houston Phoenix Toronto
-Sydney Tokyo Miami Atlanta Portland Oxford Cambridge Glasgow Vienna Geneva Lisbon Athens Oslo""".split()
-DAYS = "Monday Tuesday Wednesday Thursday Friday Saturday Sunday".split()
-MONTHS = "January February March April May June July August September October November December".split()
-THINGS = """book phone table chair window door key letter box bag coat shoe shirt hat ring watch clock camera laptop
-computer screen printer cable battery charger lamp light mirror picture map ticket passport wallet card bottle glass cup
-plate knife fork spoon pan pot oven fridge kettle towel pillow blanket bed sofa desk bike car bus train boat plane ball
-guitar piano drum radio parcel package form invoice contract report menu newspaper magazine bridge wall fence gate roof
-garden tree flower umbrella suitcase ladder hammer bucket candle basket""".split()
-FOODS = """apple orange banana lemon pear tomato potato onion carrot sandwich pizza salad soup cake pie cookie bread
-cheese butter egg chicken fish rice pasta burger steak coffee tea juice water milk sugar salt pepper
-chocolate""".split()
-ADJECTIVES = """big small old new red blue green white black yellow brown cheap expensive heavy light long short clean
-dirty warm cold hot dry wet quiet loud fast slow easy hard nice strange broken empty full open closed soft strong round
-square lovely beautiful simple useful famous important different special wooden plastic""".split()
-FEELINGS = """happy sad tired angry busy hungry thirsty sorry glad ready late early sure afraid excited worried
-surprised bored proud nervous sick fine alone lost""".split()
-PEOPLE = """my mother|my father|my brother|my sister|the doctor|the teacher|our neighbor|the driver|a friend of mine|the
-manager|his wife|her husband|my boss|the waiter|the nurse|a customer|the children|the students|the police|my uncle|my
-aunt|the captain|the engineer|the farmer|the lawyer|the baker|the lady next door|everyone|somebody|nobody|the whole
-family|the new assistant|an old friend|the girl|the boy|the man|the woman""".replace("\n", " ").split("|")
-PLACE_PHRASES = """in the kitchen|at the station|near the river|in the park|at school|at work|on the table|under the
-bed|behind the house|next to the bank|across the street|in the garden|at the airport|in the office|on the second
-floor|by the window|in the car|at the hotel|in the city|on the beach|at home|in the hospital|outside the
-library|around the corner|in front of the museum|between the two shops|at the end of the road|on top of the
-hill""".replace("\n", " ").split("|")
-TIME_PHRASES = """today|tomorrow|yesterday|this morning|this afternoon|this evening|tonight|last night|last week|next
-week|last year|next month|in the morning|after lunch|before dinner|at noon|at midnight|every day|twice a week|once a
-year|in the summer|during the winter|a few days ago|as soon as possible|right now|in a minute|all day long|on the
-weekend|for the first time|from time to time|sooner or later""".replace("\n", " ").split("|")
-VERBS_PAST = """found|lost|bought|sold|opened|closed|cleaned|carried|broke|fixed|painted|forgot|took|brought|moved|saw|
-dropped|needed|wanted|liked|borrowed|returned|ordered|washed|hid|showed me|gave me|sent us|left|kept|threw away|put
-down|picked up|talked about|looked at|asked for|paid for|waited for""".replace("\n", " ").split("|")
-VERBS_BASE = """find|buy|sell|open|close|clean|carry|break|fix|paint|forget|take|bring|move|see|drop|use|keep|borrow|
-return|order|wash|hide|show me|give me|send us|leave|check|replace|look at|pay for|wait for|change|cancel|print|
-sign""".replace("\n", " ").split("|")
-ACTIVITIES = """reading a book|cooking dinner|playing chess|watching television|walking the dog|writing a letter|driving
-to work|learning to swim|cleaning the house|listening to music|waiting for the bus|talking on the phone|working
-late|planning a trip|running in the park|looking for a job|painting the fence|singing in the shower|riding a
-bike|making breakfast|fixing the roof|building a boat|drinking coffee|feeding the birds|washing the dishes|studying for
-the exam|shopping for shoes|sleeping on the sofa|taking pictures|growing tomatoes|telling a joke|having
-lunch""".replace("\n", " ").split("|")
-REPLIES = """Yes.|No.|Okay.|Sure.|Maybe.|Of course.|Not yet.|I see.|Thank you.|Thanks a lot.|You're welcome.|Hello.|Hi
-there.|Good morning.|Good afternoon.|Good evening.|Good night.|Goodbye.|Bye.|See you later.|See you tomorrow.|Take
-care.|Excuse me.|I'm sorry.|Pardon?|What?|Why?|Who is it?|How are you?|I'm fine, thanks.|And you?|That's right.|That's
-wrong.|Exactly.|Really?|I don't know.|I think so.|I don't think so.|I hope so.|Never mind.|No problem.|Just a
-moment, please.|One second.|Hold on.|Wait.|Stop.|Go ahead.|Come in.|Sit down.|Hurry up.|Be careful.|Good luck.|Well
-done.|Great.|Perfect.|Wonderful.|Let's go.|I agree.|Absolutely.|Not at all.|It depends.|Nice to meet you.|How can I help
-you?|Can you hear me?|Please say that again.|I understand.|Sounds good.|All right.|Got it.|Let me check.|Right away.|
-Anything else?|That's all.|What a pity.|Congratulations!|Happy birthday!|Welcome back.|Long time no see.|Are you
-there?|Who's calling, please?|Speaking.|Please hold the line.""".replace("\n", " ").split("|")
-
-# {x} is filled from the table of the same name, each time anew.
-TEMPLATES = """
-{Person} {past} the {adjective} {thing} {place}.
-{Person} {past} {a_thing} {time}.
-Did you {base} the {thing} {time}?
-Could you {base} the {adjective} {thing}, please?
-Can I {base} this {thing} {time}?
-Please {base} the {thing} before {day}.
-I want to {base} the {thing} {place}.
-We should {base} {a_thing} {time}.
-Don't {base} the {thing}, {name}.
-I was {activity} when {person} called.
-{Person} was {activity} {place}.
-{name} is {activity} {time}.
-Are you {feeling} because of the {thing}?
-I'm {feeling}, but {person} is {feeling}.
-{Person} looked {feeling} {time}.
-Where is the {adjective} {thing}?
-Where did {person} put the {thing}?
-The {thing} is {place}, {name}.
-There is {a_thing} {place}.
-There were {number} {things} {place}.
-I have {number} {things} and {number} {things}.
-She bought {number} {foods} and some {food}.
-Would you like some {food} or some {food}?
-I'd like {a_food} with {food}, please.
-We had {food} and {food} for dinner {time}.
-The {food} tastes better with {food}.
-My name is {name} {surname}.
-This is {name} {surname} speaking, how can I help you?
-Hello {name}, how are you {time}?
-Is {name} {surname} there?
-{name} and {name} went to {city} {time}.
-{name} lives in {city} with {person}.
-Have you ever been to {city}?
-The train to {city} leaves at {clock}.
-The next bus to {city} comes in {number} minutes.
-Your flight from {city} to {city} is on time.
-The meeting starts at {clock} on {day}.
-Let's meet at {clock} {place}.
-What time does the {shop} open on {day}?
-The {shop} closes at {clock}.
-It is {clock} now.
-Wake me up at {clock}, please.
-Your appointment is on {day}, {month} {ordinal}, at {clock}.
-My birthday is on {month} {ordinal}.
-He was born in {year}.
-The house was built in {year}.
-It costs {number} dollars and {number} cents.
-That will be {number} dollars, please.
-The ticket is {number} dollars.
-Your order number is {digits}.
-My phone number is {digits}.
-Please press {digit} to speak with {person}.
-The code is {digits}.
-The room is on floor {number}, number {digits}.
-It is {number} degrees {time}.
-About {number} percent of the {things} are {adjective}.
-I think it is going to {weather} {time}.
-The weather in {city} is {adjective} {time}.
-How many {things} do you need?
-How much is the {adjective} {thing}?
-Which {thing} do you like better, the {adjective} one or the {adjective} one?
-Why is {person} so {feeling}?
-Who {past} my {thing}?
-When will {person} {base} the {thing}?
-What happened {place} {time}?
-Do you know how to {base} {a_thing}?
-I don't know where the {thing} is.
-I can't {base} the {thing} without {a_thing}.
-If you {base} the {thing}, I will {base} the {thing}.
-Because it was {adjective}, we {past} the {thing}.
-The {thing} was too {adjective} and too {adjective}.
-{Person} said that the {thing} was {adjective}.
-{Person} told {person} about the {adjective} {thing} {place}.
-You can {base} it {time} if you are {feeling}.
-It takes about {number} minutes to {base} the {thing}.
-We walked {place} until it got dark.
-Thank you for {activity}, {name}.
-I am sorry, the {thing} is {adjective} {time}.
-One moment, let me {base} the {thing}.
-Sorry, I did not hear you, could you say that again?
-Nothing is wrong with your {thing}.
-They {past} {a_thing}, {a_thing} and {a_thing}.
-{city} is {number} miles from {city}.
-{number} plus {number} is {number}.
-The answer is {number}.
-Turn {side} at the {shop} and go straight for {number} minutes.
-""".strip().split("\n")
-
-SHOPS = """shop|bank|library|museum|post office|restaurant|bakery|pharmacy|school|supermarket|station|theater|gym|
-market|hotel|office|cafe""".replace("\n", " ").split("|")
-WEATHER = "rain|snow|get cold|get warm|be sunny|be cloudy|be windy|clear up".split("|")
-ORDINALS = """first second third fourth fifth sixth seventh eighth ninth tenth eleventh twelfth thirteenth fourteenth
-fifteenth sixteenth seventeenth eighteenth nineteenth twentieth""".split()
-SMALL = """one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen
-eighteen nineteen""".split()
-TENS = "twenty thirty forty fifty sixty seventy eighty ninety".split()
+_SPEAKABLE = re.compile(r"[A-Za-z ,.?!'-]+")
+_WORD = re.compile(r"[a-z]+(?:['-][a-z]+)*")
 
 
-def number(dice: random.Random) -> str:
-    """Up to 999, small ones most often, in words or in figures."""
-    value = dice.choice([dice.randint(2, 20), dice.randint(2, 99), dice.randint(100, 999)])
-    if dice.random() < 0.4:
-        return str(value)
-    words = [f"{SMALL[value // 100 - 1]} hundred"] if value >= 100 else []
-    rest = value % 100
-    if rest >= 20:
-        words += [TENS[rest // 10 - 2]] + ([SMALL[rest % 10 - 1]] if rest % 10 else [])
-    elif rest:
-        words += [SMALL[rest - 1]]
-    return " ".join(words)
+def words_of(text: str) -> list[str]:
+    """Its words, in lower case, without the marks around them."""
+    return _WORD.findall(text.lower())
 
 
-def clock(dice: random.Random) -> str:
-    """A time of day as people say it or, without its colon, as a script writes it."""
-    hour = dice.choice(SMALL[:12])
-    return dice.choice(
-        [
-            f"{hour} o'clock",
-            f"half past {hour}",
-            f"quarter to {hour}",
-            f"{hour} thirty",
-            f"{hour} {dice.choice(TENS[:4])} {dice.choice(SMALL[:9])}",
-            f"{dice.randint(1, 12)} {dice.choice(['am', 'pm'])}".replace("am", "a m").replace("pm", "p m"),
-            f"{dice.randint(1, 12)} {dice.randint(10, 59)}",
-            f"{hour} in the {dice.choice(['morning', 'evening', 'afternoon'])}",
-        ]
+# ---- What must not be learnt ----
+
+
+class HeldOut:
+    """The tests' sentences: none of them is a line, and no line has RUN words in a row of one."""
+
+    def __init__(self, sentences: Iterable[str]) -> None:
+        said = [tuple(words_of(sentence)) for sentence in sentences]
+        self.whole = set(said)
+        self.runs = {words[at : at + RUN] for words in said for at in range(len(words) - RUN + 1)}
+
+    def has(self, text: str) -> bool:
+        """Whether a line is too near to a test."""
+        words = tuple(words_of(text))
+        return words in self.whole or any(words[at : at + RUN] in self.runs for at in range(len(words) - RUN + 1))
+
+
+def test_sentences() -> list[str]:
+    """All that is spoken to tests and judges: as it is written, and as it is said."""
+    sys.path.append(str(ROOT / "scripts" / "judging"))
+    import material
+
+    found = [line for path in HERE.glob("test-*.txt") for line in path.read_text(encoding="utf-8").splitlines()]
+    found += [text for texts in material.SENTENCES.values() for text in texts]
+    found += [*material.INTERRUPTED, *material.REPLIES, *material.HELD_OUT, *material.HELD_OUT_REPLIES]
+    for path in (ROOT / "tests" / "texts").glob("*.json"):
+        pairs = [pair for pairs in json.loads(path.read_text(encoding="utf-8")).values() for pair in pairs]
+        found += [said for _, said in pairs]
+    parts = [part for text in found for part in re.split(r"\[S[12]\]", text) if part.strip()]
+    sentences = [sentence for part in parts for sentence in re.split(r"(?<=[.?!]) ", part.strip())]
+    return sentences + [said for text in parts if (said := spoken(text))]
+
+
+# ---- As it is said ----
+
+
+def spoken(text: str) -> str | None:
+    """A line as the product's text front end hands it to the model; None where a voice cannot read all of it."""
+    front_end = TextFrontEnd("spoken", makes_sounds=False)
+    pieces = front_end.feed(text) + front_end.flush()
+    said = " ".join(piece.said for piece in pieces)
+    if not said or any(piece.kind is not PieceKind.WORD for piece in pieces) or not _SPEAKABLE.fullmatch(said):
+        return None
+    if len(said) > MOST_CHARACTERS or not 1 <= len(said.split()) <= MOST_WORDS or not words_of(said):
+        return None
+    return said[0].upper() + said[1:] + ("" if said[-1] in ".?!" else ".")
+
+
+# ---- Where lines come from ----
+
+
+class Sources:
+    """Lines of every kind, as an agent would write them."""
+
+    def __init__(self, wordnet: WordNet, ranked: list[str]) -> None:
+        """ranked: English words, the most frequent first."""
+        self.wordnet, self.ranked = wordnet, ranked
+        self.missing: list[str] = []  # words for {word}, the next one last
+
+    @cached_property
+    def grammar(self) -> Grammar:
+        """grammar.txt, with WordNet's words, names and figures in its blanks."""
+        return Grammar.from_file(makers=written.makers() | self._words() | self._names())
+
+    def lines(self, kind: str, dice: random.Random) -> Iterator[str]:
+        """Lines of a kind: without end, but for WordNet's and lists."""
+        if kind == "examples":
+            yield from self._known(self.wordnet.examples(), dice)
+        elif kind == "definitions":
+            yield from self._known(self.wordnet.definitions(), dice)
+        elif kind == "lists":
+            yield from word_lists(self.ranked[:COMMON], dice)
+        else:
+            while kind != "rare" or self.missing:
+                yield self.grammar.sentence(kind, dice)
+
+    def _known(self, lines: Iterator[str], dice: random.Random) -> Iterator[str]:
+        """Those of at least two words, all of which people know; shuffled."""
+        known = set(self.ranked[:KNOWN]) | {"a", "i", "o"}
+        fit = [line for line in lines if len(words_of(line)) > 1 and set(words_of(line)) <= known]
+        dice.shuffle(fit)
+        yield from fit
+
+    def _words(self) -> dict[str, Callable[[random.Random], str]]:
+        """WordNet's words that people know, in their forms."""
+        known, net = set(self.ranked[: COMMON + 5000]), self.wordnet
+        nouns, verbs, adjectives, adverbs = (
+            [word for word in net.words(part) if word in known] for part in ("noun", "verb", "adj", "adv")
+        )
+        return {
+            "noun": lambda dice: dice.choice(nouns),
+            "nouns": lambda dice: net.plural(dice.choice(nouns)),
+            "verb": lambda dice: dice.choice(verbs),
+            "verbs": lambda dice: net.third(dice.choice(verbs)),
+            "past_verb": lambda dice: net.past(dice.choice(verbs)),
+            "verb_ing": lambda dice: net.ing(dice.choice(verbs)),
+            "adj": lambda dice: dice.choice(adjectives),
+            "adv": lambda dice: dice.choice(adverbs),
+            "word": lambda dice: self.missing.pop() if self.missing else dice.choice(nouns),
+        }
+
+    def _names(self) -> dict[str, Callable[[random.Random], str]]:
+        """People, towns and companies."""
+        given, family, towns, endings = names()
+        company = lambda dice: f"{dice.choice(family)} {dice.choice(endings)}"  # noqa: E731
+        return {
+            "given": lambda dice: dice.choice(given),
+            "given_possessive": lambda dice: f"{dice.choice(given)}'s",
+            "family": lambda dice: dice.choice(family),
+            "town": lambda dice: dice.choice(towns),
+            "company": company,
+            "spelt": lambda dice: written.spelt(dice.choice(dice.choice([given, family]))),
+            "spelt_family": lambda dice: written.spelt(dice.choice(family)),
+            "address": lambda dice: written.address(dice, dice.choice(family), dice.choice(towns)),
+            "email": lambda dice: written.email(dice, dice.choice(given), dice.choice(family)),
+            "url": lambda dice: written.url(dice, dice.choice(family)),
+        }
+
+
+def names() -> tuple[list[str], list[str], list[str], list[str]]:
+    """Given names, family names, towns, and what companies are called: plain ASCII, sorted."""
+    from faker.providers.geo import Provider as Places
+    from faker.providers.person.en_US import Provider as People
+
+    towns = {town for _, _, town, *_ in Places.land_coords}
+    groups = (set(People.first_names), set(People.last_names), towns)
+    plain = [sorted(name for name in group if re.fullmatch("[A-Za-z][A-Za-z' ]+", name)) for group in groups]
+    endings = (
+        "Bank Travel Energy Motors Dental Clinic Insurance Hotels Pizza Electronics Pharmacy Airlines Mobile Foods"
     )
+    return plain[0], plain[1], plain[2], endings.split()
 
 
-def plural(word: str) -> str:
-    """Good enough for the words above."""
-    if word.endswith(("s", "x", "ch", "sh", "to")):
-        return word + "es"
-    if word.endswith("fe"):
-        return word[:-2] + "ves"
-    return word[:-1] + "ies" if re.search("[^aeiou]y$", word) else word + "s"
-
-
-def fill(template: str, dice: random.Random) -> str:
-    """A template with its blanks filled."""
-    an = lambda word: f"{'an' if word[0] in 'aeiou' else 'a'} {word}"  # noqa: E731
-    blanks = {
-        "name": lambda: dice.choice(NAMES),
-        "surname": lambda: dice.choice(SURNAMES),
-        "city": lambda: dice.choice(PLACES),
-        "day": lambda: dice.choice(DAYS),
-        "month": lambda: dice.choice(MONTHS),
-        "ordinal": lambda: dice.choice(ORDINALS),
-        "thing": lambda: dice.choice(THINGS),
-        "things": lambda: plural(dice.choice(THINGS)),
-        "a_thing": lambda: an(dice.choice(THINGS)),
-        "food": lambda: dice.choice(FOODS),
-        "foods": lambda: plural(dice.choice(FOODS)),
-        "a_food": lambda: an(dice.choice(FOODS)),
-        "adjective": lambda: dice.choice(ADJECTIVES),
-        "feeling": lambda: dice.choice(FEELINGS),
-        "person": lambda: dice.choice(PEOPLE),
-        "place": lambda: dice.choice(PLACE_PHRASES),
-        "time": lambda: dice.choice(TIME_PHRASES),
-        "past": lambda: dice.choice(VERBS_PAST),
-        "base": lambda: dice.choice(VERBS_BASE),
-        "activity": lambda: dice.choice(ACTIVITIES),
-        "shop": lambda: dice.choice(SHOPS),
-        "weather": lambda: dice.choice(WEATHER),
-        "side": lambda: dice.choice(["left", "right"]),
-        "number": lambda: number(dice),
-        "clock": lambda: clock(dice),
-        "digit": lambda: dice.choice(SMALL[:9]),
-        "digits": lambda: " ".join(dice.choices([*SMALL[:9], "zero"], k=dice.randint(3, 7))),
-        "year": lambda: dice.choice(["nineteen", "eighteen", "twenty"]) + " " + dice.choice(TENS[:1] + SMALL[9:]),
-    }
-    filled = re.sub(r"\{(\w+)\}", lambda blank: blanks[blank[1].lower()](), template)
-    return filled[0].upper() + filled[1:]
-
-
-def wordnet() -> Iterator[str]:
-    """Example sentences of WordNet's glosses."""
-    for part in ("noun", "verb", "adj", "adv"):
-        for line in (WORDNET / f"data.{part}").read_text(encoding="utf-8").splitlines():
-            for example in re.findall(r'"([^"]+)"', line.partition("|")[2]):
-                text = " ".join(example.replace("`", "'").replace(";", ",").replace(":", ",").split())
-                if 3 <= len(text.split()) <= 24 and _SPEAKABLE.fullmatch(text):
-                    yield text[0].upper() + text[1:] + ("" if text[-1] in ".?!" else ".")
-
-
-def everyday(dice: random.Random) -> Iterator[str]:
-    """Sentences from the templates, without end."""
+def word_lists(words: list[str], dice: random.Random) -> Iterator[str]:
+    """Every word in lists of a few, over and over, with pauses between some."""
     while True:
-        yield fill(dice.choice(TEMPLATES), dice)
-
-
-def word_lists(dice: random.Random) -> Iterator[str]:
-    """Every common word in lists of a few, with pauses between some."""
-    words = [word for word in top_n_list("en", COMMON_WORDS * 2) if re.fullmatch(r"[a-z]{2,}('[a-z]+)?|a|i|o", word)]
-    for _ in range(LIST_PASSES):
-        order = words[:COMMON_WORDS]
+        order = list(words)
         dice.shuffle(order)
         rest = iter(order)
         while chosen := list(itertools.islice(rest, dice.randint(4, 9))):
             yield "".join(word + dice.choice([" ", " ", ", "]) for word in chosen).strip(" ,").capitalize() + "."
 
 
-def test_sentences() -> set[str]:
-    """What must not be trained on."""
-    return {line.strip().lower() for path in HERE.glob("test-*.txt") for line in path.read_text().splitlines()}
+def ranked_words(most: int) -> list[str]:
+    """English words that can be read, the most frequent first."""
+    from wordfreq import top_n_list
+
+    usual = re.compile(r"(?=.*[aeiouy])[a-z]{2,}('(s|t|re|ve|ll|d))?|a|i")
+    return [word for word in top_n_list("en", 2 * most) if usual.fullmatch(word)][:most]
 
 
-def texts(seed: int) -> list[str]:
-    """All utterances, shuffled."""
-    dice = random.Random(seed)
-    sources = [wordnet(), itertools.islice(everyday(dice), EVERYDAY), word_lists(dice), REPLIES]
-    found = {text.strip(): None for source in sources for text in source}
-    held_out = test_sentences()
-    chosen = [text for text in found if text.lower() not in held_out]
-    dice.shuffle(chosen)
-    return chosen
+# ---- All of them ----
+
+
+def write_kind(path: Path, lines: Iterator[str], most: int, held_out: HeldOut, seen: set[str]) -> None:
+    """Up to `most` lines as they are said, none of them seen before, into a file, if it is not there."""
+    if not path.exists():
+        found: dict[str, None] = {}
+        for tries, line in enumerate(lines):
+            said = spoken(line)
+            if said and said.lower() not in seen and not held_out.has(said):
+                found[said] = None
+                seen.add(said.lower())
+            if len(found) >= most or tries > 20 * most:
+                break
+        partial = path.with_suffix(".part")
+        partial.write_text("".join(f"{line}\n" for line in found), encoding="utf-8")
+        partial.rename(path)
+    seen.update(line.lower() for line in read_lines(path))
+
+
+def read_lines(path: Path) -> list[str]:
+    """Of a file."""
+    return path.read_text(encoding="utf-8").splitlines()
+
+
+def lacking(lines: Iterable[str], words: Iterable[str], dice: random.Random) -> list[str]:
+    """Words of the lines, and those given, as often as they lack to ENOUGH; shuffled."""
+    counts = Counter(word for line in lines for word in words_of(line))
+    for word in words:
+        counts[word] += 0
+    missing = [word for word, count in sorted(counts.items()) for _ in range(ENOUGH - count)]
+    dice.shuffle(missing)
+    return missing
+
+
+def ordered(lines: list[str], dice: random.Random) -> list[str]:
+    """Shuffled, and so that each word comes early: of every two lines one is there for its rarest word."""
+    rest = list(lines)
+    dice.shuffle(rest)
+    counts: Counter[str] = Counter()
+    needed: list[str] = []
+    for target in TARGETS:
+        left = []
+        for line in rest:
+            words = words_of(line)
+            if any(counts[word] < target for word in words):
+                counts.update(words)
+                needed.append(line)
+            else:
+                left.append(line)
+        rest = left
+    # By turns, and what is left of the longer at the end.
+    return [line for pair in itertools.zip_longest(needed, rest) for line in pair if line is not None]
+
+
+def variety(lines: list[str]) -> dict[str, object]:
+    """Lines, words, different words, and which part of these stands fewer than ENOUGH times."""
+    counts = Counter(word for line in lines for word in words_of(line))
+    few = sum(count < ENOUGH for count in counts.values())
+    return {
+        "lines": len(lines),
+        "words": counts.total(),
+        "different": len(counts),
+        f"under {ENOUGH}": round(few / max(1, len(counts)), 4),
+    }
+
+
+def make(folder: Path, seed: int, sources: Sources, held_out: HeldOut, share: float = 1.0) -> list[str]:
+    """All files, texts.txt the last; returns its lines. share: of the counts in KINDS, for a try."""
+    folder.mkdir(parents=True, exist_ok=True)
+    seen: set[str] = set()
+    for kind, most in KINDS.items():
+        path = folder / f"{kind}.txt"
+        most = max(1, round(most * share))
+        write_kind(path, sources.lines(kind, random.Random(f"{seed} {kind}")), most, held_out, seen)
+        print(f"{kind}: {len(read_lines(path))} lines", flush=True)
+    lines = [line for kind in KINDS for line in read_lines(folder / f"{kind}.txt")]
+    wanted = sources.ranked[:COMMON] if share == 1 else []
+    for number in range(ROUNDS):
+        dice, path = random.Random(f"{seed} rare {number}"), folder / f"rare-{number}.txt"
+        sources.missing = lacking(lines, wanted, dice)
+        write_kind(path, sources.lines("rare", dice), RARE_LINES, held_out, seen)
+        lines += read_lines(path)
+        print(f"rare, round {number + 1}: {len(read_lines(path))} lines", flush=True)
+        wanted = []  # what cannot be said as it is written never will be
+    return ordered(lines, random.Random(f"{seed} order"))
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("out", type=Path)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path)
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--share", type=float, default=1.0, help="of all lines, for a try")
     given = parser.parse_args()
-    lines = texts(given.seed)
-    given.out.write_text("\n".join(lines) + "\n", encoding="utf-8")
-    print(f"{len(lines)} utterances, {sum(len(line.split()) for line in lines)} words")
+    sources = Sources(WordNet(), ranked_words(KNOWN))
+    lines = make(given.folder, given.seed, sources, HeldOut(test_sentences()), given.share)
+    (given.folder / "texts.txt").write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+    print(json.dumps({"all": variety(lines), "first 50,000": variety(lines[:50_000])}))
 
 
 if __name__ == "__main__":
