@@ -335,12 +335,38 @@ async def test_a_socket_that_cannot_be_is_refused_before_the_handshake(server, g
     for target, path, status in (
         (server, "/v1/speak?encoding=opus", 400),
         (guarded, "/tts/websocket?api_key=wrong", 401),
-        (guarded, "/v1/text-to-speech/any/multi-stream-input", 401),
+        (guarded, "/v1/text-to-speech/any/multi-stream-input?api_key=wrong", 401),
     ):
         with pytest.raises(InvalidStatus) as refused:
             await open_websocket(f"{target.url}{path}")
         assert refused.value.response.status_code == status
         assert json.loads(refused.value.response.body)
+
+
+@pytest.mark.parametrize("name", ["xi_api_key", "xi-api-key", "authorization"])
+@on_loop
+async def test_elevenlabs_sockets_may_bring_their_key_in_the_first_message(guarded, name):
+    key = "Bearer s3cret é" if name == "authorization" else "s3cret é"
+    async with dialled(guarded, f"{VOICE}/stream-input?output_format=pcm_24000") as socket:
+        for message in ({"text": " ", name: key}, {"text": "One two. "}, {"text": ""}):
+            await socket.send(json.dumps(message))
+        messages = [json.loads(message) async for message in socket]
+    assert messages[-1]["isFinal"] is True
+    assert any(message["audio"] for message in messages)
+
+
+@pytest.mark.parametrize(
+    "first",
+    ['{"text": " "}', '{"text": " ", "xi_api_key": "wrong"}', '{"text": " ", "xi_api_key": 5}', "what?", b"\xff"],
+)
+@on_loop
+async def test_without_the_key_in_the_first_message_an_elevenlabs_socket_is_told_and_closed(guarded, first):
+    async with open_websocket(f"{guarded.url}{VOICE}/multi-stream-input") as socket:
+        await socket.send(first)
+        told = json.loads(await socket.recv())
+        assert (told["error"], told["code"]) == ("invalid_api_key", 401)
+        with pytest.raises(ConnectionClosed, match="1008"):
+            await socket.recv()
 
 
 @pytest.mark.parametrize("scheme", ["token", "bearer"])

@@ -16,10 +16,11 @@ from starlette.routing import BaseRoute, WebSocketRoute
 from starlette.routing import Route as HttpRoute
 
 from dia2stream.errors import CommandError, Dia2StreamError
-from dia2stream.server.connection import ClientGone, Receive, Scope, Send
+from dia2stream.server.connection import ClientGone, Message, Receive, Scope, Send
 from dia2stream.server.dialect_client import DialectAnswer, DialectClient, DialectSocket, answer, close_early
 from dia2stream.server.dialects import cartesia, deepgram, elevenlabs, openai_speech
 from dia2stream.server.dialects.dialect import (
+    FirstKey,
     Request,
     Response,
     Route,
@@ -28,6 +29,7 @@ from dia2stream.server.dialects.dialect import (
     Translator,
     conversation_of,
 )
+from dia2stream.server.gate import offers_token, without_scheme
 from dia2stream.server.service import Service, hang_up
 
 FORMATS: dict[str, list[Route]] = {
@@ -42,6 +44,9 @@ MAX_BODY = 2**20
 # many give up on a service for good when it has refused them a few times. They wait ten seconds for a handshake, so it
 # is finished before that, and what a client then says waits until it can be spoken.
 REQUEST_SECONDS, HANDSHAKE_SECONDS, SOCKET_SECONDS = 9.0, 5.0, 300.0
+
+
+_WRONG_KEY = "the key is missing or wrong: it must be the server's token"
 
 
 def routes(service: Service) -> list[BaseRoute]:
@@ -84,8 +89,12 @@ class Front:
         try:
             request = await self._read(scope, receive)
             if not self._service.gate.knows(scope):
-                raise CommandError("unauthorized", "the key is missing or wrong: it must be the server's token")
-            if route.method == "WEBSOCKET" and not await self._is_loaded(HANDSHAKE_SECONDS):
+                if route.first_key is None or offers_token(scope):
+                    raise CommandError("unauthorized", _WRONG_KEY)
+                await send({"type": "websocket.accept"})
+                accepted = True
+                receive = await self._read_key(route.first_key, receive, send)
+            if route.method == "WEBSOCKET" and not accepted and not await self._is_loaded(HANDSHAKE_SECONDS):
                 await send({"type": "websocket.accept"})
                 accepted = True
             if not await self._is_loaded(SOCKET_SECONDS if accepted else REQUEST_SECONDS):
@@ -105,6 +114,19 @@ class Front:
             return
         kind = DialectSocket if route.method == "WEBSOCKET" else DialectAnswer
         await self._speak(route, kind(scope, receive, send, opened, accepted), opened, key)
+
+    async def _read_key(self, first_key: FirstKey, receive: Receive, send: Send) -> Receive:
+        """Waits for a socket's first message, and gives it back to who reads on. Raises CommandError."""
+        with contextlib.suppress(asyncio.TimeoutError):
+            first = await asyncio.wait_for(_first_message(receive), HANDSHAKE_SECONDS)
+            text = first.get("text")
+            key = first_key.read(first["bytes"] if text is None else text)
+            if key is not None and self._service.gate.accepts(without_scheme(key)):
+                return _again(first, receive)
+        error = CommandError("unauthorized", _WRONG_KEY)
+        with contextlib.suppress(OSError):
+            await send({"type": "websocket.send", "text": first_key.refuse(error)})
+        raise error
 
     async def _is_loaded(self, seconds: float) -> bool:
         """Waits for the model for so long. Raises CommandError when it is not there for another reason."""
@@ -170,3 +192,21 @@ class Front:
         lock = self._turns.setdefault(name, asyncio.Lock())
         async with lock:
             yield
+
+
+async def _first_message(receive: Receive) -> Message:
+    """What a socket says first. Raises ClientGone."""
+    while (message := await receive())["type"] != "websocket.receive":
+        if message["type"] == "websocket.disconnect":
+            raise ClientGone("the client has closed the connection")
+    return message
+
+
+def _again(first: Message, receive: Receive) -> Receive:
+    """`receive`, with a message that was read already in front."""
+    before = [first]
+
+    async def received() -> Message:
+        return before.pop() if before else await receive()
+
+    return received

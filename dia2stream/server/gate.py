@@ -40,10 +40,12 @@ class Gate:
         self._hosts = _listed(allow_hosts)
 
     def knows(self, scope: Scope) -> bool:
-        """Whether the request has the token, or needs none. Takes the same time for every wrong one."""
-        if self._digest is None:
-            return True
-        return any(hmac.compare_digest(_digest(token), self._digest) for token in _tokens(scope))
+        """Whether the request has the token, or needs none."""
+        return self._digest is None or any(self.accepts(token) for token in _tokens(scope))
+
+    def accepts(self, token: str) -> bool:
+        """Whether it is the token, or none is needed. Takes the same time for every wrong one."""
+        return self._digest is None or hmac.compare_digest(_digest(token), self._digest)
 
     def refusal(self, scope: Scope) -> Response | None:
         """Why the request may not come in, tokens apart; None when it may."""
@@ -97,6 +99,11 @@ def headers(scope: Scope, name: str) -> list[str]:
     return [value.decode("latin-1") for key, value in scope["headers"] if key.decode("latin-1").lower() == name]
 
 
+def offers_token(scope: Scope) -> bool:
+    """Whether the request brings a token, right or wrong."""
+    return bool(_tokens(scope))
+
+
 def subprotocols(scope: Scope) -> list[str]:
     """What a WebSocket offers. Browsers have no other header for a key: Deepgram's clients there offer `token, KEY`."""
     return [name.strip() for value in headers(scope, "sec-websocket-protocol") for name in value.split(",")]
@@ -120,11 +127,15 @@ def _tokens(scope: Scope) -> list[str]:
     asked = query(scope)
     found = [value for name in _TOKEN_PARAMETERS for value in asked.get(name, [])]
     found += [_as_sent(value) for name in _TOKEN_HEADERS for value in headers(scope, name)]
-    for value in headers(scope, "authorization"):
-        scheme, _, token = value.partition(" ")
-        found.append(_as_sent(token if scheme.lower() in TOKEN_SCHEMES else value))
+    found += [_as_sent(without_scheme(value)) for value in headers(scope, "authorization")]
     scheme, *keys = subprotocols(scope) or [""]
     return found + (keys[:1] if scheme.lower() in TOKEN_SCHEMES else [])
+
+
+def without_scheme(value: str) -> str:
+    """The token of an Authorization header."""
+    scheme, _, token = value.partition(" ")
+    return token if scheme.lower() in TOKEN_SCHEMES else value
 
 
 def _as_sent(value: str) -> str:

@@ -120,13 +120,26 @@ class Translator(ABC):
 
 
 @dataclass(frozen=True)
+class FirstKey:
+    """How a socket brings its key in its first message, where a format's clients may. read: the key in it, if there is
+    one. refuse: the message that tells the error before the socket is closed.
+    """
+
+    read: Callable[[str | bytes], str | None]
+    refuse: Callable[[CommandError], str]
+
+
+@dataclass(frozen=True)
 class Route:
-    """An address. open: the translator, or the answer. refuse: an error in the format's own shape."""
+    """An address. open: the translator, or the answer. refuse: an error in the format's own shape. first_key: of a
+    socket whose handshake may come without the key.
+    """
 
     method: Literal["GET", "POST", "WEBSOCKET"]
     path: str
     open: Callable[[Request, Served], Translator | Response]
     refuse: Callable[[CommandError], Response]
+    first_key: FirstKey | None = None
 
 
 def read_object(text: str | bytes) -> dict[str, object]:

@@ -22,6 +22,7 @@ import base64
 import json
 from collections import deque
 from collections.abc import Mapping
+from functools import partial
 
 from dia2stream.errors import CommandError
 from dia2stream.server.dialects.character_times import Aligner, Characters
@@ -31,6 +32,7 @@ from dia2stream.server.dialects.context_translator import ContextTranslator
 from dia2stream.server.dialects.contexts import PATIENCE
 from dia2stream.server.dialects.dialect import (
     Close,
+    FirstKey,
     Output,
     Request,
     Response,
@@ -262,6 +264,16 @@ class MultiSocket(_Socket):
         self._closing.discard(name)
 
 
+def first_key(message: str | bytes) -> str | None:
+    """The key in a socket's first message, whose spelling is not the same in all of the service's documents."""
+    try:
+        fields = read_object(message)
+        found = [text_of(fields, name, "") for name in ("xi_api_key", "xi-api-key", "authorization")]
+    except CommandError:
+        return None
+    return next((key for key in found if key), None)
+
+
 def _socket_error(error: CommandError, context: str | None) -> str:
     named = {} if context is None else {"contextId": context, "context_id": context}
     status = status_of(error)
@@ -269,9 +281,10 @@ def _socket_error(error: CommandError, context: str | None) -> str:
 
 
 _VOICE = "/v1/text-to-speech/{voice}"
+_FIRST_KEY = FirstKey(first_key, partial(_socket_error, context=None))
 ROUTES = [
-    Route("WEBSOCKET", f"{_VOICE}/stream-input", open_single, refuse),
-    Route("WEBSOCKET", f"{_VOICE}/multi-stream-input", open_multi, refuse),
+    Route("WEBSOCKET", f"{_VOICE}/stream-input", open_single, refuse, _FIRST_KEY),
+    Route("WEBSOCKET", f"{_VOICE}/multi-stream-input", open_multi, refuse, _FIRST_KEY),
     Route("POST", f"{_VOICE}", speak, refuse),
     Route("POST", f"{_VOICE}/stream", speak, refuse),
     Route("POST", f"{_VOICE}/stream/with-timestamps", speak_with_timestamps, refuse),
