@@ -1,7 +1,6 @@
-"""Makes the codec, in four steps, each of which goes on from what is there:
+"""Makes the codec, in three steps, each of which goes on from what is there:
 
-    codec.py place SPEECH CODEC              an analysis and codebooks: codes exist from here on, and stay
-    codec.py encode SPEECH CODEC CODES       all speech as codes, for the language model
+    codec.py place SPEECH CODEC              an analysis and codebooks: codes exist from here on, and stay (corpus.py)
     codec.py decoder SPEECH CODEC            trains codes -> sound
     codec.py encoder SPEECH CODEC            trains sound -> codes, which only voices and listening need
 
@@ -214,22 +213,6 @@ def widened(latents: Tensor) -> Tensor:
     return F.pad(latents, (0, CONFIG["hidden_size"] - KEPT))
 
 
-@torch.no_grad()
-def encode_all(encoder: Encoder, folder: Path, out: Path, seconds_a_batch: float = 60.0) -> int:
-    """Every utterance of the shards in `folder` -> shards of codes in `out`, if not there; returns the frames made."""
-    out.mkdir(parents=True, exist_ok=True)
-    quiet = encoder(torch.zeros(1, 40 * FRAME))[0]
-    np.save(out / "silence.npy", quiet[:, 8:].numpy().astype("<u2"))
-    total = 0
-    for path in sorted(p for p in folder.glob("*.npz") if "part" not in p.name and not (out / p.name).exists()):
-        shard = np.load(path)
-        codes = encode(encoder, np.split(shard["sound"], shard["ends"][:-1]), seconds_a_batch)
-        ends = np.cumsum([c.shape[1] for c in codes])
-        np.savez_compressed(out / path.name, codes=np.concatenate(codes, 1), ends=ends, about=str(shard["about"]))
-        total += int(ends[-1])
-    return total
-
-
 def encode(encoder: Encoder, sounds: list[np.ndarray], seconds_a_batch: float) -> list[np.ndarray]:
     """int16 sounds at 16 kHz -> codes uint16 [8, frames] each, padded with silence to whole frames."""
     hop = FRAME * SPEECH_RATE // RATE
@@ -251,20 +234,15 @@ def encode(encoder: Encoder, sounds: list[np.ndarray], seconds_a_batch: float) -
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("step", choices=["place", "encode", "decoder", "encoder"])
+    parser.add_argument("step", choices=["place", "decoder", "encoder"])
     parser.add_argument("speech", type=Path)
     parser.add_argument("codec", type=Path)
-    parser.add_argument("codes", type=Path, nargs="?")
     parser.add_argument("--minutes", type=float, default=60.0, help="of training")
     parser.add_argument("--batch", type=int, default=12)
     parser.add_argument("--frames", type=int, default=16, help="of 80 ms, in a piece")
     parser.add_argument("--hours", type=float, default=3.0, help="of speech kept in memory")
     parser.add_argument("--peak", type=float, default=PEAK_RATE, help="learning rate")
     given = parser.parse_args()
-    if given.step == "encode":
-        encoder = Encoder(read(given.codec), Analysis.read(given.codec / ANALYSIS))
-        print(encode_all(encoder, given.speech, given.codes), "frames")
-        return
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     torch.manual_seed(int(time.time()))
     speech = Speech(given.speech, device, given.hours)

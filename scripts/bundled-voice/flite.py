@@ -1,4 +1,4 @@
-"""Flite's two good voices through its C library: text in, 16 kHz sound and the times of its words out.
+"""Flite's good voices through its C library: text in, 16 kHz sound and the times of its words out.
 
 The library is Debian's `flite` (CMU licence). It is found where the system keeps it, or in the folder FLITE_LIB.
 """
@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 RATE = 16_000
-VOICES = ("slt", "rms")  # [S1] a woman, [S2] a man
+VOICES = ("slt", "rms", "awb")  # [S1] a woman, [S2] a man; and another man, whom only guests sound like
 
 _FIRST_SOUND = b"daughter1.R:SylStructure.daughter1.daughter1.R:Segment.p.end"
 _LAST_SOUND = b"daughtern.R:SylStructure.daughtern.daughtern.R:Segment.end"
@@ -44,7 +44,7 @@ def _function(library, name, result, *arguments):  # type: ignore[no-untyped-def
 
 
 class Flite:
-    """The library, with both voices loaded."""
+    """The library, with all voices loaded."""
 
     def __init__(self) -> None:
         core = _library("libflite")

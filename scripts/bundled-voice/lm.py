@@ -1,8 +1,7 @@
 """Trains the language model: `lm.py CODES TOKENIZER OUT --deadline EPOCH`.
 
-CODES: a folder of shards `*.npz` with `codes` uint16 [8, frames], utterances end to end; `ends` int64, their ends;
-`about` JSON, a list of [speaker, text, [[start, end] of each word, in seconds]]; and `silence.npy`, codes of nobody
-speaking [8, frames]. TOKENIZER: the folder that tokenizer.py wrote.
+CODES: a folder of shards that corpus.py wrote, and `silence.npy`, codes of nobody speaking [8, frames]. TOKENIZER: the
+folder that tokenizer.py wrote.
 
 Made for a machine that is there for minutes: training ends at a time of day, and the learning rate follows the clock;
 weights are written to OUT (a .safetensors) on the way. On CUDA a step, optimizer and all, is one graph.
@@ -10,7 +9,6 @@ weights are written to OUT (a .safetensors) on the way. On CUDA a step, optimize
 
 import argparse
 import gc
-import json
 import mmap
 import multiprocessing
 import os
@@ -21,6 +19,7 @@ import zlib
 from collections.abc import Callable
 from pathlib import Path
 
+import corpus
 import lm_net
 import numpy as np
 import torch
@@ -44,18 +43,15 @@ def read_utterances(folder: Path, tokenizer: Tokenizer) -> tuple[list[Utterance]
     """Those to train on, and those to validate with."""
     known: dict[str, list[int]] = {}
     found: tuple[list[Utterance], list[Utterance]] = [], []
-    for path in sorted(folder.glob("*.npz")):
-        shard = np.load(path)
-        codes, begin = np.ascontiguousarray(shard["codes"]), 0
-        for end, (speaker, text, times) in zip(shard["ends"].tolist(), json.loads(str(shard["about"])), strict=True):
+    for path in corpus.shards(folder):
+        for speaker, text, times, codes in corpus.read_shard(path):
             words = []
             for word, (start, stop) in zip(text.split(), times, strict=True):
                 if word not in known:
                     known[word] = tokenizer.encode(word, add_special_tokens=False).ids
                 words.append(Word(known[word], start, stop))
             validates = zlib.crc32(text.lower().encode()) % VALIDATION == 0
-            found[validates].append(Utterance(speaker, codes[:, begin:end], words))
-            begin = end
+            found[validates].append(Utterance(speaker, codes, words))
     return found
 
 
