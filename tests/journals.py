@@ -65,9 +65,8 @@ async def record_of(journal: str, id: str, clock_ms: int) -> Record:
         await asyncio.sleep(0.1)
 
 
-async def codes_of(journal: str, id: str, clock_ms: int) -> tuple[NDArray[np.int16], bytes]:
-    """The codes of all that was heard, [frames, C], and those of what the caller said."""
-    record = await record_of(journal, id, clock_ms)
+def codes_in(record: Record, clock_ms: int) -> tuple[NDArray[np.int16], bytes]:
+    """The codes of all that was heard, [frames, C], and those of what the caller said, in a record of so much audio."""
     frames = [codes for stretch in heard(record) for codes in stretch.frames]
     caller = [entry.codes for entry in record.entries if isinstance(entry, EarEntry)]
     return np.stack(frames[: clock_ms // FRAME_MS]), b"".join(codes.T.tobytes() for codes in caller)

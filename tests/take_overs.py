@@ -8,7 +8,10 @@ held to this:
 - it is back, told `paused` where its audio ends, within BACK_SECONDS;
 - the words that were heard are the words that were asked for, each once, each at its place on the audio clock;
 - the audio is as long as `done` says, and nothing comes from a server that the call has left;
-- in float32, its codes are those of a call that nothing has befallen, and its audio differs by 1 LSB at most.
+- in float32, its codes are those of a call that nothing has befallen, and its audio differs by 1 LSB at most. Sums come
+  out otherwise in the last bit for other numbers of rows, so in company a draw that is a tie but for that bit may turn,
+  and all that follows. Such a call's record is computed again, alone: then one step draws something else. One wrong
+  word in the memory would change 52 of 118.
 
     take_overs.py --calls 100 --journal redis
     take_overs.py --calls 100 --together 25 --model random:2b --device cuda
@@ -34,14 +37,18 @@ from numpy.typing import NDArray
 
 os.environ.setdefault("TEST_PATIENCE", "2")  # a large model's loading
 
-from journals import codes_of, redis_running
+from journals import codes_in, record_of, redis_running
 from serving import Serve
 from soak_calls import Figures
 from taken_calls import CALLS, Call
 
+from dia2stream.engine.replay import Replay
 from dia2stream.errors import Dia2StreamError, Disconnected
+from dia2stream.journal.record import Record
+from dia2stream.options import ModelOptions
 
 BACK_SECONDS = 2.0
+MOST_TIES = 2  # steps of one call
 SEEDS = (3, 5)  # of what the calls say: each call is compared with one that nothing has befallen
 WRONG = (AssertionError, Dia2StreamError, OSError, asyncio.TimeoutError)
 
@@ -49,8 +56,8 @@ WRONG = (AssertionError, Dia2StreamError, OSError, asyncio.TimeoutError)
 class Known:
     """What each kind of call sounds like when nothing befalls it: its audio, and its codes where they are compared."""
 
-    def __init__(self, exact: bool) -> None:
-        self.exact = exact
+    def __init__(self, exact: bool, model: ModelOptions) -> None:
+        self.exact, self.model = exact, model
         self._calls: dict[tuple[str, int], tuple[Call, NDArray[np.int16], bytes]] = {}
 
     async def learn(self, servers: Sequence[Serve], journal: str, figures: Figures) -> None:
@@ -59,7 +66,8 @@ class Known:
         async def learn(server: Serve, kind: type[Call], seed: int) -> None:
             call = kind([server], seed, random.Random(seed), Figures())
             await call.run()
-            self._calls[kind.__name__, seed] = call, *await codes_of(journal, call.id, call.clock_ms)
+            record = await record_of(journal, call.id, call.clock_ms)
+            self._calls[kind.__name__, seed] = call, *codes_in(record, call.clock_ms)
             await call.hang_up()
             figures.count("calls that nothing befell")
 
@@ -67,8 +75,9 @@ class Known:
             *(learn(server, kind, seed) for server, seed in zip(servers, SEEDS, strict=True) for kind in CALLS)
         )
 
-    def compare(self, call: Call, codes: NDArray[np.int16], caller: bytes, figures: Figures) -> None:
+    async def compare(self, call: Call, record: Record, figures: Figures) -> None:
         """Raises AssertionError where a call differs, if it may not."""
+        codes, caller = codes_in(record, call.clock_ms)
         known, known_codes, known_caller = self._calls[type(call).__name__, call.seed]
         same = all(np.array_equal(a, b) for a, b in zip(call.frames(codes), known.frames(known_codes), strict=True))
         off = max(map(_difference, call.sounds(), known.sounds()))
@@ -78,8 +87,18 @@ class Known:
             # Callers who are encoded in one pass may get a code that is as near as the one that they get alone.
             figures.count("calls whose caller was encoded otherwise")
         elif self.exact and not call.unsure:
-            assert same, "its codes are not those of an undisturbed call"
-            assert off <= 1, f"its audio differs by {off} LSB"
+            if not same:
+                await asyncio.to_thread(self._explain, record)
+                figures.count("calls that turned at a tie")
+            else:
+                assert off <= 1, f"its audio differs by {off} LSB"
+
+    def _explain(self, record: Record) -> None:
+        """Raises AssertionError if the model, alone, draws more of a record otherwise than ties explain."""
+        replay = Replay(record, self.model)
+        replay.frames()
+        told = replay.differences
+        assert told.count <= MOST_TIES, f"{told.count} of {told.steps} steps draw otherwise, from step {told.first} on"
 
 
 def _difference(sound: NDArray[np.int64], other: NDArray[np.int64]) -> float:
@@ -91,7 +110,10 @@ class Rounds:
 
     def __init__(self, options: argparse.Namespace, journal: str, figures: Figures) -> None:
         self.options, self.journal, self.figures = options, journal, figures
-        self.known, self.chance = Known(options.exact), random.Random(options.seed)
+        self.known, self.chance = (
+            Known(options.exact, ModelOptions(model=options.model, device=options.device)),
+            random.Random(options.seed),
+        )
         self.servers: list[Serve] = []
 
     async def run(self) -> None:
@@ -154,8 +176,7 @@ class Rounds:
         await asyncio.sleep(after)
         try:
             await call.run()
-            codes, caller = await codes_of(self.journal, call.id, call.clock_ms)
-            self.known.compare(call, codes, caller, self.figures)
+            await self.known.compare(call, await record_of(self.journal, call.id, call.clock_ms), self.figures)
         except WRONG as error:
             self.figures.fault(f"{type(call).__name__} {call.seed}, {call.story}", error)
         finally:

@@ -172,6 +172,8 @@ class Call:
                     raise
         if self.client.ready.conversation != self.id:
             self.id = self.client.ready.conversation
+            told = await asyncio.wait_for(self.client.receive(), PATIENCE)
+            assert isinstance(told, Error) and told.code == "no_session", told
             return None
         return await self.until(Paused)
 
