@@ -172,9 +172,11 @@ class Call:
                     raise
         if self.client.ready.conversation != self.id:
             self.id = self.client.ready.conversation
-            told = await asyncio.wait_for(self.client.receive(), PATIENCE)
-            assert isinstance(told, Error) and told.code == "no_session", told
-            return None
+            match await asyncio.wait_for(self.client.receive(), PATIENCE):
+                case Error(code="no_session"):
+                    return None
+                case other:
+                    raise AssertionError(other)
         return await self.until(Paused)
 
     async def _until_heard(self, began: float) -> float:
