@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 
 from dia2.model.config import Dia2Config
 from dia2.model.delays import blank, delay_frames
-from dia2.text.machine import Mark, TextMachine, Tokens
+from dia2.text.machine import TextMachine
 from dia2.text.script import Entry
 
 GOLDENS = Path(__file__).resolve().parents[2] / "tests" / "goldens" / "published-like"
@@ -47,14 +47,18 @@ def check_net() -> None:
 
 
 def fake_utterances(count: int, vocabulary: int, seed: int = 0) -> list[Utterance]:
-    """Words of one to four tokens at a plausible pace; a code says which token sounds, whose, and since when."""
+    """Words of one to four tokens at a plausible pace; a code says which token sounds, whose, and since when.
+
+    One utterance in eight is of one of three guests.
+    """
     dice, found = random.Random(seed), []
     for number in range(count):
-        speaker, at, words, codes = number % 2, 0.05, [], []
+        speaker, at, words, codes = number % 2 if number % 8 else 2 + dice.randrange(3), 0.05, [], []
         for _ in range(dice.randint(1, 12)):
             tokens = [dice.randrange(300, vocabulary) for _ in range(dice.choice([1, 1, 1, 2, 2, 4]))]
             end = at + 0.1 + dice.expovariate(5.0)
-            words.append(Word(tokens, round(at, 3), round(end, 3)))
+            others = [[dice.randrange(300, vocabulary) for _ in range(len(tokens) + more)] for more in (1, 2)]
+            words.append(Word(tokens, round(at, 3), round(end, 3), others))
             at = end + (dice.random() < 0.1) * 0.3
         for frame in range(round((at + 0.15) * 12.5)):
             spoken = [word for word in words if word.start * 12.5 <= frame] or words[:1]
@@ -69,7 +73,9 @@ def check_compose(sequences: int) -> None:
     """What is composed is what the text machine and the delayed grid make of the same words and actions."""
     ids = Ids(tags=(2500, 2501))
     silence = np.full((8, 50), 511, np.uint16) - np.arange(8, dtype=np.uint16)[:, None]
-    composer = Composer(fake_utterances(200, 2500), silence, ids, mix=Mix(untexted=0.0, prefixed=0.3))
+    composer = Composer(
+        fake_utterances(200, 2500), silence, ids, mix=Mix(untexted=0.0, prefixed=0.3, guests=0.5, heard=0.4, split=0.5)
+    )
     labels = free = 0
     for _ in range(sequences):
         call = composer.call()
@@ -93,26 +99,24 @@ def check_text(call: Call, columns: np.ndarray, actions: np.ndarray, ids: Ids) -
     machine = TextMachine(ids.new_word, ids.pad, 2)
     state, starts, labels, free = machine.start(), set(call.starts), 0, 0
     events = {(event.kind, event.step): event for event in call.events}
-    forced = max((event.step for event in call.events if event.kind == "prefix"), default=0)
-    if forced:
-        state.append([Entry(tuple(tokens), "x", pad) for tokens, pad in events["prefix", forced].entries])
+    in_clip = False
     for step in range(len(columns) - 1):
-        if ("prefix", step) in events:
-            state = machine.start()
-        if ("barge", step) in events:
-            mark = state.mark()
-            in_break = bool(state.taken) and not state.taken[-1][1].tokens
-            state.queue.clear()
-            state.restore(Mark(mark.padding_budget, 0 if in_break else mark.forced_padding, Tokens(), Tokens(), None))
-        if ("text", step) in events:
-            state.append([Entry(tuple(tokens), "x", pad) for tokens, pad in events["text", step].entries])
-        choice = not state.pending and state.forced_padding <= 0 and state.padding_budget > 0 and step >= forced
+        if ("fresh", step) in events:
+            state, in_clip = machine.start(), False
+        for kind in ("clip", "text"):
+            if (kind, step) in events:
+                if kind == "clip":
+                    state, in_clip = machine.start(), True
+                state.append([Entry(tuple(tokens), "x", pad) for tokens, pad in events[kind, step].entries])
+        choice = not state.pending and state.forced_padding <= 0 and state.padding_budget > 0 and not in_clip
         free += choice
         if actions[step] != NO_ACTION:
             labels += 1
             assert choice, f"step {step} is forced"
             assert actions[step] == (step in starts), step
-        text = machine.process(state, step, int(step in starts), forced=step < forced)
+        text = machine.process(state, step, int(step in starts), forced=in_clip)
+        if ("blank", step + 1) in events:
+            text = (ids.pad, ids.pad)
         assert text == tuple(columns[step + 1, :2]), (step, text, columns[step + 1, :2], call.events)
     return labels, free
 

@@ -24,15 +24,16 @@ NO_ACTION = -100  # the machine forces the outcome, or it is unknown when text c
 
 
 class Word(NamedTuple):
-    """Tokens without tag; start and end in seconds into the utterance."""
+    """Tokens without tag; start and end in seconds into the utterance. others: the same word in other tokens."""
 
     tokens: list[int]
     start: float
     end: float
+    others: Sequence[list[int]] = ()
 
 
 class Utterance(NamedTuple):
-    """What speaker 0 or 1 says: codes uint16 [8, frames]."""
+    """What somebody says: codes uint16 [8, frames]. speaker: 0 and 1 are [S1] and [S2], from 2 on guests."""
 
     speaker: int
     codes: np.ndarray
@@ -57,7 +58,11 @@ class Mix:
     """How often things happen."""
 
     untexted: float = 0.12  # sequences without text, for guidance
-    prefixed: float = 0.1
+    prefixed: float = 0.15
+    guests: float = 0.2  # calls in which a speaker has another voice than [S1] or [S2]
+    heard: float = 0.25  # calls with a caller, whom the model hears and does not speak
+    answered: float = 0.5  # runs in those calls that the caller speaks before
+    split: float = 0.1  # words in other tokens than the tokenizer's, so that pieces of words are learnt too
     joined: float = 0.5  # turns that follow in the same run
     barged: float = 0.25  # runs that are interrupted
     broken: float = 0.07  # utterances after a break
@@ -65,7 +70,9 @@ class Mix:
 
 
 class Event(NamedTuple):
-    """For checks: at `step`, "prefix" has ended, "barge" cuts, or "text" comes: entries (tokens, padding)."""
+    """For checks, at `step`: "text" comes, entries (tokens, padding); a "clip" with its entries begins, whose words are
+    taken when they are taken; the machine is "fresh"; or the column has become "blank".
+    """
 
     kind: str
     step: int
@@ -108,9 +115,15 @@ class Run:
         """The nearest step at which the machine takes what should come at `step`."""
         return max(self.free, min(step, self.must))
 
+    def said_at(self, frame: int) -> Placed | None:
+        """The word that sounds in a frame."""
+        ends = [*(entry.step for entry in self.entries[1:]), self.ends + 1]
+        found = (entry for entry, end in zip(self.entries, ends, strict=True) if entry.step < frame <= end)
+        return next((entry for entry in found if entry.tokens), None)
+
     def place(self, words: list[Word], at: int, tag: list[int]) -> None:
         """An utterance that sounds from frame `at` on."""
-        for tokens, start, _ in words:
+        for tokens, start, *_ in words:
             if tag:
                 tokens, tag = tag + tokens, []
             step = at + max(0, round(start * FRAME_RATE) - 1)
@@ -135,10 +148,13 @@ class Call:
     actions: list[int]
     frames: np.ndarray  # uint16 [8, T]
     quiet: np.ndarray  # the same, nobody speaking
+    cast: list[list[Utterance]]  # what each of the two speakers may say
+    caller: int = -1  # the speaker whom the model hears; nobody
     shown: list[int] = field(default_factory=list)  # tokens that the second stream still has to show
     events: list[Event] = field(default_factory=list)
     starts: list[int] = field(default_factory=list)  # steps whose action is new_word
     speaker: int = -1  # who spoke last; nobody yet
+    answers: bool = False  # what comes next is said to the caller, and says whose word it is
 
 
 class Composer:
@@ -153,9 +169,13 @@ class Composer:
         seed: int = 0,
         mix: Mix = Mix(),
     ) -> None:
-        self.of = [[u for u in utterances if u.speaker == speaker] for speaker in (0, 1)]
+        said: dict[int, list[Utterance]] = {0: [], 1: []}
+        for utterance in utterances:
+            said.setdefault(utterance.speaker, []).append(utterance)
+        self.of = [said.pop(speaker) for speaker in (0, 1)]
         if not all(self.of):
             raise ValueError("both speakers must have utterances")
+        self.guests = [own for own in said.values() if len(own) > 1]  # a clip, and what is said in its voice
         self.silence, self.ids, self.length, self.mix = silence, ids, length, mix
         self.dice = random.Random(seed)
 
@@ -182,17 +202,41 @@ class Composer:
         dice, ids, size = self.dice, self.ids, self.length + 1
         begin = dice.randrange(self.silence.shape[1])
         quiet = self.silence.take(np.arange(begin, begin + size), axis=1, mode="wrap")
-        call = Call([ids.pad] * size, [ids.pad] * size, [NO_ACTION] * size, quiet.copy(), quiet)
+        call = Call([ids.pad] * size, [ids.pad] * size, [NO_ACTION] * size, quiet.copy(), quiet, list(self.of))
         call.main[0] = ids.bos
-        step = self._prefix(call) if dice.random() < self.mix.prefixed else 0
+        step = self._open(call)
         while step < self.length:
+            if call.caller >= 0 and dice.random() < self.mix.answered:
+                step = self._hear(call, step)
+                continue
             run = self._run(call, step)
             call.events.append(Event("text", step, [(entry.tokens, entry.padding) for entry in run.entries]))
-            if dice.random() < self.mix.barged:
-                step = self._interrupt(call, run, dice.randrange(step + 2, max(run.sound, step + 3)))
-            else:
-                step = self._end(call, run)
+            step = self._interrupt(call, run, step) if dice.random() < self.mix.barged else self._end(call, run)
         return call
+
+    def _open(self, call: Call) -> int:
+        """Who is in the call, and the clips that it begins with. Returns the first step of the call itself."""
+        dice, mix = self.dice, self.mix
+        if dice.random() < mix.heard:
+            call.caller = dice.randrange(2)
+        guests = {}
+        if self.guests and dice.random() < mix.guests:
+            who = call.caller if call.caller >= 0 and dice.random() < 0.6 else dice.randrange(2)
+            guests[who] = dice.choice(self.guests)
+            if dice.random() < 0.3:
+                guests[1 - who] = dice.choice(self.guests)
+        # Nobody knows how a guest sounds before they were heard: from a clip, or as the caller who speaks first.
+        clips = max(guests, default=-1) + 1 if set(guests) - {call.caller} else 0
+        if dice.random() < mix.prefixed:
+            clips = max(clips, dice.randint(1, 2))
+        for speaker, own in guests.items():
+            call.cast[speaker] = own
+        step = self._prefix(call, clips) if clips else 0
+        if clips and not step:
+            call.cast[:] = self.of
+        if call.caller in guests and clips <= call.caller and call.cast[call.caller] is not self.of[call.caller]:
+            return self._hear(call, step)
+        return step
 
     def _run(self, call: Call, step: int) -> Run:
         """Turns whose first word is taken at `step`: sound and plan, no text yet."""
@@ -200,9 +244,9 @@ class Composer:
         while True:
             tag = self._next_speaker(call)
             for _ in range(dice.randint(1, 3)):
-                utterance = dice.choice(self.of[call.speaker])
+                utterance = dice.choice(call.cast[call.speaker])
                 run.sound = self._sound(call, utterance, at)
-                run.place(utterance.words, at, tag)
+                run.place(self._split(utterance.words), at, tag)
                 tag = []
                 if run.sound >= self.length:
                     return run
@@ -220,7 +264,20 @@ class Composer:
             call.speaker = dice.randrange(2)
             return list(tags[: call.speaker + 1])  # a conversation's line is [S1]'s, whoever speaks first
         call.speaker ^= dice.random() < self.mix.other
-        return [] if call.speaker == last and dice.random() < 0.5 else [tags[call.speaker]]
+        answers, call.answers = call.answers, False
+        return [] if not answers and call.speaker == last and dice.random() < 0.5 else [tags[call.speaker]]
+
+    def _split(self, words: list[Word]) -> list[Word]:
+        """Some of the words in other tokens, where there is time for more of them."""
+        found = []
+        for number, word in enumerate(words):
+            if word.others and self.dice.random() < self.mix.split:
+                until = words[number + 1].start if number + 1 < len(words) else word.end + 1
+                tokens = self.dice.choice(word.others)
+                if len(tokens) + 1 <= (until - word.start) * FRAME_RATE:
+                    word = word._replace(tokens=tokens)
+            found.append(word)
+        return found
 
     def _sound(self, call: Call, utterance: Utterance, at: int) -> int:
         """Lets an utterance sound from frame `at` on; what sounded there is gone. Returns its end."""
@@ -242,16 +299,25 @@ class Composer:
         call.frames[:, step:] = call.quiet[:, step:]
         return step
 
-    def _interrupt(self, call: Call, run: Run, step: int) -> int:
-        """Cuts the run at `step`, where the machine forgets it. Returns the step of the next run's first word."""
-        taken = [entry for entry in run.entries if entry.step < step]
-        self._write_run(call, run, step)
+    def _interrupt(self, call: Call, run: Run, begun: int) -> int:
+        """Somebody interrupts the run. Returns the step of the next run's first word, which comes at once.
+
+        As the product does: a word that was cut is forgotten, all but its first frame, and the column behind has no
+        text. Between words, what was heard stays as it is. The machine begins anew.
+        """
+        heard = self.dice.randrange(begun + 2, max(run.sound, begun + 3))
+        cut = run.said_at(heard)
+        step = heard if cut is None else cut.step + 1
+        self._write_run(call, run, step if cut is None else cut.step)
         self._forget(call, step)
-        call.actions[step:] = [NO_ACTION] * self.length
-        call.events.append(Event("barge", step, []))
+        if cut is not None:
+            call.starts.append(cut.step)  # it was taken, and then forgotten
+            call.main[step : step + 1] = call.second[step : step + 1] = [self.ids.pad]
+            call.events.append(Event("blank", step, []))
+        call.actions[step:] = [NO_ACTION] * (len(call.actions) - step)
+        call.events.append(Event("fresh", step, []))
         call.frames[:, step:] = call.quiet[:, step:]
-        # What the last word still holds back goes on; the rest of a break does not.
-        return max(step, taken[-1].free) if taken[-1].tokens else step
+        return step
 
     # ---- Text ----
 
@@ -300,33 +366,63 @@ class Composer:
             call.second[begin : begin + len(now)] = now
             call.shown = call.shown[end - begin :]
 
-    # ---- The voice prefix ----
+    # ---- What the model does not speak itself ----
 
-    def _prefix(self, call: Call) -> int:
+    def _prefix(self, call: Call, clips: int) -> int:
         """One clip of each speaker, or of the first alone, laid out as dia2.voice.voice does. Returns its frames."""
-        ids, entries, at = self.ids, list[Placed](), 0
-        for speaker in range(self.dice.randint(1, 2)):
-            clip = self.dice.choice(self.of[speaker])
-            current, offset = 0, at or PREFIX_OFFSET
-            for number, word in enumerate(clip.words):
-                tokens = word.tokens if number else [ids.tags[speaker], *word.tokens]
-                start = max(current + 1, round(word.start * FRAME_RATE))
-                current = start + len(tokens)
-                entries.append(Placed(tokens, start - 1 + offset, start + offset + len(tokens)))
+        entries, at = list[Placed](), 0
+        for speaker in range(clips):
+            clip = self.dice.choice(call.cast[speaker])
+            entries += self._planned(clip, speaker, at or PREFIX_OFFSET)
             at = self._sound(call, clip, at)
-        late = any(entry.free > following.step for entry, following in pairwise(entries))
-        if late or at > self.length // 2:  # too long, or the machine would take a word later: no good prefix
+        if late(entries) or at > self.length // 2:  # too long, or the machine would take a word later: no good prefix
             call.frames[:] = call.quiet
             return 0
-        self._write(call, entries, at)
-        # The engine starts the conversation's text with a machine of its own.
-        self._forget(call, at)
-        call.actions[:] = [NO_ACTION] * len(call.actions)
-        call.events.append(Event("prefix", at, [(entry.tokens, 0) for entry in entries]))
+        self._clip(call, entries, 0, at)
         return at
+
+    def _hear(self, call: Call, step: int) -> int:
+        """The caller speaks from frame `step` on, laid out as `listen` does. Returns the step behind."""
+        for _ in range(20):
+            speech = self.dice.choice(call.cast[call.caller])
+            entries = self._planned(speech, call.caller, step)
+            if not late(entries):
+                break
+        else:  # nothing that this voice says fits
+            call.cast[call.caller] = self.of[call.caller]
+            return step
+        end = self._sound(call, speech, step)
+        self._clip(call, entries, step, end)
+        call.speaker, call.answers = call.caller, True
+        return end
+
+    def _planned(self, clip: Utterance, speaker: int, offset: int) -> list[Placed]:
+        """The words of a clip at the steps where they sound, as `plan_words` has them."""
+        found, current = [], 0
+        for number, word in enumerate(clip.words):
+            tokens = word.tokens if number else [self.ids.tags[speaker], *word.tokens]
+            start = max(current + 1, round(word.start * FRAME_RATE))
+            current = start + len(tokens)
+            found.append(Placed(tokens, start - 1 + offset, start + offset + len(tokens)))
+        return found
+
+    def _clip(self, call: Call, entries: list[Placed], begin: int, end: int) -> None:
+        """Writes the text of a clip in frames begin .. end - 1. No action of it is learnt."""
+        call.shown = []
+        self._write(call, entries, end)
+        # The engine starts what comes then with a machine of its own.
+        self._forget(call, end)
+        call.actions[begin:] = [NO_ACTION] * (len(call.actions) - begin)
+        call.events.append(Event("clip", begin, [(entry.tokens, 0) for entry in entries]))
+        call.events.append(Event("fresh", end, []))
 
     def _forget(self, call: Call, step: int) -> None:
         """Nothing of the text so far shows after column `step`."""
         nothing = [self.ids.pad] * (self.length + 1)
         call.main[step + 1 :], call.second[step + 1 :] = nothing, nothing
         call.shown = []
+
+
+def late(entries: list[Placed]) -> bool:
+    """Whether the machine would take a word of a clip later than it sounds."""
+    return any(entry.free > following.step for entry, following in pairwise(entries))

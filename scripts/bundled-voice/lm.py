@@ -12,6 +12,7 @@ import gc
 import mmap
 import multiprocessing
 import os
+import random
 import sys
 import time
 import traceback
@@ -25,6 +26,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from compose import NO_ACTION, Composer, Ids, Mix, Utterance, Word
+from tokenizer import other_tokens
 from tokenizers import Tokenizer
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -41,15 +43,17 @@ BACKENDS = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBacke
 
 def read_utterances(folder: Path, tokenizer: Tokenizer) -> tuple[list[Utterance], list[Utterance]]:
     """Those to train on, and those to validate with."""
-    known: dict[str, list[int]] = {}
+    known: dict[str, tuple[list[int], list[list[int]]]] = {}
     found: tuple[list[Utterance], list[Utterance]] = [], []
     for path in corpus.shards(folder):
         for speaker, text, times, codes in corpus.read_shard(path):
             words = []
             for word, (start, stop) in zip(text.split(), times, strict=True):
                 if word not in known:
-                    known[word] = tokenizer.encode(word, add_special_tokens=False).ids
-                words.append(Word(known[word], start, stop))
+                    own = tokenizer.encode(word, add_special_tokens=False).ids
+                    known[word] = own, other_tokens(tokenizer, word, random.Random(word))
+                tokens, others = known[word]
+                words.append(Word(tokens, start, stop, others))
             validates = zlib.crc32(text.lower().encode()) % VALIDATION == 0
             found[validates].append(Utterance(speaker, codes, words))
     return found

@@ -6,6 +6,8 @@ words should be few tokens: case and accents are dropped, and the merges are lea
 
 import argparse
 import json
+import random
+import re
 from collections import Counter
 from pathlib import Path
 
@@ -64,6 +66,21 @@ def learn(lines: list[str], vocabulary: int = VOCABULARY) -> Tokenizer:
     # With rstrip "[S1] hello" is the tag and what "hello" is alone.
     built.add_tokens([AddedToken(tag, normalized=False, special=True, rstrip=True) for tag in TAGS])
     return built
+
+
+def other_tokens(built: Tokenizer, word: str, dice: random.Random, count: int = 3) -> list[list[int]]:
+    """Up to `count` other ways to write a word in tokens: cut between two letters, and each half encoded.
+
+    A model that only ever sees "appointment" as one token learns nothing of what "appoint" and "ment" sound like.
+    """
+    own = built.encode(word, add_special_tokens=False).ids
+    letters = re.match("[A-Za-z]*", word)[0]
+    cuts = list(range(2, len(letters) - 1))
+    found: dict[tuple[int, ...], None] = {}
+    for at in dice.sample(cuts, min(count, len(cuts))):
+        halves = [built.encode(part, add_special_tokens=False).ids for part in (word[:at], word[at:])]
+        found[tuple(halves[0] + halves[1])] = None
+    return [list(tokens) for tokens in found if list(tokens) != own]
 
 
 def save(built: Tokenizer, folder: Path) -> None:
