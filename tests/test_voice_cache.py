@@ -147,21 +147,23 @@ def test_twenty_voices_under_load_stay_within_the_bound(tiny: Checkpoint) -> Non
     engine = Engine(tiny, slots=2, speech=SPEECH, voices=voices)
     engine.kept_voices.most_bytes = 8 * size
     most, runs = 0, Counter[str]()
-    heard: dict[str, bytes] = {}
+    heard: dict[str, np.ndarray] = {}
     with engine.conversation() as first, engine.conversation() as second:
         for number in range(24):
             name = f"v{number * 7 % 20}"
             for session in (first, second):
                 session.submit(Start("Hi.", voice=name, cfg_scale=1.0))
             for session in (first, second):
-                pcm = b""
+                frames = []
                 for item in iter(session.next, None):
                     most = max(most, engine.kept_voices.bytes)
                     if isinstance(item, Frame):
-                        pcm += item.pcm.tobytes()
+                        frames.append(item.pcm)
                     elif type(item).__name__ == "Done":
                         break
-                assert heard.setdefault(name, pcm) == pcm
+                # The codec's sums come out otherwise in the last bit when it decodes frames of both at once.
+                pcm = np.concatenate(frames)
+                np.testing.assert_allclose(pcm, heard.setdefault(name, pcm), rtol=0, atol=1 / 32768)
                 runs[name] += 1
     engine.close()
     assert len(runs) == 20
