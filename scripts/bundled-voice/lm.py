@@ -1,14 +1,17 @@
-"""Trains the language model: `lm.py CODES TOKENIZER OUT --deadline EPOCH`.
+"""Trains the language model: `lm.py CODES TOKENIZER OUT --deadline EPOCH --minutes 15`.
 
 CODES: a folder of shards that corpus.py wrote, and `silence.npy`, codes of nobody speaking [8, frames]. TOKENIZER: the
 folder that tokenizer.py wrote.
 
-Made for a machine that is there for minutes: training ends at a time of day, and the learning rate follows the clock;
-weights are written to OUT (a .safetensors) on the way. On CUDA a step, optimizer and all, is one graph.
+Made for a machine that is there for minutes. The learning rate follows the time that was trained, of `--minutes` in
+all. Each call ends at `--deadline`, and leaves STATE (weights, averages, optimizer, time) with which the next call
+goes on. Averages of the weights over some seconds are what is judged, and those that were best on utterances held out
+are written to OUT (a .safetensors). On CUDA a step, optimizer and averages and all, is one graph.
 """
 
 import argparse
 import gc
+import math
 import mmap
 import multiprocessing
 import os
@@ -17,8 +20,10 @@ import sys
 import time
 import traceback
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import corpus
 import lm_net
@@ -31,10 +36,13 @@ from tokenizers import Tokenizer
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from dia2.model.config import Dia2Config
+
 CORRUPTED, ROWS_CORRUPTED = 0.08, 0.5  # of the codes that are read, in so many sequences
-KEEP = 30.0  # seconds between the weights written on the way
+JUDGE = 30.0  # seconds between two looks at what is held out
 MARGIN = 3.0  # seconds before the deadline in which nothing is learnt, but the last weights are written
 VALIDATION = 100  # one utterance in so many
+Say = Callable[[str], None]
 BACKENDS = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
 
 
@@ -165,6 +173,10 @@ class Trainer:
         self.counts = weights_of(net.depformer.stages).to(device)
         self.total = torch.zeros(len(self.counts), device=device)  # of the losses since they were last read
         self.rate = torch.tensor(0.0, device=device)
+        self.follow = torch.tensor(1.0, device=device)  # how far the averages go towards the weights, a step
+        self.steps = 0
+        self.parameters = list(net.parameters())
+        self.averages = [w.detach().clone() for w in self.parameters]
         cuda = device.type == "cuda"
         matrices = [w for name, w in net.named_parameters() if w.dim() > 1 and "embed" not in name]
         rest = [w for name, w in net.named_parameters() if w.dim() == 1 or "embed" in name]
@@ -183,17 +195,23 @@ class Trainer:
         return torch.autocast(self.device.type, torch.bfloat16, enabled=cuda, cache_enabled=False)
 
     def step(self) -> None:
-        """Forward, backward, clip, update."""
+        """Forward, backward, clip, update, average."""
         odd = torch.rand(len(self.columns), self.actions.shape[1] // 2, device=self.device) < 0.5
         with self.autocast(), sdpa_kernel(BACKENDS):
             losses, _ = measure(self.net, self.columns, self.actions, odd, corrupt=True)
         (losses * self.counts).sum().backward()
-        torch.nn.utils.clip_grad_norm_(self.net.parameters(), 1.0, foreach=True)
+        torch.nn.utils.clip_grad_norm_(self.parameters, 1.0, foreach=True)
         self.optimizer.step()
+        with torch.no_grad():
+            apart = torch._foreach_sub(self.parameters, self.averages)
+            torch._foreach_mul_(apart, self.follow)
+            torch._foreach_add_(self.averages, apart)
         self.total += losses.detach()
 
     def capture(self) -> None:
         """Records the step as a graph, after a few at a learning rate of 0."""
+        self.rate.fill_(0)
+        self.follow.fill_(0)
         side = torch.cuda.Stream()
         side.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(side):
@@ -206,29 +224,90 @@ class Trainer:
         with torch.cuda.graph(graph):
             self.step()
         self.graph = graph
+        self.total.zero_()
 
-    def learn(self) -> None:
-        """A step, as quickly as there is one."""
+    def learn(self, rate: float, average: float) -> None:
+        """A step, as quickly as there is one. average: of the last averages, what stays."""
+        self.steps += 1
+        self.rate.fill_(rate)
+        # Early on, an average over many steps would be one of weights that know nothing.
+        self.follow.fill_(1 - min(average, self.steps / (self.steps + 10)))
         if self.graph is not None:
             self.graph.replay()
             return
         self.optimizer.zero_grad(set_to_none=True)
         self.step()
 
+    @contextmanager
+    def averaged(self) -> Iterator[None]:
+        """The net has the averages as its weights."""
+        with torch.no_grad():
+            own = [w.clone() for w in self.parameters]
+            torch._foreach_copy_(self.parameters, self.averages)
+        self.net.eval()
+        try:
+            yield
+        finally:
+            with torch.no_grad():
+                torch._foreach_copy_(self.parameters, own)
+            self.net.train()
+
+    def state(self) -> dict[str, Any]:
+        """All that a trainer needs to go on as if it had never stopped, but for what it is fed."""
+        cuda = self.device.type == "cuda"
+        return {
+            "weights": [w.detach().cpu() for w in self.parameters],
+            "averages": [w.cpu() for w in self.averages],
+            "optimizer": self.optimizer.state_dict(),
+            "steps": self.steps,
+            "random": torch.cuda.get_rng_state() if cuda else torch.get_rng_state(),
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Goes on from what `state` gave, before a graph is captured."""
+        with torch.no_grad():
+            for mine, theirs in (("weights", self.parameters), ("averages", self.averages)):
+                for into, tensor in zip(theirs, state[mine], strict=True):
+                    into.copy_(tensor)
+        self.optimizer.load_state_dict(state["optimizer"])
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.rate  # one tensor, which `learn` sets
+        self.steps = state["steps"]
+        (torch.cuda.set_rng_state if self.device.type == "cuda" else torch.set_rng_state)(state["random"])
+
+
+class Schedule:
+    """How much of the time in all was trained, and what the learning rate is now."""
+
+    def __init__(self, seconds: float, peak: float, warm_up: float, spent: float = 0.0) -> None:
+        """seconds: in all. spent: of them, by calls before. warm_up: a part of all."""
+        self.seconds, self.peak, self.warm_up, self.spent = seconds, peak, warm_up, spent
+
+    @property
+    def progress(self) -> float:
+        """0 to 1."""
+        return min(1.0, self.spent / self.seconds)
+
+    @property
+    def rate(self) -> float:
+        """Up to `peak`, and down along half a cosine."""
+        cosine = 0.02 + 0.98 * (1 + math.cos(math.pi * self.progress)) / 2
+        return self.peak * min(1.0, (self.progress + 1e-3) / self.warm_up) * cosine
+
 
 @torch.no_grad()
-def validate(trainer: Trainer, columns: Tensor, actions: Tensor) -> str:
-    """Losses and accuracies on what was not learnt."""
-    trainer.net.eval()
+def judge(trainer: Trainer, columns: Tensor, actions: Tensor) -> tuple[float, str]:
+    """The averages' loss on what was not learnt, as it counts, and all losses and accuracies to be shown."""
     found = []
-    for part in range(0, len(columns), 16):
-        where = slice(part, part + 16)
-        with trainer.autocast(), sdpa_kernel(BACKENDS):
-            given = [x[where].to(trainer.device).long() for x in (columns, actions)]
-            found.append(torch.stack(measure(trainer.net, *given, None, corrupt=False)))
-    trainer.net.train()
-    losses, hits = torch.stack(found).mean(0).tolist()
-    return f"validation: losses {numbers(losses)} right {numbers(hits)}"
+    with trainer.averaged():
+        for part in range(0, len(columns), 16):
+            where = slice(part, part + 16)
+            with trainer.autocast(), sdpa_kernel(BACKENDS):
+                given = [x[where].to(trainer.device).long() for x in (columns, actions)]
+                found.append(torch.stack(measure(trainer.net, *given, None, corrupt=False)))
+    losses, hits = torch.stack(found).mean(0)
+    total = float((losses * trainer.counts).sum())
+    return total, f"held out: {total:.4f}, losses {numbers(losses.tolist())} right {numbers(hits.tolist())}"
 
 
 def numbers(values: list[float]) -> str:
@@ -237,19 +316,105 @@ def numbers(values: list[float]) -> str:
     return " ".join([*shown[:2], "|", *shown[2:]])
 
 
-def keep(net: lm_net.LmNet, given: argparse.Namespace) -> None:
-    """Writes the weights: a run that is cut short leaves what it had."""
-    lm_net.save(net.weights(), given.out)
-    if given.parts is not None:
-        lm_net.save_parts(net.weights(), given.parts)
+class Best:
+    """Writes the averages whenever they are better than ever on what is held out."""
+
+    def __init__(self, trainer: Trainer, given: argparse.Namespace, loss: float = math.inf, worse: int = 0) -> None:
+        self.trainer, self.given, self.loss, self.worse = trainer, given, loss, worse
+
+    def look(self, loss: float) -> bool:
+        """Takes a loss; returns whether it is time to stop: `patience` looks and no better one."""
+        if loss < self.loss:
+            self.loss, self.worse = loss, 0
+            with self.trainer.averaged():
+                lm_net.save(self.trainer.net.weights(), self.given.out)
+                if self.given.parts is not None:
+                    lm_net.save_parts(self.trainer.net.weights(), self.given.parts)
+        else:
+            self.worse += 1
+        return self.worse >= self.given.patience
 
 
-def main() -> None:
+class Pool:
+    """On the device, the sequences that the feed has made."""
+
+    def __init__(self, feed: Feed, trainer: Trainer) -> None:
+        self.feed, self.trainer = feed, trainer
+        self.source = [torch.from_numpy(x) for x in (feed.columns, feed.actions)]
+        self.pool = [torch.zeros_like(x, device=trainer.device) for x in self.source]
+        self.rows = torch.zeros(0)
+
+    def wait(self, count: int) -> None:
+        """Until so many sequences are there."""
+        while len(self.feed.ready()) < count:
+            if not all(process.is_alive() for process in self.feed.processes):
+                raise RuntimeError("a composing process has died")
+            time.sleep(0.05)
+        self.refill()
+
+    def refill(self) -> None:
+        """Copies what is there now."""
+        self.rows = self.feed.ready().to(self.trainer.device)
+        for here, there in zip(self.pool, self.source, strict=True):
+            here.copy_(there)
+        self.feed.reads[0] += 1
+
+    def draw(self) -> None:
+        """A batch for the next step."""
+        chosen = self.rows[torch.randint(len(self.rows), (len(self.trainer.columns),), device=self.trainer.device)]
+        self.trainer.columns.copy_(self.pool[0][chosen])
+        self.trainer.actions.copy_(self.pool[1][chosen])
+
+
+def train(trainer: Trainer, pool: Pool, schedule: Schedule, best: Best, valid: list[Tensor], say: Say) -> None:
+    """Learns until the deadline, the end of the schedule, or as long as what is held out gets better."""
+    given, length = best.given, trainer.actions.shape[1]
+    start = told = judged = refilled = time.time()
+    before, stop, shown = schedule.spent, given.deadline - MARGIN, trainer.steps
+    while (now := time.time()) < stop and schedule.progress < 1:
+        schedule.spent = before + now - start
+        pool.draw()
+        trainer.learn(schedule.rate, given.average)
+        if trainer.device.type == "cuda" and trainer.steps % 8 == 0:
+            torch.cuda.synchronize()  # the clock is the schedule: no running ahead of the device
+        if now - refilled > 3:
+            pool.refill()
+            refilled = now
+        if now - told > 5:
+            losses = (trainer.total / (trainer.steps - shown)).tolist()
+            trainer.total.zero_()
+            speed = (trainer.steps - shown) * len(trainer.columns) * length / (now - told)
+            made = pool.feed.made.sum()
+            say(f"{trainer.steps} steps, {speed / 1000:.0f} k/s, {made} composed: losses {numbers(losses)}")
+            told, shown = now, trainer.steps
+        if now - judged > given.judge:
+            judged = now
+            loss, text = judge(trainer, *valid)
+            say(text)
+            if best.look(loss):
+                say(f"no better for {best.worse} looks: stopped")
+                schedule.spent = schedule.seconds
+    loss, text = judge(trainer, *valid)
+    best.look(loss)
+    say(f"{trainer.steps} steps, {schedule.progress:.0%} of the time; {text}; best {best.loss:.4f}")
+
+
+def save_state(path: Path, trainer: Trainer, schedule: Schedule, best: Best) -> None:
+    """The file is there whole or not at all."""
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    told = {"trainer": trainer.state(), "spent": schedule.spent, "best": best.loss, "worse": best.worse}
+    torch.save(told, partial)
+    partial.replace(path)
+
+
+def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("codes", type=Path)
     parser.add_argument("tokenizer", type=Path)
     parser.add_argument("out", type=Path)
-    parser.add_argument("--deadline", type=float, required=True, help="seconds since 1970")
+    parser.add_argument("--deadline", type=float, required=True, help="of this call, seconds since 1970")
+    parser.add_argument("--minutes", type=float, required=True, help="of training in all")
+    parser.add_argument("--state", type=Path, help="where a call leaves what the next one goes on with")
     parser.add_argument("--resume", type=Path, help="weights to start from: a file, or a folder of parts")
     parser.add_argument("--parts", type=Path, help="a folder to write the weights to as well, halved and in parts")
     parser.add_argument("--batch", type=int, default=16)
@@ -261,61 +426,41 @@ def main() -> None:
     parser.add_argument("--warm-up", type=float, default=0.03, help="of the time")
     parser.add_argument("--decay", type=float, default=0.1)
     parser.add_argument("--dropout", type=float, default=0.1)
+    parser.add_argument("--average", type=float, default=0.999, help="of the averages, what stays at each step")
+    parser.add_argument("--judge", type=float, default=JUDGE, help="seconds between two looks at what is held out")
+    parser.add_argument("--patience", type=int, default=8, help="looks without a better one, after which it ends")
+    parser.add_argument("--layers", type=int, help="of the backbone, for a try")
     parser.add_argument("--eager", action="store_true", help="no CUDA graph")
     parser.add_argument("--seed", type=int, default=0)
-    given = parser.parse_args()
+    return parser.parse_args()
+
+
+def main() -> None:
+    given = parse()
     began = time.time()
-
-    def say(text: str) -> None:
-        print(f"{time.time() - began:6.1f} s  {text}", flush=True)
-
+    say = lambda text: print(f"{time.time() - began:6.1f} s  {text}", flush=True)  # noqa: E731
     tokenizer = Tokenizer.from_file(str(given.tokenizer / "tokenizer.json"))
     utterances, held_out = read_utterances(given.codes, tokenizer)
-    silence = np.load(given.codes / "silence.npy")
+    silence, length = np.load(given.codes / "silence.npy"), given.length
     ids = Ids(tags=tuple(tokenizer.token_to_id(tag) for tag in ("[S1]", "[S2]")))
-    config = lm_net.config(tokenizer.get_vocab_size())
-    length = given.length
     frames = sum(u.codes.shape[1] for u in utterances)
     say(f"{len(utterances)} utterances, {frames} frames; {len(held_out)} held out; {given.device}")
-
-    # Before CUDA is touched: processes are forked.
-    feed = Feed(lambda seed: Composer(utterances, silence, ids, length, seed), given.rows, given.workers, length)
-    if len({u.speaker for u in held_out}) < 2:
+    # Before CUDA is touched: processes are forked. Another call's sequences are others.
+    first = 100_000 * (int(began) % 1000) if given.seed == 0 else given.seed
+    feed = Feed(
+        lambda seed: Composer(utterances, silence, ids, length, first + seed), given.rows, given.workers, length
+    )
+    if len({u.speaker for u in held_out} & {0, 1}) < 2:
         held_out = utterances
-    judge = Composer(held_out, silence, ids, length, 1, Mix(untexted=0.0))
-    judged = [judge.compose() for _ in range(32 if given.device != "cpu" else 4)]
-    valid = [torch.from_numpy(np.stack(part)) for part in zip(*judged, strict=True)]
+    judged = Composer(held_out, silence, ids, length, 1, Mix(untexted=0.0, split=0.0))
+    some = [judged.compose() for _ in range(48 if given.device != "cpu" else 4)]
+    valid = [torch.from_numpy(np.stack(part)) for part in zip(*some, strict=True)]
 
-    device = torch.device(given.device)
-    torch.manual_seed(given.seed)
-    torch.set_float32_matmul_precision("high")
-    net = lm_net.LmNet(config, given.dropout).initialise(given.seed)
-    if given.resume is not None:
-        net.load(lm_net.read(given.resume))
-    trainer = Trainer(net.train(), given.batch, length, device, given.decay)
-    source = [torch.from_numpy(x) for x in (feed.columns, feed.actions)]
-    pool = [torch.zeros_like(x, device=device) for x in source]
-    rows = torch.zeros(0)
-
-    def refill() -> None:
-        nonlocal rows
-        rows = feed.ready().to(device)
-        for here, there in zip(pool, source, strict=True):
-            here.copy_(there)
-        feed.reads[0] += 1
-
-    def draw() -> None:
-        chosen = rows[torch.randint(len(rows), (given.batch,), device=device)]
-        trainer.columns.copy_(pool[0][chosen])
-        trainer.actions.copy_(pool[1][chosen])
-
-    while len(feed.ready()) < 4 * given.batch:
-        if not all(process.is_alive() for process in feed.processes):
-            raise RuntimeError("a composing process has died")
-        time.sleep(0.05)
-    refill()
-    draw()
-    if device.type == "cuda" and not given.eager:
+    trainer, schedule, best = _trainer(given, lm_net.config(tokenizer.get_vocab_size(), given.layers))
+    pool = Pool(feed, trainer)
+    pool.wait(4 * given.batch)
+    pool.draw()
+    if trainer.device.type == "cuda" and not given.eager:
         try:
             trainer.capture()
         except Exception:
@@ -325,39 +470,28 @@ def main() -> None:
             feed.stop()
             os.execv(sys.executable, [sys.executable, *sys.argv, "--eager"])
         say("the step is a graph")
-        refill()
-    trainer.total.zero_()
-
-    start, stop = time.time(), given.deadline - MARGIN
-    steps = shown = 0
-    told = saved = refilled = start
-    while (now := time.time()) < stop:
-        progress = (now - start) / max(stop - start, 1e-3)
-        cosine = 0.02 + 0.98 * (1 + np.cos(np.pi * progress)) / 2
-        trainer.rate.fill_(given.lr * min(1.0, (progress + 1e-3) / given.warm_up) * float(cosine))
-        draw()
-        trainer.learn()
-        steps += 1
-        if device.type == "cuda" and steps % 8 == 0:
-            torch.cuda.synchronize()  # the clock is the schedule: no running ahead of the device
-        if now - refilled > 3:
-            refill()
-            refilled = now
-        if now - told > 5:
-            losses = (trainer.total / (steps - shown)).tolist()
-            trainer.total.zero_()
-            speed = (steps - shown) * given.batch * length / (now - told)
-            say(f"{steps} steps, {speed / 1000:.0f} k/s, {feed.made.sum()} composed: losses {numbers(losses)}")
-            told, shown = now, steps
-        if now - saved > KEEP:
-            keep(net, given)
-            say(validate(trainer, *valid))
-            saved = now
-    keep(net, given)
-    say(f"{steps} steps; written to {given.out}; {given.deadline - time.time():.1f} s left")
+    train(trainer, pool, schedule, best, valid, say)
     feed.stop()
-    if time.time() < given.deadline - 0.5:
-        say(validate(trainer, *valid))
+    if given.state is not None:
+        save_state(given.state, trainer, schedule, best)
+    say(f"{given.deadline - time.time():.1f} s left")
+
+
+def _trainer(given: argparse.Namespace, config: Dia2Config) -> tuple[Trainer, Schedule, Best]:
+    """Where training stands: new, from weights, or where another call stopped."""
+    torch.manual_seed(given.seed)
+    torch.set_float32_matmul_precision("high")
+    net = lm_net.LmNet(config, given.dropout).initialise(given.seed)
+    if given.resume is not None:
+        net.load(lm_net.read(given.resume))
+    trainer = Trainer(net.train(), given.batch, given.length, torch.device(given.device), given.decay)
+    schedule, best = Schedule(60 * given.minutes, given.lr, given.warm_up), Best(trainer, given)
+    if given.state is not None and given.state.exists():
+        told = torch.load(given.state, map_location=trainer.device, weights_only=True)
+        told["trainer"]["random"] = told["trainer"]["random"].cpu()
+        trainer.restore(told["trainer"])
+        schedule.spent, best.loss, best.worse = told["spent"], told["best"], told["worse"]
+    return trainer, schedule, best
 
 
 if __name__ == "__main__":

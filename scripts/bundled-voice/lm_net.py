@@ -23,11 +23,12 @@ CODEBOOKS, CODES = 8, 512
 GROUPS = 3  # of depformer weights, spread over the stages
 DELAYS = (8, *[10] * (CODEBOOKS - 1))  # shorter than published: a laptop has fewer steps to take before the first sound
 CONTEXT = 750
+LAYERS = 8
 PART = 15 << 20  # bytes of a part of split weights
 
 
-def config(text_vocab: int) -> Dia2Config:
-    """The bundled voice's config.json."""
+def config(text_vocab: int, layers: int | None = None) -> Dia2Config:
+    """The bundled voice's config.json. layers: of the backbone, for a try."""
     stages = CODEBOOKS - 1
     data = DataConfig(
         channels=2 + CODEBOOKS,
@@ -43,7 +44,9 @@ def config(text_vocab: int) -> Dia2Config:
         second_stream_ahead=2,
     )
     model = ModelConfig(
-        DecoderConfig(n_layer=6, n_embd=320, n_hidden=896, gqa_query_heads=5, kv_heads=5, gqa_head_dim=64),
+        DecoderConfig(
+            n_layer=layers or LAYERS, n_embd=448, n_hidden=1216, gqa_query_heads=7, kv_heads=7, gqa_head_dim=64
+        ),
         DepformerConfig(
             n_layer=2,
             n_embd=192,
