@@ -294,7 +294,7 @@ def _speak(session: Session, chunks: Iterator[bytes], reads_marks: bool = True) 
     reads_marks: what `<think>` begins is left out up to `</think>`, over as many lines as that takes.
     """
     begun = is_open = False
-    marks = Lexer("-")  # only asked where a line's end is no utterance's
+    marks = Lexer()  # only asked where a line's end is no utterance's
     for text in decoded(chunks):
         for piece in _PIECE.findall(text):
             if not is_open and not piece.strip():

@@ -20,6 +20,8 @@ _PLAIN = {
     "\u2044": "/",
     "\u2715": "\u00d7",
     "\u2116": "#",
+    **dict.fromkeys("\u2122\u2120\u00bf\u00a1\u2606", ""),  # trade marks and opening marks make no sound
+    "\u00ba": "\u00b0",
     "\u00ae": "",
     "\u00b6": "paragraph",
     "\u2705": "",
@@ -29,8 +31,24 @@ _PLAIN = {
 _KEPT = frozenset(
     "\u00b2\u00b3\u00b9\u00bc\u00bd\u00be\u2153\u2154\u2155\u2156\u2157\u2158\u2159\u215a\u215b\u215c\u215d\u215e"
 )
-_SIGNS = frozenset("\u00b0\u00a9\u2103\u2109")  # category So, but they can be said
+_SIGNS = frozenset("\u00b0\u00a9\u2103\u2109\u2605")  # category So, but they can be said
 _SILENT = frozenset(("Cf", "Co", "Cs", "Cn", "Me", "So", "Sk"))
+
+
+_RAISED = dict(
+    zip("\u2070\u00b9\u00b2\u00b3\u2074\u2075\u2076\u2077\u2078\u2079\u207b\u207f", "0123456789-n", strict=True)
+)
+
+
+def plain_at(text: str, at: int) -> str:
+    """The same for one of a text. Raised figures are a power: "10\u207b\u2076" -> "10^-6"; "m\u00b2" stays."""
+    character = text[at]
+    if character not in _RAISED:
+        return plain(character)
+    goes_on = text[at - 1 : at] in _RAISED
+    if character in _KEPT and not goes_on and text[at + 1 : at + 2] not in _RAISED:
+        return character
+    return ("" if goes_on else "^") + _RAISED[character]
 
 
 @lru_cache(maxsize=4096)

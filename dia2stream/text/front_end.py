@@ -56,7 +56,7 @@ class TextFrontEnd:
         is_spoken = rules == "spoken"
         if is_spoken:
             numbers.prepare()
-        self._lexer = RawLexer() if rules == "off" else Lexer("," if is_spoken else "-")
+        self._lexer = RawLexer() if rules == "off" else Lexer(is_spoken)
         rows = (SPOKEN, SPECIAL_WORDS) if is_spoken else ((), frozenset[str]())
         self._normalizer = Normalizer(*rows, lexicon, raw=rules == "off", makes_sounds=makes_sounds)
         self._half = ""  # of a surrogate pair
@@ -79,8 +79,11 @@ class TextFrontEnd:
         if self._half or not text.isascii():
             text = self._whole_characters(text)
         self._kept += text
-        items = self._lexer.feed(text)
-        return self._pieces(self._normalizer.feed(items) if items else [])
+        if items := self._lexer.feed(text):
+            return self._pieces(self._normalizer.feed(items))
+        self.notices = self._lexer.take_notices()
+        self._forget()
+        return []
 
     def flush(self) -> list[Piece]:
         """The utterance ends here; returns what was held back. What is fed next begins another utterance."""
@@ -106,11 +109,16 @@ class TextFrontEnd:
         self.notices = self._lexer.take_notices() + self._normalizer.take_notices()
         if len(self.notices) > 1:
             self.notices = tuple(sorted(self.notices, key=lambda notice: notice.start))
-        held = self._normalizer.held
-        self._kept_at = held[0].start if held else self._lexer.waiting_at
-        if self._kept_at > at:
-            self._kept = self._kept[self._kept_at - at :]
+        self._forget()
         return pieces
+
+    def _forget(self) -> None:
+        """The text that pieces have come of, and marks before it, are not kept."""
+        held = self._normalizer.held
+        at = held[0].start if held else self._lexer.waiting_at
+        if at > self._kept_at:
+            self._kept = self._kept[at - self._kept_at :]
+            self._kept_at = at
 
 
 def says_something(text: str) -> bool:

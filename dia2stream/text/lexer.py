@@ -12,6 +12,7 @@ import re
 
 import regex
 
+from dia2stream.text import patterns
 from dia2stream.text.breaks import break_seconds
 from dia2stream.text.items import BREAK, DASH_SECONDS, EDGE, PAUSE, STRUCTURE_SECONDS, TAG, WORD, Item, Notice
 from dia2stream.text.marks import Segment, clean_word
@@ -25,41 +26,6 @@ _PLAIN_BEGUN = re.compile(r"[A-Za-z'.,!?;]{1,40}")  # is cheaper to wait for tha
 _SPACE = re.compile(r"\n|[^\S\n]|[\x00-\x08\x0e-\x1f\x7f-\x9f]")
 _ORDINARY = re.compile(r"[^\s\x00-\x1f\x7f-\x9f<\[\]|\u3010]+")
 
-# What only the beginning of a line makes a mark.
-_LINE_MARKS = frozenset("-*_=`~|#+>\u2013\u2022\u2023\u25aa\u25cf\u25e60123456789:")
-_RULE = regex.compile(r"([-*_=])[ \t]*(?:\1[ \t]*){2,}\r?(?=\n)")
-_FENCE = regex.compile(r"(?:`{3,}|~{3,})[^`\n]*(?=\n)")
-_TABLE_RULE = regex.compile(r"\|?[ \t]*:?-+:?[ \t]*(?:\|[ \t]*:?-+:?[ \t]*)*\|?[ \t]*\r?(?=\n)")
-_HEADING = regex.compile(r"#{1,6}[ \t]+")
-_BULLET = regex.compile(r"[-*+\u2013\u2022\u2023\u25aa\u25cf\u25e6][ \t]+(?=\S)")
-_NUMBER = regex.compile(r"\d{1,3}[.)][ \t]")
-_QUOTE = regex.compile(r">[ \t]?(?=[^=\d])")
-_ROW = regex.compile(r"\|")
-
-_SPEAKER = regex.compile(r"\[[sS](\d{1,3})\]")
-_CHECKBOX = regex.compile(r"\[[ xX]\](?=\s)")
-_CITATION = regex.compile(r"\u3010[^\u3011\n]*\u3011")
-_LINK = regex.compile(r"""\](?:\((?:[^()\s]|\([^()\s]*\))*(?:\s+(?:"[^"]*"|'[^']*'))?\s*\)|\[[^\[\]\s]*\])""")
-_ESCAPE = regex.compile(
-    r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)|[PX^_][^\x1b]*\x1b\\|[ -/]*[0-OQ-WYZ\\`-~])"
-)
-_ADDRESS = regex.compile(r"<((?:https?://|mailto:)[^\s<>]*)>")
-_COMMENT = regex.compile(r"<!--")
-_MARKUP = regex.compile(
-    r"""<(?P<close>/?)(?P<name>[A-Za-z][\w:-]*)"""
-    r"""(?P<attributes>(?:\s+[\w:-]+(?:\s*=\s*(?:"[^"<]*"|'[^'<]*'|[^\s"'<>`=]+))?)*)\s*(?P<void>/?)>"""
-)
-_DECLARATION = regex.compile(r"<[!?][A-Za-z][^<>]*>")
-
-_ENDS = {name: regex.compile(rf"</{name}[ \t\n]{{0,8}}>", regex.IGNORECASE) for name in LEFT_OUT_TAGS} | {
-    "!--": regex.compile("-->")
-}
-
-
-# The one spelling that the script reader knows, to which a colon is a space.
-_EXACT_BREAK = regex.compile(r"""<break[\s:\x1c-\x1f]+time="([0-9]+(?:\.[0-9]+)?|\.[0-9]+)s"[\s:\x1c-\x1f]*/?>""")
-_NO_BREAK = re.compile(r"[^\s\x00-\x1f\x7f-\x9f<]+")
-
 
 class _NeedMoreText(Exception):
     """What comes next depends on text that has not arrived."""
@@ -68,9 +34,9 @@ class _NeedMoreText(Exception):
 class Lexer:
     """Reads one utterance's text; `flush` ends it, and the next text begins another."""
 
-    def __init__(self, dash: str) -> None:
-        """dash: what a long dash leaves at the end of the word before it."""
-        self._dash = dash
+    def __init__(self, is_spoken: bool = False) -> None:
+        """is_spoken: the rules of `spoken` read the words next."""
+        self._is_spoken = is_spoken
         self._notices: tuple[Notice, ...] = ()
         self._begin()
 
@@ -104,7 +70,7 @@ class Lexer:
         self._text += "\n"
         self._final = True
         items = self._read()
-        if self._until is not None and self._until != "!--":
+        if self._until in LEFT_OUT_TAGS:
             self._notify("left_out", f"<{self._until}> is never closed: the text after it is left out", self._at)
         self._begin()
         return items
@@ -177,7 +143,7 @@ class Lexer:
 
     def _end_word(self, items: list[Item]) -> None:
         if self._word:
-            items += clean_word(self._word, self._dash)
+            items += clean_word(self._word, self._is_spoken)
             self._word = ()
 
     def _pause(self, items: list[Item], position: int, seconds: float = STRUCTURE_SECONDS) -> None:
@@ -200,23 +166,26 @@ class Lexer:
     def _line_mark(self, position: int, items: list[Item]) -> int | None:
         """The mark that a line begins with."""
         character = self._text[position]
-        if character not in _LINE_MARKS:
+        if character not in patterns.LINE_MARKS:
             if character.isalpha():
                 self._newlines = 0  # an ordinary line
             return None
-        for pattern in (_RULE, _FENCE, _TABLE_RULE):
+        for pattern in (patterns.RULE, patterns.FENCE, patterns.TABLE_RULE):
             if match := self._match(pattern, position):
-                self._pause(items, position, 0 if pattern is _FENCE else STRUCTURE_SECONDS)
+                self._pause(items, position, 0 if pattern is patterns.FENCE else STRUCTURE_SECONDS)
                 return int(match.end())
-        if match := self._match(_QUOTE, position):
+        if character == "[":
+            definition = self._match(patterns.DEFINITION, position, _LINK_HOLD)
+            return definition and int(definition.end())
+        if match := self._match(patterns.QUOTE, position):
             return int(match.end())
-        for pattern in (_HEADING, _BULLET, _ROW):
+        for pattern in (patterns.HEADING, patterns.BULLET, patterns.ROW):
             if match := self._match(pattern, position):
                 self._pause(items, position)
-                self._in_heading = pattern is _HEADING
+                self._in_heading = pattern is patterns.HEADING
                 self._newlines = 0
                 return int(match.end())
-        if self._match(_NUMBER, position):
+        if self._match(patterns.NUMBER, position):
             self._pause(items, position)
             self._newlines = 0
             return position
@@ -227,9 +196,9 @@ class Lexer:
         return position + 1
 
     def _open_bracket(self, position: int, items: list[Item]) -> int | None:
-        if match := self._match(_CHECKBOX, position):
+        if match := self._match(patterns.CHECKBOX, position):
             return int(match.end())
-        match = self._match(_SPEAKER, position)
+        match = self._match(patterns.SPEAKER, position)
         if match is None:
             return None
         self._end_word(items)
@@ -242,28 +211,31 @@ class Lexer:
         return int(match.end())
 
     def _close_bracket(self, position: int, items: list[Item]) -> int | None:
-        match = self._match(_LINK, position, _LINK_HOLD)
+        match = self._match(patterns.LINK, position, _LINK_HOLD)
         return match and int(match.end())
 
     def _citation(self, position: int, items: list[Item]) -> int | None:
-        match = self._match(_CITATION, position)
+        match = self._match(patterns.CITATION, position)
         return match and int(match.end())
 
     def _escape(self, position: int, items: list[Item]) -> int | None:
-        match = self._match(_ESCAPE, position)
+        match = self._match(patterns.ESCAPE, position)
         return match and int(match.end())
 
     def _angle(self, position: int, items: list[Item]) -> int | None:
-        if match := self._match(_ADDRESS, position, _LINK_HOLD):
+        if match := self._match(patterns.ADDRESS, position, _LINK_HOLD):
             self._end_word(items)
             self._extend_word(position + 1, match.end() - 1)
             return int(match.end())
-        if match := self._match(_COMMENT, position):
+        if match := self._match(patterns.COMMENT, position):
             self._until = "!--"
             return int(match.end())
-        if match := self._match(_MARKUP, position):
+        if match := self._match(patterns.MARKUP, position):
             return self._markup(match, position, items)
-        match = self._match(_DECLARATION, position)
+        if match := self._match(patterns.SPECIAL_TOKEN, position):
+            self._end_word(items)
+            return int(match.end())
+        match = self._match(patterns.DECLARATION, position)
         return match and int(match.end())
 
     def _markup(self, match: "regex.Match[str]", position: int, items: list[Item]) -> int | None:
@@ -273,6 +245,10 @@ class Lexer:
         elif name in LEFT_OUT_TAGS:
             self._end_word(items)
             self._until = None if match["close"] or match["void"] else name
+        elif name == "sub" and not match["close"] and (alias := patterns.ALIAS.search(attributes)):
+            self._end_word(items)
+            self._until = None if match["void"] else name
+            items.append(Item(WORD, (alias[1] or alias[2] or "").strip(), self._at + position, self._at + match.end()))
         elif name in STRUCTURE_TAGS:
             self._pause(items, position)
         elif name not in KNOWN_TAGS and (match["name"] != name or (attributes and "=" not in attributes)):
@@ -294,7 +270,7 @@ class Lexer:
 
     def _skip(self, position: int, until: str) -> int:
         """Leaves out text up to the end of what is not to be spoken."""
-        match = _ENDS[until].search(self._text, position, partial=not self._final)
+        match = patterns.ENDS[until].search(self._text, position, partial=not self._final)
         if match is None:
             return len(self._text)
         if not match.partial:
@@ -328,18 +304,15 @@ _CONSTRUCTS = {
 class RawLexer(Lexer):
     """Reads text as the script reader does, for rules `off`: words at whitespace, exact breaks, nothing else."""
 
-    def __init__(self) -> None:
-        super().__init__("")
-
     def _take(self, position: int, items: list[Item]) -> int:
-        if self._text[position] == "<" and (match := self._match(_EXACT_BREAK, position)):
+        if self._text[position] == "<" and (match := self._match(patterns.EXACT_BREAK, position)):
             self._end_word(items)
             items.append(_break_item(float(match[1]), self._at + position, self._at + match.end()))
             return int(match.end())
         if _SPACE.match(self._text, position):
             self._end_word(items)
             return position + 1
-        ordinary = _NO_BREAK.match(self._text, position)
+        ordinary = patterns.NO_BREAK.match(self._text, position)
         after = ordinary.end() if ordinary else position + 1
         self._extend_word(position, after)
         return after

@@ -19,8 +19,8 @@ LONGEST_WORD = 60  # characters; a longer one must look as if it could be said
 _SPELLED = 6  # characters of it that are, where it does not
 
 _PLAIN_WORD = re.compile(r"(?:[A-Z]?[a-z][a-z']*|[AI](?:'[a-z]+)?)[.,!?;]?")
-_LONE_PAUSE = re.compile(r"-+|\.{3,}")
-_SILENT = re.compile(r"""[][.,!?;:'"()*_~^|\\{}<>#`-]*""")
+_LONE_PAUSE = re.compile(r"-+|\.{3,}|[/>\u2022\u00b7\u203a]")
+_SILENT = re.compile(r"""[][.,!?;:'"()*_~^|\\{}<>#`\u2022\u00b7\u203a\u2605-]*""")
 _UNSAYABLE = re.compile(r"[^\W\d_aeiouyAEIOUY]{6}|[\W_]{3}")
 _FIGURES = re.compile(r"\d")
 
@@ -69,6 +69,7 @@ class Normalizer:
         self._pause: Item | None = None  # comes before the next word
         self._has_spoken = False
         self._after_number = False  # a unit may follow
+        self._in_quotes = False  # a quotation mark opened, and none closed yet
 
     def feed(self, items: Sequence[Item]) -> list[Spoken]:
         """Takes items; returns what can be said for certain."""
@@ -116,7 +117,7 @@ class Normalizer:
         elif item.kind is TAG:
             spoken.append(Spoken(PieceKind.TAG, item.text, item.start, item.end))
         elif item.kind is EDGE:
-            self._before, self._after_number = (), False
+            self._before, self._after_number, self._in_quotes = (), False, False
 
     def _say(self, text: str, start: int, end: int, spoken: list[Spoken]) -> None:
         if self._pause is not None:
@@ -133,7 +134,7 @@ class Normalizer:
         """Reads the held words as far as that is certain."""
         while self.held:
             try:
-                reading = self._read(Window(self.held, self._before, closed))
+                reading = self._read(Window(self.held, self._before, closed, self._in_quotes))
             except NeedMoreWords:
                 return
             for said in reading:
@@ -141,6 +142,9 @@ class Normalizer:
                 self._before = (*self._before, *words)[-2:]
                 self._after_number = token_of(words[-1].text).is_numeric
                 self._say_words(said, words, spoken)
+                for word in words:
+                    lead, _, closing = token_of(word.text)
+                    self._in_quotes = '"' not in closing and (self._in_quotes or '"' in lead)
 
     def _say_words(self, said: Said, words: Sequence[Item], spoken: list[Spoken]) -> None:
         first, last = token_of(words[0].text), token_of(words[-1].text)

@@ -7,7 +7,6 @@ import re
 from functools import lru_cache
 from importlib import import_module
 
-NUMBER = r"(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?|\.\d+"  # "1,234.5", "12", ".5"
 _DIGITS = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
 _LARGEST = 10**66  # from here on num2words knows no name
 DENOMINATORS = {2: "half", 4: "quarter"}
@@ -16,6 +15,8 @@ FRACTIONS = {
     "\u2156": (2, 5), "\u2157": (3, 5), "\u2158": (4, 5), "\u2159": (1, 6), "\u215a": (5, 6), "\u215b": (1, 8),
     "\u215c": (3, 8), "\u215d": (5, 8), "\u215e": (7, 8),
 }  # fmt: skip
+NUMBER = r"(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?|\.\d+"  # "1,234.5", "12", ".5"
+VALUE = rf"\d*[{''.join(FRACTIONS)}]|(?:\d+-)?[1-9]\d*/[1-9]\d*|{NUMBER}"  # "1\u00bd", "1-1/2", "3/4" too
 
 
 @lru_cache(maxsize=4096)
@@ -85,6 +86,28 @@ def mixed(whole: int, above: int, below: int) -> str:
     if above == 1:
         said = said.replace("one ", "an " if said.startswith("one e") else "a ", 1)
     return f"{cardinal(whole)} and {said}"
+
+
+def fraction_parts(text: str) -> tuple[int, int, int]:
+    """What VALUE matches and NUMBER does not: "1-1/2" and "1\u00bd" -> (1, 1, 2), "3/4" -> (0, 3, 4)."""
+    if text[-1] in FRACTIONS:
+        return int(text[:-1] or 0), *FRACTIONS[text[-1]]
+    whole, _, part = text.rpartition("-")
+    above, _, below = part.partition("/")
+    return int(whole or 0), int(above), int(below)
+
+
+def is_fraction(text: str) -> bool:
+    """Whether a VALUE is one with a fraction."""
+    return "/" in text or text[-1] in FRACTIONS
+
+
+def value(text: str) -> str:
+    """What VALUE matches, as a quantity: "12" -> "twelve", "3/4" -> "three quarters", "1\u00bd" -> "one and a half"."""
+    if not is_fraction(text):
+        return number(text)
+    whole, above, below = fraction_parts(text)
+    return mixed(whole, above, below) if whole else fraction(above, below)
 
 
 _RUN = re.compile(r"\d+|[^\W\d_]")

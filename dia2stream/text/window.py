@@ -11,10 +11,12 @@ from functools import lru_cache
 from typing import NamedTuple
 
 from dia2stream.text.items import Item
+from dia2stream.text.tables import GOES_ON, MEASURED, SENTENCE_STARTS
 
 HELD_WORDS = 6  # that may be held back; a rule sees no word behind them
 
 _LEAD = re.compile(r"""(?:["(]|'(?!\d))*""")
+_NUMERIC_ENDS = frozenset("%\u00b0\u00bc\u00bd\u00be") | {chr(fraction) for fraction in range(0x2150, 0x215F)}
 _CLOSING = ".,!?;:)\"'"
 
 
@@ -36,7 +38,8 @@ class Token(NamedTuple):
     @property
     def is_numeric(self) -> bool:
         """Whether it ends as a number does, also one with its unit or fraction."""
-        return bool(re.search(r"[\d\u00bc-\u00be\u2150-\u215e%\u00b0]$", self.core))
+        end = self.core[-1:]
+        return end.isdecimal() or end in _NUMERIC_ENDS
 
 
 @lru_cache(maxsize=1024)
@@ -60,10 +63,14 @@ Reading = Sequence[Said]
 
 
 class Window:
-    """words: those held, the one to be read first. before: the last ones read, latest last. closed: no more come."""
+    """words: those held, the one to be read first. before: the last ones read, latest last. closed: no more come.
 
-    def __init__(self, words: Sequence[Item], before: Sequence[Item], closed: bool) -> None:
+    in_quotes: whether a quotation mark before these words opened and none closed.
+    """
+
+    def __init__(self, words: Sequence[Item], before: Sequence[Item], closed: bool, in_quotes: bool = False) -> None:
         self._words, self._before, self._closed = words, before, closed
+        self.in_quotes = in_quotes
         self.first = token_of(words[0].text)
 
     def word(self, number: int) -> Token | None:
@@ -91,9 +98,18 @@ class Window:
         """The word so many before the one to be read; an empty one where the text begins after it."""
         return token_of(self._before[-number].text) if number <= len(self._before) else Token("", "", "")
 
-    def is_adjective(self, number: int = 1) -> bool:
-        """Whether the words up to this one stand between an article and a noun: "a 10 km run"."""
-        return self.before().core.lower() in ("a", "an") and self.joined(number) is not None
+    def is_adjective(self, number: int = 1, article: int = 1) -> bool:
+        """Whether a quantity belongs to the noun behind it, at `number`: "a 10 km run", "the 10 lb bag".
+
+        article: how many words before the one to be read the quantity has its article.
+        """
+        if number == 1:
+            noun = self.joined_after_dot() if self.first.tail == "." else self.joined(1)
+        else:
+            noun = self.joined(number)
+        if noun is None:
+            return False
+        return self.before(article).core.lower() in ("a", "an") or is_measured(noun)
 
     def without_dot(self, number: int = 0) -> str:
         """What closes an abbreviation when its dot is gone: the dot is kept where it also ends a sentence."""
@@ -103,7 +119,22 @@ class Window:
         if tail or not word.tail:
             return tail
         following = self.word(number + 1)
-        return "." if following is None or following.is_capitalised else ""
+        ends = following is None or (following.is_capitalised and following.core not in GOES_ON)
+        return "." if ends else ""
+
+    def without_dots(self) -> str:
+        """The same for letters with dots, as "U.S.", which a name may follow."""
+        tail = self.without_dot()
+        if tail != ".":
+            return tail
+        following = self.word(1)
+        return "." if following is None or following.core in SENTENCE_STARTS else ""
+
+
+def is_measured(noun: Token) -> bool:
+    """Whether this noun has a quantity before it as an adjective: "bag", "bags"."""
+    core = noun.core.lower()
+    return core in MEASURED or core.removesuffix("s") in MEASURED or core.removesuffix("es") in MEASURED
 
 
 Rule = Callable[[Window], Reading | None]

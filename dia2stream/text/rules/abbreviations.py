@@ -9,6 +9,7 @@ from dia2stream.text.tables import (
     DOTTED_TITLES,
     LONG_STREETS,
     NUMBERED,
+    PLACES,
     STREETS,
     TITLES,
     WITHOUT_DOT,
@@ -18,6 +19,11 @@ from dia2stream.text.window import Reading, Said, Token, Window
 _HOUSE = re.compile(r"(\d{1,5})([A-Z])?")
 _STREET_ORDINAL = re.compile(r"(\d+)(?:st|nd|rd|th)", re.IGNORECASE)
 
+_BEFORE_DIRECTIONS = frozenset(["wind", "winds", "heading", "head", "due", "from", "toward", "turn", "the"])
+_BEHIND_DIRECTIONS = frozenset(["wind", "winds", "corner", "side", "at", "of", "gusts"])
+_YEAR = re.compile(r"\d{3,4}s?")
+_STREETS = frozenset(["ave", "blvd", "rd", "ln", "hwy", "pkwy"])
+
 WORDS = frozenset(
     [
         *TITLES,
@@ -26,8 +32,8 @@ WORDS = frozenset(
         *WITHOUT_DOT,
         *NUMBERED,
         *STREETS,
-        "st",
-        "dr",
+        *PLACES,
+        *("st", "dr", "c", "ca", "al", "ave", "blvd", "et", "n\u00b0"),
         *map(str.lower, DIRECTIONS),
     ]
 )
@@ -81,7 +87,7 @@ def saints_and_doctors(window: Window) -> Reading | None:
     if core not in ("st", "dr") or not window.first.is_capitalised:
         return None
     before, following = window.before(), window.joined_after_dot()
-    behind_name = (
+    behind_name = _STREET_ORDINAL.fullmatch(before.core) or (
         before.is_capitalised and not before.tail and before.core.lower() not in ("the", "in", "at", "from", "to")
     )
     before_name = following is not None and following.is_capitalised
@@ -105,12 +111,59 @@ def abbreviations(window: Window) -> Reading | None:
         return (Said(1, DOTTED_TITLES[core], token.tail[1:]),)
     if core in NUMBERED and dotted and (following := window.word(1)) is not None and _is_number(following):
         return (Said(1, NUMBERED[core], token.tail[1:]),)
+    if core in ("c", "ca") and dotted and (following := window.joined_after_dot()) and _YEAR.fullmatch(following.core):
+        return (Said(1, "circa", token.tail[1:]),)
+    if core == "al" and dotted and window.before().core == "et":
+        return (Said(1, "al", window.without_dot()),)
+    if reading := _places(window, core):
+        return reading
     if core in WITHOUT_DOT:
-        ends = dotted and core == "etc"
+        if "/" in core:  # a dot behind it ends the sentence
+            return (Said(1, WITHOUT_DOT[core]),)
+        ends = dotted and core in ("etc", "p.a")
         return (Said(1, WITHOUT_DOT[core], window.without_dot() if ends else token.tail.removeprefix(".")),)
     if core in DOTTED and dotted:
-        return (Said(1, DOTTED[core], window.without_dot()),)
+        following = window.word(1) if core in ("jr", "sr") else None
+        in_street = following is not None and _street(following) is not None
+        return (Said(1, DOTTED[core], "" if in_street else window.without_dot()),)
     return None
+
+
+def _places(window: Window, core: str) -> Reading | None:
+    """Parts of an address without a dot: "Apt 3", "Hwy 101", "5th Ave"."""
+    token = window.first
+    if core in PLACES and token.is_capitalised and token.tail in ("", "."):
+        following = window.joined_after_dot()
+        if following is not None and (following.core[:1].isdecimal() or following.core.startswith("#")):
+            return (Said(1, PLACES[core], ""),)
+    if core == "fl" and token.is_capitalised and _STREET_ORDINAL.fullmatch(window.before().core):
+        return (Said(1, "Floor", window.without_dot() if token.tail.startswith(".") else None),)
+    if core in _STREETS and token.is_capitalised and not token.tail.startswith("."):
+        before = window.before()
+        if not before.tail and (before.is_capitalised or _STREET_ORDINAL.fullmatch(before.core)):
+            return (Said(1, STREETS[core]),)
+    return None
+
+
+def compass(window: Window) -> Reading | None:
+    """A direction of a street, the wind or the way: "W 4th St", "winds NW at 10 mph", "heading SE"."""
+    core = window.first.core
+    if core not in DIRECTIONS:
+        return None
+    following = window.joined_after_dot()
+    if following is not None and _STREET_ORDINAL.fullmatch(following.core):
+        return (Said(1, DIRECTIONS[core], ""),)
+    if len(core) == 1:
+        return None
+    return _wind(window, core)
+
+
+def _wind(window: Window, core: str) -> Reading | None:
+    following = window.joined(1)
+    is_wind = following is not None and following.core.lower() in _BEHIND_DIRECTIONS
+    if not is_wind and window.before().core.lower() not in _BEFORE_DIRECTIONS:
+        return None
+    return (Said(1, DIRECTIONS[core].lower()),)
 
 
 def _is_number(word: Token) -> bool:

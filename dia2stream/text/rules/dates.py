@@ -11,11 +11,15 @@ _SHORT = SHORT_MONTHS | SHORT_DAYS
 _WEEKDAYS = frozenset([*DAYS, *SHORT_DAYS])
 WORDS = frozenset(map(str.lower, _SHORT))
 _WORDS = frozenset(["Mar", "Sat", "Sun", "Wed", "Jan", "Dec", "Jun"])  # also words, or names: only next to a date
-_ISO = re.compile(r"(\d{4})-(\d\d)-(\d\d)(?:T(\d\d):(\d\d)(?::\d\d(?:\.\d+)?)?(?:Z|[+-]\d\d:?\d\d)?)?")
+_ISO = re.compile(r"(\d{4})[-/](\d\d)[-/](\d\d)(?:T(\d\d):(\d\d)(?::\d\d(?:\.\d+)?)?(?:Z|[+-]\d\d:?\d\d)?)?")
 _SLASHED = re.compile(r"(\d{1,2})([/.-])(\d{1,2})\2(\d{4}|\d\d)")
 _DATES = re.compile(r"(\d{1,2})/(\d{1,2})/(\d{4}|\d\d)-(\d{1,2})/(\d{1,2})/(\d{4}|\d\d)")
 _NO_YEAR = re.compile(r"(\d{1,2})/(\d{1,2})")
 _DAY = re.compile(r"\d{1,2}")
+_DAY_RANGE = re.compile(r"(\d{1,2})(?:st|nd|rd|th)?-(\d{1,2}|[A-Z][a-z]+)(?:st|nd|rd|th)?")
+_NAMED = re.compile(r"(\d{1,2})-([A-Z][a-z]{2,8})-(\d{4}|\d\d)")
+_MONTH_NAMES = SHORT_MONTHS | {name: name for name in MONTHS}
+_NAMES = _SHORT | {name: name for name in (*MONTHS, *DAYS)}
 
 
 def dates(window: Window) -> Reading | None:
@@ -34,6 +38,8 @@ def dates(window: Window) -> Reading | None:
     if match := _DATES.fullmatch(core):
         low, high = (_date(_full_year(y), int(m), int(d)) for m, d, y in (match.groups()[:3], match.groups()[3:]))
         return (Said(1, f"{low} to {high}"),) if low and high else None
+    if (match := _NAMED.fullmatch(core)) and match[2] in _MONTH_NAMES:
+        return (Said(1, f"the {ordinal(int(match[1]))} of {_MONTH_NAMES[match[2]]} {year(_full_year(match[3]))}"),)
     before = window.before().core
     if (match := _NO_YEAR.fullmatch(core)) and (before.lower() in BEFORE_DATES or before in _WEEKDAYS):
         said = _date(None, int(match[1]), int(match[2]))
@@ -53,12 +59,17 @@ def _full_year(text: str) -> int:
 
 
 def _is_month(token: Token | None) -> bool:
-    return token is not None and (token.core in MONTHS or token.core in SHORT_MONTHS)
+    return token is not None and token.core.rpartition("-")[2] in _MONTH_NAMES
 
 
 def days(window: Window) -> Reading | None:
-    """A day before or behind a month's name: "May 5", "5 May"."""
+    """A day before or behind a month's name: "May 5", "5 May", "May 5-7"."""
     core = window.first.core
+    if (match := _DAY_RANGE.fullmatch(core)) and _is_month(window.before()) and window.before().tail in ("", "."):
+        if match[2].isdecimal():
+            return (Said(1, f"{ordinal(int(match[1]))} to {ordinal(int(match[2]))}"),)
+        if match[2] in _MONTH_NAMES:
+            return (Said(1, f"{ordinal(int(match[1]))} to {_MONTH_NAMES[match[2]]}"),)
     if not _DAY.fullmatch(core) or not 1 <= int(core) <= 31:
         return None
     before = window.before()
@@ -71,11 +82,11 @@ def days(window: Window) -> Reading | None:
 
 
 def short_names(window: Window) -> Reading | None:
-    """Months and days cut short: "Jan", "Mon", "Mon-Fri"."""
+    """Months and days cut short: "Jan", "Mon", "Mon-Fri", "June-August"."""
     core = window.first.core
     low, dash, high = core.replace(".", "").partition("-")
-    if dash and low in _SHORT and high in _SHORT:
-        return (Said(1, f"{_SHORT[low]} to {_SHORT[high]}"),)
+    if dash and low in _NAMES and high in _NAMES:
+        return (Said(1, f"{_NAMES[low]} to {_NAMES[high]}"),)
     if core not in _SHORT:
         return None
     following = window.word(1)
@@ -84,7 +95,7 @@ def short_names(window: Window) -> Reading | None:
     dotted = window.first.tail.startswith(".")
     if core == "Sun" and window.before().core.lower() == "the":
         return None
-    if core in _WORDS and not by_date and not after_day and not (dotted and core in ("Jan", "Dec")):
+    if core in _WORDS and not by_date and not after_day and not dotted:
         return None
     tail = (window.first.tail.removeprefix(".") if by_date else window.without_dot()) if dotted else None
     return (Said(1, _SHORT[core], tail),)

@@ -2,32 +2,79 @@
 
 import re
 
-from dia2stream.text.numbers import FRACTIONS, cardinal, digits, fraction, mixed, number, ordinal, pairs, plural
-from dia2stream.text.tables import BEFORE_DECADES
+from dia2stream.text.numbers import FRACTIONS, cardinal, digits, fraction, mixed, number, ordinal, pairs, plural, year
+from dia2stream.text.rules.figures import is_year
+from dia2stream.text.rules.quantity import unit_said
+from dia2stream.text.tables import BEFORE_DECADES, MONTHS, UNITS
 from dia2stream.text.window import Reading, Said, Window
 
-_ORDINAL = re.compile(r"(\d[\d,]*)(?:st|nd|rd|th)", re.IGNORECASE)
+_ORDINAL = re.compile(r"(\d[\d,]*)(?:st|nd|rd|th)(?:-(\d[\d,]*)(?:st|nd|rd|th))?", re.IGNORECASE)
 _DECADE = re.compile(r"'?(\d{1,3}0)'?s")
+_OF_YEAR = re.compile(r"(\d{4})'s")
 _FRACTION = re.compile(r"(\d+)/(\d+)")
 _RATING = re.compile(r"(\d+\.\d+)/(\d+)")
+_BEHIND_NUMBER = re.compile(rf"(\d+/\d+|[{''.join(FRACTIONS)}])(?:-([a-z]+)|([A-Za-z%\u00b0]+))?")
 _VULGAR = re.compile(rf"(\d*)([{''.join(FRACTIONS)}])")
+_NO_DENOMINATORS = frozenset([13, 14, 17, 18, 19, 21, 22, 23, 26, 27, 28, 29, 31])
+_COUNTED = frozenset(["step", "page", "part", "day", "question", "slide", "item", "round", "task", "attempt", "level"])
 _AS_SAID = {"24/7": "twenty four seven", "9/11": "nine eleven"}
 
 
 def fractions(window: Window) -> Reading | None:
     """Numbers with a slash: "1/2", "2 1/2", "\u00be", "24/7", "8/10"."""
     core = window.first.core
-    if core.isdecimal() and (following := window.joined(1)) is not None:
-        parts = _parts(following.core)
-        return (Said(2, mixed(int(core), *parts)),) if parts and 0 < parts[0] < parts[1] else None
+    if core.isdecimal():
+        return _mixed(window) or _thousands(window)
     if match := _VULGAR.fullmatch(core):
         above, below = FRACTIONS[match[2]]
         return (Said(1, mixed(int(match[1]), above, below) if match[1] else fraction(above, below)),)
     if match := _RATING.fullmatch(core):
         return (Said(1, f"{number(match[1])} out of {cardinal(int(match[2]))}"),)
     if match := _FRACTION.fullmatch(core):
+        if not core.startswith("0") and _is_date(window, int(match[1]), int(match[2])):
+            return (Said(1, f"{MONTHS[int(match[1]) - 1]} {ordinal(int(match[2]))}"),)
+        if window.before().core.lower() in _COUNTED:
+            return (Said(1, f"{cardinal(int(match[1]))} of {cardinal(int(match[2]))}"),)
         return (Said(1, _AS_SAID.get(core) or _over(match[1], match[2])),)
     return None
+
+
+def _is_date(window: Window, above: int, below: int) -> bool:
+    """Whether this is a day, as nobody writes the fraction: "5/17"."""
+    if not (1 <= above <= 12 and below in _NO_DENOMINATORS):
+        return False
+    following = window.joined(1)
+    return following is None or following.core != "of"
+
+
+def _mixed(window: Window) -> Reading | None:
+    """A number, and a fraction behind it with what follows that: "2 1/2", "2 1/2-inch", "2 1/2%"."""
+    following = window.joined(1)
+    match = _BEHIND_NUMBER.fullmatch(following.core) if following is not None else None
+    parts = _parts(match[1]) if match else None
+    if match is None or following is None or not parts or not 0 < parts[0] < parts[1]:
+        return None
+    said, tail = mixed(int(window.first.core), *parts), None
+    if match[2]:
+        said = f"{said} {match[2]}"
+    elif match[3]:
+        if match[3] not in UNITS:
+            return None
+        said = f"{said} {unit_said(match[3], is_singular=False)}"
+    elif following.tail.startswith('"') and not window.in_quotes:
+        said, tail = f"{said} inch", following.tail[1:]
+    return (Said(2, said, tail),)
+
+
+def _thousands(window: Window) -> Reading | None:
+    """A large number whose thousands stand apart: "1 000 000"."""
+    core, words = window.first.core, 1
+    if not re.fullmatch(r"[1-9]\d{0,2}", core):
+        return None
+    text = core
+    while (word := window.joined(words)) is not None and word.core == "000":
+        text, words = text + word.core, words + 1
+    return (Said(words, cardinal(int(text))),) if words > 1 else None
 
 
 def _over(above: str, below: str) -> str:
@@ -35,6 +82,8 @@ def _over(above: str, below: str) -> str:
     high, low = int(above), int(below)
     if above.startswith("0"):
         return f"{digits(above)}, {cardinal(low)}"  # of a card: "04/27"
+    if 90 <= high <= 250 and 40 <= low <= 150 and high > low:
+        return f"{pairs(high)} over {pairs(low) if low > 99 else cardinal(low)}"  # of blood pressure
     if high == low:
         return f"{cardinal(high)} {cardinal(low)}"
     if high < low and low in (10, 20, 50, 100):
@@ -53,13 +102,18 @@ def _parts(text: str) -> tuple[int, int] | None:
 
 
 def ordinals(window: Window) -> Reading | None:
-    """An ordinal: "21st"."""
+    """An ordinal, or two: "21st", "1st-3rd"."""
     match = _ORDINAL.fullmatch(window.first.core)
-    return match and (Said(1, ordinal(int(match[1].replace(",", "")))),)
+    if match is None:
+        return None
+    said = (ordinal(int(number.replace(",", ""))) for number in match.groups() if number)
+    return (Said(1, " to ".join(said)),)
 
 
 def decade(window: Window) -> Reading | None:
-    """A decade: "1980s", "the 90s", "'90s". "30s" alone is seconds."""
+    """A decade: "1980s", "the 90s", "'90s", and a year's: "2025's". "30s" alone is seconds."""
+    if (match := _OF_YEAR.fullmatch(window.first.core)) and is_year(match[1]) and not match[1].endswith("0"):
+        return (Said(1, f"{year(int(match[1]))}'s"),)
     match = _DECADE.fullmatch(window.first.core)
     if match is None:
         return None

@@ -1,26 +1,56 @@
-"""Money: "$42.60", "-$5", "$2.5 million", "$5-10", "$20/month", "5\u20ac"."""
+"""Money: "$42.60", "-$5", "$2.5 million", "$5-10", "$20/month", "5\u20ac", "19,99 \u20ac", "USD 50", "$49.99 USD"."""
+
+import re
 
 from dia2stream.text.numbers import cardinal, number
 from dia2stream.text.rules.quantity import Quantity
-from dia2stream.text.tables import MAGNITUDES, MONEY, SCALES
-from dia2stream.text.window import Reading, Said, Window
+from dia2stream.text.tables import CURRENCIES, MAGNITUDES, MONEY, PER, SCALES
+from dia2stream.text.window import Reading, Said, Token, Window
+
+_CODES = CURRENCIES | {sign: sign for sign in MONEY}  # what may stand behind a number as a word of its own
+_EUROPEAN = re.compile(r"\d+,\d\d")
 
 
 def money(window: Window) -> Reading | None:
-    """An amount, with the "million" behind it."""
-    amount = Quantity.read(window.first.core)
-    if amount is None or not amount.money or (amount.unit and amount.unit not in MAGNITUDES):
+    """An amount, with the "million" and the letters of its currency behind it."""
+    core = window.first.core
+    amount = Quantity.read(core.replace(",", ".") if _EUROPEAN.fullmatch(core) else core)
+    if amount is None or (amount.unit and amount.unit not in MAGNITUDES):
         return None
-    scale, words = MAGNITUDES.get(amount.unit, ""), 1
-    if not scale and (following := window.joined(1)) is not None and following.core.lower() in SCALES:
+    scale, words, sign = MAGNITUDES.get(amount.unit, ""), 1, amount.money
+    following = window.joined(1)
+    if not scale and following is not None and following.core.lower().removesuffix("+") in SCALES:
         scale, words = following.core.lower(), 2
-    said = _amount(amount, scale, window.is_adjective(words))
-    return (Said(words, f"{amount.sign_said}{said}{amount.per_said}"),)
+        following = window.joined(2)
+    if following is not None and following.core in _CODES:
+        sign, words = _CODES[following.core], words + 1
+    if not sign:
+        return None
+    said = _amount(amount, sign, scale.removesuffix("+"), window.is_adjective(words))
+    plus = " plus" if amount.plus or scale.endswith("+") else ""
+    tail = window.without_dot() if amount.per in PER and window.first.tail.startswith(".") else None
+    return (Said(words, f"{amount.sign_said}{said}{plus}{amount.per_said}", tail),)
 
 
-def _amount(amount: Quantity, scale: str, is_adjective: bool) -> str:
+def currencies(window: Window) -> Reading | None:
+    """An amount behind the letters of its currency: "USD 50", "CHF 1.5 million"."""
+    core = window.first.core
+    following = window.joined(1) if core in CURRENCIES else None
+    amount = None if following is None else Quantity.read(following.core)
+    if amount is None or amount.money or (amount.unit and amount.unit not in MAGNITUDES):
+        return None
+    scale = MAGNITUDES.get(amount.unit) or _scale(window.joined(2))
+    words = 3 if scale and not amount.unit else 2
+    return (Said(words, amount.sign_said + _amount(amount, CURRENCIES[core], scale, False)),)
+
+
+def _scale(word: Token | None) -> str:
+    return word.core.lower() if word is not None and word.core.lower() in SCALES else ""
+
+
+def _amount(amount: Quantity, sign: str, scale: str, is_adjective: bool) -> str:
     """is_adjective: "a five dollar bill"."""
-    one, several, cent, cents = MONEY[amount.money]
+    one, several, cent, cents = MONEY[sign]
     if is_adjective:
         several, cents = one, cent
     whole, _, part = amount.low.replace(",", "").partition(".")

@@ -9,12 +9,20 @@ _GROUPS = re.compile(r"\+?\d+(?:[-.]\(?\d+\)?)*")
 # Lengths of the groups, of numbers that are certainly no other thing.
 _SHAPES = frozenset([(3, 3, 4), (1, 3, 3, 4), (3, 4), (4, 4, 4, 4), (4, 6, 5), (3, 2, 4), (5, 4), (3, 3, 3)])
 _ALONE = frozenset([(3, 4), (5, 4), (3, 3, 3)])  # only within one word: "555-1234", "78701-1234"
+_INTERNATIONAL = re.compile(r"(?:tel:)?\+(\d{8,15})")
+_WITH_LETTERS = re.compile(r"(?:(1)-)?(8\d\d|900)-((?:\d{3}-)?[A-Z][A-Z-]{2,})")
 _FIRST = re.compile(r"\+\d+|1|\d{3}|\d{4}|\+?\d+[-.(].*")
 
 
 def phones(window: Window) -> Reading | None:
     """A whole number, as long as its groups are those of one."""
-    first = window.first.core.replace(")", "-")  # "(212)555-0147"
+    core = window.first.core
+    if core[:1] in "+t" and (match := _INTERNATIONAL.fullmatch(core)):
+        return (Said(1, _international(match[1])),)
+    if core[-1:].isupper() and (match := _WITH_LETTERS.fullmatch(core)):
+        groups = ["one"] if match[1] else []
+        return (Said(1, ", ".join([*groups, *_said_groups([match[2], *match[3].split("-")])])),)
+    first = core.replace(")", "-")  # "(212)555-0147"
     if not _FIRST.fullmatch(first) or not _GROUPS.fullmatch(first):
         return None
     words: list[list[str]] = []
@@ -28,6 +36,17 @@ def phones(window: Window) -> Reading | None:
             best = len(words)
     tails = [*[","] * (best - 1), None]
     return [Said(1, _said(w, not n, window), tails[n]) for n, w in enumerate(words[:best])] or None
+
+
+def _international(figures: str) -> str:
+    """A number without blanks: "+14155552671"."""
+    if len(figures) == 11 and figures[0] == "1":
+        return "plus " + ", ".join(_said_groups([figures[0], figures[1:4], figures[4:7], figures[7:]]))
+    return f"plus {digits(figures)}"
+
+
+def _said_groups(groups: list[str]) -> list[str]:
+    return ["eight hundred" if group == "800" else digits(group) if group.isdecimal() else group for group in groups]
 
 
 def _next(window: Window, number: int) -> str | None:
@@ -53,7 +72,7 @@ def _is_known(words: list[list[str]], international: bool) -> bool:
 
 def _said(groups: list[str], is_first: bool, window: Window) -> str:
     """One word of it."""
-    said = ["eight hundred" if group == "800" else digits(group) for group in groups]
+    said = _said_groups(groups)
     if is_first and window.first.core.startswith("+"):
         said[0] = f"plus {said[0]}"
     return ", ".join(said)

@@ -1,19 +1,23 @@
-"""Numbers with units: "5kg", "5 kg", "10-20%", "6'2\"", "1920x1080", "a 3-year plan"; and any other number."""
+"""Numbers with units: "5kg", "5 kg", "10-20%", "12 fl oz", "a 3-year plan", "1/4-inch"; and any other number."""
 
 import re
 
-from dia2stream.text.numbers import FRACTIONS, cardinal, number, ordinal, pairs, year
-from dia2stream.text.rules.figures import figures, is_year
-from dia2stream.text.rules.quantity import Quantity, unit_said
-from dia2stream.text.tables import ATTACHED_UNITS, CURRENCIES, MAGNITUDES, MONEY, PER, SCALES, UNITS
+from dia2stream.text.numbers import VALUE, cardinal, is_fraction, number, ordinal, value, year
+from dia2stream.text.rules.figures import figures, is_seat, is_year
+from dia2stream.text.rules.quantity import Quantity, is_singular, per_said, unit_said
+from dia2stream.text.tables import ATTACHED_UNITS, DIRECTIONS, MAGNITUDES, UNITS
 from dia2stream.text.window import Reading, Said, Window
 
-_FEET = re.compile(r"(\d{1,2})'(\d{1,2})")
-_COMPOUND = re.compile(r"(\d+)(st|nd|rd|th)?-([A-Za-z]+(?:-[A-Za-z]+)*)")
-_SIZE = re.compile(r"(\d+)[xX\u00d7](\d+)([A-Za-z]*)")
+_ISH = re.compile(r"(\d+)ish")
+_COMPOUND = re.compile(rf"(?:(\d+)(?:st|nd|rd|th)|({VALUE}))-([A-Za-z]+(?:-[A-Za-z]+)*)")
+_VALUE = re.compile(VALUE)
+_BETWEEN = re.compile(r"(\d+)-(on|to|for|in|by|up)-(\d+)")
 _HOURS, _SECONDS = re.compile(r"\d+h"), re.compile(r"\d+s")
 _THOUSANDS = frozenset(["K", "k", "M", "mn", "bn", "tn"])  # without money, B and T are letters
 _NAMES = frozenset(["2K", "4K", "5K", "8K"])
+_TIMES = frozenset(["x", "X", "\u00d7"])
+_SIGNS = frozenset("+-*/=<>\u00d7\u00f7\u2264\u2265\u2260\u2248")
+_BEHIND_INCHES = frozenset(["of", "tall", "wide", "long", "deep", "high"])
 
 
 def quantities(window: Window) -> Reading | None:
@@ -32,14 +36,25 @@ def _said(window: Window, quantity: Quantity) -> str | None:
     if quantity.is_bare:
         return figures(window, low)
     if not unit:
-        return f"{year(int(low))} to {year(int(high))}" if is_year(low) and is_year(high) else quantity.value_said
+        return _years(low, high) if is_year(low) and high.isdecimal() else quantity.value_said
     if unit in _THOUSANDS:
         return None if low + unit in _NAMES else f"{quantity.value_said} {MAGNITUDES[unit]}"
     if unit == "m" and _is_minutes(window):
         unit = "min"
-    if unit not in UNITS:
+    if unit in _TIMES and _is_variable(window):
+        return f"{quantity.value_said} {unit}"
+    if unit not in UNITS or (len(unit) == 1 and unit.isupper() and is_seat(window)):
         return None
     return f"{quantity.value_said} {unit_said(unit, quantity.is_one or window.is_adjective())}"
+
+
+def _years(low: str, high: str) -> str:
+    """From one year to another: "1990-1995", "2024-25"."""
+    if is_year(high):
+        return f"{year(int(low))} to {year(int(high))}"
+    if len(high) == 2:
+        return f"{year(int(low))} to {'oh ' if int(high) < 10 else ''}{cardinal(int(high))}"
+    return f"{number(low)} to {number(high)}"
 
 
 def _is_minutes(window: Window) -> bool:
@@ -50,27 +65,49 @@ def _is_minutes(window: Window) -> bool:
     return following is not None and _SECONDS.fullmatch(following.core) is not None
 
 
+def _is_variable(window: Window) -> bool:
+    """Whether "2x" is a part of a formula, and not "two times"."""
+    if window.before().core in _SIGNS:
+        return True
+    following = window.joined(1)
+    return following is not None and following.core in _SIGNS
+
+
 def units(window: Window) -> Reading | None:
-    """A unit, a percent sign or a currency after a number: "5 kg", "5 %", "20 USD"."""
-    before, first = window.before(), window.first
-    core = first.core
+    """A unit or a percent sign after a number: "5 kg", "5 %", "12 fl oz", "10\u00b0 N"."""
+    before, core = window.before(), window.first.core
     if before.tail or not before.is_numeric:
         return None
-    if core in CURRENCIES or core in MONEY:
-        return (Said(1, CURRENCIES[core] if core in CURRENCIES else MONEY[core][1]),)
-    if core == "in" and before.core.isdecimal() and window.before(2).core in ("ft", "feet", "foot"):
-        return (Said(1, "inches", window.without_dot() if first.tail.startswith(".") else None),)
-    if core == "in" and first.tail == ".":
-        following = window.word(1)
-        return (Said(1, "inches", ""),) if following is not None and not following.is_capitalised else None
-    if core == "sq" and (following := window.joined_after_dot()) is not None and following.core in UNITS:
-        return (Said(2, f"square {unit_said(following.core, False)}"),)
-    if core not in UNITS or core in ATTACHED_UNITS:
+    if core == "A" and "." in before.core and before.core[-1].isdecimal():
+        return (Said(1, "amps"),)
+    if core in ("N", "S", "E", "W") and before.core.endswith("\u00b0"):
+        return (Said(1, DIRECTIONS[core].lower()),)
+    if core == "in":
+        return _inches(window)
+    name, words = core, 1
+    if core in ("sq", "fl") and (following := window.joined_after_dot()) is not None and following.core in UNITS:
+        name, words = f"{core} {following.core}", 2
+    if name not in UNITS and words == 1 and core.istitle() and len(core) > 2:
+        name = core.lower()  # "Tbsp"
+    if (name not in UNITS and words == 1) or core in ATTACHED_UNITS:
         return None
-    is_adjective = window.before(2).core.lower() in ("a", "an") and window.joined(1) is not None
-    is_fraction = "/" in before.core or before.core in FRACTIONS
-    tail = window.without_dot() if first.tail.startswith(".") else None
-    return (Said(1, unit_said(core, before.core == "1" or is_fraction or is_adjective), tail),)
+    is_part = is_fraction(before.core) and is_singular(before.core) and not window.before(2).core.isdecimal()
+    one = before.core == "1" or is_part or window.is_adjective(words, article=2)
+    said = f"square {unit_said(name[3:], one)}" if core == "sq" else unit_said(name, one)
+    last = window.word(words - 1)
+    tail = window.without_dot(words - 1) if last is not None and last.tail.startswith(".") else None
+    return (Said(words, said, tail),)
+
+
+def _inches(window: Window) -> Reading | None:
+    """ "in" behind a number, where it is no preposition: "6 ft 2 in", "3.2 in of rain", "10 in. long"."""
+    following = window.word(1)
+    if window.first.tail == ".":
+        return (Said(1, "inches", ""),) if following is not None and not following.is_capitalised else None
+    behind_feet = window.before().core.isdecimal() and window.before(2).core in ("ft", "feet", "foot")
+    if behind_feet or (following is not None and not window.first.tail and following.core in _BEHIND_INCHES):
+        return (Said(1, "inches", window.without_dot() if window.first.tail.startswith(".") else None),)
+    return None
 
 
 def per_unit(window: Window) -> Reading | None:
@@ -79,20 +116,8 @@ def per_unit(window: Window) -> Reading | None:
     before = window.before()
     if not slash or unit not in UNITS or window.first.core in UNITS or before.tail or not before.is_numeric:
         return None
-    per = PER.get(other) or UNITS.get(other) or (other if other.isalpha() and other.islower() else None)
-    return None if per is None else (Said(1, f"{unit_said(unit, before.core == '1')} per {per}"),)
-
-
-def currencies(window: Window) -> Reading | None:
-    """An amount behind the letters of its currency: "USD 50", "CHF 1.5 million"."""
-    core, following = window.first.core, window.joined(1) if window.first.core in CURRENCIES else None
-    amount = None if following is None else Quantity.read(following.core)
-    if amount is None or not amount.is_bare:
-        return None
-    scale = window.joined(2)
-    if scale is not None and scale.core.lower() in SCALES:
-        return (Said(3, f"{amount.value_said} {scale.core.lower()} {CURRENCIES[core]}"),)
-    return (Said(2, f"{amount.value_said} {CURRENCIES[core]}"),)
+    per = per_said(other) if re.fullmatch(r"[a-zA-Z/]+", other) else None
+    return None if per is None else (Said(1, f"{unit_said(unit, before.core == '1')}{per}"),)
 
 
 def slashed(window: Window) -> Reading | None:
@@ -104,27 +129,27 @@ def slashed(window: Window) -> Reading | None:
     return (Said(1, " ".join(said)),)
 
 
-def feet(window: Window) -> Reading | None:
-    """Feet and inches: "6'2\"", without what closes it."""
-    match = _FEET.fullmatch(window.first.core)
-    if match is None:
-        return None
-    return (Said(1, f"{cardinal(int(match[1]))} foot {cardinal(int(match[2]))}", window.first.tail.removeprefix('"')),)
-
-
 def compounds(window: Window) -> Reading | None:
-    """A number and words with hyphens: "a 3-year plan", "20-year-old", "2nd-floor"."""
-    match = _COMPOUND.fullmatch(window.first.core)
-    if match is None:
+    """A number and words with hyphens: "a 3-year plan", "20-year-old", "2nd-floor", "1-on-1", "14-oz"."""
+    core = window.first.core
+    if match := _ISH.fullmatch(core):
+        return (Said(1, f"{number(match[1])} ish"),)
+    if match := _BETWEEN.fullmatch(core):
+        return (Said(1, f"{number(match[1])} {match[2]} {number(match[3])}"),)
+    match = _COMPOUND.fullmatch(core)
+    if match is None or (match[3].isupper() and len(match[2] or "") > 2):
         return None
-    said = ordinal(int(match[1])) if match[2] else number(match[1])
-    return (Said(1, f"{said} {match[3].replace('-', ' ')}"),)
+    said = ordinal(int(match[1])) if match[1] else value(match[2])
+    is_unit = match[3] in UNITS and len(match[3]) > 1
+    behind = UNITS[match[3]] if is_unit else match[3].replace("-", " ")
+    tail = window.without_dot() if is_unit and window.first.tail.startswith(".") else None
+    return (Said(1, f"{said} {behind}", tail),)
 
 
-def sizes(window: Window) -> Reading | None:
-    """Sides: "1920x1080", "4x100m"."""
-    match = _SIZE.fullmatch(window.first.core)
-    if match is None or (match[3] and match[3] not in UNITS):
+def unit_ranges(window: Window) -> Reading | None:
+    """A unit with the other end of a range behind it: "20 \u00b0C-25 \u00b0C"."""
+    unit, _, high = window.first.core.partition("-")
+    before = window.before()
+    if unit not in UNITS or before.tail or not before.is_numeric or not _VALUE.fullmatch(high):
         return None
-    sides = (pairs(int(side)) if len(side) == 4 else cardinal(int(side)) for side in match.groups()[:2])
-    return (Said(1, " by ".join(sides) + (f" {unit_said(match[3], True)}" if match[3] else "")),)
+    return (Said(1, f"{unit_said(unit, before.core == '1')} to {value(high)}"),)

@@ -1,9 +1,10 @@
 """A number with all that may be written around it in one word, taken apart: "-$1.5M", "~10-20kg/day"."""
 
 import re
+from functools import lru_cache
 from typing import NamedTuple
 
-from dia2stream.text.numbers import NUMBER, number, plural
+from dia2stream.text.numbers import NUMBER, VALUE, fraction_parts, is_fraction, plural, value
 from dia2stream.text.tables import INVARIABLE_UNITS, IRREGULAR_PLURALS, PER, UNITS
 
 _SIGNS = {
@@ -11,14 +12,16 @@ _SIGNS = {
     "<": "less than ", ">": "greater than ", "<=": "less than or equal to ", ">=": "greater than or equal to ",
     "\u2264": "less than or equal to ", "\u2265": "greater than or equal to ",
 }  # fmt: skip
-_MONEY = r"US\$|CA?\$|A\$|[$\u20ac\u00a3\u00a5\u20b9]"
+_MONEY = r"(?:US|CA?|AU?|HK|NZ|MX|R|S)?\$|[\u20ac\u00a3\u00a5\u20b9\u20a9\u20bd\u20ba\u20aa\u20bf]"
+_UNIT = "[A-Za-z\u00b0\u00b5\u03bc%\u00a2\u00d7\u2605]+[\u00b2\u00b3]?"
 _QUANTITY = re.compile(
     rf"(?P<sign><=|>=|[-+\u00b1~\u2248<>\u2264\u2265])?(?P<money>{_MONEY})?(?P<minus>-)?"
-    rf"(?P<low>{NUMBER})(?:-(?:{_MONEY})?(?P<high>{NUMBER}))?"
-    r"(?P<unit>[A-Za-z\u00b0\u00b5\u03bc%\u00a2\u00d7]+[\u00b2\u00b3]?(?:/[sh](?![a-z]))?)?"
-    r"(?P<plus>\+)?(?:/(?P<per>[A-Za-z]+))?"
+    rf"(?P<low>{VALUE})(?:(?P<unit_of_low>{_UNIT})?-(?:{_MONEY})?(?P<high>{VALUE}))?"
+    rf"(?P<unit>{_UNIT}(?:/[sh](?![a-z])[\u00b2\u00b3]?)?)?"
+    r"(?P<plus>\+)?(?:/(?P<per>[A-Za-z]+(?:/[A-Za-z]+)?))?"
 )
-_MONEY_BEHIND = re.compile(rf"({NUMBER})({_MONEY})")
+_MONEY_BEHIND = re.compile(rf"({NUMBER}|\d+,\d\d)({_MONEY})")
+_EUROPEAN = re.compile(rf"((?:{_MONEY})\d{{1,3}}(?:\.\d{{3}})*),(\d\d)")  # "\u20ac1.234,56"
 
 
 class Quantity(NamedTuple):
@@ -34,17 +37,23 @@ class Quantity(NamedTuple):
     per: str
 
     @classmethod
+    @lru_cache(maxsize=1024)
     def read(cls, text: str) -> "Quantity | None":
         """The parts of a word; None where it is no quantity."""
         if behind := _MONEY_BEHIND.fullmatch(text):
             text = behind[2] + behind[1]
+        if european := _EUROPEAN.fullmatch(text):
+            text = f"{european[1].replace('.', '')}.{european[2]}"
         match = _QUANTITY.fullmatch(text)
-        return match and cls(**match.groupdict(default=""))
+        if match is None:
+            return None
+        parts = match.groupdict(default="")
+        return cls(**parts) if parts.pop("unit_of_low") in ("", parts["unit"]) else None
 
     @property
     def is_one(self) -> bool:
-        """Whether it is one of its unit."""
-        return self.low == "1" and not self.high
+        """Whether it is one of its unit, or a part of one."""
+        return not self.high and is_singular(self.low)
 
     @property
     def is_bare(self) -> bool:
@@ -59,12 +68,22 @@ class Quantity(NamedTuple):
     @property
     def value_said(self) -> str:
         """The number, or the two of a range."""
-        return f"{number(self.low)} to {number(self.high)}" if self.high else number(self.low)
+        return f"{value(self.low)} to {value(self.high)}" if self.high else value(self.low)
 
     @property
     def per_said(self) -> str:
         """What it is for each of, with a blank before it."""
-        return f" per {PER.get(self.per) or UNITS.get(self.per, self.per)}" if self.per else ""
+        return per_said(self.per) if self.per else ""
+
+
+def per_said(units: str) -> str:
+    """What something is for each of, with a blank before it: "kg/day" -> " per kilogram per day"."""
+    return "".join(f" per {PER.get(unit) or UNITS.get(unit, unit)}" for unit in units.split("/"))
+
+
+def is_singular(text: str) -> bool:
+    """Whether a unit behind this VALUE stands in the singular: "1 cup", "3/4 cup"."""
+    return text == "1" or (is_fraction(text) and not fraction_parts(text)[0])
 
 
 def unit_said(unit: str, is_singular: bool) -> str:

@@ -1,14 +1,19 @@
 """The rules of `spoken`, in the order in which they are tried, and the words that are not simply said as they are."""
 
 import re
+import string
+from functools import lru_cache
 
 from dia2stream.text.items import Item, Kind
 from dia2stream.text.numbers import cardinal, plural
 from dia2stream.text.rules import (
     abbreviations,
+    acronyms,
     codes,
     dates,
+    dimensions,
     fractions,
+    maths,
     money,
     phones,
     quantities,
@@ -19,63 +24,91 @@ from dia2stream.text.rules import (
 from dia2stream.text.tables import CODE_WORDS
 from dia2stream.text.window import Reading, Rule, Said, Window
 
-_WITH_FIGURES: tuple[Rule, ...] = (
-    phones.phones,
-    quantities.units,
-    dates.dates,
-    times.times,
-    dates.days,
-    abbreviations.houses,
-    fractions.fractions,
-    quantities.feet,
-    fractions.ordinals,
-    fractions.decade,
-    money.money,
-    quantities.quantities,
-    codes.number_sign,
-    web.web,
-    quantities.sizes,
-    quantities.slashed,
-    symbols.formulas,
-    symbols.flags_and_paths,
-    quantities.compounds,
-    codes.addresses,
-    codes.extensions,
-    codes.codes,
-    times.half_of_day,
-    codes.any_figures,
+# Each with the characters of which a word must have one for the rule to be asked: "0" is any figure, "a" and "A" any
+# letter of the alphabet; without any, the rule is asked always.
+_WITH_FIGURES: tuple[tuple[str, Rule], ...] = (
+    ("", phones.phones),
+    ("\u00b2\u00b3^", quantities.units),
+    ("/-.", dates.dates),
+    (":-aA", times.times),
+    ("aA", times.half_of_day),
+    ("+-", times.zones),
+    ("-", quantities.unit_ranges),
+    ("", dates.days),
+    ("", abbreviations.houses),
+    ("", dimensions.marks),
+    ("", fractions.fractions),
+    ("'", dimensions.feet),
+    ("aA", fractions.ordinals),
+    ("a", fractions.decade),
+    ("", money.money),
+    ("-", codes.groups),
+    ("", quantities.quantities),
+    ("#\u00a7", codes.number_sign),
+    ("@#.:/", web.web),
+    ("xX\u00d7", dimensions.sizes),
+    ("/", quantities.slashed),
+    (maths.CERTAIN, maths.formulas),
+    ("-+/\\", symbols.flags_and_paths),
+    ("-h", quantities.compounds),
+    (".", codes.addresses),
+    ("x", codes.extensions),
+    ("aA.", codes.codes),
+    ("(", maths.calls),
+    ("", codes.any_parts),
 )
-_WITHOUT_FIGURES: tuple[Rule, ...] = (
-    symbols.signs,
-    times.half_of_day,
-    quantities.units,
-    quantities.per_unit,
-    quantities.currencies,
-    codes.states,
-    dates.short_names,
-    abbreviations.saints_and_doctors,
-    abbreviations.abbreviations,
-    web.web,
-    codes.romans,
-    codes.acronyms,
-    codes.joined_words,
-    symbols.formulas,
-    symbols.missing_spaces,
-    symbols.flags_and_paths,
+_WITHOUT_FIGURES: tuple[tuple[str, Rule], ...] = (
+    ("", symbols.signs),
+    ("aA", times.half_of_day),
+    ("A", times.zones),
+    ("", quantities.units),
+    ("/", quantities.per_unit),
+    ("A", money.currencies),
+    ("A", acronyms.states),
+    ("A", dates.short_names),
+    ("aA", abbreviations.saints_and_doctors),
+    ("aA", abbreviations.abbreviations),
+    ("@#.:/", web.web),
+    ("A", acronyms.romans),
+    ("A", abbreviations.compass),
+    ("aA", acronyms.acronyms),
+    ("&/_-+", acronyms.joined_words),
+    (maths.CERTAIN, maths.formulas),
+    ("(", maths.calls),
+    (".,;!?", symbols.missing_spaces),
+    ("-+/\\", symbols.flags_and_paths),
+    ("@=+*/\\~<>|^%&#_:$", codes.any_signs),
+)
+_SHAPE = str.maketrans(
+    dict.fromkeys(string.digits, "0")
+    | {c: c if c in "xXh" else "a" if c.islower() else "A" for c in string.ascii_letters}
 )
 
 
+@lru_cache(maxsize=2048)
+def _rules(shape: str) -> tuple[Rule, ...]:
+    """The rules to ask for words with these characters."""
+    rules = _WITH_FIGURES if any(map(str.isnumeric, shape)) else _WITHOUT_FIGURES
+    found = set(shape) | {"a" if "x" in shape or "h" in shape else "", "A" if "X" in shape else ""}
+    return tuple(rule for needed, rule in rules if not needed or not found.isdisjoint(needed))
+
+
+_ASSIGNED = re.compile(r"([A-Za-z]{2}\w+)==?([\w.-]+)")
 _PREFIXED = re.compile(r"([a-z]*[aeiouy][a-z]*)-('?\d.*)")
 
 
 def _read(window: Window) -> Reading | None:
-    rules = _WITH_FIGURES if any(map(str.isnumeric, window.first.core)) else _WITHOUT_FIGURES
-    return _prefixed(window) or next(filter(None, (rule(window) for rule in rules)), None)
+    if reading := _prefixed(window) or _assigned(window):
+        return reading
+    for rule in _rules(window.first.core.translate(_SHAPE)):
+        if reading := rule(window):
+            return reading
+    return None
 
 
 def _prefixed(window: Window) -> Reading | None:
     """A word and figures with a hyphen: "mid-1990s", "pre-2020", "top-10". What stands behind it is read by itself."""
-    match = _PREFIXED.fullmatch(window.first.core)
+    match = _PREFIXED.fullmatch(window.first.core) if "-" in window.first.core else None
     if match is None or window.before().core.lower() in CODE_WORDS:
         return None
     prefix, rest = (Item(Kind.WORD, text, 0, 0) for text in match.groups())
@@ -86,5 +119,14 @@ def _prefixed(window: Window) -> Reading | None:
     return (Said(1, f"{match[1]} {said}"),)
 
 
+def _assigned(window: Window) -> Reading | None:
+    """A name and its value: "DEBUG=true", "torch==2.1.0". The value is read by itself."""
+    match = _ASSIGNED.fullmatch(window.first.core) if "=" in window.first.core else None
+    if match is None:
+        return None
+    reading = _read(Window([Item(Kind.WORD, match[2], 0, 0)], [], closed=True))
+    return (Said(1, f"{match[1].replace('_', ' ')} equals {reading[0].text if reading else match[2]}"),)
+
+
 SPOKEN: tuple[Rule, ...] = (_read,)
-SPECIAL_WORDS = abbreviations.WORDS | dates.WORDS | {"i", "x"}
+SPECIAL_WORDS = abbreviations.WORDS | dates.WORDS | {"i", "x", "ctrl", "cmd"}

@@ -1,71 +1,81 @@
-"""Signs: alone between words ("2 + 2", "Q & A") and inside one ("5*3", "x=y")."""
+"""Signs that stand alone ("2 + 2", "Q & A"), keys ("Ctrl+C"), and words that a space is missing between."""
 
 import re
 
-from dia2stream.text.numbers import number
+from dia2stream.text.rules import dimensions, maths
+from dia2stream.text.rules.acronyms import letters
 from dia2stream.text.rules.web import read_aloud
+from dia2stream.text.tables import DAYS, KEYS, MONTHS, SHORT_DAYS, SHORT_MONTHS, UNITS
 from dia2stream.text.window import Reading, Said, Token, Window
 
-_ALONE = {
-    "&": "and", "+": "plus", "=": "equals", "@": "at", "%": "percent", "\u00d7": "times", "\u00f7": "divided by",
-    "<": "less than", ">": "greater than", "<=": "less than or equal to", ">=": "greater than or equal to",
-    "\u2264": "less than or equal to", "\u2265": "greater than or equal to", "\u2260": "is not equal to",
-    "!=": "is not equal to", "==": "equals", "\u2248": "is about", "\u00b1": "plus or minus", "\u00a7": "section",
-    "\u00b0": "degrees", "\u00a9": "copyright",
-}  # fmt: skip
-_BETWEEN_NUMBERS = {"*": "times", "x": "times", "X": "times", "/": "divided by", "^": "to the power of"}
-_INSIDE = _ALONE | {
-    "^2": "squared",
-    "^3": "cubed",
-    "\u00b2": "squared",
-    "\u00b3": "cubed",
-    "*": "times",
-    "/": "divided by",
-    "^": "to the power of",
-    "-": "minus",
-}
-_OPERAND = r"(?:\d[\d,]*(?:\.\d+)?|\.\d+|[A-Za-z]\w{0,2})"
-_FORMULA = re.compile(
-    rf"-?{_OPERAND}[\u00b2\u00b3]?(?:(?:[<>!=]=|[-+*/^=<>\u00d7\u00f7\u2264\u2265\u2248])-?{_OPERAND}[\u00b2\u00b3]?)*"
-)
-_PARTS = re.compile(rf"\^[23](?!\d)|{_OPERAND}|[<>!=]=|.")
-_CERTAIN = re.compile(r"[\u00b2\u00b3*=^\u00d7\u00f7+<>\u2264\u2265\u2248]")
+_ALONE = maths.SIGNS | {"@": "at", "\u00a7": "section", "\u00a9": "copyright", "\u2116": "number"}
+_BETWEEN_NUMBERS = dict.fromkeys("*xX\u00d7", "times") | {"/": "divided by", "^": "to the power of"}
+_KEYPAD = {"#": "pound", "*": "star"}
+_BEFORE_KEYS = frozenset(["press", "pressing", "hit", "dial", "or", "enter", "the", "by", "and", "then"])
+_OPERATORS = frozenset("+-*/=\u00d7\u00f7")
+_VARIABLE = re.compile(r"\d+[a-z]")
+_PAUSES = frozenset(["/", ">"])
+_HALVES = frozenset(["am", "pm", "a.m", "p.m"])
+_DATED = frozenset([*MONTHS, *SHORT_MONTHS, *DAYS, *SHORT_DAYS])
 
 
 def signs(window: Window) -> Reading | None:
     """A sign that stands alone."""
     core, before = window.first.core, window.before()
-    if core == "-" and before.is_numeric and not before.tail:
+    if core == "-":
+        return _dash(window)
+    if core in _KEYPAD and before.core.lower() in _BEFORE_KEYS:
+        return (Said(1, _KEYPAD[core]),)
+    if core in _BETWEEN_NUMBERS and (_is_operand(before) or (before.core in UNITS and window.before(2).is_numeric)):
         following = window.word(1)
-        if following is None or not following.core[:1].isdecimal():
-            return None
-        equals = window.joined(2)
-        return (Said(1, "minus" if equals is not None and equals.core == "=" else "to"),)
-    if core in _BETWEEN_NUMBERS and _is_operand(before):
-        following = window.word(1)
-        return (Said(1, _BETWEEN_NUMBERS[core]),) if following is not None and _is_operand(following) else None
+        if following is not None and _is_operand(following) and not (core == "/" and _is_measured(before, following)):
+            return (Said(1, "by" if core in dimensions.BY and dimensions.is_size(window) else _BETWEEN_NUMBERS[core]),)
+    if core in _PAUSES and not _compares(window):
+        return (Said(1, ""),)
     return (Said(1, _ALONE[core]),) if core in _ALONE else None
 
 
-def _is_operand(token: Token) -> bool:
-    return token.core[-1:].isdecimal() or (token.core[:1].isdecimal() and not token.lead)
-
-
-def formulas(window: Window) -> Reading | None:
-    """Signs between numbers and letters, in one word."""
-    core = window.first.core
-    if not _CERTAIN.search(core) or not _FORMULA.fullmatch(core):
+def _dash(window: Window) -> Reading | None:
+    """A dash between two numbers, times or dates."""
+    before = window.before()
+    may_go_on = before.is_numeric or before.core.lower() in _HALVES or before.core in _DATED
+    if not may_go_on or before.tail not in ("", "."):
         return None
-    parts = _PARTS.findall(core)
-    return (
-        Said(1, " ".join(_INSIDE.get(part) or (number(part) if part[0] in ".0123456789" else part) for part in parts)),
+    following = window.word(1)
+    if following is None or not (following.core[:1].isdecimal() or following.core[:1] in "$\u20ac\u00a3"):
+        is_dated = following is not None and following.core in _DATED
+        return (Said(1, "to"),) if is_dated else None
+    behind = window.joined(2)
+    is_formula = (
+        (before.is_numeric and before.core[:1].isalpha())
+        or _VARIABLE.fullmatch(following.core)
+        or window.before(2).core in _OPERATORS
     )
+    return (Said(1, "minus" if is_formula or (behind is not None and behind.core in _OPERATORS) else "to"),)
+
+
+def _is_operand(token: Token) -> bool:
+    return token.core[-1:].isdecimal() or token.is_numeric or (token.core[:1].isdecimal() and not token.lead)
+
+
+def _is_measured(before: Token, following: Token) -> bool:
+    """Whether a slash parts two quantities with their units, "72\u00b0F / 22\u00b0C", and divides nothing."""
+    return not (before.core[-1:].isdecimal() and following.core[-1:].isdecimal())
+
+
+def _compares(window: Window) -> bool:
+    """Whether ">" stands between two things that can be compared, and not between two steps of a menu."""
+    before, following = window.before(), window.word(1)
+    if window.first.core == "/":
+        return False
+    return following is None or any(len(side.core) < 3 or side.is_numeric for side in (before, following))
 
 
 _MISSING_SPACE = re.compile(r"[^\W\d_][\w']*(?:(?:[.!?]+(?=[A-Z][a-z])|[,;](?=[^\W\d_])|\.{2,}|[?!]+)[^\W\d_][\w']*)+")
 _AFTER_MARK = re.compile(r"(?<=[.,;!?])(?=[^\W\d_])")
 _FLAG = re.compile(r"(--?)([A-Za-z][\w-]*)")
 _PATH = re.compile(r"(?:~|\.{1,2}|[A-Z]:)?(?:[/\\][\w.-]+)+[/\\]?")
+_INCREMENT = re.compile(r"([A-Za-z_]\w*)(\+\+|--)")
 
 
 def missing_spaces(window: Window) -> Reading | None:
@@ -75,8 +85,13 @@ def missing_spaces(window: Window) -> Reading | None:
 
 
 def flags_and_paths(window: Window) -> Reading | None:
-    """What is typed at a prompt: "--epochs", "/usr/local/bin"."""
+    """What is typed: "--epochs", "/usr/local/bin", "Ctrl+C", "i++"."""
     core = window.first.core
     if match := _FLAG.fullmatch(core):
         return (Said(1, f"{'dash ' * len(match[1])}{match[2].replace('-', ' ')}"),)
+    if match := _INCREMENT.fullmatch(core):
+        return (Said(1, f"{match[1]} {' '.join(['plus' if match[2] == '++' else 'minus'] * 2)}"),)
+    first, *others = core.split("+")
+    if others and all(others) and first in KEYS:
+        return (Said(1, " ".join(KEYS.get(key) or letters(key) for key in (first, *others))),)
     return (Said(1, read_aloud(core)),) if _PATH.fullmatch(core) else None

@@ -7,17 +7,20 @@ from dia2stream.text.tables import ZONES
 from dia2stream.text.window import Reading, Said, Window
 
 _HALF = r"(?:[ap]m|[ap]\.m)"
-_CLOCK = re.compile(rf"(\d{{1,2}}):(\d\d)(?::(\d\d))?({_HALF})?", re.IGNORECASE)
+_CLOCK = re.compile(rf"(\d{{1,2}}):(\d\d)(?::(\d\d))?({_HALF}|[ap](?![a-z]))?", re.IGNORECASE)
 _HOUR = re.compile(rf"(\d{{1,2}})({_HALF})", re.IGNORECASE)
 _RANGE = re.compile(r"([^-]+)-([^-]+)")
 _RATIO = re.compile(r"(\d+):(\d+)")
 _HALF_AND_TIME = re.compile(rf"({_HALF})\.?-(\d[\d:]*{_HALF}?)", re.IGNORECASE)
 _APART = re.compile(_HALF, re.IGNORECASE)
+_DURATION = re.compile(r"(?:(\d+)h)?(?:(\d+)m?(?:in)?)?(?:(\d+)s)?")
+_DURATION_SHAPE = re.compile(r"\d+h\d+(?:m(?:in)?)?(?:\d+s)?|\d+m\d+s")
+_OFFSET = re.compile(r"(UTC|GMT)([+-])(\d{1,2})(?::(\d\d))?")
 
 
 def clock(hour: int, minute: int, half: str = "", has_half: bool = False) -> str:
     """(15, 5) -> "fifteen oh five"; half: "am" or "pm", has_half: one follows as a word of its own."""
-    letters = " ".join(half.upper().replace(".", ""))
+    letters = " ".join(half.upper().replace(".", "").ljust(2, "M")) if half else ""
     if minute:
         said = f"{cardinal(hour)} {'oh ' if minute < 10 else ''}{cardinal(minute)}"
     elif half or has_half:
@@ -38,24 +41,52 @@ def times(window: Window) -> Reading | None:
     tail = window.without_dot() if core.lower().endswith(".m") else None
     if said := _time(core):
         return (Said(1, said, tail),)
-    if (match := _RANGE.fullmatch(core)) and re.search(rf":\d\d|\d{_HALF}$", core, re.IGNORECASE):
-        low, high = (_time(part) or (cardinal(int(part)) if part.isdecimal() else "") for part in match.groups())
+    if (match := _RANGE.fullmatch(core)) and re.search(rf":\d\d|\d{_HALF}(?![a-z])", core, re.IGNORECASE):
+        following = window.joined(1)
+        has_half = following is not None and bool(_APART.fullmatch(following.core))
+        low, high = (_time(part, has_half) or _hour(part) for part in match.groups())
         return (Said(1, f"{low} to {high}", tail),) if low and high else None
+    if _DURATION_SHAPE.fullmatch(core):
+        return (Said(1, _duration(core)),)
     if match := _RATIO.fullmatch(core):
         return (Said(1, f"{cardinal(int(match[1]))} to {cardinal(int(match[2]))}"),)
     return None
+
+
+def _hour(text: str) -> str:
+    """The other end of a range: "9", "noon"."""
+    return cardinal(int(text)) if text.isdecimal() else text if text in ("noon", "midnight") else ""
 
 
 def _time(text: str, has_half: bool = False) -> str:
     """How one time is said; empty where it is none."""
     if match := _CLOCK.fullmatch(text):
         hour, minute, seconds, half = match.groups()
-        said = clock(int(hour), int(minute), half or "", has_half=has_half or bool(seconds))
+        said = clock(int(hour), int(minute), half or "", has_half=has_half or bool(int(seconds or 0)))
         if int(minute) > 59:
             return ""
-        return f"{said} and {cardinal(int(seconds))} seconds" if seconds else said
+        return f"{said} and {cardinal(int(seconds))} seconds" if int(seconds or 0) else said
     match = _HOUR.fullmatch(text)
     return clock(int(match[1]), 0, match[2]) if match and int(match[1]) <= 24 else ""
+
+
+def _duration(text: str) -> str:
+    """ "1h30m" -> "one hour thirty minutes"."""
+    match = _DURATION.fullmatch(text)
+    assert match is not None
+    parts = zip(match.groups(), ("hour", "minute", "second"), strict=True)
+    return " ".join(f"{cardinal(int(n))} {unit}{'' if n == '1' else 's'}" for n, unit in parts if n)
+
+
+def zones(window: Window) -> Reading | None:
+    """A time zone behind a time, and one by its distance: "3 PM ET", "17:30 CET", "UTC+5:30"."""
+    core, before = window.first.core, window.before()
+    if match := _OFFSET.fullmatch(core):
+        sign = "plus" if match[2] == "+" else "minus"
+        return (Said(1, f"{' '.join(match[1])} {sign} {clock(int(match[3]), int(match[4] or 0), has_half=True)}"),)
+    if core in ZONES and (before.is_numeric or _APART.fullmatch(before.core)) and before.tail in ("", "."):
+        return (Said(1, " ".join(core)),)
+    return None
 
 
 def half_of_day(window: Window) -> Reading | None:

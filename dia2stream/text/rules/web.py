@@ -3,15 +3,22 @@
 import re
 
 from dia2stream.text.numbers import cardinal, digits
+from dia2stream.text.rules.acronyms import letters
 from dia2stream.text.tables import ENDINGS, FILE_ENDINGS, SPELLED_LABELS
 from dia2stream.text.window import Reading, Said, Window
 
 _EMAIL = re.compile(r"(?:mailto:)?([\w.+%-]+@[\w-]+(?:\.[\w-]+)+)")
 _URL = re.compile(r"(?:(?:https?|ftp|wss?)://|(?=www\.))(.+)", re.IGNORECASE)
 _DOMAIN = re.compile(r"(?:[\w-]+\.)+([A-Za-z]{2,4})(?::\d+)?(?:[/?#]\S*)?")
-_FILE = re.compile(rf"[\w-]+(?:\.[\w-]+)*\.(?:{'|'.join(sorted(FILE_ENDINGS))})", re.IGNORECASE)
+_FILE = re.compile(
+    rf"[\w-]+(?:\.[\w-]+)*\.(?:{'|'.join(sorted(FILE_ENDINGS))})(?::\d+)?|(?-i:[\w-]{{2,}}\.[ch])", re.IGNORECASE
+)
+_DOT_FILE = re.compile(r"\.[a-z][\w.-]+")
+_LOCAL = re.compile(r"localhost(?::\d+)?(?:[/?#]\S*)?")
+_FORUM = re.compile(r"[ru]/\w+")
 _HANDLE = re.compile(r"@([A-Za-z_][\w.-]*)")
-_HASHTAG = re.compile(r"#([A-Za-z]\w*)")
+_HASHTAG = re.compile(r"#(\d*[A-Za-z]\w*)")
+_HUMP = re.compile(r"(?<=[a-z])(?=[A-Z\d])|(?<=\d)(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
 _PIECE = re.compile(r"[A-Za-z]+|\d+|[^A-Za-z\d]")
 _NAMES = {
     ".": "dot", "/": "slash", "-": "dash", "_": "underscore", ":": "colon", "?": "question mark", "=": "equals",
@@ -29,13 +36,20 @@ def web(window: Window) -> Reading | None:
             return (Said(1, read_aloud(match[1])),)
         return (Said(1, f"at {read_aloud(core[1:])}"),) if _HANDLE.fullmatch(core) else None
     if core.startswith("#"):
-        return (Said(1, f"hashtag {read_aloud(core[1:])}"),) if _HASHTAG.fullmatch(core) else None
+        match = _HASHTAG.fullmatch(core)
+        return match and (Said(1, " ".join(["hashtag", *map(_tag_part, _HUMP.split(match[1]))])),)
     if match := _URL.fullmatch(core):
         return (Said(1, _url(match[1])),)
     domain = _DOMAIN.fullmatch(core)
     if (domain and domain[1].lower() in ENDINGS and not core[0].isdecimal()) or _FILE.fullmatch(core):
         return (Said(1, _url(core)),)
+    if _LOCAL.fullmatch(core) or _DOT_FILE.fullmatch(core) or _FORUM.fullmatch(core):
+        return (Said(1, _url(core)),)
     return None
+
+
+def _tag_part(text: str) -> str:
+    return cardinal(int(text)) if text.isdecimal() else letters(text) if text.isupper() else read_aloud(text)
 
 
 def _url(text: str) -> str:

@@ -1,0 +1,174 @@
+"""Words of capitals and other letters: "FBI", "APIs", "R&D", "U.S.", "TX", "Chapter IV", "and/or", "user_id"."""
+
+import re
+
+from dia2stream.text.numbers import cardinal, digits, ordinal
+from dia2stream.text.tables import (
+    BEFORE_ROMANS,
+    BEHIND_IT,
+    KINGS,
+    LETTER_WORDS,
+    LETTERS_OR_WORDS,
+    PER,
+    SPECIAL_NAMES,
+    SPELLED_LABELS,
+    STATES,
+    TWO_LETTER_WORDS,
+    ZIP_STATES,
+)
+from dia2stream.text.window import Reading, Said, Token, Window
+
+_ROMAN_VALUES = {"I": 1, "V": 5, "X": 10, "L": 50, "C": 100, "D": 500, "M": 1000}
+_ROMAN = re.compile(r"M{0,3}(?:C[MD]|D?C{0,3})(?:X[CL]|L?X{0,3})(?:I[XV]|V?I{0,3})")
+_CAPITALS = re.compile(r"([A-Z]{2,6})('?s)?")
+_DOTTED = re.compile(r"(?:[A-Za-z]\.)+[A-Za-z]")
+_WITH_AND = re.compile(r"([A-Za-z]+(?:&[A-Za-z]+)+)('s)?")
+_WITH_PLUS = re.compile(r"([A-Za-z]{2,})\+")
+_PERIODS = frozenset(["second", "minute", "hour", "day", "night", "week", "month", "year", "person"])
+_SLASHES = re.compile(r"[A-Za-z']+(?:/[A-Za-z']+)+")
+_HYPHENS = re.compile(r"[A-Z]{1,6}(?:-[A-Z]{1,6})+")
+_VOWEL = re.compile(r"[AEIOUY]")
+_GRADE = re.compile(r"([A-F])([+-])")
+_LETTER_RANGE = re.compile(r"([A-Z])-([A-Z])")
+# A word begins and ends in consonants like these; other capitals are letters, as "SFO" and "IDK".
+_SAYABLE = re.compile(
+    r"(?:[BCDFGHJKLMNPRSTVWYZ]?|QU|[BCFGPS]L|[BCDFGPTW]R|[CGPSTWRK]H|S[CKMNPTW]|SC?H?R|S[PT]R|SPL|T[WS]|DW|KN|GN|PS|SQU)"
+    r"[AEIOUY]"
+    r"(?:.*[AEIOUY])?"
+    r"(?:[BCDFGHKLMNPRSTVWXZ]?|[LRNMFSPC]T|[LNRST]D|[LNRSC]K|NG|[LRM]P|[LR][FMBNG]|LV|RV|MB|[BDFGKLMNPRTVWC]S|"
+    r"[CSTGP]H|[NRT]CH|SS|LL|FF|ZZ|GHT|GH|CK|CKS|NKS|DDS|SKS|WNS|CTS|PPS|GGS|GN|NF|NGS|NTS|NDS|RDS|RTS|RKS|LTS|STS|SK|SP|SM|RL|RLD|RST|NX|XT|LTH|NTH|"
+    r"RTH|RCH|TCH|WN|WL|NN|TT|RR|DD|GG|BB)"
+)
+
+
+def states(window: Window) -> Reading | None:
+    """A state, "TX", behind a city or before a ZIP code."""
+    core = window.first.core
+    if core not in STATES:
+        return None
+    following = window.joined(1)
+    has_zip = following is not None and bool(re.fullmatch(r"\d{5}(-\d{4})?", following.core))
+    city = window.before()
+    may_be_word = core in ZIP_STATES and not (core in ("OR", "OH", "CO") and window.word(1) is None)
+    may_be_word = may_be_word or (core == "MD" and window.before(2).core == "Dr")
+    behind_city = city.tail == "," and city.is_capitalised and not may_be_word
+    if core in ZIP_STATES and not (city.tail == "," or city.is_capitalised):
+        return None
+    if not has_zip and not behind_city:
+        return None
+    if following is None or not has_zip:
+        return (Said(1, STATES[core]),)
+    return Said(1, STATES[core]), Said(1, ", ".join(map(digits, following.core.split("-"))))
+
+
+def romans(window: Window) -> Reading | None:
+    """Roman numerals: "Chapter IV", "World War II", "Henry VIII", "Super Bowl LVIII"."""
+    core, before = window.first.core, window.before()
+    if not core or core[0] not in _ROMAN_VALUES or not _ROMAN.fullmatch(core):
+        return None
+    if before.core in ("and", "&") and _is_numbered(window.before(2)) and set(core) <= set("IVX"):
+        return (Said(1, cardinal(_roman(core))),)
+    is_numbered = before.core.lower() in BEFORE_ROMANS
+    if not (before.is_capitalised or (is_numbered and core != "I")) or (
+        before.tail and not (before.tail == "." and is_numbered)
+    ):  # "Vol. II"
+        return None
+    is_king = before.core in KINGS and (core != "I" or _is_first(window))
+    if not is_numbered and not is_king and (len(core) == 1 or core == "IV" or before.core.isupper()):
+        return None
+    if not is_numbered and set(core) - set("IVX"):
+        return None
+    value = _roman(core)
+    return (Said(1, f"the {ordinal(value)}" if before.core in KINGS else cardinal(value)),)
+
+
+def _is_first(window: Window) -> bool:
+    """Whether "I" behind the name of a king is a number, and no pronoun."""
+    following = window.joined(1)
+    return following is None or following.core in ("and", "of", "was", "died", "ruled", "reigned", "to")
+
+
+def _is_numbered(token: Token) -> bool:
+    return bool(token.core) and not set(token.core) - set("IVX")
+
+
+def _roman(core: str) -> int:
+    values = [_ROMAN_VALUES[letter] for letter in core]
+    return sum(-v if v < after else v for v, after in zip(values, [*values[1:], 0], strict=True))
+
+
+def acronyms(window: Window) -> Reading | None:
+    """Capitals letter by letter, unless they are said as a word."""
+    core = window.first.core
+    if core in SPECIAL_NAMES:
+        return (Said(1, SPECIAL_NAMES[core]),)
+    if match := _GRADE.fullmatch(core):
+        return (Said(1, f"{match[1]} {'plus' if match[2] == '+' else 'minus'}"),)
+    if _DOTTED.fullmatch(core) and window.first.tail.startswith("."):
+        return (Said(1, " ".join(core.upper().replace(".", "")), "" if core == "P.S" else window.without_dots()),)
+    if _DOTTED.fullmatch(core) and core.isupper():
+        return (Said(1, " ".join(core.replace(".", ""))),)
+    if core == "PhD" or core == "Ph.D":
+        return (Said(1, "P H D", window.without_dot() if "." in core else None),)
+    if core in LETTERS_OR_WORDS and not _is_name(window):
+        return None
+    said = letters(core)
+    return (Said(1, said),) if said != core else None
+
+
+def _is_name(window: Window) -> bool:
+    """Whether "US", "IT" or "WHO" is a name here and no shouted word."""
+    before = window.before()
+    if before.core.isupper() and len(before.core) > 1 and letters(before.core) == before.core:
+        return False
+    following = window.joined(1) if window.first.core == "IT" else None
+    if following is not None and following.core in BEHIND_IT:
+        return True
+    return window.first.core == "US" or before.core.lower() in ("the", "our", "your", "in", "an", "of")
+
+
+def letters(text: str) -> str:
+    """One word of capitals, letter by letter where nobody can say it as a word."""
+    match = _CAPITALS.fullmatch(text)
+    if match is None:
+        return text
+    capitals, ending = match.groups()
+    if capitals not in LETTER_WORDS and capitals not in LETTERS_OR_WORDS and is_word(capitals):
+        return text
+    return " ".join(capitals) + ("'s" if ending else "")
+
+
+def is_word(capitals: str) -> bool:
+    """Whether capitals may be shouted, or a name that is said as a word: "NASA", not "SFO" and not "AC"."""
+    if len(capitals) == 2:
+        return capitals in TWO_LETTER_WORDS
+    return bool(_VOWEL.search(capitals)) and (len(capitals) > 4 or _SAYABLE.fullmatch(capitals) is not None)
+
+
+def joined_words(window: Window) -> Reading | None:
+    """Several words in one: "R&D", "and/or", "snake_case", "TCP/IP", "USB-C", "A-Z"."""
+    core = window.first.core
+    if match := _WITH_PLUS.fullmatch(core):
+        return (Said(1, f"{letters(match[1])} plus"),)
+    if match := _WITH_AND.fullmatch(core):
+        said = " and ".join(" ".join(p) if p.isupper() and len(p) < 3 else letters(p) for p in match[1].split("&"))
+        return (Said(1, said + (match[2] or "")),)
+    head, slash, last = core.rpartition("/")
+    if slash and (last in PER or last in _PERIODS) and window.before().is_numeric and head.isalpha():
+        return (Said(1, f"{letters(head)} per {PER.get(last, last)}"),)
+    if _SLASHES.fullmatch(core):
+        parts = core.split("/")
+        return (Said(1, " ".join(" ".join(p) if p.isupper() and len(p) < 3 else letters(p) for p in parts)),)
+    if "_" in core and re.fullmatch(r"\w+", core):
+        return (Said(1, " ".join(_part(part) for part in core.split("_") if part)),)
+    if (match := _LETTER_RANGE.fullmatch(core)) and match[1] < match[2]:
+        return (Said(1, f"{match[1]} to {match[2]}"),)
+    if _HYPHENS.fullmatch(core):
+        said = " ".join(letters(part) for part in core.split("-"))
+        return (Said(1, said),) if said != core.replace("-", " ") else None
+    return None
+
+
+def _part(text: str) -> str:
+    """One word of a "snake_case" name."""
+    return " ".join(text.upper()) if text.lower() in SPELLED_LABELS else letters(text)

@@ -1,0 +1,77 @@
+"""Formulas: signs between numbers and letters in one word ("5*3", "x=y\u00b2"), Greek letters, roots, "f(x)"."""
+
+import re
+import unicodedata
+
+from dia2stream.text.numbers import number
+from dia2stream.text.window import Reading, Said, Window
+
+SIGNS = {
+    "&": "and", "+": "plus", "=": "equals", "%": "percent", "\u00d7": "times", "\u00f7": "divided by", "<": "less than",
+    ">": "greater than", "<=": "less than or equal to", ">=": "greater than or equal to", "\u00b0": "degrees",
+    "\u2264": "less than or equal to", "\u2265": "greater than or equal to", "\u2260": "is not equal to",
+    "!=": "is not equal to", "==": "equals", "\u2248": "is about", "\u00b1": "plus or minus", "\u221e": "infinity",
+}  # fmt: skip
+_INSIDE = SIGNS | {
+    "^2": "squared", "^3": "cubed", "\u00b2": "squared", "\u00b3": "cubed", "*": "times", "/": "divided by",
+    "^": "to the power of", "-": "minus", "\u00b7": "times", "\u221a": "the square root of",
+    "\u221b": "the cube root of",
+}  # fmt: skip
+_GREEK = "\u0391-\u03a9\u03b1-\u03c9\u03d5\u00b5"
+_OPERAND = (
+    rf"(?:\d[\d,]*(?:\.\d+)?|\.\d+)?(?:[A-Za-z][A-Za-z\d]{{0,2}}|[{_GREEK}][{_GREEK}A-Za-z]{{0,2}}|\u221e)"
+    r"|\d[\d,]*(?:\.\d+)?|\.\d+"
+)
+_TERM = rf"-?[\u221a\u221b]?(?:{_OPERAND})[\u00b2\u00b3\u00b0]?"
+_FORMULA = re.compile(rf"{_TERM}(?:(?:[<>!=]=|[-+*/^=<>\u00d7\u00f7\u2264\u2265\u2248\u2260\u00b1\u00b7]){_TERM})*")
+_PARTS = re.compile(rf"\^[23](?!\d)|\d[\d,]*(?:\.\d+)?|\.\d+|[A-Za-z][A-Za-z\d]*|[<>!=]=|[{_GREEK}]|.")
+# A word with one of these is a formula, if all of it can be one.
+CERTAIN = "\u00b2\u00b3*=^\u00d7\u00f7+<>\u2264\u2265\u2248\u2260\u00b1\u00b7\u221a\u221b\u221e\u03d5\u00b5" + "".join(
+    map(chr, (*range(0x391, 0x3AA), *range(0x3B1, 0x3CA)))
+)
+_OVER = re.compile(rf"(?<=[A-Za-z{_GREEK}])/|/(?=[A-Za-z{_GREEK}])")
+_GREEK_LETTER = re.compile(f"[{_GREEK}]")
+_CALL = re.compile(r"([A-Za-z][\w.]*)\(([^()]+)\)?")
+_FUNCTIONS = {"sin": "sine of", "cos": "cosine of", "tan": "tangent of", "log": "log of", "ln": "natural log of"}
+
+
+def formulas(window: Window) -> Reading | None:
+    """Signs between numbers and letters, in one word that has at least one of CERTAIN."""
+    core = window.first.core
+    return (Said(1, formula(core)),) if _FORMULA.fullmatch(core) else None
+
+
+def formula(text: str) -> str:
+    """What is said for a formula without blanks: "\u03c0/2" -> "pi over two"."""
+    parts = _PARTS.findall(_OVER.sub("\\\\", text))
+    return " ".join(map(_part, parts))
+
+
+def _part(part: str) -> str:
+    if part[0] in ".0123456789":
+        return number(part)
+    if _GREEK_LETTER.match(part):
+        return greek(part)
+    return "over" if part == "\\" else _INSIDE.get(part, part)
+
+
+def greek(letter: str) -> str:
+    """The name of a letter: "\u03a9" -> "omega"."""
+    name = unicodedata.name(unicodedata.normalize("NFKC", letter)).split()[3].lower()
+    return {"lamda": "lambda"}.get(name, name)
+
+
+def calls(window: Window) -> Reading | None:
+    """A word with brackets behind it: "f(x)", "sin(x)", "print(y)", "item(s)"."""
+    core, tail = window.first.core, window.first.tail
+    match = _CALL.fullmatch(core)
+    if match is None or ")" not in tail + core[-1]:
+        return None
+    name, inside = match.groups()
+    if inside in ("s", "es"):
+        said = name + inside
+    elif name in _FUNCTIONS or (len(name) == 1 and len(inside) < 4):
+        said = f"{_FUNCTIONS.get(name) or f'{name} of'} {formula(inside) if _FORMULA.fullmatch(inside) else inside}"
+    else:
+        said = f"{name} {inside}"
+    return (Said(1, said),)
