@@ -17,6 +17,7 @@ import socket
 import subprocess
 import tempfile
 import time
+import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Protocol
@@ -129,7 +130,8 @@ class RayFleet:
         import ray
         from ray import serve
 
-        self._replicas, (self._port,) = replicas, free_ports(1)
+        self._first = self._replicas = replicas
+        (self._port,) = free_ports(1)
         self._arguments = {**MODEL, "slots": slots, "journal": journal, "linger": 60, "gpus": 0, "cpus": 0.1}
         self._arguments |= arguments
         # Ray counts cores to place workers; these servers need little of one.
@@ -144,6 +146,36 @@ class RayFleet:
         )
         serve.start(http_options={"host": "127.0.0.1", "port": self._port})
         self._apply(wait=True)
+
+    def settle(self) -> None:
+        """As it was in the beginning: so many replicas, and every slot free. Raises AssertionError."""
+        self._replicas = self._first
+        self._apply(wait=False)
+        until(self._is_settled, "the fleet is not as it was", 4 * PATIENCE)
+
+    def _is_settled(self) -> bool:
+        if self.states() != {"RUNNING": self._first}:
+            return False
+        with contextlib.suppress(OSError):
+            taken = [slots - free for slots, free in self.free_slots().values()]
+            return taken == [0] * self._first
+        return False
+
+    def free_slots(self) -> dict[str, tuple[int, int]]:
+        """Each replica's slots, and how many of them are free."""
+        found: dict[str, dict[str, int]] = {}
+        for name in ("slots", "slots_free"):
+            for line in self.metrics().splitlines():
+                if line.startswith(f"dia2stream_{name}{{"):
+                    found.setdefault(line.split('"')[1], {})[name] = int(float(line.split()[-1]))
+        return {replica: (told["slots"], told["slots_free"]) for replica, told in found.items()}
+
+    def metrics(self) -> str:
+        """One scrape of all replicas. Raises OSError when there is none."""
+        token = {"Authorization": f"Bearer {self._arguments.get('token', '')}"}
+        request = urllib.request.Request(f"http://127.0.0.1:{self._port}/metrics", headers=token)
+        with urllib.request.urlopen(request, timeout=PATIENCE) as answer:
+            return str(answer.read().decode())
 
     def let_scale(self, most: int) -> None:
         """From here on our policy says how many replicas there are, up to so many."""

@@ -60,20 +60,21 @@ async def call(url: str, words: list[str], seed: int, **options: Any) -> Call:
     made.open_seconds = time.monotonic() - began
     asked = time.monotonic()
     text = f"[S1] {' '.join(words)}."
-    await client.start(text, seed=seed)
-    while True:
-        try:
-            await _listen(client, made, asked)
-            await client.hang_up()
-            return made
-        except Disconnected:
-            left = time.monotonic()
-            known = client.ready.conversation
-            client = await _come_back(url, made, client, **options)
-            if client.ready.conversation != known:
-                await _begin_anew(client, made, text, seed)
-            made.away_seconds.append(time.monotonic() - left)
-            made.returns += 1
+    try:
+        await client.start(text, seed=seed)
+        while True:
+            try:
+                await _listen(client, made, asked)
+                return made
+            except Disconnected:
+                left, gone = time.monotonic(), client
+                client = await _come_back(url, made, gone, **options)
+                if client.ready.conversation != gone.ready.conversation:
+                    await _begin_anew(client, made, text, seed)
+                made.away_seconds.append(time.monotonic() - left)
+                made.returns += 1
+    finally:
+        await client.hang_up()
 
 
 async def _arrive(url: str, made: Call, **options: Any) -> Client:

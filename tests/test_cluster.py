@@ -1,5 +1,6 @@
 """What a cluster of servers decides, without Ray: who gets a client, how many replicas, one scrape of many."""
 
+import asyncio
 from types import SimpleNamespace
 
 import pytest
@@ -9,11 +10,13 @@ from prometheus_client import CollectorRegistry, Counter, Histogram, generate_la
 from prometheus_client.parser import text_string_to_metric_families
 
 from dia2stream.cluster import members
-from dia2stream.cluster.choice import RECENT_SECONDS, Choice
+from dia2stream.cluster.arrivals import Arrivals
+from dia2stream.cluster.choice import SILENT_SECONDS, Choice
 from dia2stream.cluster.scaling import BySlots, replicas_for
 from dia2stream.cluster.scrapes import together
 from dia2stream.cluster.settings import of_the_server, read
 from dia2stream.errors import Dia2StreamError
+from dia2stream.server.holds import arrived
 
 REPORTS = st.dictionaries(
     st.sampled_from("abcdef"),
@@ -32,33 +35,128 @@ def test_a_full_replica_comes_behind_every_other_and_the_least_loaded_first(repo
     assert free == sorted(free, reverse=True)
 
 
+class Replica:
+    """What a replica tells a router, and which slots it keeps."""
+
+    def __init__(self, slots: int, taken: int = 0) -> None:
+        self.slots, self.taken, self.turn = slots, taken, 1
+
+    @property
+    def report(self) -> dict[str, int]:
+        return {"slots": self.slots, "free": self.slots - self.taken, "turn": self.turn}
+
+    def keep_slot(self) -> tuple[bool, dict[str, int]]:
+        kept = self.taken < self.slots
+        self.taken, self.turn = self.taken + kept, self.turn + kept
+        return kept, self.report
+
+
+def sent(choice: Choice, replicas: dict[str, Replica], reports: dict[str, dict[str, int]]) -> str | None:
+    """Which replica keeps a slot for one client; None where all are full."""
+    for name in choice.order(reports):
+        choice.asked(name)
+        kept, report = replicas[name].keep_slot()
+        choice.answered(name, report)
+        if kept:
+            return name
+    return None
+
+
 @given(REPORTS)
-def test_clients_that_come_at_once_fill_every_slot_before_a_replica_gets_one_too_many(reports):
+def test_clients_whose_questions_are_on_their_way_fill_every_slot_before_a_replica_gets_one_too_many(reports):
     choice, got = Choice(lambda: 0.0), dict.fromkeys(reports, 0)
     for _ in range(sum(report["free"] for report in reports.values())):
         name = choice.order(reports)[0]
-        choice.sent(name)
+        choice.asked(name)
         got[name] += 1
     assert got == {name: report["free"] for name, report in reports.items()}
 
 
-def test_what_was_sent_long_ago_is_in_the_report_by_now():
+@given(st.lists(st.integers(0, 3), min_size=52, max_size=52), st.integers(1, 60))
+def test_however_old_the_reports_are_clients_are_spread_and_no_free_slot_is_missed(whose_report_comes, others):
+    """Between two clients one replica's report arrives, or none does for seconds; another router sends clients too."""
+    choice, other = Choice(lambda: 0.0), Choice(lambda: 0.0)
+    replicas = {name: Replica(24) for name in "abc"}
+    reports = {name: replica.report for name, replica in replicas.items()}
+    for number, who in enumerate(whose_report_comes):
+        assert sent(choice, replicas, reports) is not None
+        if number < others and sum(replica.taken for replica in replicas.values()) < 72 - 52:
+            assert sent(other, replicas, reports) is not None
+        if who < 3:
+            reports["abc"[who]] = replicas["abc"[who]].report
+    taken = [replica.taken for replica in replicas.values()]
+    assert max(taken) - min(taken) <= 12, taken
+    while sum(replica.taken for replica in replicas.values()) < 72:
+        assert sent(choice, replicas, reports) is not None
+    assert sent(choice, replicas, reports) is None
+
+
+def test_an_answer_counts_until_a_newer_report_comes():
+    choice = Choice(lambda: 0.0)
+    reports = {"a": {"free": 8, "slots": 8, "turn": 3}, "b": {"free": 4, "slots": 8, "turn": 1}}
+    choice.asked("a")
+    choice.answered("a", {"free": 1, "slots": 8, "turn": 7})
+    assert choice.order(reports) == ["b", "a"]
+    reports["a"] = {"free": 7, "slots": 8, "turn": 6}  # was told before, and took longer to get here
+    assert choice.order(reports) == ["b", "a"]
+    reports["a"] = {"free": 7, "slots": 8, "turn": 8}
+    assert choice.order(reports) == ["a", "b"]
+
+
+def test_a_replica_that_does_not_answer_is_asked_last_for_a_while():
     now = 0.0
     choice = Choice(lambda: now)
-    reports = {"a": {"free": 1, "slots": 4}, "b": {"free": 2, "slots": 8}}
-    for _ in range(2):
-        choice.sent("a")
-    assert choice.order(reports)[0] == "b"
-    now = RECENT_SECONDS + 0.1
-    assert {choice.order(reports)[0] for _ in range(50)} == {"a", "b"}
+    reports = {"a": {"free": 8, "slots": 8, "turn": 1}, "b": {"free": 1, "slots": 8, "turn": 1}}
+    choice.asked("a")
+    choice.answered("a", None)
+    assert choice.order(reports) == ["b", "a"]
+    now = SILENT_SECONDS + 0.1
+    assert choice.order(reports) == ["a", "b"]
+    choice.keep(["b"])
+    assert choice.order({"b": reports["b"]}) == ["b"]
 
 
 def test_a_replica_that_has_not_reported_yet_gets_one_client():
     choice = Choice(lambda: 0.0)
-    reports = {"new": {}, "old": {"free": 3, "slots": 4}}
+    reports = {"new": {}, "old": {"free": 3, "slots": 4, "turn": 1}}
     assert choice.order(reports)[0] == "new"
-    choice.sent("new")
+    choice.asked("new")
     assert choice.order(reports)[0] == "old"
+
+
+# ---- Who arrives ----
+
+
+class Kept:
+    """A server that keeps a slot for each of these requests."""
+
+    def __init__(self, *requests: str) -> None:
+        self.requests = set(requests)
+        self.seen: list[tuple[str | None, set[str]]] = []
+
+    def let_go(self, request: str) -> None:
+        self.requests.discard(request)
+
+    async def __call__(self, scope, receive, send) -> None:
+        self.seen.append((arrived(), set(self.requests)))
+
+
+@pytest.mark.parametrize(
+    ("kind", "token", "kept"),
+    [
+        ({"type": "websocket"}, b"secret", True),
+        ({"type": "http", "method": "POST"}, b"secret", True),
+        ({"type": "http", "method": "GET"}, b"secret", False),
+        ({"type": "websocket"}, b"wrong", False),
+    ],
+)
+def test_a_slot_is_kept_for_a_client_with_the_token_until_its_request_has_ended(kind, token, kept):
+    server = Kept("mine", "another")
+    scope = {**kind, "headers": [(b"authorization", b"Bearer " + token)], "query_string": b""}
+    asyncio.run(Arrivals(server, server, "secret", lambda: "mine")(scope, None, None))
+    assert server.seen == [("mine", {"mine", "another"} if kept else {"another"})]
+    assert server.requests == {"another"}
+    assert arrived() is None
 
 
 # ---- Who is stopped ----

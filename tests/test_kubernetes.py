@@ -142,3 +142,13 @@ def test_the_ray_application_takes_its_arguments(application):
     told = read(application["args"])
     assert told.serve.slots == "auto"
     assert told.cluster.max_replicas > told.cluster.min_replicas
+
+
+def test_kuberay_finds_rays_proxy_on_every_node():
+    """Its probes ask the port that is named `serve`, with the image's wget."""
+    (service,) = (resource for resource in BOTH["ray"] if resource["kind"] == "RayService")
+    port = yaml.safe_load(service["spec"]["serveConfigV2"])["http_options"]["port"]
+    for template in templates([service]):
+        named = {each["name"]: each["containerPort"] for each in template["spec"]["containers"][0]["ports"]}
+        assert named["serve"] == port
+    assert "wget" in (SCRIPTS / "image").read_text("utf-8")

@@ -4,6 +4,7 @@ import asyncio
 import json
 import statistics
 import time
+from types import SimpleNamespace
 
 import pytest
 from serving import (
@@ -20,6 +21,7 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from dia2stream.client import connect
 from dia2stream.errors import CommandError
+from dia2stream.options import ServeOptions
 from dia2stream.protocol.audio_message import Audio
 from dia2stream.protocol.messages import (
     Error,
@@ -28,7 +30,9 @@ from dia2stream.protocol.messages import (
     WordEvent,
     parse_event,
 )
-from dia2stream.server.slots import RETURN_SECONDS
+from dia2stream.server.holds import HOLD_SECONDS, Holds, here
+from dia2stream.server.metrics import Metrics
+from dia2stream.server.slots import RETURN_SECONDS, Slots
 
 
 @on_loop
@@ -336,12 +340,6 @@ async def test_a_client_that_never_speaks_gives_way_after_a_while(impatient):
 @on_loop
 async def test_a_slot_that_is_still_being_freed_is_nobodys():
     """A client waits for it: who asks for that client's conversation, or stops the server, finds nobody there yet."""
-    from types import SimpleNamespace
-
-    from dia2stream.options import ServeOptions
-    from dia2stream.server.metrics import Metrics
-    from dia2stream.server.slots import Slots
-
     free = asyncio.Event()
     slots = Slots(ServeOptions(), Metrics())
     slots.engine = SimpleNamespace(conversation=lambda **_: SimpleNamespace(ended=False, aclose=free.wait))
@@ -354,3 +352,81 @@ async def test_a_slot_that_is_still_being_freed_is_nobodys():
         await slots.take("new", "another")
     free.set()
     assert (await waiting).conversation.id == "new"
+
+
+# ---- Slots that are kept for clients on their way ----
+
+
+def slots_of(count):
+    async def end() -> None: ...
+
+    slots = Slots(ServeOptions(), Metrics(), count)
+    slots.engine = SimpleNamespace(conversation=lambda **_: SimpleNamespace(ended=False, aclose=end))
+    return slots
+
+
+@on_loop
+async def test_a_kept_slot_is_nobodys_but_its_clients_and_a_server_is_full_with_it():
+    slots = slots_of(2)
+    await slots.take(None, "first")
+    assert [slots.hold("coming") for _ in range(2)] == [True, True]  # asked twice, kept once
+    assert (slots.free, slots.hold("another")) == (0, False)
+    with pytest.raises(CommandError, match="every slot is taken"):
+        await slots.take(None, "unannounced")
+    with here("coming"):
+        assert (await slots.take(None, "second")).conversation.id == "second"
+    assert (slots.free, slots.holds.count) == (0, 0)
+
+
+@on_loop
+async def test_a_kept_slot_is_taken_though_the_server_has_begun_to_refuse_newcomers():
+    slots = slots_of(2)
+    assert slots.hold("coming")
+    slots.admits = lambda: "too much goes on"
+    assert not slots.hold("another")
+    with pytest.raises(CommandError, match="too much goes on"):
+        await slots.take(None, "unannounced")
+    with here("coming"):
+        await slots.take(None, "first")
+
+
+@on_loop
+async def test_who_waits_in_line_gets_the_slot_that_is_given_back_and_not_who_comes_later():
+    slots = slots_of(1)
+    assert slots.hold("coming")
+    waiting = asyncio.create_task(slots.take(None, "waiting", wait=60))
+    await asyncio.sleep(0)
+    assert not slots.hold("later")
+    slots.let_go("coming")
+    assert (await waiting).conversation.id == "waiting"
+    assert not slots.hold("later")
+
+
+@on_loop
+async def test_who_comes_back_to_its_conversation_needs_no_kept_slot():
+    slots = slots_of(2)
+    await slots.take(None, "mine")
+    assert slots.hold("back")
+    with here("back"):
+        await slots.take("mine", "new")
+    assert slots.free == 1
+
+
+@on_loop
+async def test_a_server_that_stops_waits_for_those_whom_it_has_promised_a_slot():
+    slots = slots_of(2)
+    assert slots.hold("coming")
+    stopping = asyncio.create_task(slots.close_holds())
+    await asyncio.sleep(0)
+    assert not slots.hold("later")
+    assert not stopping.done()
+    slots.let_go("coming")
+    await stopping
+
+
+def test_a_slot_is_kept_for_a_few_seconds_at_most():
+    now = 0.0
+    holds = Holds(lambda: now)
+    holds.keep("coming")
+    now = HOLD_SECONDS + 0.1
+    assert (holds.count, "coming" in holds, holds.give_back("coming")) == (0, False, False)

@@ -1,48 +1,63 @@
 """Which replica a new client should go to: the least loaded by slots. Knows nothing of Ray."""
 
 import random
-from collections import defaultdict, deque
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-# A replica tells its free slots every REPORT_SECONDS; who was sent there since then is counted here meanwhile.
-REPORT_SECONDS = 1.0
-RECENT_SECONDS = 1.5 * REPORT_SECONDS
+Report = Mapping[str, Any]  # slots, free, turn; empty before a replica's first one
+
+REPORT_SECONDS = 1.0  # how often each replica tells its free slots, besides with each answer to a router
+SILENT_SECONDS = 5.0  # a replica that did not answer is asked last for so long
 
 
 class Choice:
     """Orders replicas by the share of their slots that is taken; those that are full come last.
 
-    Example: a replica has 3 of 8 slots free and got 2 clients in the last 1.5 s -> it counts as having 1 free.
+    A report may be seconds old when it gets here. So what a replica answered when it was asked to keep a slot counts
+    until a newer report comes (`turn` says which is newer), and meanwhile each question that is not answered yet counts
+    as a slot.
+    Example: a replica told 3 of 8 slots free, and two other clients' questions are on their way there -> 1 free.
     """
 
     def __init__(self, now: Callable[[], float]) -> None:
         self._now = now
-        self._sent: dict[str, deque[float]] = defaultdict(deque)
+        self._answers: dict[str, Report] = {}
+        self._asked: Counter[str] = Counter()
+        self._silent: dict[str, float] = {}  # until when
 
-    def sent(self, name: str) -> None:
-        """A client was sent to this replica."""
-        self._sent[name].append(self._now())
+    def asked(self, name: str) -> None:
+        """This replica is asked to keep a slot. `answered` has to follow."""
+        self._asked[name] += 1
 
-    def keep(self, names: Sequence[str]) -> None:
+    def answered(self, name: str, report: Report | None) -> None:
+        """Its answer; None when there was none."""
+        self._asked[name] -= 1
+        if not self._asked[name]:
+            del self._asked[name]
+        if report is None:
+            self._silent[name] = self._now() + SILENT_SECONDS
+        else:
+            self._answers[name] = _newer(report, self._answers.get(name, {}))
+            self._silent.pop(name, None)
+
+    def keep(self, names: Iterable[str]) -> None:
         """These are the replicas that there are."""
-        for gone in set(self._sent) - set(names):
-            del self._sent[gone]
+        there = set(names)
+        for known in (self._answers, self._silent):
+            for gone in set(known) - there:
+                del known[gone]
 
-    def order(self, reports: Mapping[str, Mapping[str, Any]]) -> list[str]:
-        """The names of the replicas, the best first. reports: what each has told last; empty before its first report.
+    def order(self, reports: Mapping[str, Report]) -> list[str]:
+        """The names of the replicas, the best first; among equals by chance. reports: what each has told last."""
+        return sorted(reports, key=lambda name: self._load(name, _newer(reports[name], self._answers.get(name, {}))))
 
-        Where all are full, each is as likely as the others to be first, and answers `busy`, or lets the client wait.
-        """
-        return sorted(reports, key=lambda name: self._load(name, reports[name]))
-
-    def _load(self, name: str, report: Mapping[str, Any]) -> tuple[bool, float, float]:
+    def _load(self, name: str, report: Report) -> tuple[bool, float, float]:
         slots = max(1, int(report.get("slots", 1)))
-        free = min(slots, int(report.get("free", 1))) - self._recent(name)
-        return free <= 0, (1 - free / slots) if free > 0 else 1.0, random.random()
+        free = min(slots, int(report.get("free", 1))) - self._asked[name]
+        silent = self._silent.get(name, 0.0) > self._now()
+        return silent or free <= 0, 1 - free / slots, random.random()
 
-    def _recent(self, name: str) -> int:
-        sent = self._sent[name]
-        while sent and sent[0] < self._now() - RECENT_SECONDS:
-            sent.popleft()
-        return len(sent)
+
+def _newer(one: Report, other: Report) -> Report:
+    return max(one, other, key=lambda report: int(report.get("turn", 0)))

@@ -5,7 +5,8 @@
 
 Each replica is one server with one model on one GPU, behind Ray's HTTP proxy. What is asked for, and where it happens:
 
-    a new client       Ray's proxy asks `SlotsRouter`: the least loaded by slots; one that is full only when all are
+    a new client       Ray's proxy asks `SlotsRouter`, which has the least loaded replica keep a slot for the client, or
+                       the next one if that replica has none; so a client is refused only when all replicas are full
     health             `check_health` is what /readyz says; Ray replaces a replica that fails it
     more replicas      `BySlots`: conversations over slots
     fewer replicas     `members` tells the replica, which closes its connections with 1012; with a journal, each client
@@ -23,6 +24,7 @@ from ray.serve import Application as RayApplication
 from ray.serve.config import AutoscalingConfig, AutoscalingPolicy, RequestRouterConfig
 
 from dia2stream.cluster import members
+from dia2stream.cluster.arrivals import Arrivals
 from dia2stream.cluster.choice import REPORT_SECONDS
 from dia2stream.cluster.scrapes import together
 from dia2stream.cluster.settings import Settings, of_the_server, read
@@ -53,13 +55,15 @@ class Speech:
         self._server.scrape = self._scrape_all
         self._meeting: asyncio.Task[None] | None = None
         self._application = Application(self._server, settings.serve)
+        self._arrivals = Arrivals(self._application, self._server, settings.serve.token, serve.get_multiplexed_model_id)
+        self._told, self._turn = (0, 0), 0
         members.watch(self._name, self._stop_soon(asyncio.get_running_loop()))
         if settings.serve.journal is None:
             _log.warning("without a journal, a client finds its conversation only if it reaches the same replica")
 
-    def __serve_build_asgi_app__(self) -> Application:
+    def __serve_build_asgi_app__(self) -> Arrivals:
         """What Ray serves. Its lifespan loads the model before the replica counts as running."""
-        return self._application
+        return self._arrivals
 
     # ---- Called by Ray ----
 
@@ -70,12 +74,21 @@ class Speech:
             raise RuntimeError(reason)
 
     def record_routing_stats(self) -> dict[str, int]:
-        """For SlotsRouter."""
-        return {"slots": self._server.slots, "free": self._server.invites or 0}
+        """For SlotsRouter. turn: counts the different reports, as they may overtake each other."""
+        now = (self._server.slots, self._server.invites or 0)
+        if now != self._told:
+            self._told, self._turn = now, self._turn + 1
+        return {"slots": now[0], "free": now[1], "turn": self._turn}
 
     def record_autoscaling_stats(self) -> dict[str, float]:
         """For BySlots."""
         return {"slots": self._server.slots, "taken": self._server.taken}
+
+    # ---- Called by routers ----
+
+    async def keep_slot(self, request: str) -> tuple[bool, dict[str, int]]:
+        """Keeps a slot for a client that the router is about to send. Returns whether it is kept, and the report."""
+        return self._server.hold(request), self.record_routing_stats()
 
     # ---- Called by other replicas ----
 

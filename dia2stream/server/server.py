@@ -144,6 +144,14 @@ class Server:
         """How many slots a new client cannot have."""
         return self._slots.count - self._slots.free
 
+    def hold(self, request: str) -> bool:
+        """Keeps a slot for the client of a request that is about to come: see holds.py. Returns whether it is kept."""
+        return self.unready() is None and self._slots.hold(request)
+
+    def let_go(self, request: str) -> None:
+        """A request for which a slot may be kept needs none, or has ended."""
+        self._slots.let_go(request)
+
     async def _scrape(self) -> bytes:
         return self._metrics.text()
 
@@ -204,7 +212,8 @@ class Server:
     def _begin(self, engine: "Engine") -> None:
         self._slots.engine = self.watch.engine = engine
         self._slots.count = engine.capacity.slots
-        self._slots.admits = lambda: engine.capacity.overload(engine.capacity.slots - engine.free)
+        holds = self._slots.holds
+        self._slots.admits = lambda: engine.capacity.overload(engine.capacity.slots - engine.free + holds.count)
         self.stage = None
         _log.info("ready", extra={"model": engine.checkpoint.name, "device": str(engine.checkpoint.device)})
 
@@ -243,6 +252,7 @@ class Server:
 
     async def _drain(self) -> None:
         """Refuses new clients, and lets the ones that are there hear what they have asked for."""
+        await self._slots.close_holds()
         self._stopping = True
         seconds = self._options.drain_seconds
         _log.info("stopping", extra={"seconds": seconds, "conversations": self._slots.connected})

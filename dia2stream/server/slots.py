@@ -16,6 +16,7 @@ from dia2stream.protocol.messages import Error, Event
 from dia2stream.server import keeping
 from dia2stream.server.connection import ClientGone
 from dia2stream.server.conversations import TAKEN_OVER, Claim, ClientConnection, HangUp, ServedConversation, new_id
+from dia2stream.server.holds import HOLD_SECONDS, Holds, arrived
 from dia2stream.server.keeping import Keeping, KeepingJournal, KeepingNothing
 from dia2stream.server.metrics import Metrics, Reading
 
@@ -46,6 +47,7 @@ class Slots:
         self.engine: Engine | None = None
         self.count = count
         self.keeping: Keeping = KeepingNothing()
+        self.holds = Holds()
         self.admits: Callable[[], str | None] = lambda: None
         self._options, self._metrics = options, metrics
         self.forks = 0  # conversations that were copied
@@ -72,12 +74,16 @@ class Slots:
         served = self._served.get(wanted or "")
         if served is not None and served.has_slot and not served.over:
             claim = served.take()
+            self.let_go(arrived())
             await served.leave(TAKEN_OVER)
             self._metrics.returned.inc()
             return claim
         taken = await self._take_over(wanted, client, paced)
         try:
-            old = await self._wait_for_room(min(wait, self._options.queue_seconds), client)
+            if self._was_kept():
+                old = self._make_room()
+            else:
+                old = await self._wait_for_room(min(wait, self._options.queue_seconds), client)
         except BaseException:
             if taken is not None and isinstance(self.keeping, KeepingJournal):
                 await self.keeping.give_back(taken)
@@ -176,12 +182,51 @@ class Slots:
         copy.begun = True
         self.leave(claim)
 
+    # ---- Clients on their way ----
+
+    def hold(self, request: str) -> bool:
+        """Keeps a slot for the client of that request, if there is one: see holds.py. Returns whether it is kept.
+
+        The slot of a conversation that gives way may be kept; if its client comes back first, there is none after all.
+        """
+        if request in self.holds:
+            return True
+        if self.holds.closed or self._line or not self.free:
+            return False
+        self.holds.keep(request)
+        return True
+
+    def let_go(self, request: str | None) -> None:
+        """That request needs no slot, or needs none any more."""
+        if request is not None and self.holds.give_back(request):
+            self._changed.set()
+
+    async def close_holds(self) -> None:
+        """Keeps no more slots, and waits until those have arrived for whom one is kept."""
+        self.holds.closed, deadline = True, time.monotonic() + HOLD_SECONDS
+        while self.holds.count and time.monotonic() < deadline:
+            await asyncio.sleep(0.02)
+
+    def _was_kept(self) -> bool:
+        """Whether a slot was kept for the request that is served here. From now on the slot is like any other."""
+        request = arrived()
+        return request is not None and self.holds.give_back(request) and self._room > 0
+
+    # ---- Room ----
+
+    @property
+    def _room(self) -> int:
+        """Slots that are neither taken, unless somebody gives way, nor kept."""
+        return self.count - sum(not self._gives_way(served) for served in self._served.values()) - self.holds.count
+
     def _no_room(self) -> tuple[str, str] | None:
         """Why there is no slot, as `refusals` counts it and as the client is told; None when there is one, or somebody
         gives way.
         """
+        if self._room <= 0:
+            return self._full()
         if len(self._served) >= self.count:
-            return None if any(map(self._gives_way, self._served.values())) else self._full()
+            return None
         overload = self.admits()
         return None if overload is None else ("overload", overload)
 
@@ -254,7 +299,7 @@ class Slots:
         """How many conversations could begin now: on slots that nobody has, and on those of clients that give way."""
         if self.engine is None or self.admits() is not None:
             return 0
-        return max(0, self.count - sum(not self._gives_way(served) for served in self._served.values()))
+        return max(0, self._room)
 
     @property
     def speaking(self) -> bool:
