@@ -9,7 +9,7 @@ import pytest
 from tools import needs
 
 from dia2stream.bench.load.script import PlannedCall, Turn, planned_calls
-from dia2stream.bench.simulate.machine import Settings
+from dia2stream.bench.simulate.machine import Cores, Settings
 from dia2stream.bench.simulate.replicas import hold
 from dia2stream.engine.costs import H100
 
@@ -45,6 +45,24 @@ def test_a_call_goes_to_the_machine_with_the_fewest() -> None:
     assert crowded > 1.1 * alone
 
 
+def test_what_more_machines_want_than_there_are_cores_takes_longer() -> None:
+    exact, calls = Settings(slots=4, jitter=0.0), at(1.0, 1.001, 1.002)
+    own, enough, few = (
+        hold(calls, [H100] * 3, exact, cores=cores)["first_audio_ms"] for cores in (None, Cores(3), Cores(1))
+    )
+    assert enough == own
+    assert few["p50"] > 2 * own["p50"]
+
+
+def test_a_step_takes_as_many_times_longer_as_there_is_more_to_do_than_cores() -> None:
+    cores = Cores(2, besides=0.5)
+    assert [cores.work(0.0, 1.0, frames=0) for _ in range(3)] == [1.0, 1.0, 1.5]
+    assert cores.work(1.2, 1.0, frames=2) == 1.0  # two: the third one is still under way
+    assert cores.work(2.5, 1.0, frames=0) == 1.0  # two: this one, and the event loop for one second
+    assert cores.work(2.6, 1.0, frames=0) == 1.5
+    assert cores.work(5.0, 1.0, frames=0) == 1.0
+
+
 def test_a_model_that_speaks_slowly_keeps_its_slots_for_longer() -> None:
     calls = planned_calls(1.0, 60.0, turns=2.0, seed=1)
     refused = [hold(calls, [H100], Settings(slots=20), pace)["refused"].get("busy", 0) for pace in (0.5, 1.5)]
@@ -71,5 +89,7 @@ def test_real_servers_and_simulated_ones_are_held_to_the_same_calls(tmp_path: Pa
     assert real["most_at_once"] <= 4
     assert {costs["name"] for costs in found["costs"]} == {"random:tiny on cpu"}
     assert found["slower"] > 0
-    for point in (real, simulated, found["slowed"]):
+    assert 0 < found["besides"] < 0.2
+    assert 0 < found["on_the_way"] < 1
+    for point in (real, simulated, found["shared"]):
         assert point["first_audio_ms"]["p50"] > 0

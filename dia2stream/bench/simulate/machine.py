@@ -95,8 +95,36 @@ class Outcome:
     point: dict[str, Any] = field(default_factory=dict)
 
 
+class Cores:
+    """Cores of one real machine on which several simulated ones run: what has to wait for a core takes longer.
+
+    count: of them. besides: seconds of a core that a frame takes outside of the engine's thread, after its step: the
+    event loop, the proxy, whoever listens.
+    Example: two cores; two engines are in the middle of a step when a third begins one -> that takes 1.5 times as long.
+    """
+
+    def __init__(self, count: int, besides: float = 0.0) -> None:
+        self._count, self._besides = count, besides
+        self._runs: list[tuple[float, float]] = []  # from when to when something runs
+
+    def work(self, now: float, seconds: float, frames: int) -> float:
+        """A step that begins now, would take so long on a core of its own and makes so many frames: what it takes.
+
+        Steps have to come in the order in which they begin.
+        """
+        self._runs = [run for run in self._runs if run[1] > now]
+        slower = max(1.0, (1 + sum(began <= now for began, _ in self._runs)) / self._count)
+        ends = now + slower * seconds
+        self._runs += [(now, ends), (ends, ends + slower * self._besides * frames)]
+        return slower * seconds
+
+
 class SimulatedMachine:
-    """A machine and its callers. load: None where whoever holds the machine sends the calls, by `receive`."""
+    """A machine and its callers.
+
+    load: None where whoever holds the machine sends the calls, by `receive`. cores: that it shares with other machines;
+    None: what its cost curve says is what its steps take.
+    """
 
     def __init__(
         self,
@@ -106,10 +134,12 @@ class SimulatedMachine:
         settings: Settings | None = None,
         policy: Policy | None = None,
         admission: Admission | None = None,
+        cores: Cores | None = None,
         seed: int = 0,
     ) -> None:
         self.now = 0.0
         self.outcome = Outcome()
+        self._cores = cores
         self._costs, self._settings, self._admission = costs, settings or Settings(), admission
         self._scheduler = Scheduler(costs, policy)
         self._random = Random(seed)
@@ -150,12 +180,16 @@ class SimulatedMachine:
     def advance(self, end: float) -> None:
         """Lets time pass until a moment, and until the step that is under way then has ended."""
         while self.now < end:
-            self._catch_up()
-            decision = self._scheduler.decide(self.now)
-            if decision.kind is Kind.REST:
-                self.now = min(end, self._wakes(decision.until))
-            else:
-                self._carry_out(decision)
+            self.turn(end)
+
+    def turn(self, end: float) -> None:
+        """One turn of the engine's loop: a step, or a rest until there is something to do, or until `end`."""
+        self._catch_up()
+        decision = self._scheduler.decide(self.now)
+        if decision.kind is Kind.REST:
+            self.now = min(end, self._wakes(decision.until))
+        else:
+            self._carry_out(decision)
 
     def _wakes(self, until: float) -> float:
         """When a rest ends: with the next event, or with room in an outbox if that may matter."""
@@ -293,6 +327,8 @@ class SimulatedMachine:
         taken = decision.seconds * (1 + abs(self._random.gauss(0, self._settings.jitter)))
         if self._random.random() < taken / self._settings.stall_each:
             taken += self._settings.stall
+        if self._cores is not None:
+            taken = self._cores.work(self.now, taken, len(decision.slots) if decision.kind is Kind.FRAMES else 0)
         self.now += taken
         self._count(decision, taken)
         if decision.kind is Kind.PASS:

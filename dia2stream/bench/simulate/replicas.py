@@ -9,7 +9,7 @@ from typing import Any
 from dia2stream.bench.load.results import CallRecord, Usage, summarize
 from dia2stream.bench.load.script import PlannedCall
 from dia2stream.bench.simulate.loads import FRAMES_A_CHARACTER, Arrival, planned_script
-from dia2stream.bench.simulate.machine import Settings, SimulatedMachine
+from dia2stream.bench.simulate.machine import Cores, Settings, SimulatedMachine
 from dia2stream.engine.costs import CostCurve
 
 _END = 300.0  # seconds that calls have to end after the last one has come
@@ -21,14 +21,20 @@ def hold(
     settings: Settings,
     frames_a_character: float = FRAMES_A_CHARACTER,
     seed: int = 0,
+    cores: Cores | None = None,
 ) -> dict[str, Any]:
-    """A point of the report, as `bench --calls` has it. costs: one curve for each machine. settings: of each."""
-    machines = [SimulatedMachine(None, curve, settings=settings, seed=seed + n) for n, curve in enumerate(costs)]
+    """A point of the report, as `bench --calls` has it.
+
+    costs: one curve for each machine. settings: of each. cores: that they share; None: each has its own.
+    """
+    machines = [
+        SimulatedMachine(None, curve, settings=settings, cores=cores, seed=seed + number)
+        for number, curve in enumerate(costs)
+    ]
     refused: list[CallRecord] = []
     most = 0
     for call in calls:
-        for machine in machines:
-            machine.advance(call.at)
+        _advance(machines, call.at)
         best = min(machines, key=lambda machine: machine.calls)
         if best.calls >= settings.slots:
             refused.append(CallRecord(problem="busy", refused=True))
@@ -38,13 +44,18 @@ def hold(
     return {"load": len(calls), "most_at_once": most, **_point(machines, refused, calls[-1].at)}
 
 
+def _advance(machines: Sequence[SimulatedMachine], end: float) -> None:
+    """Lets time pass for all of them. The one that is behind goes on: steps begin in the order of their moments."""
+    while (behind := min(machines, key=lambda machine: machine.now)).now < end:
+        behind.turn(end)
+
+
 def _point(machines: Sequence[SimulatedMachine], refused: list[CallRecord], seconds: float) -> dict[str, Any]:
     """seconds: until the last call came; frames and shares are those of that time."""
     outcomes = [machine.outcome for machine in machines]
     steps, rows = sum(sum(each.batches.values()) for each in outcomes), sum(each.rows for each in outcomes)
     frames, busy = sum(each.frames for each in outcomes), sum(each.busy for each in outcomes)
     usage = Usage(steps, rows, frames, busy, busy - sum(each.host for each in outcomes))
-    for machine in machines:
-        machine.advance(machine.now + _END)
+    _advance(machines, max(machine.now for machine in machines) + _END)
     records = [record for machine in machines for record in machine.outcome.records]
     return summarize([*records, *refused], seconds, frames, usage)
