@@ -1,6 +1,7 @@
 """What a cluster of servers decides, without Ray: who gets a client, how many replicas, one scrape of many."""
 
 import asyncio
+from contextlib import ExitStack
 from types import SimpleNamespace
 
 import pytest
@@ -54,9 +55,9 @@ class Replica:
 def sent(choice: Choice, replicas: dict[str, Replica], reports: dict[str, dict[str, int]]) -> str | None:
     """Which replica keeps a slot for one client; None where all are full."""
     for name in choice.order(reports):
-        choice.asked(name)
-        kept, report = replicas[name].keep_slot()
-        choice.answered(name, report)
+        with choice.asking(name):
+            kept, report = replicas[name].keep_slot()
+        choice.told(name, report)
         if kept:
             return name
     return None
@@ -65,10 +66,11 @@ def sent(choice: Choice, replicas: dict[str, Replica], reports: dict[str, dict[s
 @given(REPORTS)
 def test_clients_whose_questions_are_on_their_way_fill_every_slot_before_a_replica_gets_one_too_many(reports):
     choice, got = Choice(lambda: 0.0), dict.fromkeys(reports, 0)
-    for _ in range(sum(report["free"] for report in reports.values())):
-        name = choice.order(reports)[0]
-        choice.asked(name)
-        got[name] += 1
+    with ExitStack() as questions:
+        for _ in range(sum(report["free"] for report in reports.values())):
+            name = choice.order(reports)[0]
+            questions.enter_context(choice.asking(name))
+            got[name] += 1
     assert got == {name: report["free"] for name, report in reports.items()}
 
 
@@ -94,8 +96,7 @@ def test_however_old_the_reports_are_clients_are_spread_and_no_free_slot_is_miss
 def test_an_answer_counts_until_a_newer_report_comes():
     choice = Choice(lambda: 0.0)
     reports = {"a": {"free": 8, "slots": 8, "turn": 3}, "b": {"free": 4, "slots": 8, "turn": 1}}
-    choice.asked("a")
-    choice.answered("a", {"free": 1, "slots": 8, "turn": 7})
+    choice.told("a", {"free": 1, "slots": 8, "turn": 7})
     assert choice.order(reports) == ["b", "a"]
     reports["a"] = {"free": 7, "slots": 8, "turn": 6}  # was told before, and took longer to get here
     assert choice.order(reports) == ["b", "a"]
@@ -107,8 +108,7 @@ def test_a_replica_that_does_not_answer_is_asked_last_for_a_while():
     now = 0.0
     choice = Choice(lambda: now)
     reports = {"a": {"free": 8, "slots": 8, "turn": 1}, "b": {"free": 1, "slots": 8, "turn": 1}}
-    choice.asked("a")
-    choice.answered("a", None)
+    choice.silent("a")
     assert choice.order(reports) == ["b", "a"]
     now = SILENT_SECONDS + 0.1
     assert choice.order(reports) == ["a", "b"]
@@ -120,8 +120,9 @@ def test_a_replica_that_has_not_reported_yet_gets_one_client():
     choice = Choice(lambda: 0.0)
     reports = {"new": {}, "old": {"free": 3, "slots": 4, "turn": 1}}
     assert choice.order(reports)[0] == "new"
-    choice.asked("new")
-    assert choice.order(reports)[0] == "old"
+    with choice.asking("new"):
+        assert choice.order(reports)[0] == "old"
+    assert choice.order(reports)[0] == "new"
 
 
 # ---- Who arrives ----

@@ -1,5 +1,6 @@
 """The resources for Kubernetes: each as its schema has it, and together: what one names, another is."""
 
+import os
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +17,7 @@ from dia2stream.options import ServeOptions
 SCRIPTS = Path(__file__).parent.parent / "scripts"
 FOLDER = SCRIPTS / "kubernetes"
 VERSIONS = ("1.31", "1.37")  # preStop's sleep is older
+PROXY = {"app.kubernetes.io/name": "dia2stream-proxy"}
 OURS = ("kustomize.config.k8s.io/v1beta1", "ray.io/v1")  # not Kubernetes' own: looked at below
 
 
@@ -120,13 +122,25 @@ def test_servers_are_told_only_what_they_know_and_where_the_journal_is():
     assert told["DIA2STREAM_AGENT_PORT"] == "9765"
     proxy = (FOLDER / "base" / "haproxy.cfg").read_text("utf-8")
     assert "agent-port 9765" in proxy
-    assert proxy.count("dia2stream-servers:8765") == 2
+    assert proxy.count('"${DIA2STREAM_SERVERS}:8765"') == 2
+
+
+def test_haproxy_is_told_the_whole_name_of_the_servers_service():
+    """It asks a name server for a name as it stands, without the pod's search domains."""
+    (pod,) = (each for each in templates(BOTH["base"]) if each["metadata"]["labels"] == PROXY)
+    told = {each["name"]: each for each in pod["spec"]["containers"][0]["env"]}
+    assert told["NAMESPACE"]["valueFrom"]["fieldRef"]["fieldPath"] == "metadata.namespace"
+    service, *rest = told["DIA2STREAM_SERVERS"]["value"].split(".")
+    assert rest == ["$(NAMESPACE)", "svc", "cluster", "local"]
+    assert service in names(BOTH["base"], "Service")
+    assert list(told) == ["NAMESPACE", "DIA2STREAM_SERVERS"]  # what a value names has to stand before it
 
 
 @needs("haproxy")
 def test_haproxy_takes_its_configuration():
     check = ["haproxy", "-c", "-f", str(FOLDER / "base" / "haproxy.cfg")]
-    checked = subprocess.run(check, capture_output=True, text=True, timeout=30)
+    told = {**os.environ, "DIA2STREAM_SERVERS": "dia2stream-servers.speech.svc.cluster.local"}
+    checked = subprocess.run(check, capture_output=True, text=True, timeout=30, env=told)
     assert checked.returncode == 0, checked.stderr
 
 

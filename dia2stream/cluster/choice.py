@@ -2,7 +2,8 @@
 
 import random
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 Report = Mapping[str, Any]  # slots, free, turn; empty before a replica's first one
@@ -26,20 +27,25 @@ class Choice:
         self._asked: Counter[str] = Counter()
         self._silent: dict[str, float] = {}  # until when
 
-    def asked(self, name: str) -> None:
-        """This replica is asked to keep a slot. `answered` has to follow."""
+    @contextmanager
+    def asking(self, name: str) -> Iterator[None]:
+        """While the block runs, this replica is asked to keep a slot."""
         self._asked[name] += 1
+        try:
+            yield
+        finally:
+            self._asked[name] -= 1
+            if not self._asked[name]:
+                del self._asked[name]
 
-    def answered(self, name: str, report: Report | None) -> None:
-        """Its answer; None when there was none."""
-        self._asked[name] -= 1
-        if not self._asked[name]:
-            del self._asked[name]
-        if report is None:
-            self._silent[name] = self._now() + SILENT_SECONDS
-        else:
-            self._answers[name] = _newer(report, self._answers.get(name, {}))
-            self._silent.pop(name, None)
+    def told(self, name: str, report: Report) -> None:
+        """What this replica has answered."""
+        self._answers[name] = _newer(report, self._answers.get(name, {}))
+        self._silent.pop(name, None)
+
+    def silent(self, name: str) -> None:
+        """This replica has not answered."""
+        self._silent[name] = self._now() + SILENT_SECONDS
 
     def keep(self, names: Iterable[str]) -> None:
         """These are the replicas that there are."""
@@ -55,8 +61,8 @@ class Choice:
     def _load(self, name: str, report: Report) -> tuple[bool, float, float]:
         slots = max(1, int(report.get("slots", 1)))
         free = min(slots, int(report.get("free", 1))) - self._asked[name]
-        silent = self._silent.get(name, 0.0) > self._now()
-        return silent or free <= 0, 1 - free / slots, random.random()
+        is_silent = self._silent.get(name, 0.0) > self._now()
+        return is_silent or free <= 0, 1 - free / slots, random.random()
 
 
 def _newer(one: Report, other: Report) -> Report:

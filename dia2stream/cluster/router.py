@@ -4,7 +4,6 @@ Ray hands this module to its processes by value, so it keeps no state of its own
 """
 
 import asyncio
-import contextlib
 import time
 from typing import Any
 
@@ -50,15 +49,14 @@ class SlotsRouter(RequestRouter):
 
     async def _keeps_slot(self, replica: RunningReplica, pending: PendingRequest) -> bool:
         """Asks a replica to keep a slot for this request."""
-        name, kept = replica.replica_id.unique_id, False
-        report: Report | None = None
-        self._choice.asked(name)
+        name = replica.replica_id.unique_id
         try:
-            # Whatever goes wrong, the next replica is asked; Ray itself finds out whether this one is alive.
-            with contextlib.suppress(Exception):
+            with self._choice.asking(name):
                 kept, report = await asyncio.wait_for(self._ask(replica, pending), ANSWER_SECONDS)
-        finally:
-            self._choice.answered(name, report)
+        except Exception:  # whatever it is, the next replica is asked; Ray itself finds out whether this one is alive
+            self._choice.silent(name)
+            return False
+        self._choice.told(name, report)
         if kept and self.replica_queue_len_cache.get(replica.replica_id) is None:
             # Without this figure Ray would ask for it, and go to another replica if that takes more than 0.1 s.
             self.on_new_queue_len_info(replica.replica_id, 0)
