@@ -11,7 +11,7 @@ import triton.language as tl
 from torch import Tensor
 
 from dia2.codec.ring import RingView
-from dia2.cuda.kernels.launch import next_power_of_2
+from dia2.cuda.kernels.launch import FUSED, next_power_of_2
 
 
 @triton.jit
@@ -131,5 +131,6 @@ def attend_ring_fused(qkv: Tensor, keys: Tensor, values: Tensor, view: RingView)
         HALF=width // 2,
         BLOCK=32,
         num_warps=4,
+        **FUSED,
     )
     return out

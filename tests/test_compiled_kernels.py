@@ -1,0 +1,45 @@
+"""Every kernel of ours compiles for each GPU that people rent, and fits into its shared memory."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from tools import require
+
+require("triton")
+
+PROGRAM = Path(__file__).parent / "compiled_kernels.py"
+KERNELS = Path(__file__).parent.parent / "dia2" / "cuda" / "kernels"
+# The most that a block may have, from NVIDIA's tables of compute capabilities.
+SHARED_KB = {
+    "A100": (80, 163),
+    "A40": (86, 99),
+    "4090, L40S": (89, 99),
+    "H100": (90, 227),
+    "B200": (100, 227),
+    "5090": (120, 99),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("weights", ["dtype", "fp8"])
+@pytest.mark.parametrize("card", SHARED_KB)
+def test_every_kernel_compiles_for_a_card_and_fits_into_it(card: str, weights: str) -> None:
+    capability, most = SHARED_KB[card]
+    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    command = [sys.executable, str(PROGRAM), str(capability), weights]
+    told = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=250)
+    assert told.returncode == 0, told.stderr[-2000:]
+    kernels = json.loads(told.stdout.splitlines()[-1])
+    assert {kernel["name"] for kernel in kernels} == launched_kernels()
+    for kernel in kernels:
+        assert kernel["shared"] <= most * 1024, f"{kernel} on {card}"
+
+
+def launched_kernels() -> set[str]:
+    """The names of all kernels that are launched from Python."""
+    sources = [path.read_text(encoding="utf-8") for path in KERNELS.glob("*.py")]
+    return {line.split("[")[0].strip() for source in sources for line in source.splitlines() if "_kernel[" in line}
