@@ -20,21 +20,29 @@ if TYPE_CHECKING:
 
 
 def make_stepper(
-    checkpoint: Checkpoint, slots: int = 1, blocks: int | None = None, *, ahead: bool = False
+    checkpoint: Checkpoint,
+    slots: int = 1,
+    blocks: int | None = None,
+    *,
+    ahead: bool = False,
+    speculate: bool | None = None,
 ) -> tuple[Stepper, str]:
     """The fastest stepper this machine can run, ready to step, and one line that says which and why.
 
     blocks: of the key/value cache; None: as many as all slots' full contexts take. ahead: of the graphs, begin a lone
-    conversation's next lead-in step before the host knows the action of this one.
+    conversation's next lead-in step before the host knows the action of this one. speculate: run lead-ins as trees of
+    columns (dia2/steps/speculation.py); None: where that was measured to be faster, which is on a CPU.
     """
     why_not = obstacle_to_graphs(checkpoint.device)
     if why_not is not None:
-        return Stepper(checkpoint, slots, blocks), f"steps run eagerly: {why_not}"
+        on_cpu = checkpoint.device.type == "cpu"
+        stepper = Stepper(checkpoint, slots, blocks, speculate=on_cpu if speculate is None else speculate)
+        return stepper, f"steps run eagerly: {why_not}"
     from dia2.cuda.stepper import GraphStepper  # imports triton
 
-    stepper = GraphStepper(checkpoint, slots, blocks=blocks, ahead=ahead)
-    one = f"one conversation's backbone is {stepper.backbone_kind}, its depformer {stepper.depformer_kind}"
-    return stepper, f"steps are CUDA graphs of {stepper.kind}; {one}"
+    graphs = GraphStepper(checkpoint, slots, blocks=blocks, ahead=ahead, speculate=bool(speculate))
+    one = f"one conversation's backbone is {graphs.backbone_kind}, its depformer {graphs.depformer_kind}"
+    return graphs, f"steps are CUDA graphs of {graphs.kind}; {one}"
 
 
 def make_codec(codec: Mimi, slots: int = 1) -> FrameCodec:

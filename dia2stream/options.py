@@ -14,6 +14,7 @@ Dtype = Literal["auto", "bfloat16", "float32"]
 Weights = Literal["dtype", "fp8"]
 Encoding = Literal["pcm16", "mulaw", "alaw"]
 SampleRate = Literal[24000, 16000, 8000]
+Speculate = Literal["auto", "on", "off"]
 LogLevel = Literal["debug", "info", "warning", "error"]
 LogFormat = Literal["text", "json"]
 TextRulesOption = Literal["auto", "off", "clean", "spoken"]
@@ -63,6 +64,13 @@ class ModelOptions:
             auto=True,
         ),
     ] = None
+    speculate: Annotated[
+        Speculate,
+        CliFlag(
+            "Before first audio, guess when words begin and run many steps at once; what is said stays the same. auto "
+            "is on for a CPU, where that was measured, and off for CUDA."
+        ),
+    ] = "auto"
     tokenizer: Annotated[str | None, CliFlag("Repo id or folder of another tokenizer than the model's.", "MODEL")] = (
         None
     )

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from functools import cache
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -29,6 +29,7 @@ from dia2.model.delays import aligned, blank, delay_frames
 from dia2.model.sampling import SlotSettings
 from dia2.steps.context import Context
 from dia2.steps.pool import FinishedFrames
+from dia2.steps.speculation import Tree
 from dia2.steps.stepper import Slot, SlotPlace, Stepper, TextColumn
 from dia2.text.machine import Mark
 from dia2.text.script import TextTokenizer
@@ -112,6 +113,14 @@ class Rig:
     def step(self) -> bool:
         """One step, if one is wanted."""
         return step_together(self)
+
+    def columns(self, count: int) -> "Rig":
+        """Steps until so many columns were run, or no step is wanted; a lead-in's at once where the stepper guesses."""
+        while count > 0 and self.can_step():
+            current = self.conversation.current
+            count -= self.batch.step([current], steps=min(count, max(1, current.context.lead_in_left))).columns
+            self.prepare()
+        return self
 
     def take(self, most: int = 10**9) -> list[Item]:
         """Takes up to so many items, as far as they may leave now."""
@@ -493,6 +502,7 @@ class ToyStepper:
     """
 
     looks_ahead = False
+    guesses = 0  # columns of the trees that it is given
 
     def __init__(
         self,
@@ -538,6 +548,54 @@ class ToyStepper:
         self._active = list(active)
         return [int(self._drawn(slot, self._see(slot), 0) % 3 == 0) for slot in active]
 
+    def tree_size(self, slots: int) -> int:
+        return self.guesses
+
+    def action_uniforms(self, slot: int, columns: int) -> list[float]:
+        """They say nothing of what a toy draws."""
+        first = self.slots[slot].column
+        return [_mix(column, *self._first[slot]) % 1000 / 1000 for column in range(first, first + columns)]
+
+    def verify(self, slots: Sequence[int], trees: Sequence[Tree]) -> list[list[int]]:
+        self._ways: dict[int, list[_ToyWay]] = {slot: [] for slot in slots}
+        self._runs = {slot: self._run_tree(slot, tree) for slot, tree in zip(slots, trees, strict=True)}
+        return [[run.action for run in self._runs[slot]] for slot in slots]
+
+    def _run_tree(self, slot: int, tree: Tree) -> "list[_ToyWay]":
+        """What each column of a tree leaves behind, and draws. As a model's, their places in the cache are written."""
+        first, runs = self.slots[slot].column, list[_ToyWay]()
+        before = self.remembered(slot, first)[-1] if first else 0
+        self.blocks.hold(slot, first + len(tree))
+        for place, (text, depth) in enumerate(zip(tree.texts, tree.depths, strict=True)):
+            back = [j for j in range(1, place + 1) if tree.seen[place] >> j & 1]
+            assert len(back) == depth
+            given = [*text, *self.codes[slot, :, first + depth].tolist()]
+            seen = _mix(runs[place - back[0]].seen if back else before, *given)
+            action = int(self._drawn(slot, seen, 0, depth) % 3 == 0)
+            runs.append(_ToyWay(seen, given, action))
+            self._remember(slot, first + place, seen)
+        return runs
+
+    def confirm(self, slot: int, place: int, text: TextColumn) -> None:
+        way = self._runs[slot][place]
+        self._ways[slot].append(way)
+        self._given[slot][self.slots[slot].column] = way.given
+        self.slots[slot].column += 1
+        self.slots[slot].text = text
+
+    def keep(self) -> None:
+        for slot, ways in self._ways.items():
+            first = self.slots[slot].column - len(ways)
+            for number, way in enumerate(ways):
+                self._remember(slot, first + number, way.seen)
+            self.slots[slot].column -= 1
+            self._active = [slot]
+            self.complete([self.slots[slot].text])
+
+    def _remember(self, slot: int, column: int, seen: int) -> None:
+        *_, (block, columns) = self.blocks.pieces(slot, column + 1)
+        self._memory[block][column - columns.start] = seen
+
     def complete(self, texts: Sequence[TextColumn]) -> None:
         for slot, text in zip(self._active, texts, strict=True):
             state = self.slots[slot]
@@ -577,10 +635,9 @@ class ToyStepper:
         state = self.slots[slot]
         before = self.remembered(slot, state.column)[-1] if state.column else 0
         self.blocks.hold(slot, state.column + 1)
-        *_, (block, columns) = self.blocks.pieces(slot, state.column + 1)
         self._given[slot][state.column] = [*state.text, *self.codes[slot, :, state.column].tolist()]
         seen = _mix(before, *self._given[slot][state.column])
-        self._memory[block][state.column - columns.start] = seen
+        self._remember(slot, state.column, seen)
         return seen
 
     def remembered(self, slot: int, columns: int) -> list[int]:
@@ -595,9 +652,17 @@ class ToyStepper:
             seen.append(_mix(seen[-1], *self._given[slot][column]))
         return seen[1:]
 
-    def _drawn(self, slot: int, seen: int, stream: int) -> int:
+    def _drawn(self, slot: int, seen: int, stream: int, later: int = 0) -> int:
         seed, first_step = self._first[slot]
-        return _mix(seen, seed, first_step + self.slots[slot].column, stream)
+        return _mix(seen, seed, first_step + self.slots[slot].column + later, stream)
+
+
+class _ToyWay(NamedTuple):
+    """A column of a tree: what it leaves behind, of what, and what it draws."""
+
+    seen: int
+    given: list[int]
+    action: int
 
 
 @dataclass

@@ -4,15 +4,19 @@ Run by scripts/gpu-tests. MODEL is the model that is compared in bfloat16, `rand
 """
 
 import os
+import random
 from collections.abc import Iterator
 
 import pytest
 import torch
-from test_gpu_stepper import captured, distance, loaded, step
+from test_gpu_stepper import captured, distance, loaded, step, text_of
 from torch import Tensor
 
 from dia2.model.sampling import SamplingConfig, SlotSettings
+from dia2.steps.speculation import Guess
 from dia2.steps.stepper import Stepper
+from dia2.text.machine import TextMachine
+from dia2.text.script import Entry
 
 pytestmark = [pytest.mark.gpu, pytest.mark.timeout(580)]
 
@@ -62,6 +66,61 @@ def test_in_float32_codes_behind_passes_are_those_behind_eager_ones(model: str, 
             for stepper in (eager, graphs):
                 stand_behind(stepper, slot, lengths, settings)
             assert torch.equal(codes_behind(graphs, slot, 8), codes_behind(eager, slot, 8)), lengths
+
+
+def lead_in(stepper: Stepper, slots: list[int], settings: SlotSettings, seed: int) -> Tensor:
+    """The codes behind lead-ins of some slots and four whole steps; a stepper that can guess does."""
+    torch.set_float32_matmul_precision("highest")
+    machine, dice = TextMachine.of(stepper.config.data), random.Random(seed)
+    states = {slot: machine.start() for slot in slots}
+    for slot in slots:
+        stepper.begin(slot, settings, seed + slot)
+        stepper.prefill(slot, [text_of(slot, column) for column in range(20 + slot)])
+        stepper.slots[slot].known = stepper.slots[slot].column
+        words = [tuple(dice.randint(20, 200) for _ in range(dice.randint(1, 3))) for _ in range(12)]
+        states[slot].append(Entry(tokens, "word", len(tokens)) for tokens in words)
+    ends = {slot: stepper.slots[slot].column + min(stepper.delays) for slot in slots}
+    while stepper.tree_size(len(slots)) and (left := [s for s in slots if stepper.slots[s].column < ends[s]]):
+        trees = []
+        for slot in left:
+            state = stepper.slots[slot]
+            uniforms = stepper.action_uniforms(slot, ends[slot] - state.column)
+            guess = Guess(machine, states[slot], state.column, state.text, uniforms, True)
+            trees.append(guess.tree(stepper.tree_size(len(slots))))
+        for slot, tree, actions in zip(left, trees, stepper.verify(left, trees), strict=True):
+            place: int | None = 0
+            while place is not None:
+                text = machine.process(states[slot], stepper.slots[slot].column, actions[place])
+                stepper.confirm(slot, place, text)
+                place = tree.follow(place, text)
+        stepper.keep()
+    last = {slot: ends[slot] + max(stepper.delays) - min(stepper.delays) + 4 for slot in slots}
+    while left := [slot for slot in slots if stepper.slots[slot].column < last[slot]]:
+        actions = stepper.act(left)
+        stepper.complete(
+            [machine.process(states[s], stepper.slots[s].column, a) for s, a in zip(left, actions, strict=True)]
+        )
+    return torch.cat([stepper.codes[slot, :, : last[slot] + 1] for slot in slots], dim=1)
+
+
+@pytest.mark.parametrize("slots", [[0], [2, 0, 1], [*range(8)]], ids=len)
+@pytest.mark.parametrize("model", ["random:tiny", "random:1b"])
+def test_in_float32_guessed_lead_ins_draw_what_single_steps_draw(model: str, slots: list[int]) -> None:
+    torch.set_float32_matmul_precision("highest")
+    checkpoint = loaded(model, "float32")
+    torch.set_float32_matmul_precision("highest")
+    eager = Stepper(checkpoint, len(slots))
+    graphs = captured(checkpoint, len(slots), plain=False, speculate=True)
+    assert graphs.tree_size(len(slots)) >= 16
+    for settings in (GREEDY, SlotSettings(), SlotSettings(cfg_scale=1.0)):
+        for seed in (0, 100, 200):
+            assert torch.equal(lead_in(graphs, slots, settings, seed), lead_in(eager, slots, settings, seed)), seed
+
+
+def test_in_bfloat16_a_guessed_lead_in_repeats_exactly() -> None:
+    stepper = captured(loaded(MODEL, "bfloat16"), slots=2, speculate=True)
+    first, second = (lead_in(stepper, [1], SlotSettings(), seed=5) for _ in range(2))
+    assert torch.equal(first, second)
 
 
 def test_in_bfloat16_a_pass_is_as_near_to_float32_as_the_eager_one() -> None:

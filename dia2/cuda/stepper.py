@@ -42,6 +42,7 @@ from dia2.cuda.kernels.launch import STEP_FIELDS, UNUSED
 from dia2.cuda.passes import ColumnPasses
 from dia2.cuda.programs import KernelBuffers, KernelProgram, LayerProgram, StepProgram, StepTensors
 from dia2.model.sampling import SlotSettings
+from dia2.steps.speculation import Tree
 from dia2.steps.stepper import Ahead, Slot, Stepper, TextColumn
 
 if TYPE_CHECKING:
@@ -69,6 +70,7 @@ class GraphStepper(Stepper):
     plain: capture the layers' own ops even where kernels could be used (for comparing them).
     clusters: use the kernels that are all layers of the backbone, and a whole depformer, where they can be used.
     ahead: begin the next lead-in step of a conversation that is alone before the host knows the action of this one.
+    speculate: as in `Stepper`; where passes are no graphs, there is none.
     """
 
     def __init__(
@@ -81,8 +83,9 @@ class GraphStepper(Stepper):
         blocks: int | None = None,
         block_columns: int | None = None,
         ahead: bool = False,
+        speculate: bool = False,
     ) -> None:
-        super().__init__(checkpoint, slots, blocks, block_columns)
+        super().__init__(checkpoint, slots, blocks, block_columns, speculate=speculate)
         self.sizes = batch_sizes(slots)
         lines = self.sizes[-1]
         self.reads_text = self.depformer.text_embed is not None
@@ -114,6 +117,7 @@ class GraphStepper(Stepper):
         self.columns: dict[int, Run] = {}
         self.depformers: dict[int, Run] = {}
         self._passes: ColumnPasses | None = None
+        self._tree_numbers: dict[int, int] = {}  # by slot: of its tree in the last pass of trees
         with torch.inference_mode():
             self._capture()
         if self.device.type == "cuda" and self._passes is None:
@@ -140,6 +144,30 @@ class GraphStepper(Stepper):
             self.blocks.hold(slot, state.column + state.shift + len(texts))
             self._passes.run(slot, state.column, state.shift, texts)
             state.column += len(texts)
+
+    def tree_size(self, slots: int) -> int:
+        return self._passes.tree_size(slots) if self._passes and self.speculates else 0
+
+    def _run_trees(self, slots: Sequence[int], trees: Sequence[Tree]) -> list[list[int]]:
+        """As in the eager stepper, but with the trees of all slots in one graph."""
+        assert self._passes is not None
+        self._tree_numbers = {slot: number for number, slot in enumerate(slots)}
+        return self._passes.run_trees([self._tree_lines(slot, tree) for slot, tree in zip(slots, trees, strict=True)])
+
+    def _tree_lines(self, slot: int, tree: Tree) -> list[list[int]]:
+        """What the device is told of every column of a slot's tree. They get blocks of the cache."""
+        state = self.slots[slot]
+        column, index = state.column, state.column + state.shift
+        self.blocks.hold(slot, index + len(tree))
+        self._need_uniforms(slot, column + tree.depth - 1)
+        columns = zip(tree.depths, tree.signed(), tree.texts, strict=True)
+        return [[column + depth, index + i, seen, *text, slot] for i, (depth, seen, text) in enumerate(columns)]
+
+    def _draw_behind(self, slot: int, place: int) -> None:
+        assert self._passes is not None
+        state = self.slots[slot]
+        line = [state.column - 1, state.column - 1 + state.shift, state.known, *state.text, slot]
+        self._passes.draw_code(self._tree_numbers[slot], place, line)
 
     @property
     def looks_ahead(self) -> bool:
@@ -297,7 +325,8 @@ class GraphStepper(Stepper):
             next_step = partial(self.run_ahead, self.programs[1])
             self._run_ahead = capture(next_step) if capture else next_step
         if buffers is not None:
-            self._passes = ColumnPasses(self.tensors, self._unused, capture)
+            heads = buffers.heads if self.speculates else None
+            self._passes = ColumnPasses(self.tensors, self._unused, capture, heads)
 
     def _program(self, tensors: StepTensors, buffers: KernelBuffers | None) -> StepProgram:
         if buffers is None:

@@ -49,18 +49,29 @@ class Backbone(nn.Module):
         self.rotary.prepare(device)
         self.codebooks = torch.arange(len(self.audio_embeds), device=device)
 
-    def forward(self, tokens: Tensor, index: Tensor, positions: Tensor, cache: CacheView, live: int) -> Tensor:
+    def forward(
+        self,
+        tokens: Tensor,
+        index: Tensor,
+        positions: Tensor,
+        cache: CacheView,
+        live: int,
+        seen: Tensor | None = None,
+    ) -> Tensor:
         """Runs n columns of every row and leaves their keys and values in the cache.
 
         tokens: int64 [rows, n, 2 + C]; main, second, then the codes.
         index: int64 [rows, n], the cache column each is written at, rising along n.
         positions: int64 [rows, n], the rotary position of each.
         live: how many leading columns of the cache any row may read, at least index.max() + 1.
+        seen: bool [n, live], which of them each column reads; None: those up to its own.
         Returns the normed hidden states [rows, n, D].
         """
         x = self.embed(tokens)
         angles = self.rotary.at(positions)
-        mask = (torch.arange(live, device=index.device) <= index[:, :, None]).unsqueeze(1)  # [rows, 1, n, live]
+        if seen is None:
+            seen = torch.arange(live, device=index.device) <= index[:, :, None]
+        mask = seen.unsqueeze(-3)  # [rows or nothing, 1, n, live]
         update = cache.at(index, live)
         for number, layer in enumerate(self.layers):
             x = layer(x, number, angles, mask, update)

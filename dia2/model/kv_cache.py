@@ -24,7 +24,7 @@ from torch import Tensor
 
 from dia2.model.blocks import Blocks, blocks_of
 from dia2.model.config import Dia2Config
-from dia2.model.slots import SlotIndex
+from dia2.model.slots import SlotIndex, on_device
 
 Update = Callable[[int, Tensor, Tensor], tuple[Tensor, Tensor]]
 """Writes a layer's k and v [rows, n, kv_heads, head_dim] where a pass writes, and returns what the pass may read.
@@ -154,6 +154,15 @@ class KVCache:
         for block, at in self.blocks.pieces(slot, start + columns, start):
             for whole, part in ((self.k, copy.k), (self.v, copy.v)):
                 whole[:, block, :branches, :, self._in_block(at)] = part[:, :, :, at.start - start : at.stop - start]
+
+    def move(self, slot: int, columns: Sequence[int], start: int) -> None:
+        """Copies columns of a slot, by rising indices, to those from `start` on."""
+        device = self.table.device
+        source, target = on_device(columns, device), torch.arange(start, start + len(columns), device=device)
+        size = self.blocks.columns
+        for whole in (self.k, self.v):
+            kept = whole[:, self.table[slot, source // size], :, :, source % size]
+            whole[:, self.table[slot, target // size], :, :, target % size] = kept
 
     def _in_block(self, columns: slice) -> slice:
         """Where columns of a slot, all of one block, lie in that block."""

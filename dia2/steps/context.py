@@ -30,6 +30,7 @@ from dia2.codec.frames import SlotCodec, Sound
 from dia2.model.delays import delay_frames
 from dia2.model.sampling import SlotSettings
 from dia2.steps.aside import AsideRoom, DraftRefused
+from dia2.steps.speculation import LEAST_DEPTH, Guess, Tree
 from dia2.steps.stepper import Stepper, TextColumn
 from dia2.steps.voice_cache import Kept, RunVoice, VoiceCache
 from dia2.text.machine import Mark, TextMachine, TextState
@@ -217,6 +218,22 @@ class Context:
     def lead_in_left(self) -> int:
         """Steps of the backbone alone before the next whole step."""
         return max(0, self._shortest_delay - (self._column + 1 - self.stepper.slots[self.slot].known))
+
+    def guess(self, most: int, steps: int, closed: bool) -> Tree | None:
+        """What the next steps of a lead-in probably run, at most so many; None where a few steps are all.
+
+        most: columns of the tree. closed: as in `TextMachine.may_step`. No column is due.
+        """
+        slot = self.stepper.slots[self.slot]
+        # Columns whose codes are known, and behind which only codebook 0 may have to be drawn.
+        known = slot.known + min(self.stepper.delays) - slot.column
+        depth = min(steps, known, self.lead_in_left, self.room)
+        if depth < LEAST_DEPTH:
+            return None
+        uniforms = self.stepper.action_uniforms(self.slot, depth)
+        guess = Guess(self.machine, self.state, self.step, slot.text, uniforms, closed)
+        tree = guess.tree(min(most, self.room))
+        return tree if tree.depth >= LEAST_DEPTH else None
 
     @property
     def _column(self) -> int:

@@ -15,6 +15,13 @@ frame is not. Until the newest column has a code to draw, a slot so costs a back
 the depformer for the other slots alone. Example: a conversation starts while seven others speak. All eight are in one
 backbone pass; for its first 16 steps the depformer runs for seven.
 
+**Columns in one pass.** In a lead-in, several columns may be run at once before their text is known (speculation.py):
+
+    actions = stepper.verify(slots, trees)       # the columns of each slot's tree, and the action that each draws
+    stepper.confirm(slot, place, text)           # the slot's column was the one at this place; the next one's text
+    ...
+    stepper.keep()                               # what the slots' later columns need of the pass
+
 Rows = slots x branches: branch 0 is conditional, branch 1 has the text blanked out and runs only if some slot in the
 step is guided. Knows nothing about words, voices or when to stop.
 """
@@ -23,7 +30,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from dia2.model.blocks import BLOCK_COLUMNS
@@ -31,6 +40,8 @@ from dia2.model.delays import aligned, blank, column_of_each, frame_of_each, tok
 from dia2.model.kv_cache import Columns, KVCache, context_columns
 from dia2.model.sampling import ACTION_STREAM, CB0_STREAM, Draws, Guidance, SlotSettings, uniform_table
 from dia2.model.slots import SlotIndex, on_device
+from dia2.steps.speculation import TextColumn as TextColumn
+from dia2.steps.speculation import Tree
 
 if TYPE_CHECKING:
     from dia2.checkpoint.load import Checkpoint
@@ -44,13 +55,14 @@ def block_columns_for(device: torch.device, slots: int) -> int | None:
     return None if slots == 1 or device.type == "cpu" else BLOCK_COLUMNS
 
 
-TextColumn = tuple[int, int]  # main and second token of a column
 Ahead = tuple[TextColumn, TextColumn]
 """The text of a slot's next column if the action is to hold, and if it is to start a word."""
 
 # Uniforms are drawn for so many columns at a time: those of a whole context would take half a millisecond, in which a
 # conversation that begins stands still.
 _UNIFORM_COLUMNS = 128
+# Of a tree, on a CPU: a pass of so many columns takes about as long as two steps.
+_TREE_COLUMNS = 16
 
 
 @dataclass
@@ -81,11 +93,17 @@ class Stepper:
     """Steps up to `slots` conversations side by side; each has its own column, settings and draws.
 
     blocks, block_columns: of the key/value cache, see `KVCache`. By default there are as many as all slots' full
-    contexts take.
+    contexts take. speculate: whether lead-ins may be run as trees of columns.
     """
 
     def __init__(
-        self, checkpoint: "Checkpoint", slots: int = 1, blocks: int | None = None, block_columns: int | None = None
+        self,
+        checkpoint: "Checkpoint",
+        slots: int = 1,
+        blocks: int | None = None,
+        block_columns: int | None = None,
+        *,
+        speculate: bool = False,
     ) -> None:
         config, backbone, depformer = checkpoint.config, checkpoint.backbone, checkpoint.depformer
         data, device = config.data, backbone.cb0_head.device
@@ -108,7 +126,11 @@ class Stepper:
         self.codes = blank(slots, self.capacity, self.delays, data.audio_bos_token_id, device)
         self._streams = CB0_STREAM + data.codebooks
         self.uniforms = torch.zeros(slots, self.capacity, self._streams, device=device)
-        self._tables = [_Table(0, 0, 0)] * slots
+        self._tables = [_Table(0, 0, np.zeros(0, np.float32))] * slots
+        self.speculates = speculate
+        # Of the slots of the last pass of trees: places of the columns that were right, and what the pass left.
+        self._ways: dict[int, list[int]] = {}
+        self._tree_steps: dict[int, _Step] = {}
         self.guidance = Guidance(slots, device)
         self.text_draws, self.audio_draws = Draws(slots, device), Draws(slots, device)
         self.depformer_cache = depformer.new_cache(2 * slots)
@@ -128,7 +150,7 @@ class Stepper:
         """Puts `slot` at column 0, where every code reads BOS; column 0 is step `first_step` in the table of draws."""
         self.slots[slot] = Slot(0, self.opening, settings=self.slots[slot].settings)
         self.codes[slot].fill_(self.config.data.audio_bos_token_id)
-        self._tables[slot] = _Table(seed, first_step, 0)
+        self._tables[slot] = _Table(seed, first_step, np.zeros(0, np.float32))
 
     def copy(self, source: int, target: int) -> None:
         """Makes `target` a copy of `source`, which stands between two steps: it draws the same from there on.
@@ -246,6 +268,83 @@ class Stepper:
         for slot in step.slots.numbers:
             self.slots[slot].column += 1
 
+    # ---- Several columns of a lead-in in one pass: see speculation.py ----
+
+    def tree_size(self, slots: int) -> int:
+        """Columns that a tree may have where so many slots have one in the same pass; 0: there is no such pass."""
+        return _TREE_COLUMNS if self.speculates else 0
+
+    def action_uniforms(self, slot: int, columns: int) -> list[float]:
+        """The uniforms of the actions of a slot's next columns."""
+        first = self.slots[slot].column
+        self._need_uniforms(slot, first + columns - 1)
+        return self._tables[slot].actions[first : first + columns].tolist()
+
+    @torch.inference_mode()
+    def verify(self, slots: Sequence[int], trees: Sequence[Tree]) -> list[list[int]]:
+        """Runs a tree of columns of each of the slots, whose codes are known; the action that each column draws.
+
+        A tree begins with the slot's current column. Nothing is moved on: `confirm` says which columns were right, and
+        the others never were.
+        """
+        self.stop_ahead()
+        self._ways = {slot: [] for slot in slots}
+        return self._run_trees(slots, trees)
+
+    def confirm(self, slot: int, place: int, text: TextColumn) -> None:
+        """The slot's column was the one at this place of its tree: moves on to the next one, which has this text."""
+        self._ways[slot].append(place)
+        self.slots[slot].text = text
+        self.slots[slot].column += 1
+
+    @torch.inference_mode()
+    def keep(self) -> None:
+        """Behind the last `confirm`: moves the columns that were right to where they belong, and draws codes due."""
+        for slot, way in self._ways.items():
+            state = self.slots[slot]
+            first = state.column - len(way) + state.shift
+            if way != list(range(len(way))):
+                self.cache.move(slot, [first + place for place in way], first)
+            if way and self._codebooks_due(slot, state.column):
+                self._draw_behind(slot, way[-1])
+        self._ways = {}
+
+    def _run_trees(self, slots: Sequence[int], trees: Sequence[Tree]) -> list[list[int]]:
+        self._tree_steps = {slot: self._run_tree(slot, tree) for slot, tree in zip(slots, trees, strict=True)}
+        logits = {slot: self.backbone.action_logits(step.hidden) for slot, step in self._tree_steps.items()}
+        return [
+            self._draw(self._tree_steps[slot], self.text_draws, logits[slot], ACTION_STREAM).tolist() for slot in slots
+        ]
+
+    def _run_tree(self, slot: int, tree: Tree) -> "_Step":
+        """Runs a tree: its columns, as if they were as many slots of a step."""
+        state, count = self.slots[slot], len(tree)
+        first = state.column + state.shift
+        self.blocks.hold(slot, first + count)
+        self._need_uniforms(slot, state.column + tree.depth - 1)
+        branches = 2 if state.settings.guided else 1
+        columns = state.column + on_device(tree.depths, self.device)
+        text, codes = on_device(tree.texts, self.device), self.codes[slot, :, columns].T
+        rows = self._token_rows(text[None], codes[None], branches)[0]  # [branches, n, 2 + C]
+        index = torch.arange(first, first + count, device=self.device).expand(branches, -1)
+        view = self.cache.view(SlotIndex.of([slot], self.device), branches)
+        hidden = self.backbone(rows, index, columns.expand(branches, -1), view, first + count, self._seen(first, tree))
+        lines = on_device([slot] * count, self.device)
+        slots = SlotIndex((slot,) * count, lines, lines)
+        return _Step(slots, columns, hidden.transpose(0, 1).flatten(0, 1), self.uniforms[slot, columns], branches)
+
+    def _seen(self, first: int, tree: Tree) -> Tensor:
+        """What each column of a tree sees of the cache, bool [n, first + n]; the tree lies at `first`."""
+        count = len(tree)
+        back = torch.arange(count)[:, None] - torch.arange(count)
+        within = (torch.tensor(tree.signed())[:, None] >> back.clamp(min=0) & 1).bool() & (back >= 0)
+        return torch.cat([torch.ones(count, first, dtype=torch.bool), within], dim=1).to(self.device)
+
+    def _draw_behind(self, slot: int, place: int) -> None:
+        """Draws codebook 0 behind a column of the slot's tree, which the slot has just left."""
+        step = self._tree_steps[slot].part([place], self.device)
+        self._write(step, torch.stack(self._draw_codes(step, 1), dim=1))
+
     @property
     def hidden(self) -> Tensor:
         """What the backbone left in the last `act`, [n * branches, D]; the depformer and the heads read it."""
@@ -263,20 +362,24 @@ class Stepper:
     def _need_uniforms(self, slot: int, column: int) -> None:
         """Makes sure that the uniforms of a column are on the device, and those before it."""
         table = self._tables[slot]
-        if column >= table.columns:
-            start, stop = table.columns, min(self.capacity, column + _UNIFORM_COLUMNS)
+        start = len(table.actions)
+        if column >= start:
+            stop = min(self.capacity, column + _UNIFORM_COLUMNS)
             drawn = uniform_table(table.seed, table.first_step + start, stop - start, self._streams)
+            actions = drawn[:, ACTION_STREAM].numpy()
             if self.uniforms.is_cuda:
                 drawn = drawn.pin_memory()  # a copy from ordinary memory would wait for all that the device has to do
             self.uniforms[slot, start:stop].copy_(drawn, non_blocking=True)
-            self._tables[slot] = replace(table, columns=stop)
+            self._tables[slot] = replace(table, actions=np.concatenate([table.actions, actions]))
 
-    def _codebooks_due(self, slot: int) -> int:
-        """How many leading codebooks of the slot's next column must be drawn: up to the last one whose frame is new.
+    def _codebooks_due(self, slot: int, column: int | None = None) -> int:
+        """How many leading codebooks of a column must be drawn, by default of the slot's next one.
+
+        That is up to the last one whose frame is new.
 
         Known codebooks before it are drawn too, because each stage reads the code that the stage before it drew.
         """
-        newest = self.slots[slot].column + 1 - self.slots[slot].known
+        newest = (self.slots[slot].column + 1 if column is None else column) - self.slots[slot].known
         return self._due_by_newest[min(newest, len(self._due_by_newest) - 1)] if newest >= 0 else 0
 
     def _draw_codes(self, step: "_Step", count: int) -> list[Tensor]:
@@ -325,11 +428,14 @@ class Stepper:
 
 @dataclass(frozen=True)
 class _Table:
-    """A slot's uniforms: column 0 has those of step first_step; so many columns are on the device."""
+    """A slot's uniforms: column 0 has those of step first_step.
+
+    actions: those of the actions, float32 [columns], of all columns whose uniforms are on the device.
+    """
 
     seed: int
     first_step: int
-    columns: int
+    actions: NDArray[np.float32]
 
 
 @dataclass(frozen=True)

@@ -162,24 +162,28 @@ class TextMachine:
         """
         texts = []
         for action in (0, 1):
-            draft = self._draft(state)
+            draft = self.near(state, 1)
             texts.append(self.process(draft, step, action))
             if draft.end_step is None and not self.may_step(draft, closed):
                 return None
         return texts[0], texts[1]
 
-    def _draft(self, state: TextState) -> TextState:
-        """A copy that can make one step, with as much of the queue as that step and the question after it look at."""
+    def near(self, state: TextState, steps: int) -> TextState:
+        """A copy with as much of the queue as so many steps look at, and the question behind them (`may_step`)."""
         near: list[Entry] = []
         words = 0
         for entry in state.queue:
             near.append(entry)
             words += bool(entry.tokens)
-            if words > self.ahead + 1:
+            if words > self.ahead + steps:
                 break
-        draft = TextState(deque(near))
-        draft.restore(state.mark())
-        return draft
+        copy = TextState(deque(near))
+        copy.restore(state.mark())
+        return copy
+
+    def is_free(self, state: TextState) -> bool:
+        """Whether the next step's action counts: where it does not, the rules hold or start a word."""
+        return not state.pending and state.forced_padding <= 0 and state.padding_budget > 0
 
     def _sanitise(self, action: int) -> int:
         if action in (0, 1):  # 0 and 1 are actions, even in a vocabulary where they are also text ids

@@ -40,6 +40,7 @@ from numpy.typing import NDArray
 from dia2.checkpoint.corrections import Corrections
 from dia2.model.sampling import SamplingDefaults
 from dia2.steps.context import Context
+from dia2.steps.speculation import Tree
 from dia2.steps.stepper import Ahead, TextColumn
 from dia2.text.machine import MAX_PADDING
 from dia2.text.script import TextTokenizer
@@ -413,6 +414,10 @@ class Conversation:
         if self.context.room < 2:
             return None
         return self.machine.foresee(self.context.state, self.context.step, self._closed)
+
+    def guess(self, most: int, steps: int) -> Tree | None:
+        """What the next steps probably run, at most so many, as at most `most` columns; None outside of a lead-in."""
+        return self.context.guess(most, steps, self._closed)
 
     def can_step(self) -> bool:
         """Whether a step is wanted and there is room for a frame."""

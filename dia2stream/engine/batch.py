@@ -13,7 +13,7 @@ step. A failure of the model, which works for all of them at once, is raised to 
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol, TypeVar
+from typing import NamedTuple, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -24,6 +24,7 @@ from dia2.model.delays import column_of_each
 from dia2.model.slots import on_device
 from dia2.steps.context import Context
 from dia2.steps.pool import FinishedFrames
+from dia2.steps.speculation import LEAST_DEPTH, Tree
 from dia2.steps.stepper import Stepper, TextColumn
 from dia2stream.conversation.conversation import Conversation, MadeFrame
 from dia2stream.conversation.level import amplified
@@ -55,6 +56,14 @@ class _Frames:
 
     made: list[tuple[Conversation, MadeFrame]]
     sounds: Sounds
+
+
+class _Step(NamedTuple):
+    """A step of one conversation: its number, and the action that was drawn."""
+
+    conversation: Conversation
+    number: int
+    action: int
 
 
 @dataclass(frozen=True)
@@ -90,12 +99,11 @@ class Batch:
         self._failed: set[Conversation] = set()
         self._device_seconds = 0.0
 
-    def step(
-        self, conversations: Sequence[Conversation], margin: float | None = None, again: bool = False
-    ) -> StepReport:
+    def step(self, conversations: Sequence[Conversation], margin: float | None = None, steps: int = 1) -> StepReport:
         """One step of conversations that all `can_step`. Raises whatever the model's own calls raise.
 
-        margin: for the report. again: it is a lead-in step, and the next one is probably of the same conversations.
+        margin: for the report. steps: so many lead-in steps of the same conversations may follow each other, this one
+        included. They may be made at once, see `_leap`.
         """
         started, self._device_seconds = time.perf_counter(), 0.0
         self._failed.clear()
@@ -103,7 +111,9 @@ class Batch:
             self._try(conversation, conversation.prepare)
         stepped = [conversation for conversation in conversations if conversation not in self._failed]
         drawing = sum(conversation.context.draws_codes for conversation in stepped)
-        frames = self._step(stepped, again) if stepped else 0
+        trees = self._trees(stepped, steps)
+        columns = 1 if trees is None else self._leap(stepped, trees)
+        frames = self._step(stepped, again=steps > 1) if stepped and trees is None else 0
         return StepReport(
             started=started,
             seconds=time.perf_counter() - started,
@@ -114,6 +124,7 @@ class Batch:
             batch_size=self._stepper.batch_size(len(stepped)),
             frames=frames,
             margin=margin,
+            columns=columns,
         )
 
     def lead_in(
@@ -130,8 +141,9 @@ class Batch:
         reports: list[StepReport] = []
         try:
             while not reports or (not (interrupted() or self._failed) and all(c.can_step() for c in conversations)):
-                reports.append(self.step(conversations, margin, again=len(reports) + 1 < steps))
-                if len(reports) >= steps:
+                reports.append(self.step(conversations, margin, steps))
+                steps -= 1 if reports[-1].columns == 1 else max(LEAST_DEPTH, reports[-1].columns)
+                if steps <= 0:
                     break
         finally:
             if self._stepper.looks_ahead:
@@ -175,16 +187,17 @@ class Batch:
                 levels = b"" if quiet is None else amplified_levels(quiet[row], made.gain)
                 self._try(conversation, conversation.deliver, made, sound, levels)
 
-    def _note(self, conversations: Sequence[Conversation], actions: Sequence[int]) -> None:
-        """Keeps what the step drew for conversations that are written down; a frame that ends a turn comes first."""
-        pairs = zip(conversations, actions, strict=True)
-        taped = [(c, self._tapes[c], action) for c, action in pairs if c in self._tapes and c not in self._failed]
+    def _note(self, made: Sequence["_Step"]) -> None:
+        """Keeps what steps drew for conversations that are written down; a frame that ends a turn comes first."""
+        taped = [step for step in made if step.conversation in self._tapes and step.conversation not in self._failed]
         if taped:
-            stepper = self._stepper
-            slots = [c.slot for c, _, _ in taped]
-            where = on_device([slots, [stepper.slots[slot].column for slot in slots]], stepper.codes.device)
-            codes = column_of_each(stepper.codes, where[0], where[1]).to(torch.int16)
-            self._drawn = _Drawn([(c, tape, c.context.step - 1, action) for c, tape, action in taped], codes)
+            slots = [step.conversation.slot for step in taped]
+            columns = [step.number + 1 - step.conversation.context.base for step in taped]
+            where = on_device([slots, columns], self._stepper.codes.device)
+            codes = column_of_each(self._stepper.codes, where[0], where[1]).to(torch.int16)
+            self._drawn = _Drawn(
+                [(step.conversation, self._tapes[step.conversation], *step[1:]) for step in taped], codes
+            )
 
     def _step(self, conversations: Sequence[Conversation], again: bool) -> int:
         """The step itself. Returns how many frames it completed."""
@@ -193,10 +206,41 @@ class Batch:
         ahead = conversations[0].foresee() if again and self._stepper.looks_ahead and len(slots) == 1 else None
         actions = self._timed(self._stepper.act, slots, *([] if ahead is None else [ahead]))
         self.settle()
+        made = [_Step(c, c.context.step, action) for c, action in zip(conversations, actions, strict=True)]
         texts = [self._advance(c, action) for c, action in zip(conversations, actions, strict=True)]
         self._timed(self._stepper.complete, texts)
-        self._note(conversations, actions)
+        self._note(made)
         return self._complete([c for c in conversations if c not in self._failed])
+
+    # ---- Many columns of a lead-in at once: see dia2/steps/speculation.py ----
+
+    def _trees(self, conversations: Sequence[Conversation], steps: int) -> list[Tree] | None:
+        """What the next steps probably run; None where they are better made one by one."""
+        size = self._stepper.tree_size(len(conversations)) if steps >= LEAST_DEPTH and conversations else 0
+        trees = [self._try(conversation, conversation.guess, size, steps) for conversation in conversations if size]
+        found = [tree for tree in trees if tree is not None]
+        return found if found and len(found) == len(conversations) else None
+
+    def _leap(self, conversations: Sequence[Conversation], trees: Sequence[Tree]) -> int:
+        """Runs the trees in one pass, and moves on as far as the draws say they were right: so many columns at most."""
+        actions = self._timed(self._stepper.verify, [conversation.slot for conversation in conversations], trees)
+        self.settle()
+        made = list[_Step]()
+        for conversation, tree, drawn in zip(conversations, trees, actions, strict=True):
+            if conversation not in self._failed:
+                self._try(conversation, self._follow, conversation, tree, drawn, made)
+        self._timed(self._stepper.keep)
+        self._note(made)
+        return max((sum(step.conversation is c for step in made) for c in conversations), default=1)
+
+    def _follow(self, conversation: Conversation, tree: Tree, actions: Sequence[int], made: list["_Step"]) -> None:
+        """Makes the steps of a tree whose columns were right; the last one leads to a text that the tree has not."""
+        place: int | None = 0
+        while place is not None:
+            made.append(_Step(conversation, conversation.context.step, actions[place]))
+            text = conversation.advance(actions[place])
+            self._stepper.confirm(conversation.slot, place, text)
+            place = tree.follow(place, text)
 
     def _advance(self, conversation: Conversation, action: int) -> TextColumn:
         text = None if conversation in self._failed else self._try(conversation, conversation.advance, action)

@@ -109,7 +109,7 @@ class Engine:
     slots: how many conversations the engine can hold at once, or `auto`: as many as memory holds and this machine
     serves in time. With `auto`, a conversation that would be served badly is refused although a slot is free.
     voices: prefixes by name. history_seconds: how much of itself a conversation remembers that has outlived the model's
-    context. observers: see `EngineObserver`.
+    context. speculate: see `make_stepper`. observers: see `EngineObserver`.
     """
 
     def __init__(
@@ -121,6 +121,7 @@ class Engine:
         voices: dict[str, Prefix] | None = None,
         history_seconds: float = 30.0,
         voice_cache_mb: int = 1000,
+        speculate: bool | None = None,
         observers: Sequence[EngineObserver] = (),
     ) -> None:
         mimi = checkpoint.codec
@@ -144,7 +145,7 @@ class Engine:
         codec = make_codec(checkpoint.codec, slots)
         self._ears = Ears(make_hearing(checkpoint.codec, slots))
         blocks = blocks_to_build(slots, checkpoint, self.kept_voices.most_bytes)
-        self.stepper, reason = make_stepper(checkpoint, slots, blocks)
+        self.stepper, reason = make_stepper(checkpoint, slots, blocks, speculate=speculate)
         checkpoint.notes.append(reason)
         self._history_frames = history = round(history_seconds * 1000 / FRAME_MS)
         self.pool = ContextPool(self.stepper, codec, history, self.kept_voices)
@@ -180,6 +181,7 @@ class Engine:
         TextSettings.read(speech)  # the same: what is wrong with a lexicon is told at once
         options.setdefault("history_seconds", model.history_seconds)
         options.setdefault("voice_cache_mb", model.voice_cache_mb)
+        options.setdefault("speculate", {"on": True, "off": False}.get(model.speculate))
         checkpoint = load_checkpoint(model.model or default_model(model.device), load_options(model, progress))
         checkpoint.notes.append(set_threads(model.threads, checkpoint))
         if model.listen:

@@ -27,6 +27,7 @@ class StepReport:
     alone: depformer_rows is then 0. batch_size: rows that the backbone's batch has, which is backbone_rows rounded up
     to a size that the stepper has a graph for. frames: frames of sound that the step finished, 80 ms each. margin: for
     how many seconds the most urgent listener still had sound when the step began; None when nobody was listening.
+    columns: what the conversation that came furthest moved on by: several, where a lead-in's were run in one pass.
     """
 
     started: float
@@ -38,6 +39,7 @@ class StepReport:
     batch_size: int
     frames: int
     margin: float | None = None
+    columns: int = 1
 
     @property
     def host_seconds(self) -> float:

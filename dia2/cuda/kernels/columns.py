@@ -4,7 +4,9 @@ A pass runs columns whose text and codes are known. Products of so many rows are
 between them are these kernels: the sum of a column's code embeddings, norm and rotation of queries and keys with the
 write into the cache, and attention in which every column sees those before it.
 
-Row 2 i belongs to line i of the pass with its text, row 2 i + 1 without it, as in a step. All lines belong to one slot.
+Row 2 i belongs to line i of the pass with its text, row 2 i + 1 without it, as in a step. All lines belong to one slot,
+or each slot has its lines in tiles of TILE. The columns of a pass may be a tree (dia2/steps/speculation.py): then a
+line's `seen` says which of the columns before it are on its own way.
 Lines that only fill up the pass stand behind the others and have no slot: they write nothing, and nobody reads what
 comes out of them. Each kernel has a plain twin in torch, which the tests compare it with.
 """
@@ -15,6 +17,10 @@ from torch import Tensor
 
 from dia2.cuda.kernels.attention import place, turned
 from dia2.cuda.kernels.launch import STEP_FIELDS, launch_options, next_power_of_2, wait_for_previous
+
+TILE = 16
+"""Lines that a program of the attention has, in passes of at most MOST_IN_TILES; in longer ones it has more."""
+MOST_IN_TILES = 128
 
 
 @triton.jit
@@ -148,9 +154,13 @@ def _causal_kernel(
     GROUP: tl.constexpr,
     LINES: tl.constexpr,
     BLOCK: tl.constexpr,
+    TREE: tl.constexpr,
     PDL: tl.constexpr,
 ):
     """Attention of LINES lines over the columns up to each line's own. Programs: (branch x KV head, tile of lines).
+
+    With TREE, a line sees the column j places before its own if bit j of its `seen` is set; bit 63 stands for all that
+    are further back, too.
 
     A program has all query heads that share a KV head, for all of its lines: LINES x GROUP queries. It reads the cache
     BLOCK columns at a time, as far as its last line sees.
@@ -168,6 +178,7 @@ def _causal_kernel(
     # A line that fills up the pass sees column 0, so that what comes out of it is a number.
     used = tl.load(step_ptr + line * FIELDS + 5, mask=line < n, other=-1) >= 0
     index = tl.load(step_ptr + line * FIELDS + 1, mask=used, other=0).to(tl.int32)
+    seen = tl.load(step_ptr + line * FIELDS + 2, mask=used, other=-1)
     stop = tl.max(index, axis=0) + 1
     mine = ((line < n) & (g < ours))[:, None]
     row = 2 * line + branch
@@ -184,7 +195,12 @@ def _causal_kernel(
         k = tl.load(k_ptr + at, mask=there, other=0.0)
         v = tl.load(v_ptr + at, mask=there, other=0.0)
         scores = tl.dot(q, tl.trans(k), input_precision="ieee")
-        scores = tl.where(start + t[None, :] <= index[:, None], scores, float("-inf"))
+        back = index[:, None] - (start + t)[None, :]
+        visible = back >= 0
+        if TREE:
+            places = tl.minimum(tl.maximum(back, 0), 63).to(tl.int64)
+            visible = visible & (((seen[:, None] >> places) & 1) != 0)
+        scores = tl.where(visible, scores, float("-inf"))
         higher = tl.maximum(best, tl.max(scores, axis=1))
         weights = tl.exp(scores - higher[:, None])
         shrink = tl.exp(best - higher)
@@ -211,12 +227,14 @@ class ColumnsAttention:
         out: Tensor,
         fields: Tensor,
         table: Tensor,
+        tree: bool = False,
     ) -> None:
         """qkv [2 n, (heads + 2 kv_heads) head_dim] -> out [2 n, heads head_dim], writing k and v into the cache.
 
         tables: cosines and sines [positions, head_dim / 2]. cache: keys and values [blocks, 2, kv_heads, columns,
         head_dim] each; columns: a multiple of 16, or a whole context. fields: int64 [n, STEP_FIELDS] of the lines,
         whose cache indices rise. table: int32 [slots, blocks of a context]. The queries in qkv are turned in place.
+        tree: the fields' `SEEN` says what each line sees.
         """
         lines, columns = len(fields), cache[0].shape[-2]
         shape = {
@@ -232,7 +250,7 @@ class ColumnsAttention:
         _turn_kernel[(2 * lines,)](qkv, *norms, *tables, *at, eps, HALF=self.dim // 2, num_warps=4, **heads, **shape)
         group = next_power_of_2(self.heads // self.kv_heads)
         # Few lines in small tiles fill more of the GPU; many in large ones read the cache less often.
-        tile = 16 if lines <= 128 else 64
+        tile = TILE if lines <= MOST_IN_TILES else 64
         block = next(size for size in (64, 32, 16) if columns % size == 0 or table.shape[1] == 1)
         _causal_kernel[(2 * self.kv_heads, triton.cdiv(lines, tile))](
             qkv,
@@ -243,6 +261,7 @@ class ColumnsAttention:
             GROUP=group,
             LINES=tile,
             BLOCK=block,
+            TREE=tree,
             num_warps=4 if tile * group <= 64 else 8,
             num_stages=2,
             **shape,

@@ -18,6 +18,7 @@ INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 # places of: its column, the column's index in the cache, its first frame that is not known, the column's two text
 # tokens, and the slot, UNUSED in a line that is there to fill up the batch.
 COLUMN, INDEX, KNOWN, MAIN, SECOND, SLOT, STEP_FIELDS = 0, 1, 2, 3, 4, 5, 6
+SEEN = KNOWN  # of a line of a tree of columns, whose codes are all known: see `Tree.signed`
 UNUSED = -1
 DEPENDENT_LAUNCH = True
 """Whether kernels may start before the kernel ahead of them has ended, on a GPU that can do that."""
