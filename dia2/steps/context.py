@@ -233,7 +233,11 @@ class Context:
         uniforms = self.stepper.action_uniforms(self.slot, depth)
         guess = Guess(self.machine, self.state, self.step, slot.text, uniforms, closed)
         tree = guess.tree(min(most, self.room))
-        return tree if tree.depth >= LEAST_DEPTH else None
+        if tree.depth < LEAST_DEPTH:
+            return None
+        # Now, because another conversation of the same pass may want the same block.
+        self.stepper.blocks.hold(self.slot, slot.column + len(tree))
+        return tree
 
     @property
     def _column(self) -> int:

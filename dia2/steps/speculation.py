@@ -120,14 +120,14 @@ class Guess:
     def _next(self, state: TextState, depth: int) -> list[tuple[TextColumn, float, TextState]]:
         """The columns that may follow one: the text of each, how likely it is, and the machine's state there."""
         found = []
-        for action, chance in self._chances(state, depth):
+        for action, chance in self.chances(state, depth):
             after = state.copy() if chance < 1 else state
             text = self.machine.process(after, self.step + depth, action)
             if after.end_step is not None or self.machine.may_step(after, self.closed):
                 found.append((text, chance, after))
         return found
 
-    def _chances(self, state: TextState, depth: int) -> list[tuple[int, float]]:
+    def chances(self, state: TextState, depth: int) -> list[tuple[int, float]]:
         """The actions of a column, and how likely each is drawn."""
         if not self.machine.is_free(state):
             return [(0, 1.0)]

@@ -5,7 +5,8 @@ from collections.abc import Sequence
 
 from dia2stream.engine.observer import StepReport
 
-StepCount = dict[str, int]  # backbone_steps: steps without the depformer; frames: whole steps
+# backbone_steps: steps without the depformer, also those that were run as columns of one pass; frames: whole steps.
+StepCount = dict[str, int]
 
 
 def expected_steps(delays: Sequence[int]) -> StepCount:
@@ -41,5 +42,6 @@ class EngineWatch:
     def to_first_frame(self) -> StepCount:
         """The steps up to the one that completed the first frame, which must have been taken already."""
         steps = next(number for number, step in enumerate(self._reports, start=1) if step.frames)
-        whole = sum(step.depformer_rows > 0 for step in self._reports[:steps])
-        return {"backbone_steps": steps - whole, "frames": whole}
+        whole = [step.depformer_rows > 0 for step in self._reports[:steps]]
+        columns = sum(step.columns for step in self._reports[:steps])
+        return {"backbone_steps": columns - sum(whole), "frames": sum(whole)}

@@ -534,7 +534,7 @@ class Engine:
     def _step(self, conversations: Sequence[Conversation], steps: int) -> None:
         margin = self._scheduler.margin(time.monotonic())
         for report in self._batch.lead_in(conversations, steps, self._has_news, margin):
-            self.stats.steps += 1
+            self.stats.steps += report.columns
             self.stats.frames += report.frames
             self.stats.device_seconds += report.device_seconds
             self.stats.host_seconds += report.host_seconds
