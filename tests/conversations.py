@@ -591,7 +591,6 @@ class ToyStepper:
             self.slots[slot].column -= 1
             self._active = [slot]
             self.complete([self.slots[slot].text])
-            self.blocks.trim(slot, self.slots[slot].column + 1)
 
     def _remember(self, slot: int, column: int, seen: int) -> None:
         *_, (block, columns) = self.blocks.pieces(slot, column + 1)

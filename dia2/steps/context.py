@@ -235,7 +235,7 @@ class Context:
         tree = guess.tree(min(most, self.room))
         if tree.depth < LEAST_DEPTH:
             return None
-        # Now, because another conversation of the same pass may want the same block.
+        # Now, because another conversation of the same pass may want the same block. The next columns will need it.
         self.stepper.blocks.hold(self.slot, slot.column + len(tree))
         return tree
 

@@ -77,13 +77,14 @@ class Tree:
 
 
 class _Branch(NamedTuple):
-    """A column that may be added: how little is to be had from it, and where it belongs."""
+    """A column that may be added: what an action leads to."""
 
     unlikeliness: float  # the least is added first
     number: int  # of branches as likely, the one that was found first
-    text: TextColumn
-    parent: int | None
-    state: TextState  # of the machine at this column
+    parent: int
+    state: TextState  # of the machine before the action
+    shared: bool  # with another branch
+    action: int
 
 
 @dataclass
@@ -104,28 +105,27 @@ class Guess:
 
     def tree(self, most: int) -> Tree:
         """The likeliest columns, at most so many, none that would have to wait for words."""
-        tree, branches, found = Tree(), list[_Branch](), 1
-        state = self.machine.near(self.state, len(self.uniforms))
-        branches.append(_Branch(-1.0, 0, self.text, None, state))
+        tree, branches = Tree(), list[_Branch]()
+        tree.add(self.text, None)
+        self._branch(branches, tree, _Branch(-1.0, 0, 0, self.machine.near(self.state, len(self.uniforms)), False, 0))
         while branches and len(tree) < most:
             branch = heappop(branches)
-            place = tree.add(branch.text, branch.parent)
-            if place is None or tree.depths[place] + 1 >= len(self.uniforms):
-                continue
-            for text, chance, after in self._next(branch.state, tree.depths[place]):
-                heappush(branches, _Branch(branch.unlikeliness * chance, found, text, place, after))
-                found += 1
+            state = branch.state.copy() if branch.shared else branch.state
+            text = self.machine.process(state, self.step + tree.depths[branch.parent], branch.action)
+            if state.end_step is not None or self.machine.may_step(state, self.closed):
+                place = tree.add(text, branch.parent)
+                if place is not None:
+                    self._branch(branches, tree, branch._replace(parent=place, state=state))
         return tree
 
-    def _next(self, state: TextState, depth: int) -> list[tuple[TextColumn, float, TextState]]:
-        """The columns that may follow one: the text of each, how likely it is, and the machine's state there."""
-        found = []
-        for action, chance in self.chances(state, depth):
-            after = state.copy() if chance < 1 else state
-            text = self.machine.process(after, self.step + depth, action)
-            if after.end_step is not None or self.machine.may_step(after, self.closed):
-                found.append((text, chance, after))
-        return found
+    def _branch(self, branches: list[_Branch], tree: Tree, at: _Branch) -> None:
+        """Adds what may follow the column `at.parent`, where the machine stands as `at.state` says."""
+        depth = tree.depths[at.parent]
+        if depth + 1 < len(self.uniforms):
+            chances = self.chances(at.state, depth)
+            for action, chance in chances:
+                likely = at.unlikeliness * chance, 2 * at.parent + action
+                heappush(branches, _Branch(*likely, at.parent, at.state, len(chances) > 1, action))
 
     def chances(self, state: TextState, depth: int) -> list[tuple[int, float]]:
         """The actions of a column, and how likely each is drawn."""

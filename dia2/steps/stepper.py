@@ -307,7 +307,6 @@ class Stepper:
                 self.cache.move(slot, [first + place for place in way], first)
             if way and self._codebooks_due(slot, state.column):
                 self._draw_behind(slot, way[-1])
-            self.blocks.trim(slot, state.column + state.shift + 1)
         self._ways = {}
 
     def _run_trees(self, slots: Sequence[int], trees: Sequence[Tree]) -> list[list[int]]:
