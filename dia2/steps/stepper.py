@@ -61,8 +61,8 @@ Ahead = tuple[TextColumn, TextColumn]
 # Uniforms are drawn for so many columns at a time: those of a whole context would take half a millisecond, in which a
 # conversation that begins stands still.
 _UNIFORM_COLUMNS = 128
-# Of a tree, on a CPU: a pass of so many columns takes about as long as two steps.
-_TREE_COLUMNS = 16
+# Of a tree, on a CPU: a pass of so many columns takes as long as two steps.
+_TREE_COLUMNS = 24
 
 
 @dataclass
