@@ -18,8 +18,9 @@ import corpus
 import lm
 import lm_net
 from compose import NO_ACTION
-from lm import Best, Schedule, Trainer, judge, read_utterances, save_state
+from lm import Best, Trainer, judge, read_utterances, save_state
 from tokenizer import learn
+from training import Schedule
 
 GOLDEN = Path(__file__).parent / "goldens" / "published-like" / "checkpoint"
 LENGTH = 24
@@ -58,7 +59,7 @@ def test_the_loss_falls_and_the_averages_follow() -> None:
     trainer.total.zero_()
     steps(trainer, 2, 1e-2)
     assert (trainer.total[:2] < 0.8 * first[:2]).all()
-    apart = [(w - a).norm() / w.norm() for w, a in zip(trainer.parameters, trainer.averages, strict=True)]
+    apart = [(w - a).norm() / w.norm() for w, a in zip(trainer.parameters, trainer.averages.values, strict=True)]
     assert 0 < max(apart) < 0.5
 
 
@@ -74,7 +75,9 @@ def test_a_resumed_trainer_goes_on_as_if_it_had_never_stopped(tmp_path: Path) ->
     second = make_trainer(seed=5)
     second.restore(told["trainer"])
     steps(second, 3)
-    for one, other in zip((*whole.parameters, *whole.averages), (*second.parameters, *second.averages), strict=True):
+    for one, other in zip(
+        (*whole.parameters, *whole.averages.values), (*second.parameters, *second.averages.values), strict=True
+    ):
         assert torch.equal(one, other)
     assert (second.steps, told["spent"], told["best"], told["worse"]) == (6, 12.5, 3.5, 2)
 
@@ -98,7 +101,7 @@ def test_what_is_judged_is_the_average_and_the_weights_are_as_before() -> None:
     assert text.startswith("held out: ")
     assert all(torch.equal(a, b) for a, b in zip(before, trainer.parameters, strict=True))
     assert trainer.net.training
-    for average in trainer.averages:
+    for average in trainer.averages.values:
         average.zero_()
     assert judge(trainer, trainer.columns, trainer.actions)[0] > loss
     flat = math.log(2) * 0.5 + math.log(66)  # every action and every first code as likely as any other
@@ -113,7 +116,7 @@ def test_the_best_averages_are_written_and_patience_ends(tmp_path: Path) -> None
     assert not best.look(5.0)
     written = load_file(given.out)
     names = {id(own): name for name, own in trainer.net.named_parameters()}
-    assert len(names) == len(trainer.averages)
+    assert len(names) == len(trainer.averages.values)
     steps(trainer, 1)
     assert not best.look(5.5)
     assert all(torch.equal(tensor, written[name]) for name, tensor in load_file(given.out).items())

@@ -1,12 +1,11 @@
-"""Makes the codec, in three steps, each of which goes on from what is there:
+"""Makes the codec, in two steps, each of which goes on from what is there; decoder.py is the third:
 
     codec.py place SPEECH CODEC              an analysis and codebooks: codes exist from here on, and stay (corpus.py)
-    codec.py decoder SPEECH CODEC            trains codes -> sound
     codec.py encoder SPEECH CODEC            trains sound -> codes, which only voices and listening need
 
 CODEC is a folder. The codebooks are placed by k-means on an analysis of the spectra (`spectra.py`), the acoustic ones
-each on what the ones before leave over. The decoder's loss is on spectra only, four sizes; the encoder's is how far it
-is from the analysis. On CUDA a whole step of training is one captured graph.
+each on what the ones before leave over. The encoder's loss is how far it is from the analysis. On CUDA a whole step of
+training is one captured graph.
 """
 
 import argparse
@@ -18,7 +17,6 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from codec_net import CONFIG, FRAME, CodecNet, new_weights
-from losses import SpectralLoss
 from safetensors.torch import load_file, save_file
 from spectra import KEPT, Analysis
 from torch import Tensor
@@ -87,19 +85,15 @@ def place(speech: Speech, folder: Path) -> None:
 
 
 class Trainer:
-    """One half of the network, its optimiser, and a step that is a captured graph on CUDA."""
+    """The encoder, its optimiser, and a step that is a captured graph on CUDA."""
 
-    def __init__(self, net: CodecNet, analysis: Analysis, speech: Speech, half: str, count: int, frames: int) -> None:
-        self.net, self.analysis, self.speech, self.half, self.frames = net, analysis, speech, half, frames
-        self.encoder = Encoder(net, analysis)
+    def __init__(self, net: CodecNet, analysis: Analysis, speech: Speech, count: int, frames: int) -> None:
+        self.net, self.analysis, self.speech, self.frames = net, analysis, speech, frames
         device = speech.device
-        self.loss = SpectralLoss(device)
         cuda = device.type == "cuda"
         for name, own in net.names.items():
             if isinstance(getattr(net, own), torch.nn.Parameter):
-                encodes = name.startswith(ENCODES)
-                decodes = not encodes and "input_proj" not in name
-                getattr(net, own).requires_grad_(encodes if half == "encoder" else decodes)
+                getattr(net, own).requires_grad_(name.startswith(ENCODES))
         self.parameters = [p for p in net.parameters() if p.requires_grad]
         self.rate = torch.tensor(PEAK_RATE, device=device)
         self.optimizer = torch.optim.AdamW(
@@ -122,22 +116,14 @@ class Trainer:
         self.graph.replay()
 
     def _update(self) -> None:
-        loss = self._decoder_loss() if self.half == "decoder" else self._encoder_loss()
+        loss = self._loss()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(self.parameters, 1.0)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         self.shown.copy_(loss.detach())
 
-    def _decoder_loss(self) -> Tensor:
-        wanted = resample(self.input)
-        with torch.no_grad():
-            codes = self.encoder(wanted)
-        with self._autocast():
-            made = self.net.decode(self.net.dequantize(codes))
-        return self.loss(made.float(), wanted)
-
-    def _encoder_loss(self) -> Tensor:
+    def _loss(self) -> Tensor:
         sound = resample(self.input)
         wanted = self.analysis.latents(sound)
         with self._autocast():
@@ -161,11 +147,11 @@ class Trainer:
         return graph
 
 
-def train(speech: Speech, folder: Path, half: str, deadline: float, count: int, frames: int, peak: float) -> None:
-    """Trains a half until the deadline (seconds since the epoch), and writes it on the way and at the end."""
+def train(speech: Speech, folder: Path, deadline: float, count: int, frames: int, peak: float) -> None:
+    """Trains the encoder until the deadline (seconds since the epoch), and writes it on the way and at the end."""
     begun = reported = time.time()
     net = read(folder).to(speech.device)
-    trainer = Trainer(net, Analysis.read(folder / ANALYSIS, speech.device), speech, half, count, frames)
+    trainer = Trainer(net, Analysis.read(folder / ANALYSIS, speech.device), speech, count, frames)
     steps, losses = 0, []
     while (now := time.time()) < deadline:
         done = (now - begun) / (deadline - begun)
@@ -176,10 +162,10 @@ def train(speech: Speech, folder: Path, half: str, deadline: float, count: int, 
             torch.cuda.synchronize()  # so that the clock tells the truth
         if now - reported > REPORT:
             reported = now
-            print(f"{now - begun:5.0f} s, {steps} steps: {half} loss {torch.stack(losses).mean():.4f}", flush=True)
+            print(f"{now - begun:5.0f} s, {steps} steps: loss {torch.stack(losses).mean():.4f}", flush=True)
             losses.clear()
-            save(net, folder, half)
-    save(net, folder, half)
+            save(net, folder, "encoder")
+    save(net, folder, "encoder")
 
 
 def save(net: CodecNet, folder: Path, half: str | None = None) -> None:
@@ -234,7 +220,7 @@ def encode(encoder: Encoder, sounds: list[np.ndarray], seconds_a_batch: float) -
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("step", choices=["place", "decoder", "encoder"])
+    parser.add_argument("step", choices=["place", "encoder"])
     parser.add_argument("speech", type=Path)
     parser.add_argument("codec", type=Path)
     parser.add_argument("--minutes", type=float, default=60.0, help="of training")
@@ -251,7 +237,7 @@ def main() -> None:
     if given.step == "place":
         place(speech, given.codec)
         return
-    train(speech, given.codec, given.step, time.time() + 60 * given.minutes, given.batch, given.frames, given.peak)
+    train(speech, given.codec, time.time() + 60 * given.minutes, given.batch, given.frames, given.peak)
 
 
 if __name__ == "__main__":

@@ -35,6 +35,16 @@ from tokenizer import other_tokens
 from tokenizers import Tokenizer
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from training import (
+    Averages,
+    Schedule,
+    copy_all,
+    load_optimizer,
+    random_state,
+    read_state,
+    set_random_state,
+    write_state,
+)
 
 from dia2.model.config import Dia2Config
 
@@ -173,10 +183,9 @@ class Trainer:
         self.counts = weights_of(net.depformer.stages).to(device)
         self.total = torch.zeros(len(self.counts), device=device)  # of the losses since they were last read
         self.rate = torch.tensor(0.0, device=device)
-        self.follow = torch.tensor(1.0, device=device)  # how far the averages go towards the weights, a step
         self.steps = 0
         self.parameters = list(net.parameters())
-        self.averages = [w.detach().clone() for w in self.parameters]
+        self.averages = Averages(self.parameters)
         cuda = device.type == "cuda"
         matrices = [w for name, w in net.named_parameters() if w.dim() > 1 and "embed" not in name]
         rest = [w for name, w in net.named_parameters() if w.dim() == 1 or "embed" in name]
@@ -202,16 +211,13 @@ class Trainer:
         (losses * self.counts).sum().backward()
         torch.nn.utils.clip_grad_norm_(self.parameters, 1.0, foreach=True)
         self.optimizer.step()
-        with torch.no_grad():
-            apart = torch._foreach_sub(self.parameters, self.averages)
-            torch._foreach_mul_(apart, self.follow)
-            torch._foreach_add_(self.averages, apart)
+        self.averages.update()
         self.total += losses.detach()
 
     def capture(self) -> None:
         """Records the step as a graph, after a few at a learning rate of 0."""
         self.rate.fill_(0)
-        self.follow.fill_(0)
+        self.averages.hold()
         side = torch.cuda.Stream()
         side.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(side):
@@ -230,8 +236,7 @@ class Trainer:
         """A step, as quickly as there is one. average: of the last averages, what stays."""
         self.steps += 1
         self.rate.fill_(rate)
-        # Early on, an average over many steps would be one of weights that know nothing.
-        self.follow.fill_(1 - min(average, self.steps / (self.steps + 10)))
+        self.averages.set(average, self.steps)
         if self.graph is not None:
             self.graph.replay()
             return
@@ -240,59 +245,29 @@ class Trainer:
 
     @contextmanager
     def averaged(self) -> Iterator[None]:
-        """The net has the averages as its weights."""
-        with torch.no_grad():
-            own = [w.clone() for w in self.parameters]
-            torch._foreach_copy_(self.parameters, self.averages)
+        """The net has the averages as its weights, and drops nothing."""
         self.net.eval()
-        try:
+        with self.averages.in_place():
             yield
-        finally:
-            with torch.no_grad():
-                torch._foreach_copy_(self.parameters, own)
-            self.net.train()
+        self.net.train()
 
     def state(self) -> dict[str, Any]:
         """All that a trainer needs to go on as if it had never stopped, but for what it is fed."""
-        cuda = self.device.type == "cuda"
         return {
             "weights": [w.detach().cpu() for w in self.parameters],
-            "averages": [w.cpu() for w in self.averages],
+            "averages": [w.cpu() for w in self.averages.values],
             "optimizer": self.optimizer.state_dict(),
             "steps": self.steps,
-            "random": torch.cuda.get_rng_state() if cuda else torch.get_rng_state(),
+            "random": random_state(self.device),
         }
 
     def restore(self, state: dict[str, Any]) -> None:
         """Goes on from what `state` gave, before a graph is captured."""
-        with torch.no_grad():
-            for mine, theirs in (("weights", self.parameters), ("averages", self.averages)):
-                for into, tensor in zip(theirs, state[mine], strict=True):
-                    into.copy_(tensor)
-        self.optimizer.load_state_dict(state["optimizer"])
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.rate  # one tensor, which `learn` sets
+        copy_all(self.parameters, state["weights"])
+        copy_all(self.averages.values, state["averages"])
+        load_optimizer(self.optimizer, state["optimizer"], self.rate)
         self.steps = state["steps"]
-        (torch.cuda.set_rng_state if self.device.type == "cuda" else torch.set_rng_state)(state["random"])
-
-
-class Schedule:
-    """How much of the time in all was trained, and what the learning rate is now."""
-
-    def __init__(self, seconds: float, peak: float, warm_up: float, spent: float = 0.0) -> None:
-        """seconds: in all. spent: of them, by calls before. warm_up: a part of all."""
-        self.seconds, self.peak, self.warm_up, self.spent = seconds, peak, warm_up, spent
-
-    @property
-    def progress(self) -> float:
-        """0 to 1."""
-        return min(1.0, self.spent / self.seconds)
-
-    @property
-    def rate(self) -> float:
-        """Up to `peak`, and down along half a cosine."""
-        cosine = 0.02 + 0.98 * (1 + math.cos(math.pi * self.progress)) / 2
-        return self.peak * min(1.0, (self.progress + 1e-3) / self.warm_up) * cosine
+        set_random_state(self.device, state["random"])
 
 
 @torch.no_grad()
@@ -400,11 +375,9 @@ def train(trainer: Trainer, pool: Pool, schedule: Schedule, best: Best, valid: l
 
 
 def save_state(path: Path, trainer: Trainer, schedule: Schedule, best: Best) -> None:
-    """The file is there whole or not at all."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    """All that the next call needs."""
     told = {"trainer": trainer.state(), "spent": schedule.spent, "best": best.loss, "worse": best.worse}
-    torch.save(told, partial)
-    partial.replace(path)
+    write_state(path, told)
 
 
 def parse() -> argparse.Namespace:
@@ -486,9 +459,7 @@ def _trainer(given: argparse.Namespace, config: Dia2Config) -> tuple[Trainer, Sc
         net.load(lm_net.read(given.resume))
     trainer = Trainer(net.train(), given.batch, given.length, torch.device(given.device), given.decay)
     schedule, best = Schedule(60 * given.minutes, given.lr, given.warm_up), Best(trainer, given)
-    if given.state is not None and given.state.exists():
-        told = torch.load(given.state, map_location=trainer.device, weights_only=True)
-        told["trainer"]["random"] = told["trainer"]["random"].cpu()
+    if (told := read_state(given.state, trainer.device)) is not None:
         trainer.restore(told["trainer"])
         schedule.spent, best.loss, best.worse = told["spent"], told["best"], told["worse"]
     return trainer, schedule, best

@@ -1,0 +1,282 @@
+"""Trains the codec's decoder, codes -> sound: `decoder.py SPEECH CODEC --deadline EPOCH --minutes 20 --state STATE`.
+
+SPEECH has shards of sound (speak.py), CODEC an analysis and codebooks (`codec.py place`). At first the decoder learns
+spectra of four sizes alone; after a QUIET part of the time, discriminators and feature matching join. The learning rate
+follows the time that was trained, of `--minutes` in all; a call ends at `--deadline` and leaves STATE, with which the
+next one goes on. What is written to CODEC are averages of the weights. On CUDA a step is one graph.
+
+A transposed convolution whose taps add up differently from sample to sample buzzes: its stride becomes a tone. Here all
+its phases add up to the same (`Smooth`), which is what repeating samples and then convolving them would do.
+"""
+
+import argparse
+import os
+import sys
+import time
+import traceback
+from pathlib import Path
+from typing import Any
+
+import codec
+import torch
+from codec import ANALYSIS, ENCODES, Encoder, Speech, resample
+from codec_net import FRAME, RATIOS, CodecNet
+from discriminators import Discriminators, fooling_loss, matching_loss, telling_loss
+from losses import SpectralLoss
+from spectra import Analysis
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+from training import (
+    Averages,
+    Schedule,
+    copy_all,
+    load_optimizer,
+    random_state,
+    read_state,
+    set_random_state,
+    write_state,
+)
+
+PEAK_RATE = 1e-3
+WARM_UP = 0.02  # of the time
+QUIET = 0.25  # of the time, before the discriminators join
+SPECTRAL, MATCHING, FOOLING = 15.0, 2.0, 1.0  # what the decoder's losses count
+UPSAMPLING = ("upsample.conv.weight", *(f"decoder.layers.{3 * n + 2}.conv.weight" for n in range(len(RATIOS))))
+AVERAGE = 0.999
+MARGIN = 4.0  # seconds before the deadline
+REPORT = 10.0  # seconds
+KEEP = 60.0
+
+
+class Smooth(nn.Module):
+    """Taps [..., 2 * stride] of a transposed convolution made of stride + 1: their own sums over a stride.
+
+    So tap p and tap p + stride add up to the same for every phase p, and what is constant stays constant.
+    """
+
+    def __init__(self, stride: int) -> None:
+        super().__init__()
+        sums = torch.zeros(stride + 1, 2 * stride)
+        for tap in range(stride + 1):
+            sums[tap, tap : tap + stride] = 1
+        self.register_buffer("sums", sums, persistent=False)
+        self.register_buffer("back", torch.linalg.pinv(sums), persistent=False)
+
+    def forward(self, taps: Tensor) -> Tensor:
+        return taps @ self.sums
+
+    def right_inverse(self, weight: Tensor) -> Tensor:
+        """The taps that come nearest to a weight."""
+        return weight @ self.back
+
+
+def smoothed(net: CodecNet) -> CodecNet:
+    """The same network with its upsampling weights made of fewer taps; they have the published shape as before."""
+    for name in UPSAMPLING:
+        parametrize.register_parametrization(net, net.names[name], Smooth(net.get(name).shape[-1] // 2))
+    return net
+
+
+class Trainer:
+    """Decoder and discriminators, and a step that is a captured graph on CUDA."""
+
+    def __init__(
+        self, net: CodecNet, analysis: Analysis, count: int, frames: int, device: torch.device, width: int
+    ) -> None:
+        self.net, self.device = smoothed(net).to(device), device
+        self.encoder = Encoder(net, analysis)
+        self.loss = SpectralLoss(device)
+        self.discriminators = Discriminators(width).to(device)
+        for name, parameter in net.named_parameters():
+            published = name.removeprefix("parametrizations.").removesuffix(".original").replace("/", ".")
+            parameter.requires_grad_(not published.startswith(ENCODES) and "input_proj" not in published)
+        self.parameters = [p for p in net.parameters() if p.requires_grad]
+        self.averages = Averages(self.parameters)
+        self.steps = 0
+        cuda = device.type == "cuda"
+        self.rate = torch.tensor(PEAK_RATE, device=device)
+        common: dict[str, Any] = {
+            "lr": self.rate,
+            "betas": (0.8, 0.99),
+            "weight_decay": 0.01,
+            "fused": True,
+            "capturable": cuda,
+        }
+        self.optimizer = torch.optim.AdamW(self.parameters, **common)
+        self.telling = torch.optim.AdamW(self.discriminators.parameters(), **common)
+        self.input = torch.zeros(count, frames * FRAME * 2 // 3, device=device)
+        self.shown = torch.zeros(4, device=device)  # spectral, matching, fooling, telling
+        self.graphs: dict[bool, torch.cuda.CUDAGraph] = {}
+
+    def learn(self, sound: Tensor, rate: float, adversarial: bool) -> None:
+        """One update on sound [B, T] at 16 kHz."""
+        self.input.copy_(sound)
+        self.steps += 1
+        if adversarial in self.graphs or self.device.type != "cuda":
+            self.rate.fill_(rate)
+            self.averages.set(AVERAGE, self.steps)
+        if adversarial in self.graphs:
+            self.graphs[adversarial].replay()
+        else:
+            self.step(adversarial)
+
+    def step(self, adversarial: bool) -> None:
+        """The discriminators' update, and then the decoder's."""
+        wanted = resample(self.input)
+        with torch.no_grad():
+            codes = self.encoder(wanted)
+        with self._autocast():
+            made = self.net.decode(self.net.dequantize(codes)).float()
+        losses = [self.loss(made, wanted)]
+        if adversarial:
+            told = self._tell(made.detach(), wanted)
+            losses += self._against(made, wanted)
+            self.shown[3].copy_(told)
+        counts = (SPECTRAL, MATCHING, FOOLING)
+        torch.stack([count * loss for count, loss in zip(counts, losses, strict=False)]).sum().backward()
+        _update(self.optimizer, self.parameters)
+        self.averages.update()
+        self.shown[: len(losses)].copy_(torch.stack(losses).detach())
+
+    def _tell(self, made: Tensor, wanted: Tensor) -> Tensor:
+        with self._autocast():
+            real, not_real = self.discriminators(wanted), self.discriminators(made)
+        loss = telling_loss(real, not_real)
+        loss.backward()
+        _update(self.telling, list(self.discriminators.parameters()))
+        return loss.detach()
+
+    def _against(self, made: Tensor, wanted: Tensor) -> list[Tensor]:
+        self.discriminators.requires_grad_(False)
+        with self._autocast():
+            with torch.no_grad():
+                real = self.discriminators(wanted)
+            seen = self.discriminators(made)
+        self.discriminators.requires_grad_(True)
+        return [matching_loss(real, seen), fooling_loss(seen)]
+
+    def _autocast(self) -> torch.autocast:
+        """Without its cache: casts must be part of a graph."""
+        return torch.autocast(self.device.type, torch.bfloat16, cache_enabled=False)
+
+    def capture(self, adversarial: bool, sound: Tensor) -> None:
+        """Records a step as a graph, after three at a learning rate of 0."""
+        self.input.copy_(sound)
+        self.rate.fill_(0)
+        self.averages.hold()
+        side = torch.cuda.Stream()
+        side.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(side):
+            for _ in range(3):
+                self.step(adversarial)
+        torch.cuda.current_stream().wait_stream(side)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            self.step(adversarial)
+        self.graphs[adversarial] = graph
+
+    def state(self) -> dict[str, Any]:
+        """All that a trainer needs to go on as if it had never stopped, but for the speech."""
+        return {
+            "weights": [w.detach().cpu() for w in self.parameters],
+            "averages": [w.cpu() for w in self.averages.values],
+            "discriminators": [w.detach().cpu() for w in self.discriminators.parameters()],
+            "optimizer": self.optimizer.state_dict(),
+            "telling": self.telling.state_dict(),
+            "steps": self.steps,
+            "random": random_state(self.device),
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Goes on from what `state` gave, before a graph is captured."""
+        copy_all(self.parameters, state["weights"])
+        copy_all(self.averages.values, state["averages"])
+        copy_all(list(self.discriminators.parameters()), state["discriminators"])
+        load_optimizer(self.optimizer, state["optimizer"], self.rate)
+        load_optimizer(self.telling, state["telling"], self.rate)
+        self.steps = state["steps"]
+        set_random_state(self.device, state["random"])
+
+    def save(self, folder: Path) -> None:
+        """The averages, as the decoder of the codec in `folder`."""
+        with self.averages.in_place():
+            codec.save(self.net, folder, "decoder")
+
+
+def _update(optimizer: torch.optim.Optimizer, parameters: list[Tensor]) -> None:
+    torch.nn.utils.clip_grad_norm_(parameters, 1.0, foreach=True)
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+
+
+def train(trainer: Trainer, speech: Speech, schedule: Schedule, given: argparse.Namespace) -> None:
+    """Learns until the deadline or the end of the schedule."""
+    batch = lambda: speech.batch(given.batch, given.frames)  # noqa: E731
+    start = told = kept = time.time()
+    before = schedule.spent
+    while (now := time.time()) < given.deadline - MARGIN and schedule.progress < 1:
+        schedule.spent = before + now - start
+        adversarial = schedule.progress >= QUIET
+        if trainer.device.type == "cuda" and not given.eager and adversarial not in trainer.graphs:
+            trainer.capture(adversarial, batch())
+        trainer.learn(batch(), schedule.rate, adversarial)
+        if trainer.device.type == "cuda" and trainer.steps % 8 == 0:
+            torch.cuda.synchronize()  # so that the clock tells the truth
+        if now - told > REPORT:
+            told = now
+            shown = " ".join(f"{loss:.3f}" for loss in trainer.shown.tolist())
+            print(
+                f"{now - start:5.0f} s, {trainer.steps} steps: spectral, matching, fooling, telling {shown}", flush=True
+            )
+        if now - kept > KEEP:
+            kept = now
+            trainer.save(given.codec)
+    trainer.save(given.codec)
+    write_state(given.state, {"trainer": trainer.state(), "spent": schedule.spent})
+    print(f"{trainer.steps} steps, {schedule.progress:.0%} of the time", flush=True)
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("speech", type=Path)
+    parser.add_argument("codec", type=Path)
+    parser.add_argument("--deadline", type=float, required=True, help="of this call, seconds since 1970")
+    parser.add_argument("--minutes", type=float, required=True, help="of training in all")
+    parser.add_argument("--state", type=Path, required=True, help="where a call leaves what the next one goes on with")
+    parser.add_argument("--batch", type=int, default=16)
+    parser.add_argument("--frames", type=int, default=16, help="of 80 ms, in a piece")
+    parser.add_argument("--width", type=int, default=32, help="channels of the discriminators' first layers")
+    parser.add_argument("--hours", type=float, default=15.0, help="of speech kept in memory")
+    parser.add_argument("--peak", type=float, default=PEAK_RATE, help="learning rate")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--eager", action="store_true", help="no CUDA graph")
+    return parser.parse_args()
+
+
+def main() -> None:
+    given = parse()
+    device = torch.device(given.device)
+    torch.manual_seed(0)
+    speech = Speech(given.speech, device, given.hours)
+    if not speech.look(most=10_000):
+        raise SystemExit(f"{given.speech}: no speech there")
+    net = codec.read(given.codec)
+    analysis = Analysis.read(given.codec / ANALYSIS, device)
+    trainer = Trainer(net, analysis, given.batch, given.frames, device, given.width)
+    schedule = Schedule(60 * given.minutes, given.peak, WARM_UP)
+    if (told := read_state(given.state, device)) is not None:
+        trainer.restore(told["trainer"])
+        schedule.spent = told["spent"]
+    try:
+        train(trainer, speech, schedule, given)
+    except RuntimeError:
+        if given.eager or device.type != "cuda":
+            raise
+        # A slower step is better than none; what is left of a broken recording only a new process is rid of.
+        traceback.print_exc()
+        print("no graph: once more, with eager steps", flush=True)
+        os.execv(sys.executable, [sys.executable, *sys.argv, "--eager"])
+
+
+if __name__ == "__main__":
+    main()

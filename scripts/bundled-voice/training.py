@@ -1,0 +1,107 @@
+"""What trainers for a machine of minutes need: a schedule by the time trained, averaged weights, states on disk."""
+
+import math
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+class Schedule:
+    """How much of the time in all was trained, and what the learning rate is now."""
+
+    def __init__(self, seconds: float, peak: float, warm_up: float, spent: float = 0.0) -> None:
+        """seconds: in all. spent: of them, by calls before. warm_up: a part of all."""
+        self.seconds, self.peak, self.warm_up, self.spent = seconds, peak, warm_up, spent
+
+    @property
+    def progress(self) -> float:
+        """0 to 1."""
+        return min(1.0, self.spent / self.seconds)
+
+    @property
+    def rate(self) -> float:
+        """Up to `peak`, and down along half a cosine."""
+        cosine = 0.02 + 0.98 * (1 + math.cos(math.pi * self.progress)) / 2
+        return self.peak * min(1.0, (self.progress + 1e-3) / self.warm_up) * cosine
+
+
+class Averages:
+    """Parameters averaged over the last steps: what is judged and written. Part of a step, also of one in a graph."""
+
+    def __init__(self, parameters: Sequence[Tensor]) -> None:
+        self.parameters = list(parameters)
+        self.values = [w.detach().clone() for w in self.parameters]
+        self._follow = torch.zeros((), device=self.parameters[0].device)
+
+    def set(self, stays: float, steps: int) -> None:
+        """stays: what is left of the last averages after a step; steps: made so far, this one included."""
+        # Early on, an average over many steps would be one of weights that know nothing.
+        self._follow.fill_(1 - min(stays, steps / (steps + 10)))
+
+    def hold(self) -> None:
+        """Steps from here on change nothing, until `set`."""
+        self._follow.fill_(0)
+
+    @torch.no_grad()
+    def update(self) -> None:
+        """After a step of the optimizer."""
+        apart = torch._foreach_sub(self.parameters, self.values)
+        torch._foreach_mul_(apart, self._follow)
+        torch._foreach_add_(self.values, apart)
+
+    @contextmanager
+    def in_place(self) -> Iterator[None]:
+        """The parameters are the averages."""
+        with torch.no_grad():
+            own = [w.clone() for w in self.parameters]
+            torch._foreach_copy_(self.parameters, self.values)
+        try:
+            yield
+        finally:
+            with torch.no_grad():
+                torch._foreach_copy_(self.parameters, own)
+
+
+def copy_all(into: Sequence[Tensor], tensors: Sequence[Tensor]) -> None:
+    """Values of some tensors into others, one by one."""
+    with torch.no_grad():
+        for own, tensor in zip(into, tensors, strict=True):
+            own.copy_(tensor)
+
+
+def load_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any], rate: Tensor) -> None:
+    """Its state; the learning rate stays the tensor that a graph reads."""
+    optimizer.load_state_dict(state)
+    for group in optimizer.param_groups:
+        group["lr"] = rate
+
+
+def random_state(device: torch.device) -> Tensor:
+    """Of the generator that training on this device draws from."""
+    return torch.cuda.get_rng_state() if device.type == "cuda" else torch.get_rng_state()
+
+
+def set_random_state(device: torch.device, state: Tensor) -> None:
+    """What `random_state` gave."""
+    (torch.cuda.set_rng_state if device.type == "cuda" else torch.set_rng_state)(state.cpu())
+
+
+def write_state(path: Path, told: dict[str, Any]) -> None:
+    """The file is there whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    torch.save(told, partial)
+    partial.replace(path)
+
+
+def read_state(path: Path | None, device: torch.device) -> dict[str, Any] | None:
+    """What `write_state` wrote; None where there is none."""
+    if path is None or not path.exists():
+        return None
+    found: dict[str, Any] = torch.load(path, map_location=device, weights_only=True)
+    return found
