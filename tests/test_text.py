@@ -30,7 +30,7 @@ TEXTS: list[tuple[str, str]] = [
 # Many more that agents write, by kind. The rules were mended by them; `unseen` was written after that and run once.
 AGENTS: dict[str, list[tuple[str, str]]] = {
     f"{name}: {kind}": rows
-    for name in ("agents",)
+    for name in ("agents", "unseen")
     for kind, rows in json.loads((FOLDER / f"{name}.json").read_text(encoding="utf-8")).items()
 }
 FRAGMENTS = [
@@ -43,7 +43,8 @@ FRAGMENTS = [
     *("- [x] ", "=", "^", "2", "x", "/", ":", "30", " ", "word", "GIF", "[", "]", "(", "million ", "Main ", "\r\n"),
 ]
 WORDS = sorted({word for rows in (TEXTS, *AGENTS.values()) for text, _ in rows for word in re.findall(r"\s*\S+", text)})
-fragments = st.lists(st.sampled_from([*FRAGMENTS, *WORDS]))
+SIGNS = "0123456789.,:/-+$%\u00b0x\u00bd'\"()#@^*abkmMXI\u00b2\u20ac=&~<>[]_ "
+fragments = st.lists(st.sampled_from([*FRAGMENTS, *WORDS]) | st.text(SIGNS, max_size=7))
 rules = st.sampled_from(["spoken", "clean", "off"])
 
 

@@ -88,6 +88,9 @@ def mixed(whole: int, above: int, below: int) -> str:
     return f"{cardinal(whole)} and {said}"
 
 
+_FRACTION = re.compile(rf"\d*[{''.join(FRACTIONS)}]|(?:\d+-)?[1-9]\d*/[1-9]\d*")
+
+
 def fraction_parts(text: str) -> tuple[int, int, int]:
     """What VALUE matches and NUMBER does not: "1-1/2" and "1\u00bd" -> (1, 1, 2), "3/4" -> (0, 3, 4)."""
     if text[-1] in FRACTIONS:
@@ -98,8 +101,8 @@ def fraction_parts(text: str) -> tuple[int, int, int]:
 
 
 def is_fraction(text: str) -> bool:
-    """Whether a VALUE is one with a fraction."""
-    return "/" in text or text[-1] in FRACTIONS
+    """Whether this is a VALUE with a fraction."""
+    return _FRACTION.fullmatch(text) is not None
 
 
 def value(text: str) -> str:

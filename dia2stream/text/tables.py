@@ -57,7 +57,7 @@ AKDT MSK
 BEFORE_YEARS = _words("""
 in since by of from until till year to and or before after around circa late early mid during through between summer
 spring fall autumn winter the copyright \u00a9 january february march april may june july august september october
-november december jan feb mar apr jun jul aug sep sept oct nov dec c ca
+november december jan feb mar apr jun jul aug sep sept oct nov dec c ca ad a.d
 """)
 AFTER_YEARS = _words("was is will saw has had were election season edition olympics budget report")
 BEFORE_MODELS = _words("a an this that my your his her our their new used")  # "a 2019 Honda"
@@ -248,7 +248,7 @@ PLACES = _pairs("""
 apt=Apartment | ste=Suite | rm=Room | bldg=Building | hwy=Highway | rte=Route | fl=Floor | ext=extension
 """)
 WITHOUT_DOT = _pairs("""
-vs=versus | w/o=without | w/=with | b/c=because | e.g=for example | i.e=that is | a.k.a=also known as
+vs=versus | w/o=without | w/out=without | w/=with | b/c=because | e.g=for example | i.e=that is | a.k.a=also known as
 approx=approximately | etc=et cetera | ext=extension | c/o=care of | n\u00b0=number | p.a=per annum | cont'd=continued
 gov't=government | int'l=international | y/o=years old | qty=quantity | attn=attention | appt=appointment
 appts=appointments

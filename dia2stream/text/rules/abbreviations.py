@@ -134,7 +134,7 @@ def _places(window: Window, core: str) -> Reading | None:
     token = window.first
     if core in PLACES and token.is_capitalised and token.tail in ("", "."):
         following = window.joined_after_dot()
-        if following is not None and (following.core[:1].isdecimal() or following.core.startswith("#")):
+        if following is not None and (following.core[:1] in "#0123456789" or len(following.core) == 1):
             return (Said(1, PLACES[core], ""),)
     if core == "fl" and token.is_capitalised and _STREET_ORDINAL.fullmatch(window.before().core):
         return (Said(1, "Floor", window.without_dot() if token.tail.startswith(".") else None),)
@@ -153,8 +153,9 @@ def compass(window: Window) -> Reading | None:
     following = window.joined_after_dot()
     if following is not None and _STREET_ORDINAL.fullmatch(following.core):
         return (Said(1, DIRECTIONS[core], ""),)
-    if len(core) == 1:
-        return None
+    before = window.before().core.lower()
+    if len(core) == 1 or before in STREETS or before in LONG_STREETS:
+        return None if len(core) == 1 else (Said(1, DIRECTIONS[core]),)
     return _wind(window, core)
 
 

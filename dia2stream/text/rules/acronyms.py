@@ -21,6 +21,7 @@ from dia2stream.text.window import Reading, Said, Token, Window
 _ROMAN_VALUES = {"I": 1, "V": 5, "X": 10, "L": 50, "C": 100, "D": 500, "M": 1000}
 _ROMAN = re.compile(r"M{0,3}(?:C[MD]|D?C{0,3})(?:X[CL]|L?X{0,3})(?:I[XV]|V?I{0,3})")
 _CAPITALS = re.compile(r"([A-Z]{2,6})('?s)?")
+_DOTTED_COMPOUND = re.compile(r"((?:[A-Z]\.){2,})-([a-z]+)")
 _DOTTED = re.compile(r"(?:[A-Za-z]\.)+[A-Za-z]")
 _WITH_AND = re.compile(r"([A-Za-z]+(?:&[A-Za-z]+)+)('s)?")
 _WITH_PLUS = re.compile(r"([A-Za-z]{2,})\+")
@@ -108,6 +109,8 @@ def acronyms(window: Window) -> Reading | None:
         return (Said(1, " ".join(core.upper().replace(".", "")), "" if core == "P.S" else window.without_dots()),)
     if _DOTTED.fullmatch(core) and core.isupper():
         return (Said(1, " ".join(core.replace(".", ""))),)
+    if match := _DOTTED_COMPOUND.fullmatch(core):
+        return (Said(1, f"{' '.join(match[1].replace('.', ''))} {match[2]}"),)
     if core == "PhD" or core == "Ph.D":
         return (Said(1, "P H D", window.without_dot() if "." in core else None),)
     if core in LETTERS_OR_WORDS and not _is_name(window):

@@ -23,16 +23,16 @@ _PERIOD_RANGE = re.compile(r"([QH])(\d)-\1(\d)")  # of a year
 _PLURAL = re.compile(r"([A-Za-z]+)-?(\d{1,3})s")
 _SECTION = re.compile(r"\u00a7+(\d+(?:\.\d+)?)")
 _CODE_SIGN = re.compile(r"#(?=.*\d)([A-Za-z\d]+(?:-[A-Za-z\d]+)*)")
-_ANY_PARTS = re.compile(r"\d[\d,]*(?:\.\d+)?|[^\W\d_]+(?:['-][^\W\d_]+)*|.")
+_ANY_PARTS = re.compile(r"(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?|[^\W\d_]+(?:['-][^\W\d_]+)*|.")
 _LETTER = re.compile(r"[^\W\d_]")
-_SIGNS = {"=": "equals", "+": "plus", "%": "percent", "&": "and", "@": "at", "#": "number", "$": "dollars"}
+_SIGNS = {",": ",", "=": "equals", "+": "plus", "%": "percent", "&": "and", "@": "at", "#": "number", "$": "dollars"}
 _VOWEL = re.compile(r"[aeiouyAEIOUY]")
 
 
 def any_parts(window: Window) -> Reading | None:
     """Any other word with figures or signs: its parts one by one, without most of the signs between them."""
     parts = _ANY_PARTS.findall(window.first.core)
-    return (Said(1, " ".join(filter(None, map(_any_part, parts)))),)
+    return (Said(1, " ".join(filter(None, map(_any_part, parts))).replace(" ,", ",")),)
 
 
 def any_signs(window: Window) -> Reading | None:

@@ -17,6 +17,7 @@ _DATES = re.compile(r"(\d{1,2})/(\d{1,2})/(\d{4}|\d\d)-(\d{1,2})/(\d{1,2})/(\d{4
 _NO_YEAR = re.compile(r"(\d{1,2})/(\d{1,2})")
 _DAY = re.compile(r"\d{1,2}")
 _DAY_RANGE = re.compile(r"(\d{1,2})(?:st|nd|rd|th)?-(\d{1,2}|[A-Z][a-z]+)(?:st|nd|rd|th)?")
+_MONTH_OF_YEAR = re.compile(r"(\d{1,2})/((?:19|20)\d\d)")
 _NAMED = re.compile(r"(\d{1,2})-([A-Z][a-z]{2,8})-(\d{4}|\d\d)")
 _MONTH_NAMES = SHORT_MONTHS | {name: name for name in MONTHS}
 _NAMES = _SHORT | {name: name for name in (*MONTHS, *DAYS)}
@@ -38,6 +39,8 @@ def dates(window: Window) -> Reading | None:
     if match := _DATES.fullmatch(core):
         low, high = (_date(_full_year(y), int(m), int(d)) for m, d, y in (match.groups()[:3], match.groups()[3:]))
         return (Said(1, f"{low} to {high}"),) if low and high else None
+    if (match := _MONTH_OF_YEAR.fullmatch(core)) and 1 <= int(match[1]) <= 12:
+        return (Said(1, f"{MONTHS[int(match[1]) - 1]} {year(int(match[2]))}"),)
     if (match := _NAMED.fullmatch(core)) and match[2] in _MONTH_NAMES:
         return (Said(1, f"the {ordinal(int(match[1]))} of {_MONTH_NAMES[match[2]]} {year(_full_year(match[3]))}"),)
     before = window.before().core
@@ -90,7 +93,7 @@ def short_names(window: Window) -> Reading | None:
     if core not in _SHORT:
         return None
     following = window.word(1)
-    by_date = following is not None and (following.core[:1].isdecimal() or _is_month(following))
+    by_date = following is not None and (following.core.lstrip("'")[:1].isdecimal() or _is_month(following))
     after_day = _DAY.fullmatch(window.before().core.rstrip("stndrh")) is not None and core in SHORT_MONTHS
     dotted = window.first.tail.startswith(".")
     if core == "Sun" and window.before().core.lower() == "the":

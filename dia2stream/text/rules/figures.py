@@ -10,7 +10,7 @@ _SERVICES = re.compile("[2-9]11|988")  # 911
 _CALLING = frozenset(["call", "dial", "or", "text"])
 _NAMING = frozenset(["is", "number", "no", "was", "in", "with"])  # between what is named and its code
 _PERIOD = re.compile(r"[QH][1-4]")  # of a year
-_BEFORE_EARLY = frozenset(["in", "since", "circa", "c", "ca", "year", "until"])  # years from 1000 to 1099
+_BEFORE_EARLY = frozenset(["in", "since", "circa", "c", "ca", "year", "until", "ad", "a.d"])  # years from 1000 to 1099
 _FORMS = frozenset(["1099", "1040"])
 _PLANES = frozenset(["707", "717", "727", "737", "747", "757", "767", "777", "787"])
 
@@ -37,7 +37,7 @@ def is_code(window: Window, text: str) -> bool:
     if len(text) > 6 and not text.endswith("000"):
         return True
     before = window.before().core.lower()
-    if _SERVICES.fullmatch(text) and before in _CALLING:
+    if _SERVICES.fullmatch(text) and (before in _CALLING or (text == "911" and before != "porsche")):
         return True
     if len(text) in (5, 6) and before == "to" and window.before(2).core.isupper():
         return True  # "Text HELP to 741741"
@@ -61,7 +61,7 @@ def _is_label(window: Window, text: str) -> bool:
     if text in _PLANES or text in _FORMS:
         return before.core.lower() in ("a", "the", "my", "your")
     following = window.joined(1) if len(text) == 3 else None
-    return following is not None and following.core in ("error", "errors")
+    return following is not None and following.core in ("error", "errors", "freeway", "interstate")
 
 
 def is_seat(window: Window) -> bool:

@@ -17,7 +17,7 @@ _BEHIND_NUMBER = re.compile(rf"(\d+/\d+|[{''.join(FRACTIONS)}])(?:-([a-z]+)|([A-
 _VULGAR = re.compile(rf"(\d*)([{''.join(FRACTIONS)}])")
 _NO_DENOMINATORS = frozenset([13, 14, 17, 18, 19, 21, 22, 23, 26, 27, 28, 29, 31])
 _COUNTED = frozenset(["step", "page", "part", "day", "question", "slide", "item", "round", "task", "attempt", "level"])
-_AS_SAID = {"24/7": "twenty four seven", "9/11": "nine eleven"}
+_AS_SAID = {"24/7": "twenty four seven", "9/11": "nine eleven", "7/11": "seven eleven"}
 
 
 def fractions(window: Window) -> Reading | None:

@@ -2,12 +2,13 @@
 
 import re
 
-from dia2stream.text.numbers import cardinal, number
+from dia2stream.text.numbers import cardinal, is_fraction, number
 from dia2stream.text.rules.quantity import Quantity
 from dia2stream.text.tables import CURRENCIES, MAGNITUDES, MONEY, PER, SCALES
 from dia2stream.text.window import Reading, Said, Token, Window
 
 _CODES = CURRENCIES | {sign: sign for sign in MONEY}  # what may stand behind a number as a word of its own
+_SHORT_SCALES = {"mil": "million", "bil": "billion", "tril": "trillion"}
 _EUROPEAN = re.compile(r"\d+,\d\d")
 
 
@@ -19,8 +20,8 @@ def money(window: Window) -> Reading | None:
         return None
     scale, words, sign = MAGNITUDES.get(amount.unit, ""), 1, amount.money
     following = window.joined(1)
-    if not scale and following is not None and following.core.lower().removesuffix("+") in SCALES:
-        scale, words = following.core.lower(), 2
+    if not scale and (scale := _scale(following, short=bool(sign))):
+        words = 2
         following = window.joined(2)
     if following is not None and following.core in _CODES:
         sign, words = _CODES[following.core], words + 1
@@ -44,8 +45,12 @@ def currencies(window: Window) -> Reading | None:
     return (Said(words, amount.sign_said + _amount(amount, CURRENCIES[core], scale, False)),)
 
 
-def _scale(word: Token | None) -> str:
-    return word.core.lower() if word is not None and word.core.lower() in SCALES else ""
+def _scale(word: Token | None, short: bool = False) -> str:
+    """The "million" that a word says, also "million+"; short: also "mil" does."""
+    scale = "" if word is None else word.core.lower()
+    if short:
+        scale = _SHORT_SCALES.get(scale, scale)
+    return scale if scale.removesuffix("+") in SCALES else ""
 
 
 def _amount(amount: Quantity, sign: str, scale: str, is_adjective: bool) -> str:
@@ -54,7 +59,7 @@ def _amount(amount: Quantity, sign: str, scale: str, is_adjective: bool) -> str:
     if is_adjective:
         several, cents = one, cent
     whole, _, part = amount.low.replace(",", "").partition(".")
-    if scale or amount.high or len(part) not in (0, 2) or not cent:
+    if scale or amount.high or len(part) not in (0, 2) or not cent or is_fraction(amount.low):
         name = one if amount.is_one and not scale else several
         return " ".join(filter(None, [amount.value_said, scale, name]))
     parts = [f"{number(whole)} {one if int(whole) == 1 else several}"] if int(whole or 0) else []

@@ -20,8 +20,9 @@ def phones(window: Window) -> Reading | None:
     if core[:1] in "+t" and (match := _INTERNATIONAL.fullmatch(core)):
         return (Said(1, _international(match[1])),)
     if core[-1:].isupper() and (match := _WITH_LETTERS.fullmatch(core)):
-        groups = ["one"] if match[1] else []
-        return (Said(1, ", ".join([*groups, *_said_groups([match[2], *match[3].split("-")])])),)
+        figures, letters = (match[3].partition("-")[::2]) if match[3][0].isdecimal() else ("", match[3])
+        groups = [group for group in (match[1], match[2], figures, letters.replace("-", " ")) if group]
+        return (Said(1, ", ".join(_said_groups(groups))),)
     first = core.replace(")", "-")  # "(212)555-0147"
     if not _FIRST.fullmatch(first) or not _GROUPS.fullmatch(first):
         return None

@@ -2,15 +2,17 @@
 
 import re
 
+from dia2stream.text.items import WORD, Item
 from dia2stream.text.numbers import VALUE, cardinal, is_fraction, number, ordinal, value, year
 from dia2stream.text.rules.figures import figures, is_seat, is_year
+from dia2stream.text.rules.money import money
 from dia2stream.text.rules.quantity import Quantity, is_singular, per_said, unit_said
 from dia2stream.text.tables import ATTACHED_UNITS, DIRECTIONS, MAGNITUDES, UNITS
 from dia2stream.text.window import Reading, Said, Window
 
 _ISH = re.compile(r"(\d+)ish")
 _COMPOUND = re.compile(rf"(?:(\d+)(?:st|nd|rd|th)|({VALUE}))-([A-Za-z]+(?:-[A-Za-z]+)*)")
-_VALUE = re.compile(VALUE)
+_UNIT_AND_NUMBER = re.compile(rf"([^\d/-]+)([-/])({VALUE})")
 _BETWEEN = re.compile(r"(\d+)-(on|to|for|in|by|up)-(\d+)")
 _HOURS, _SECONDS = re.compile(r"\d+h"), re.compile(r"\d+s")
 _THOUSANDS = frozenset(["K", "k", "M", "mn", "bn", "tn"])  # without money, B and T are letters
@@ -146,10 +148,31 @@ def compounds(window: Window) -> Reading | None:
     return (Said(1, f"{said} {behind}", tail),)
 
 
-def unit_ranges(window: Window) -> Reading | None:
-    """A unit with the other end of a range behind it: "20 \u00b0C-25 \u00b0C"."""
-    unit, _, high = window.first.core.partition("-")
-    before = window.before()
-    if unit not in UNITS or before.tail or not before.is_numeric or not _VALUE.fullmatch(high):
+def spans(window: Window) -> Reading | None:
+    """From one quantity to another with a unit of its own: "500MB-2GB", "$750k-$1M"."""
+    ends = [Quantity.read(end) for end in window.first.core.split("-")]
+    if len(ends) != 2 or not all(end is not None and (_is_no_letter(end.unit) or end.money) for end in ends):
         return None
-    return (Said(1, f"{unit_said(unit, before.core == '1')} to {value(high)}"),)
+    readings = [_alone(end) for end in window.first.core.split("-")]
+    return (Said(1, " to ".join(readings)),) if all(readings) else None
+
+
+def _is_no_letter(unit: str) -> bool:
+    """Whether this is a unit, and not the letter of a seat or a block."""
+    return unit in UNITS and not (len(unit) == 1 and unit.isupper())
+
+
+def _alone(text: str) -> str:
+    """A quantity that stands alone."""
+    window = Window([Item(WORD, text, 0, 0)], [], closed=True)
+    reading = quantities(window) or money(window)
+    return reading[0].text if reading else ""
+
+
+def unit_ranges(window: Window) -> Reading | None:
+    """A unit with another number behind it: "20 \u00b0C-25 \u00b0C", "10 mg/5 mL"."""
+    match, before = _UNIT_AND_NUMBER.fullmatch(window.first.core), window.before()
+    if match is None or match[1] not in UNITS or before.tail or not before.is_numeric:
+        return None
+    unit, sign, high = match.groups()
+    return (Said(1, f"{unit_said(unit, before.core == '1')} {'to' if sign == '-' else 'per'} {value(high)}"),)

@@ -24,6 +24,22 @@ from dia2stream.text.rules import (
 from dia2stream.text.tables import CODE_WORDS
 from dia2stream.text.window import Reading, Rule, Said, Window
 
+_SUFFIXED = re.compile(r"(\S*\d\S*?)-([a-z]{3,}(?:-[a-z]+)*)")
+
+
+def _alone(text: str, before: str = "") -> str:
+    """How a part of a word is said by itself."""
+    word, previous = Item(Kind.WORD, text, 0, 0), Item(Kind.WORD, before, 0, 0)
+    reading = _read(Window([word], [previous] if before else [], closed=True))
+    return reading[0].text if reading else text
+
+
+def _suffixed(window: Window) -> Reading | None:
+    """A word with figures and one behind it: "1920s-style", "3D-printed"."""
+    match = _SUFFIXED.fullmatch(window.first.core)
+    return match and (Said(1, f"{_alone(match[1], window.before().core)} {match[2].replace('-', ' ')}"),)
+
+
 # Each with the characters of which a word must have one for the rule to be asked: "0" is any figure, "a" and "A" any
 # letter of the alphabet; without any, the rule is asked always.
 _WITH_FIGURES: tuple[tuple[str, Rule], ...] = (
@@ -33,7 +49,7 @@ _WITH_FIGURES: tuple[tuple[str, Rule], ...] = (
     (":-aA", times.times),
     ("aA", times.half_of_day),
     ("+-", times.zones),
-    ("-", quantities.unit_ranges),
+    ("-/", quantities.unit_ranges),
     ("", dates.days),
     ("", abbreviations.houses),
     ("", dimensions.marks),
@@ -51,8 +67,10 @@ _WITH_FIGURES: tuple[tuple[str, Rule], ...] = (
     (maths.CERTAIN, maths.formulas),
     ("-+/\\", symbols.flags_and_paths),
     ("-h", quantities.compounds),
+    ("-", quantities.spans),
     (".", codes.addresses),
     ("x", codes.extensions),
+    ("-", _suffixed),
     ("aA.", codes.codes),
     ("(", maths.calls),
     ("", codes.any_parts),
@@ -111,9 +129,7 @@ def _prefixed(window: Window) -> Reading | None:
     match = _PREFIXED.fullmatch(window.first.core) if "-" in window.first.core else None
     if match is None or window.before().core.lower() in CODE_WORDS:
         return None
-    prefix, rest = (Item(Kind.WORD, text, 0, 0) for text in match.groups())
-    reading = _read(Window([rest], [prefix], closed=True))
-    said = reading[0].text if reading else match[2]
+    said = _alone(match[2], match[1])
     if several := re.fullmatch(r"([1-9]\d?)s", match[2]):
         said = plural(cardinal(int(several[1])))
     return (Said(1, f"{match[1]} {said}"),)
@@ -124,8 +140,7 @@ def _assigned(window: Window) -> Reading | None:
     match = _ASSIGNED.fullmatch(window.first.core) if "=" in window.first.core else None
     if match is None:
         return None
-    reading = _read(Window([Item(Kind.WORD, match[2], 0, 0)], [], closed=True))
-    return (Said(1, f"{match[1].replace('_', ' ')} equals {reading[0].text if reading else match[2]}"),)
+    return (Said(1, f"{match[1].replace('_', ' ')} equals {_alone(match[2])}"),)
 
 
 SPOKEN: tuple[Rule, ...] = (_read,)

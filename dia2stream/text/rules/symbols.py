@@ -24,6 +24,8 @@ def signs(window: Window) -> Reading | None:
     core, before = window.first.core, window.before()
     if core == "-":
         return _dash(window)
+    if core == "#" and (following := window.joined(1)) is not None and following.core[:1].isdecimal():
+        return (Said(1, "number"),)
     if core in _KEYPAD and before.core.lower() in _BEFORE_KEYS:
         return (Said(1, _KEYPAD[core]),)
     if core in _BETWEEN_NUMBERS and (_is_operand(before) or (before.core in UNITS and window.before(2).is_numeric)):

@@ -7,7 +7,7 @@ from dia2stream.text.tables import ZONES
 from dia2stream.text.window import Reading, Said, Window
 
 _HALF = r"(?:[ap]m|[ap]\.m)"
-_CLOCK = re.compile(rf"(\d{{1,2}}):(\d\d)(?::(\d\d))?({_HALF}|[ap](?![a-z]))?", re.IGNORECASE)
+_CLOCK = re.compile(rf"(\d{{1,2}})(?::|\.(?=\d\d{_HALF}))(\d\d)(?::(\d\d))?({_HALF}|[ap](?![a-z]))?", re.IGNORECASE)
 _HOUR = re.compile(rf"(\d{{1,2}})({_HALF})", re.IGNORECASE)
 _RANGE = re.compile(r"([^-]+)-([^-]+)")
 _RATIO = re.compile(r"(\d+):(\d+)")
