@@ -39,7 +39,9 @@ EVERY = [
 class Program:
     """A client that runs. What it tells comes by name; its sounds lie in a folder."""
 
-    def __init__(self, folder: Path, name: str, server: "Restarted", mode: str = "whole", service: str = "") -> None:
+    def __init__(
+        self, folder: Path, name: str, server: "Restarted | Serve", mode: str = "whole", service: str = ""
+    ) -> None:
         assert PYTHON.exists(), "there is no environment for the clients: run scripts/test-clients"
         self.folder, self.server = folder, server
         command = [PYTHON, CLIENTS / f"{name}.py", f"http://127.0.0.1:{server.port}", KEY, folder, mode, service]
@@ -100,6 +102,7 @@ class Program:
     def restarted(self) -> None:
         """The server is killed and comes back under the client, who then speaks again."""
         self.told("restart")
+        assert isinstance(self.server, Restarted)
         self.server.restart()
         self.go_on()
         assert self.told("restarted")["seconds"] > 1

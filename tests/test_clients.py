@@ -11,8 +11,9 @@ from typing import Any
 import av
 import numpy as np
 import pytest
-from client_programs import EVERY, FIRST, LONG, SECOND, WORDS, Program, Restarted, make_voice
+from client_programs import EVERY, FIRST, KEY, LONG, SECOND, WORDS, Program, Restarted, make_voice
 from ears import Ears
+from serving import QUICK, Serve
 from tools import needs
 
 # A test plays some thirty seconds of speech in real time, and on a busy machine the server is slower than that.
@@ -315,6 +316,24 @@ def test_our_plugin_for_livekit(run, hears):
     client.restarted()
     hears("restarted.wav", SECOND)
     client.ended_well()
+
+
+def test_livekits_preemptive_speech_is_heard_at_once_or_never_was(tmp_path):
+    """The answer sounds the same, to the last sample: what was dropped is nowhere in the model's memory."""
+    with Serve(before=QUICK, token=KEY, slots=2) as server:
+        client = Program(tmp_path, "livekit_preemptive", server)
+        try:
+            usual, confirmed, dropped = (client.told(name) for name in ("usual", "confirmed", "dropped"))
+            client.ended_well()
+        finally:
+            client.kill()
+        assert not server.faults
+    assert all(each["unheard"] for each in (usual, confirmed, dropped))
+    assert confirmed["first_ms"] < usual["first_ms"]
+    sounds = [(tmp_path / f"{name}.wav").read_bytes() for name in ("usual", "confirmed", "dropped")]
+    assert len(sounds[0]) > 24000
+    assert sounds[1] == sounds[0]
+    assert sounds[2] == sounds[0]
 
 
 def assert_split(told: dict[str, Any], text: str) -> None:

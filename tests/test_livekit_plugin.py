@@ -5,6 +5,7 @@ runs the plugin in the real one.
 """
 
 import asyncio
+import contextvars
 import importlib
 import sys
 from collections.abc import Callable, Iterator
@@ -35,6 +36,21 @@ class Emitter:
             function(*told)
 
 
+class Handle:
+    """LiveKit's handle of a speech. scheduled: whether LiveKit wants it."""
+
+    def __init__(self) -> None:
+        self.scheduled = False
+
+
+class Session(Emitter):
+    """A session that plays with an output."""
+
+    def __init__(self, audio: Emitter) -> None:
+        super().__init__()
+        self.output = SimpleNamespace(audio=audio)
+
+
 @pytest.fixture
 def plugin(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     """The plugin, beside a framework of names."""
@@ -44,7 +60,7 @@ def plugin(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
         "livekit": {},
         "livekit.agents": {"tts": tts, "utils": SimpleNamespace(), "APIConnectOptions": object, **errors},
         "livekit.agents.types": {"DEFAULT_API_CONNECT_OPTIONS": None},
-        "livekit.agents.voice": {},
+        "livekit.agents.voice": {"SpeechHandle": Handle},
         "livekit.agents.voice.io": {"TimedString": str},
     }
     for name, names in modules.items():
@@ -94,7 +110,7 @@ def test_an_interrupted_speech_is_told_once_and_never_said_again(impatient, plug
     async def check() -> None:
         speaker, output, told = plugin.TTS(url=impatient.url, seed=3), Emitter(), []
         speaker.on("speech_interrupted", told.append)
-        speaker.follow(SimpleNamespace(output=SimpleNamespace(audio=output)))
+        speaker.follow(Session(output))
         first = Speech(speaker, "a")
         await first.say(LONG)
         await first.hear(2)
@@ -115,3 +131,71 @@ def test_an_interrupted_speech_is_told_once_and_never_said_again(impatient, plug
         await speaker.aclose()
 
     check()
+
+
+@on_loop
+async def test_a_speech_that_was_never_played_was_not_heard(impatient, plugin):
+    speaker, output, told = plugin.TTS(url=impatient.url, seed=3), Emitter(), []
+    speaker.on("speech_interrupted", told.append)
+    speaker.follow(Session(output))
+    first = Speech(speaker, "a")
+    await first.say("One two three four.")
+    await first.hear()
+    started(output)
+    output.emit("playback_finished", SimpleNamespace(playback_position=1.2, interrupted=False))
+    second = Speech(speaker, "b")
+    await second.say(LONG)
+    await second.hear(2)
+    speaker.give_up("b")
+    third = Speech(speaker, "c")
+    await third.say("Eleven.")
+    await third.hear()
+    assert third.words == ["Eleven."]
+    assert [(each.heard_ms, each.pending.split()[-10:]) for each in told] == [(1200, LONG.split()[-10:])]
+    await speaker.aclose()
+
+
+def started(output: Emitter) -> None:
+    """The player has begun to play a speech."""
+    output.emit("playback_started", SimpleNamespace(created_at=0.0))
+
+
+@pytest.mark.parametrize("followed", [True, False])
+def test_a_prepared_reply_is_said_when_livekit_wants_it_or_else_never_was(impatient, plugin, followed):
+    @on_loop
+    async def check() -> None:
+        speaker, session = plugin.TTS(url=impatient.url, seed=3), Session(Emitter())
+        if followed:
+            speaker.follow(session)
+        before = Speech(speaker, "a")
+        await before.say("One two.")
+        await before.hear()
+        for id in ("never", "b"):
+            speech, handle = Speech(speaker, id), Handle()
+            await speaker.talk().prepare(id)
+            await speaker.talk().say(id, "Three four.", final=True)
+            committing = asyncio.create_task(speaker.commit(id, handle))
+            await asyncio.sleep(0.3)
+            assert speaker.talk().prepared == id
+            if id == "never":
+                committing.cancel()
+                speaker.give_up(id)
+        handle.scheduled = True
+        session.emit("conversation_item_added", None)
+        await committing
+        assert speaker.talk().prepared is None
+        await speech.hear()
+        assert speech.words == ["Three", "four."]
+        await speaker.aclose()
+
+    check()
+
+
+def test_a_stream_knows_whether_its_speech_is_made_in_advance(plugin):
+    speech = Handle()
+    variable: contextvars.ContextVar[Any] = contextvars.ContextVar("speech")
+    assert plugin.speech_in_advance() is None
+    variable.set(speech)
+    assert plugin.speech_in_advance() is speech
+    speech.scheduled = True
+    assert plugin.speech_in_advance() is None

@@ -1,6 +1,7 @@
-"""A conversation over as many connections as it takes: cut, taken up again, interrupted, resumed, begun anew."""
+"""A conversation over as many connections as it takes: cut, interrupted, resumed, begun anew; with prepared replies."""
 
 import asyncio
+import base64
 import contextlib
 from collections.abc import AsyncIterator, Callable
 from typing import Any
@@ -10,7 +11,7 @@ from piping import PATIENCE
 from serving import Serve, on_loop
 
 from dia2stream.plugins.talk import Again, Lost, Sound, Talk
-from dia2stream.protocol.messages import Done, WordEvent
+from dia2stream.protocol.messages import Done, Listen, Prepared, Ready, WordEvent
 
 TEXT = "[S1] One two three four five six seven eight nine ten. "
 LONG = TEXT * 6
@@ -381,3 +382,138 @@ def test_sound_comes_at_the_rate_that_was_asked_for(impatient, rate):
             assert {(len(item.pcm), item.duration_ms) for item in sounds} == {(rate * 160 // 1000, 80.0)}
 
     check()
+
+
+# ---- Prepared replies ----
+
+
+async def turn(talk: Talk, id: str, text: str) -> list[Any]:
+    await talk.say(id, text, final=True)
+    return await hear(talk, lambda item: isinstance(item, Done) and item.id == id)
+
+
+def prepared(id: str) -> Callable[[Any], bool]:
+    return lambda item: isinstance(item, Prepared) and item.id == id
+
+
+QUESTION = Listen(base64.b64encode(b"\0\1" * 12000).decode(), "Hello?")
+
+
+@on_loop
+async def test_a_discarded_reply_never_was_and_a_committed_one_is_as_if_it_was_said_then(impatient):
+    async with talking(impatient) as (talk, _):
+        await turn(talk, "a", "One two three.")
+        await talk.listen(QUESTION)
+        without = sound(await turn(talk, "b", TEXT + "Eleven."))
+    async with talking(impatient) as (talk, _):
+        await turn(talk, "a", "One two three.")
+        await talk.prepare("x", "Never said. ", final=True)
+        await hear(talk, prepared("x"))
+        await talk.discard("x")
+        await talk.prepare("y", "Nor ")
+        await talk.say("y", TEXT)
+        await hear(talk, prepared("y"))
+        await talk.prepare("b", TEXT[:20])
+        await talk.say("b", TEXT[20:])
+        await hear(talk, prepared("b"))
+        await talk.listen(QUESTION)
+        assert talk.prepared == "b"
+        await talk.commit("b")
+        await talk.say("b", "Eleven.")
+        await talk.end("b")
+        items = await hear(talk, lambda item: isinstance(item, Done) and item.id == "b")
+        assert sound(items) == without
+        assert talk.prepared is None
+        await talk.commit("b")
+        await talk.discard("b")
+
+
+@on_loop
+async def test_the_first_reply_can_be_prepared(impatient):
+    async with talking(impatient) as (talk, _):
+        await talk.prepare("a", "One two.", final=True)
+        await hear(talk, prepared("a"))
+        await talk.discard("a")
+        await talk.prepare("b", "Three.", final=True)
+        await hear(talk, prepared("b"))
+        await talk.commit("b")
+        items = await hear(talk, lambda item: isinstance(item, Done) and item.id == "b")
+        assert words(items) == ["Three."]
+        assert next(item.at_ms for item in items if isinstance(item, Sound)) == 0
+
+
+@on_loop
+async def test_an_interruption_keeps_the_prepared_reply_and_what_goes_on_does_too(impatient):
+    async with talking(impatient) as (talk, _):
+        await talk.say("a", TEXT * 2, final=True)
+        await hear(talk, after(2))
+        heard = await talk.interrupt(800)
+        assert heard is not None
+        await talk.prepare("b", "Eleven.", final=True)
+        await hear(talk, prepared("b"))
+        assert (await asyncio.wait_for(heard, PATIENCE)).heard_ms == 800
+        assert await talk.resume()
+        await hear(talk, lambda item: isinstance(item, Done) and item.id == "a")
+        await hear(talk, prepared("b"))
+        await talk.commit("b")
+        assert words(await hear(talk, lambda item: isinstance(item, Done) and item.id == "b")) == ["Eleven."]
+
+
+@pytest.mark.parametrize("lost", ["nothing", "prepare", "commit"])
+def test_a_prepared_reply_outlives_its_connection(impatient, lost):
+    @on_loop
+    async def check() -> None:
+        async with talking(impatient) as (talk, relay):
+            await turn(talk, "a", "One two three.")
+            relay.deaf = lost == "prepare"
+            await talk.prepare("b", TEXT)
+            if lost != "prepare":
+                await hear(talk, prepared("b"))
+            relay.deaf = lost != "nothing"
+            if lost == "commit":
+                await talk.commit("b")
+            await asyncio.sleep(0.1)
+            await relay.cut()
+            await hear(talk, Ready)
+            await talk.commit("b")
+            await talk.say("b", "Eleven.", final=True)
+            items = await hear(talk, lambda item: isinstance(item, Done) and item.id == "b")
+            assert words(items) == [*TEXT.split()[1:], "Eleven."]
+
+    check()
+
+
+def test_a_reply_that_was_prepared_by_a_server_that_is_gone_is_said_by_another():
+    first = Serve(max_lead_ms=1000)
+    second: list[Serve] = []
+
+    @on_loop
+    async def talk_on() -> None:
+        async with talking(first) as (talk, relay):
+            await talk.prepare("b", "One two.", final=True)
+            await hear(talk, prepared("b"))
+            first.end()
+            await relay.cut()
+            second.append(await asyncio.to_thread(Serve, max_lead_ms=1000))
+            relay.to_port = second[0].port
+            await hear(talk, prepared("b"))
+            await talk.commit("b")
+            assert words(await hear(talk, lambda item: isinstance(item, Done) and item.id == "b")) == ["One", "two."]
+
+    try:
+        talk_on()
+    finally:
+        for server in (first, *second):
+            server.end()
+
+
+@on_loop
+async def test_a_reply_that_cannot_be_said_is_refused_when_it_is_wanted(impatient):
+    async with talking(impatient) as (talk, _):
+        await turn(talk, "a", "One.")
+        await talk.prepare("b", 'Two <break time="99s"/>', final=True)
+        await hear(talk, lambda item: getattr(item, "cmd", None) == "prepare")
+        await talk.commit("b")
+        items = await hear(talk, lambda item: getattr(item, "cmd", None) == "inject")
+        assert items[-1].id == "b"
+        assert words(await turn(talk, "c", "Three.")) == ["Three."]

@@ -9,6 +9,10 @@
         await heard                             # Paused: what was heard, and what was not
         await talk.resume()                     # it was nothing: go on, with the sound that the player threw away
 
+    await talk.prepare("c", "Sure, I can ")     # a reply that may never be heard: made in advance, more by `say`
+    await talk.commit("c")                      # it is wanted: its sound leaves at once
+    await talk.discard("c")                     # or not, and it never was
+
 A connection that breaks is made anew, and the server goes on where it stopped. If the server has forgotten the
 conversation, because it was started anew, what was not said yet is said in a new one; the talk's clock goes on.
 
@@ -28,6 +32,8 @@ from dia2stream.errors import CommandError, Disconnected
 from dia2stream.protocol.audio_message import Audio
 from dia2stream.protocol.messages import (
     Command,
+    Commit,
+    Discard,
     Done,
     Error,
     Event,
@@ -36,6 +42,7 @@ from dia2stream.protocol.messages import (
     Listen,
     Pause,
     Paused,
+    Prepare,
     Resume,
     Start,
     Started,
@@ -81,6 +88,26 @@ class _Utterance:
     sent: int = 0
     said: int = 0
     begin: int = 0  # where in `text` the server's own text of it begins
+    prepared: bool = False  # the server has what was sent of it as its prepared reply
+    committed: bool = False  # it was one
+
+    @property
+    def is_due(self) -> bool:
+        """Whether the server lacks something of it."""
+        return self.sent < len(self.text) or (self.final and not self.closed)
+
+    def anew(self) -> "_Utterance":
+        """The same, of which the server has nothing but what it prepared."""
+        return self if self.prepared else _Utterance(self.text, self.final)
+
+    def take(self) -> str:
+        """The text that the server lacks, which now is sent."""
+        text, self.sent, self.closed = self.text[self.sent :], len(self.text), self.final
+        return text
+
+    def forget_sent(self) -> None:
+        """The server has nothing of it any more that was not said."""
+        self.sent, self.closed, self.prepared = self.begin, False, False
 
 
 Item: TypeAlias = Event | Sound | Again | Lost
@@ -123,6 +150,8 @@ class Talk:
         self._received_ms = 0.0  # on the server's clock
         self._utterances: dict[str, _Utterance] = {}  # those that are not done, in order
         self._set_aside: dict[str, _Utterance] | None = None  # what was interrupted last, if one can go on with it
+        self._reply: tuple[str, _Utterance] | None = None  # what is prepared
+        self._refused_reply = False  # the server cannot prepare it: its text waits here until it is wanted
         self._sounding = ""
         self._kept = _Kept()
         self._stopped_at: float | None = None  # where it was interrupted, on the server's clock
@@ -172,16 +201,48 @@ class Talk:
     # ---- What is to be said ----
 
     async def say(self, id: str, text: str, *, final: bool = False) -> None:
-        """More text of an utterance; a new id begins one, behind those that are not done."""
-        utterance = self._utterances.setdefault(id, _Utterance())
+        """More text of an utterance or of the prepared reply; a new id begins one, behind those that are not done."""
+        if self._reply is not None and self._reply[0] == id:
+            utterance = self._reply[1]
+        else:
+            utterance = self._utterances.setdefault(id, _Utterance())
         utterance.text += text
         utterance.final = utterance.final or final
         await self._send_text()
 
     async def end(self, id: str) -> None:
         """No more text of it will come. No error for one that is done."""
-        if id in self._utterances:
+        if id in self._utterances or id == self.prepared:
             await self.say(id, "", final=True)
+
+    @property
+    def prepared(self) -> str | None:
+        """The id of the reply that is prepared."""
+        return self._reply[0] if self._reply is not None else None
+
+    async def prepare(self, id: str, text: str = "", *, final: bool = False) -> None:
+        """Makes a reply in advance, in place of the one that was prepared before. Only `commit` has it heard.
+
+        What is said and listened to meanwhile goes before it in the model's memory.
+        """
+        before, self._reply = self._reply, (id, _Utterance())
+        self._refused_reply = False
+        if before is not None and before[1].prepared:
+            await self._send(Discard(before[0]))
+        await self.say(id, text, final=final)
+
+    async def commit(self, id: str) -> None:
+        """The prepared reply is wanted: it is said now, and more of its text may come. No error for any other id."""
+        if self._reply is not None and self._reply[0] == id:
+            self._utterances[id], self._reply = self._reply[1], None
+            await self._send_text()
+
+    async def discard(self, id: str) -> None:
+        """The prepared reply is not wanted, and never was. No error for any other id."""
+        if self._reply is not None and self._reply[0] == id:
+            prepared, self._reply = self._reply[1].prepared, None
+            if prepared:
+                await self._send(Discard(id))
 
     async def interrupt(self, position_ms: float, *, keep: Container[str] = ()) -> "asyncio.Future[Paused] | None":
         """Stops now, and forgets what was to be said. Returns what comes to tell what was heard; None if nothing was.
@@ -193,7 +254,7 @@ class Talk:
             return self._drop_unsent(keep)
         if position_ms >= self.received_ms and not self._utterances:
             return None
-        kept = {id: _Utterance(each.text, each.final) for id, each in self._utterances.items() if id in keep}
+        kept = {id: each.anew() for id, each in self._utterances.items() if id in keep}
         self._set_aside = {id: each for id, each in self._utterances.items() if id not in keep}
         self._utterances = kept
         self._stopped_at = max(0.0, min(position_ms, self.received_ms) - self._offset_ms)
@@ -226,6 +287,8 @@ class Talk:
         self._utterances, self._set_aside = self._set_aside, None
         for utterance in self._utterances.values():
             utterance.final = True  # whoever wrote it was told to stop
+        if self._reply is not None:
+            self._reply[1].forget_sent()  # what was prepared in a pause ends with it
         self._items.put_nowait(Again(position_ms))
         for item in self._kept.since(position_ms):
             self._items.put_nowait(item)
@@ -245,31 +308,42 @@ class Talk:
                     await self._client.send(command)
 
     async def _send_text(self) -> None:
-        """Sends what the server does not have of every utterance, in order."""
+        """Sends what the server does not have of every utterance, in order, and of the prepared reply."""
         async with self._lock:
             if self._client is None or self._catching_up:
                 return
             with contextlib.suppress(Disconnected):
-                while (due := self._due()) is not None:
-                    await self._client.send(self._next_of(*due))
+                while (command := self._due()) is not None:
+                    await self._client.send(command)
 
-    def _due(self) -> "tuple[str, _Utterance] | None":
-        """The first utterance of which the server lacks something."""
+    def _due(self) -> Command | None:
+        """What the server lacks first."""
         for id, utterance in self._utterances.items():
-            if utterance.sent < len(utterance.text) or (utterance.final and not utterance.closed):
-                return id, utterance
+            if utterance.prepared or utterance.is_due:
+                return self._next_of(id, utterance)
             if not utterance.final:
                 break  # the next utterance would close this one
+        if self._reply is not None and self._reply[1].is_due and not self._refused_reply:
+            return self._next_prepared(*self._reply)
         return None
 
     def _next_of(self, id: str, utterance: _Utterance) -> Command:
-        text, utterance.sent = utterance.text[utterance.sent :], len(utterance.text)
-        utterance.closed = utterance.final
         self._stopped_at = self._set_aside = None
+        if utterance.prepared:
+            utterance.prepared, utterance.committed = False, True
+            return Commit(id)
+        text = utterance.take()
         if self._begun:
             return Inject(text, id=id, final=utterance.final)
         self._begun = True
         return Start(text, id=id, final=utterance.final, voice=self._voice, seed=self._seed)
+
+    def _next_prepared(self, id: str, reply: _Utterance) -> Command:
+        if not self._begun:  # only a conversation that has begun can prepare a reply
+            self._begun = True
+            return Start("", voice=self._voice, seed=self._seed)
+        known, reply.prepared = reply.prepared, True
+        return (Inject if known else Prepare)(reply.take(), id=id, final=reply.final)
 
     # ---- The connection ----
 
@@ -322,9 +396,11 @@ class Talk:
         """The server has forgotten all: what was not said yet is said to a new conversation."""
         self._offset_ms += self._received_ms
         self._received_ms, self._begun, self._stopped_at = 0.0, False, None
+        if self._reply is not None:
+            self._reply[1].forget_sent()
         for id, utterance in [*self._utterances.items()]:
-            utterance.sent = utterance.begin = utterance.said
-            utterance.closed = False
+            utterance.begin = utterance.said
+            utterance.forget_sent()
             if utterance.final and not utterance.text[utterance.said :].strip():
                 del self._utterances[id]
                 self._items.put_nowait(Done(id, round(self._offset_ms)))
@@ -348,8 +424,8 @@ class Talk:
             case Paused():
                 await self._stands(event)
                 return
-            case Error(code="no_session", field="conversation"):
-                return  # `ready` has told that already
+            case Error(code="no_session", field="conversation") | Error(cmd="discard"):
+                return  # `ready` has told that already; and what was to be forgotten is not there
             case Error():
                 await self._refused(event)
             case Started():
@@ -390,7 +466,17 @@ class Talk:
         else:
             self._find_out_what_arrived(paused)
             await self._send(Resume())
+        await self._prepare_anew()
         await self._send_text()
+
+    async def _prepare_anew(self) -> None:
+        """A commit that never arrived would leave its reply prepared: more of its text would only go on with that."""
+        for id, utterance in self._utterances.items():
+            if utterance.prepared or utterance.committed:
+                await self._send(Discard(id))  # which is refused where the commit did arrive
+        for utterance in [*self._utterances.values(), *([self._reply[1]] if self._reply is not None else [])]:
+            if utterance.prepared:
+                utterance.forget_sent()
 
     def _find_out_what_arrived(self, paused: Paused) -> None:
         """What was under way when the connection broke may never have come: it is sent again."""
@@ -410,6 +496,8 @@ class Talk:
             self._begun = False
         if error.cmd == "pause":
             await self._pause_refused(error)
+        if self._reply is not None and self._reply[0] == error.id:
+            await self._reply_refused(*self._reply)
         utterance = self._utterances.get(error.id or "")
         if utterance is None:
             return
@@ -418,6 +506,13 @@ class Talk:
         else:
             self._utterances.pop(error.id or "")
         await self._send_text()
+
+    async def _reply_refused(self, id: str, reply: _Utterance) -> None:
+        """The text of the prepared reply waits here; what is wrong with it is told when it is to be said."""
+        self._refused_reply = True
+        if reply.prepared:
+            reply.forget_sent()
+            await self._send(Discard(id))
 
     async def _pause_refused(self, error: Error) -> None:
         """If it was too long ago to go back to, all that was sent counts as heard."""
