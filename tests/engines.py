@@ -135,5 +135,5 @@ def take_until(session: Session, kind: type[Any]) -> list[Item]:
 def alone(*commands: Command) -> bytes:
     """What a toy says that nobody disturbs."""
     rig = toy()
-    rig.conversation._tokenizer = checkpoint(GOLDENS / "published-like").tokenizer
+    rig.conversation.tokenizer = checkpoint(GOLDENS / "published-like").tokenizer
     return b"".join(frame.tobytes() for frame in rig.do(*commands).run().frames)

@@ -42,7 +42,7 @@ def engine() -> Iterator[ToyEngine]:
 def in_turns(*commands: Command) -> bytes:
     """What a toy says that nobody disturbs, when each command comes after the turn before."""
     rig = toy()
-    rig.conversation._tokenizer = checkpoint(GOLDENS / "published-like").tokenizer
+    rig.conversation.tokenizer = checkpoint(GOLDENS / "published-like").tokenizer
     for command in commands:
         rig.do(command).run()
     return b"".join(frame.tobytes() for frame in rig.frames)

@@ -319,6 +319,13 @@ class Context:
                 self.stepper.slots[self.slot].text = text
         self.stepper.slots[self.slot].known = known - self.base
 
+    def go_back(self, step: int) -> None:
+        """Goes on at `step`, with the text machine as it stood there; all frames stay."""
+        if step < self.step:
+            mark = self.mark_at(step)
+            self.rewind(step, self.frames)
+            self.state.restore(mark)
+
     def cut(self, step: int, heard: int) -> None:
         """Goes on at `step` as if nothing had been said from there on: its column has no text.
 

@@ -162,8 +162,17 @@ class WordTimes:
             return over if word.end is None else min(over, word.end)
         if word.end is not None:
             return word.end
-        step, start = last_end or word.step + max(1, word.word.padding), word.start or 0.0
-        return max(float(step * FRAME_MS + self._delay), start + self.length(word))
+        return self.over_at(last_end or word.step + max(1, word.word.padding), word)
+
+    def over_at(self, step: int, word: TakenWord) -> float:
+        """When a word that was told is over, as far as the step tells at which the model takes what follows it."""
+        return max(float(step * FRAME_MS + self._delay), (word.start or 0.0) + self.length(word))
+
+    def half_heard(self, until: float, word: TakenWord, following: TakenWord | None, last_end: int | None) -> bool:
+        """Whether half of a word had sounded at a time. following, last_end: as for `end`."""
+        if word.start is None:
+            return False
+        return until - word.start >= (self.end(word, following, last_end) - word.start) / 2
 
     def being_said(self, taken: Sequence[TakenWord], at: float, ended: bool) -> Sequence[TakenWord]:
         """The words of which something may still have to sound at a time, the latest first; empty between words.

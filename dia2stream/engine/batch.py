@@ -26,7 +26,8 @@ from dia2.steps.context import Context
 from dia2.steps.pool import FinishedFrames
 from dia2.steps.speculation import LEAST_DEPTH, Tree
 from dia2.steps.stepper import Stepper, TextColumn
-from dia2stream.conversation.conversation import Conversation, MadeFrame
+from dia2stream.conversation.conversation import Conversation
+from dia2stream.conversation.events import MadeFrame
 from dia2stream.conversation.level import amplified
 from dia2stream.conversation.word_times import amplified_levels, quietness
 from dia2stream.engine.observer import StepReport
