@@ -68,7 +68,9 @@ class RigPool:
         return FinishedFrames([context for context, _ in frames], [number for _, number in frames], torch.zeros(0))
 
     def decode(self, finished: FinishedFrames) -> MadeSounds:
-        sounds = [context.decode(number) for context, number in zip(finished.contexts, finished.numbers, strict=True)]
+        sounds = [
+            context.playback.decode(number) for context, number in zip(finished.contexts, finished.numbers, strict=True)
+        ]
         return MadeSounds(torch.stack([sound.pcm() for sound in sounds]))
 
 
@@ -266,11 +268,11 @@ class Memory:
     def __init__(self, rig: Rig) -> None:
         context, slot = rig.context, rig.stepper.slots[rig.conversation.slot]
         self.step, self.frames, self.column, self.known = context.step, context.frames, slot.column, slot.known
-        self.text, self.mark, self.columns = slot.text, context.state.mark(), list(context._columns)
+        self.text, self.mark, self.columns = slot.text, context.state.mark(), list(context.history.columns)
         codes = rig.stepper.codes[rig.conversation.slot, :, : slot.column + context.lead_in].clone()
         places = torch.arange(codes.shape[1]) - torch.tensor(rig.stepper.delays)[:, None]
         self.codes = codes.masked_fill(places >= slot.known, -1)
-        codec = cast(Any, context._codec)
+        codec = cast(Any, context.playback.codec)
         self.codec = heard_by(codec.codec.state, codec.number) if isinstance(codec, SlotCodec) else list(codec.state)
         if isinstance(rig.stepper, Stepper):
             branches = 2 if slot.settings.guided else 1
@@ -310,12 +312,12 @@ def assert_holds_what_was_heard(rig: Rig, blank: Rig, played: Tensor) -> None:
     played: the codes that the listener heard, int64 [C, frames], those of a word that was cut included.
     """
     heard, other = rig.context, blank.stepper
-    codes = heard._archived(0, heard.frames)
+    codes = heard.history.frames(0, heard.frames)
     other.begin(0, rig.stepper.slots[0].settings, seed=0)
     delay_frames(codes, other.delays, other.codes[0])
-    other.prefill(0, [text for text, _ in heard._columns])
+    other.prefill(0, [text for text, _ in heard.history.columns])
     other.slots[0].known = blank.context.frames = heard.frames
-    blank.context._codec.hear(played)
+    blank.context.playback.codec.hear(played)
     assert heard.step == heard.frames
     _assert_same_contents(Memory(rig), Memory(blank))
 

@@ -35,7 +35,7 @@ class ToyFacts:
             codebooks=len(context.stepper.delays),
             delays=context.stepper.delays,
             context_steps=context.limit,
-            history_frames=context._history_wanted,
+            history_frames=context.history_frames,
             began=0.0,
             has_text=keeps_text,
             gain_db=conversation.defaults.gain_db,
@@ -127,7 +127,7 @@ class RevivedRig(Taped):
     def __init__(self, revival: Revived, like: Rig, tape: Tape | None = None) -> None:
         limit = like.stepper.config.runtime.max_context_steps
         stepper = ToyStepper(limit=limit, ahead=like.context.machine.ahead)
-        context = Context(cast(Any, stepper), 0, cast(Any, ToyCodec()), like.context._history_wanted)
+        context = Context(cast(Any, stepper), 0, cast(Any, ToyCodec()), like.context.history_frames)
         revival.settle(context, ToyEar() if tape is None else tape.ear(ToyEar()))
         self.stepper, self.context, self.conversation = cast(Any, stepper), context, revival.conversation
         self.tape = tape

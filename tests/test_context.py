@@ -23,7 +23,7 @@ from conversations import (
     voice,
 )
 
-from dia2.steps.context import ARCHIVE_FRAMES
+from dia2.steps.history import ARCHIVE_FRAMES
 from dia2.steps.stepper import TextColumn
 from dia2stream.options import SpeechOptions
 from dia2stream.protocol.messages import Inject, Pause, Reset, Start
@@ -64,7 +64,7 @@ def interrupted(rig: Rig, sent: int, played_ms: int, text: str = "[S2] Wait.") -
 @every_kind
 def test_after_going_back_it_holds_the_columns_of_what_was_heard_and_nothing_else(make: Make) -> None:
     rig = make().do(Start(TALE)).run_until_sent(15)
-    played = rig.context._archived(0, rig.context.first_frame + 10)
+    played = rig.context.history.frames(0, rig.context.first_frame + 10)
     interrupted(rig, sent=15, played_ms=10 * 80 + 30)
     assert rig.context.frames == memory_at(rig, 10) < rig.context.first_frame + 10
     assert_holds_what_was_heard(rig, make(), played)
@@ -77,7 +77,7 @@ def test_going_back_is_the_same_as_never_having_gone_further(make: Make) -> None
     assert_same_memory(Memory(ahead), Memory(there))
     assert_sound_alike(ahead.run().frames[14:], there.run().frames[9:])
     assert torch.equal(
-        ahead.context._archived(0, ahead.context.frames), there.context._archived(0, there.context.frames)
+        ahead.context.history.frames(0, ahead.context.frames), there.context.history.frames(0, there.context.frames)
     )
 
 
@@ -85,7 +85,7 @@ def test_going_back_is_the_same_as_never_having_gone_further(make: Make) -> None
 @pytest.mark.parametrize("clips", [{}, {"clips": toy_voice()}], ids=["cold", "in a voice"])
 def test_any_frame_can_be_gone_back_to(to: int, clips: dict[str, object]) -> None:
     rig = toy(limit=600, voices=clips).do(Start(LONG)).run_until_sent(200)
-    played = rig.context._archived(0, rig.context.first_frame + to)
+    played = rig.context.history.frames(0, rig.context.first_frame + to)
     interrupted(rig, sent=200, played_ms=to * 80)
     assert_holds_what_was_heard(rig, toy(limit=600), played)
     assert frame_numbers(rig.run())[200:] == list(range(memory_at(rig, to), rig.context.frames))
@@ -120,7 +120,7 @@ def test_going_back_behind_a_rebuild_rebuilds_once_more() -> None:
 def test_known_codes_stay_when_the_context_is_rebuilt_for_going_back(make: Make) -> None:
     rig = make(history=40).do(Start(LONG)).run_until_sent(160)
     there = memory_at(rig, 100)
-    known = rig.context._archived(85, there)
+    known = rig.context.history.frames(85, there)
     rig.do(Pause(100 * 80), Inject("[S2] Wait.")).run(rig.context.lead_in + 3)
     base = rig.context.base
     assert 0 < base < 85
@@ -152,7 +152,7 @@ def test_a_rebuilt_context_holds_the_clips_and_the_last_seconds() -> None:
     blank = toy(voices={"clips": toy_voice()}).do(Start(LONG))
     assert rig.stepper.remembered(0, prefix) == blank.stepper.remembered(0, prefix)
     # The codes of the clips, then those of the history, each as late as its codebook.
-    codes = torch.cat([toy_voice().codes, context._archived(start, context.frames)], dim=1)
+    codes = torch.cat([toy_voice().codes, context.history.frames(start, context.frames)], dim=1)
     for k, late in enumerate(rig.stepper.delays):
         until = prefix + context.frames - start
         assert torch.equal(rig.stepper.codes[0, k, late : late + until], codes[k])
@@ -179,7 +179,7 @@ def test_a_rebuilt_context_begins_at_a_word() -> None:
             rig.step()
             rig.take()
         start = rig.context.base - rig.context.oldest_step()
-        mark = rig.context._columns[start][1]
+        mark = rig.context.history.columns[start][1]
         assert not mark.pending
         assert not mark.lookahead
 

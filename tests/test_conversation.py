@@ -54,7 +54,7 @@ def test_a_cold_start_says_what_the_goldens_say(goldens: Path) -> None:
         )
         rig = golden(goldens, defaults).say(case["script"], text_rules="off")
         tokens = expected(goldens)[case["id"] + ".audio_tokens"]
-        assert torch.equal(rig.context._archived(0, rig.context.frames), tokens.long())
+        assert torch.equal(rig.context.history.frames(0, rig.context.frames), tokens.long())
         # A colon parts words. The caller's own word, "4:30", is one event.
         stamps = iter(case["timestamps"])
         for event in rig.of(WordEvent):
@@ -173,7 +173,7 @@ def test_two_conversations_in_one_stepper_each_sound_as_alone(goldens: Path, rhy
         alone = golden(goldens, chosen).say(text)
         assert rig.of(WordEvent) == alone.of(WordEvent)
         assert torch.equal(
-            rig.context._archived(0, rig.context.frames), alone.context._archived(0, alone.context.frames)
+            rig.context.history.frames(0, rig.context.frames), alone.context.history.frames(0, alone.context.frames)
         )
         assert_sound_alike(rig.frames, alone.frames)
 

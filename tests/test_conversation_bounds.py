@@ -42,7 +42,7 @@ def test_a_command_that_is_refused_has_changed_nothing(commands: list[Command], 
 
 def test_a_long_word_costs_no_more_memory_than_its_steps() -> None:
     rig = toy(limit=2000).do(Start("x" * MAX_TEXT_CHARS)).run(1000)
-    rows = {id(mark.pending.row) for _, mark in rig.context._columns}
+    rows = {id(mark.pending.row) for _, mark in rig.context.history.columns}
     assert len(rows) == 2  # none, and the word's
 
 

@@ -136,16 +136,16 @@ def test_the_first_sound_after_an_interruption_takes_no_more_steps_than_a_cold_s
 
 def test_the_codec_goes_on_behind_what_was_heard_also_of_what_is_forgotten() -> None:
     rig = toy().do(Start(HELLO)).run_until_sent(30)
-    heard = list(rig.context._codec.state)[:20]
+    heard = list(rig.context.playback.codec.state)[:20]
     rig.do(Pause(20 * 80), Inject(HELLO))
-    assert list(rig.context._codec.state) == heard
+    assert list(rig.context.playback.codec.state) == heard
     rig.run_until_sent(40)
-    said = list(rig.context._codec.state)[:25]
+    said = list(rig.context.playback.codec.state)[:25]
     assert said[:20] == heard
     rig.do(Pause(35 * 80), Inject("Well."))  # five frames of the second text
-    assert list(rig.context._codec.state) == said
+    assert list(rig.context.playback.codec.state) == said
     rig.run_until_sent(45).do(Pause(10 * 80), Inject("Oh."))  # in the first text again
-    assert list(rig.context._codec.state) == heard[:10]
+    assert list(rig.context.playback.codec.state) == heard[:10]
     rig.do(Inject("Well."))
 
 

@@ -40,7 +40,7 @@ def test_a_voice_is_heard_in_nothing_but_what_follows_it(goldens: Path) -> None:
     assert rig.of(WordEvent)[0].start_ms == 0
     assert rig.context.frames == clips + len(rig.frames)
     # It goes on from the clips' sound, without a click.
-    whole = checkpoint(goldens).codec.decode(rig.context._archived(0, rig.context.frames)[None])[0]
+    whole = checkpoint(goldens).codec.decode(rig.context.history.frames(0, rig.context.frames)[None])[0]
     frame = len(rig.frames[0])
     np.testing.assert_allclose(rig.audio, whole[clips * frame :].clamp(-1, 1).numpy(), atol=1e-5)
     assert golden(goldens, GREEDY).say("[S1] Hello there.").audio.tobytes() != rig.audio.tobytes()
@@ -86,7 +86,7 @@ def context_reads(rig: Any) -> list[Any]:
     clips = rig.context.voice.frames
     codes = aligned(rig.stepper.codes[0], rig.stepper.delays, 0, clips)
     assert torch.equal(codes, rig.context.voice.codes), "the context begins with the voice's clips"
-    return list(rig.context._columns)
+    return list(rig.context.history.columns)
 
 
 def test_an_inject_in_another_voice_goes_on_behind_its_clips_with_the_memory_kept() -> None:

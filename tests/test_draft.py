@@ -82,10 +82,10 @@ def test_it_overwrites_no_more_columns_than_are_kept(monkeypatch: Any):
     talk.say("Hello.")
     draft = Draft(talk.context)
     stepper.slots[1].column += MOST_COLUMNS + 1
-    talk.context._due.append((0, 0))
+    talk.context.columns.due.append((0, 0))
     with pytest.raises(DraftRefused, match="columns are due"):
         Draft(talk.context)
-    talk.context._due.clear()
+    talk.context.columns.due.clear()
     wide = Draft(talk.context)
     stepper.slots[1].column -= MOST_COLUMNS + 1
     with pytest.raises(DraftRefused, match="257 columns are overwritten, of at most 256"):

@@ -143,7 +143,7 @@ def test_real_caches_equal_those_of_a_prefix(goldens: Path) -> None:
 
 def test_the_words_stand_where_they_were_said_in_the_callers_own_speech() -> None:
     rig = talk(ahead=0).do(Start(""), said())
-    mains = [text[0] for text, _ in rig.context._columns]
+    mains = [text[0] for text, _ in rig.context.history.columns]
     encode = ToyTokenizer().encode
     # Column t + 1 holds what step t produced; "can" is said at 0.5 s, frame 6, taken by step 5.
     first, second = encode("[S2] hello"), encode("can")
@@ -390,7 +390,7 @@ def test_the_same_reply_comes_in_pieces() -> None:
 def test_two_callers_in_a_row_are_two_utterances() -> None:
     rig = talk(ahead=0).say("Hello.")
     rig.do(said(12, WORDS[:2], final=False), said(12, WORDS[:2], speaker="S1"), said(12, WORDS[:2]))
-    tags = [text[0] for text, _ in rig.context._columns if text[0] in ToyTokenizer.speakers]
+    tags = [text[0] for text, _ in rig.context.history.columns if text[0] in ToyTokenizer.speakers]
     assert tags[-3:] == [ToyTokenizer.speakers[n] for n in (1, 0, 1)]
 
 
@@ -484,7 +484,7 @@ def test_sound_of_any_rate_has_the_same_frames(rate: int) -> None:
         rig.do(Listen(cast(str, pcm[start : start + 9000]), sample_rate=rate, final=False))
     rig.do(Listen(sample_rate=rate))
     assert rig.context.frames == 25
-    levels = rig.context._archive[0, :25].tolist()
+    levels = rig.context.history.archive[0, :25].tolist()
     expected = [1000 * 2 / np.pi * (0.2 + 0.6 * (frame + 0.52) / 25) for frame in range(25)]
     assert np.abs(np.array(levels) - expected)[1:-1].max() < 8
 

@@ -52,7 +52,7 @@ def alone(goldens: Path, number: int, steps: int) -> tuple[Tensor, Tensor]:
         pool.stepper.complete([context.advance(action)])
         frame = context.next_frame()
         if frame is not None:
-            sound.append(context.decode(frame).pcm().clone())
+            sound.append(context.playback.decode(frame).pcm().clone())
     return pool.stepper.frames(0, 0, context.frames), torch.cat(sound)
 
 

@@ -141,9 +141,9 @@ def test_nothing_of_the_prefix_reaches_the_listener(tiny: Checkpoint) -> None:
 
 def test_twenty_voices_under_load_stay_within_the_bound(tiny: Checkpoint) -> None:
     voices = {f"v{number}": prefix(tiny, number, frames=48) for number in range(20)}
-    one = rig(tiny, {"v": voices["v0"]})
-    spoken(one, cfg_scale=1.0)
-    size = one.context._voices.bytes
+    kept = VoiceCache(ROOM)
+    spoken(rig(tiny, {"v": voices["v0"]}, kept=kept), cfg_scale=1.0)
+    size = kept.bytes
     engine = Engine(tiny, slots=2, speech=SPEECH, voices=voices)
     engine.kept_voices.most_bytes = 8 * size
     most, runs = 0, Counter[str]()
@@ -206,8 +206,8 @@ def test_without_room_every_other_voice_is_run_anew(tiny: Checkpoint) -> None:
 
 
 def test_a_device_without_memory_keeps_no_voices(tiny: Checkpoint, monkeypatch: pytest.MonkeyPatch) -> None:
-    voices = {name: prefix(tiny, number) for number, name in enumerate("ab")}
-    talk = rig(tiny, voices)
+    voices, kept = {name: prefix(tiny, number) for number, name in enumerate("ab")}, VoiceCache(ROOM)
+    talk = rig(tiny, voices, kept=kept)
     first = spoken(talk, voice="a")
 
     def full(*args: Any) -> Columns:
@@ -215,5 +215,5 @@ def test_a_device_without_memory_keeps_no_voices(tiny: Checkpoint, monkeypatch: 
 
     monkeypatch.setattr(KVCache, "copied", full)
     spoken(talk, voice="b")
-    assert len(talk.context._voices) == 0
+    assert len(kept) == 0
     assert spoken(talk, voice="a") == first

@@ -35,8 +35,8 @@ class Draft:
             raise DraftRefused("columns are due")
         self._context, self.context = context, context.draft()
         self._stepper, self._room = context.stepper, context.room_aside
-        self._place, self._codec_place = self._stepper.place(context.slot), context.codec.place()
-        self._archive = context.archive.clone()
+        self._place, self._codec_place = self._stepper.place(context.slot), context.playback.codec.place()
+        self._archive = context.history.archive.clone()
         self._start = 0
         self._columns: Columns | None = None
         self._codec: CodecAside | None = None
@@ -53,7 +53,7 @@ class Draft:
             raise DraftRefused(f"{stop - start} columns are overwritten, of at most {MOST_COLUMNS}")
         try:
             columns = self._stepper.aside(self.context.slot, start, stop)
-            codec = self.context.codec.aside(frames)
+            codec = self.context.playback.codec.aside(frames)
         except torch.OutOfMemoryError as error:
             raise DraftRefused("there is no memory to keep aside what is overwritten") from error
         size = codec.bytes + (0 if columns is None else columns.bytes)
@@ -69,8 +69,8 @@ class Draft:
         """The conversation goes on as if the draft had never been."""
         slot = self._context.slot
         self._stepper.put_back(slot, self._place, self._start, self._columns)
-        self._context.codec.put_back(self._codec_place, self._codec)
-        self._context.archive.copy_(self._archive)
+        self._context.playback.codec.put_back(self._codec_place, self._codec)
+        self._context.history.archive.copy_(self._archive)
         self.forget()
 
     def forget(self) -> None:

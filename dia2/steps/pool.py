@@ -22,7 +22,8 @@ from torch import Tensor
 from dia2.codec.frames import FrameCodec, Sounds
 from dia2.model.slots import on_device
 from dia2.steps.aside import AsideRoom
-from dia2.steps.context import ARCHIVE_FRAMES, Context, new_archive
+from dia2.steps.context import Context
+from dia2.steps.history import ARCHIVE_FRAMES, new_archive
 from dia2.steps.stepper import Stepper
 from dia2.steps.voice_cache import VoiceCache
 
@@ -78,5 +79,5 @@ class ContextPool:
     def decode(self, finished: FinishedFrames) -> Sounds:
         """Starts decoding frames, at least one: the next of each of their contexts."""
         for context, number in zip(finished.contexts, finished.numbers, strict=True):
-            context.decoded = number + 1
+            context.playback.decoded = number + 1
         return self.codec.submit([context.slot for context in finished.contexts], finished.codes)

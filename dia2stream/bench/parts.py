@@ -38,7 +38,7 @@ class Parts:
             first + _EARLY,
         )  # after the voice, which stays in the cache
         # The codec's time ends when the samples are in main memory.
-        self._time("codec_frame", lambda: self._context.decode(next(frames)).pcm())
+        self._time("codec_frame", lambda: self._context.playback.decode(next(frames)).pcm())
         self._time("backbone_step", lambda: self._step(early, whole=False))
         self._time("backbone_step_late", lambda: self._step(late, whole=False))
         self._time("whole_frame", lambda: self._step(early, whole=True))

@@ -99,7 +99,7 @@ class Replay:
             column.copy_(given)
         frame = context.next_frame()
         if frame is not None:
-            pcm, made = context.decode(frame).pcm().numpy(), conversation.complete(frame)
+            pcm, made = context.playback.decode(frame).pcm().numpy(), conversation.complete(frame)
             heard = np.clip(pcm, -1.0, 1.0).copy() if made.gain is None else amplified(pcm, made.gain)
             conversation.deliver(made, heard, levels)
 

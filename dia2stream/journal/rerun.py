@@ -302,7 +302,7 @@ def _step_without_model(
     stepper.complete([conversation.advance(action)])
     frame = context.next_frame()
     if frame is not None:
-        context.decode(frame)
+        context.playback.decode(frame)
         # Its number, and its gain if it has one, stand for its sound until somebody wants to hear it.
         made = conversation.complete(frame)
         conversation.deliver(made, np.array([frame, *(made.gain or ())], np.float32), levels)
@@ -371,7 +371,7 @@ class Revived:
         conversation, outbox = self.conversation, self.conversation.outbox
         first = min(self._numbers(), default=conversation.context.frames)
         context.adopt(conversation.context, self._stepper.ran, self._codec.heard, first)
-        made = context.sounds_from(first)
+        made = context.playback.decode_again(first, context.frames)
         sounds = {number: sound.pcm().numpy() for number, sound in made}
 
         def sounding(item: Item) -> Item:
