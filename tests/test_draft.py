@@ -29,7 +29,7 @@ def bits(stepper: Stepper, codec: FrameCodec, columns: int, context: Context) ->
     """All that is kept of the slot: its columns so far, its codes, its archive, and the whole state of the codec."""
     kept = stepper.cache.copied(1, 1, columns)
     state = codec.state
-    tensors = [kept.k, kept.v, stepper.codes[1], context.archive, state.keys, state.values, state.log]
+    tensors = [kept.k, kept.v, stepper.codes[1], context.history.archive, state.keys, state.values, state.log]
     return [tensor.clone() for tensor in (*tensors, state.position, state.filled)]
 
 
