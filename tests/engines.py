@@ -82,8 +82,8 @@ class ToyEngine(Engine):
         super().__init__(checkpoint(GOLDENS / "published-like"), slots=slots, speech=SAMPLED, **options)
         self.toy = GatedStepper(slots)
         self.stepper = cast(Any, self.toy)
-        self._batch = Batch(RigPool(self.stepper), self._conversation_failed)
-        self._contexts = [Context(self.stepper, slot, cast(Any, ToyCodec()), 375) for slot in range(slots)]
+        self.thread.batch = Batch(RigPool(self.stepper), self.thread.conversation_failed)
+        self.pool.contexts[:] = [Context(self.stepper, slot, cast(Any, ToyCodec()), 375) for slot in range(slots)]
 
 
 @contextmanager

@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 
 from dia2stream.conversation.outbox import Outbox
 from dia2stream.engine.backlog import MAX_BYTES, MAX_SECONDS, Backlog, OrderSeconds
-from dia2stream.engine.session import CLOSE, STAND_STILL
+from dia2stream.engine.orders import CLOSE, STAND_STILL
 from dia2stream.errors import CommandError
 from dia2stream.protocol.messages import Error, Inject, Listen, Paused, Resume, Start
 

@@ -23,7 +23,8 @@ from dia2.checkpoint.load import LoadOptions, has_bundled, load_checkpoint, load
 from dia2.errors import CheckpointError
 from dia2.model.sampling import SamplingDefaults
 from dia2stream.engine import engine
-from dia2stream.engine.engine import Engine, default_model
+from dia2stream.engine.engine import Engine
+from dia2stream.engine.loading import default_model
 from dia2stream.options import ModelOptions
 from dia2stream.protocol.messages import Inject, Pause, Start
 

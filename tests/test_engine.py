@@ -249,7 +249,7 @@ def test_a_thread_that_ends_by_itself_makes_the_engine_broken(engine: ToyEngine)
         raise MemoryError("no room left")
 
     session = engine.conversation()
-    engine._carry_out_orders = fail  # type: ignore[method-assign]
+    engine.thread._carry_out_orders = fail  # type: ignore[method-assign]
     session.submit(Start(HELLO))
     assert [item.code for item in session if isinstance(item, Error)] == ["internal"]
     assert session.released
@@ -523,8 +523,8 @@ def test_it_can_be_closed_from_its_own_thread() -> None:
     engine = ToyEngine(observers=[Closing()])
     with engine.conversation() as session:
         spoken(session, Start(HELLO))
-    engine._thread.join(PATIENCE)
-    assert not engine._thread.is_alive()
+    engine.thread.join(PATIENCE)
+    assert not engine.thread.is_alive()
 
 
 def test_slots_are_taken_and_given_back_while_the_engine_closes() -> None:

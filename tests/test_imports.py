@@ -82,6 +82,7 @@ WITHOUT_TORCH = [
     "dia2stream.engine",
     "dia2stream.engine.admission",
     "dia2stream.engine.costs",
+    "dia2stream.engine.orders",
     "dia2stream.engine.scheduler",
     "dia2stream.engine.session",
     "dia2stream.engine.observer",

@@ -3,6 +3,8 @@
 Knows a conversation by a few properties, and imports no torch.
 """
 
+from collections import deque
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from dia2stream.engine.scheduler import Demand, Waits
@@ -10,6 +12,45 @@ from dia2stream.items import FRAME_MS
 
 if TYPE_CHECKING:
     from dia2stream.conversation.conversation import Conversation
+    from dia2stream.engine.session import Session
+
+
+class Demands:
+    """The sessions whose demands may have changed since the scheduler was told."""
+
+    def __init__(self) -> None:
+        self._changed: set[Session] = set()
+        self._roomy: deque[Session] = deque()  # the same, told by other threads: their outboxes have room
+        self._due_since: dict[int, float] = {}  # by slot: when a pass that nobody waits for became due
+
+    def note(self, sessions: "Iterable[Session]") -> None:
+        """Something has happened to these; on the engine's thread."""
+        self._changed.update(sessions)
+
+    def note_room(self, session: "Session") -> None:
+        """A frame was taken; on any thread."""
+        self._roomy.append(session)
+
+    @property
+    def has_news(self) -> bool:
+        """Whether another thread has told of something."""
+        return bool(self._roomy)
+
+    def take(self) -> "set[Session]":
+        """The sessions to look at now. Those that are noted meanwhile are for the next time."""
+        for _ in range(len(self._roomy)):
+            self._changed.add(self._roomy.popleft())
+        taken, self._changed = self._changed, set()
+        return taken
+
+    def of(self, session: "Session", now: float) -> Demand | None:
+        """What a session asks of the model now; None for nothing."""
+        slot = session.conversation.slot
+        since = self._due_since.setdefault(slot, now)
+        demand = None if session.ended else demand_of(session.conversation, since, now)
+        if demand is None or demand.waits is not Waits.NOBODY:
+            del self._due_since[slot]
+        return demand
 
 
 def demand_of(conversation: "Conversation", changed: float, now: float) -> Demand | None:

@@ -19,7 +19,7 @@ from dia2.steps.pool import ContextPool
 from dia2.steps.voice_cache import VoiceCache
 from dia2stream.conversation.conversation import Conversation
 from dia2stream.conversation.level import Gain, amplified, factor
-from dia2stream.engine.engine import default_model, load_options
+from dia2stream.engine.loading import default_model, load_options
 from dia2stream.items import Frame, Item
 from dia2stream.journal.fingerprint import fingerprint
 from dia2stream.journal.heard import heard

@@ -4,18 +4,15 @@ import asyncio
 import base64
 import threading
 import time
-import weakref
-from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
-from dataclasses import dataclass
-from enum import Enum
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol
-from weakref import WeakKeyDictionary
+from typing import TYPE_CHECKING, Any, Protocol
 
 from dia2stream.engine.backlog import Backlog, OrderSeconds
+from dia2stream.engine.bell import Bell
+from dia2stream.engine.orders import CLOSE, FINISH, SAY_WHERE, STAND_STILL, Adoption, Forking, Order, Revival
 from dia2stream.errors import CommandError
 from dia2stream.items import Frame, Item
 from dia2stream.protocol.messages import (
@@ -34,63 +31,26 @@ from dia2stream.protocol.messages import (
 )
 
 if TYPE_CHECKING:  # brings torch along
-    from dia2.steps.context import Context
-    from dia2stream.conversation.caller import Ear
     from dia2stream.conversation.conversation import Conversation
     from dia2stream.journal.tape import Tape
 
 
-class SessionRequest(Enum):
-    """What a session asks of the engine besides commands."""
-
-    FINISH = "close the text; the loop ends when all is spoken"
-    STAND_STILL = "nobody listens: stop, unless the client has paused, who then knows best where"
-    SAY_WHERE = "somebody listens again: say where it stands, if it is paused"
-    CLOSE = "give the slot back"
-
-
-class Revival(Protocol):
-    """A conversation from elsewhere that is to go on in a slot of this engine."""
-
-    @property
-    def conversation(self) -> "Conversation":
-        """It, as it will go on."""
-
-    def settle(self, context: "Context", ear: "Ear") -> None:
-        """Puts it into a slot, whose ear hears its caller from here on; on the engine's thread."""
-
-
-@dataclass(frozen=True)
-class Adoption:
-    """Asks the engine to go on with a conversation from elsewhere in this session's slot."""
-
-    revival: Revival
-
-
-@dataclass(frozen=True)
-class Forking:
-    """Asks the engine to make another session's conversation a copy of this one's.
-
-    id: of the copy, which the client is told; None tells nothing. done: its result is whether there is a copy.
-    """
-
-    copy: "Session"
-    id: str | None
-    done: "Future[None]"
-
-
-FINISH, CLOSE = SessionRequest.FINISH, SessionRequest.CLOSE
-STAND_STILL, SAY_WHERE = SessionRequest.STAND_STILL, SessionRequest.SAY_WHERE
-# A command, one that was refused before it got here, or the end of the session.
-Order = Command | CommandError | SessionRequest | Adoption | Forking
-
-
-class EngineThread(Protocol):
+class Lender(Protocol):
     """What a session needs of the engine. Every method may be called from any thread."""
 
     @property
     def broken(self) -> str | None:
         """Why the engine can hold no conversation any more; None while it can."""
+
+    def conversation(self, *, tape: "Tape | None" = None) -> "Session":
+        """A conversation in a free slot. Raises CommandError `busy` without one, EngineError."""
+
+    def load_ear(self) -> None:
+        """Loads what hears callers, on the caller's thread."""
+
+
+class Worker(Protocol):
+    """What a session needs of the engine's thread. Every method may be called from any thread."""
 
     @property
     def order_seconds(self) -> OrderSeconds:
@@ -99,14 +59,8 @@ class EngineThread(Protocol):
     def submit(self, session: "Session", order: Order) -> None:
         """Hands an order to the engine's thread. CLOSE goes before all others."""
 
-    def conversation(self, *, tape: "Tape | None" = None) -> "Session":
-        """A conversation in a free slot. Raises CommandError `busy` without one, EngineError."""
-
     def wake(self, session: "Session") -> None:
         """Tells the engine's thread that the session's outbox has room again."""
-
-    def load_ear(self) -> None:
-        """Loads what hears callers, on the caller's thread."""
 
 
 class Session:
@@ -115,14 +69,15 @@ class Session:
     Commands never wait and never raise for what a client may get wrong: the answer, or the error, is an event.
     """
 
-    def __init__(self, engine: EngineThread, conversation: "Conversation") -> None:
+    def __init__(self, engine: Lender, worker: Worker, conversation: "Conversation") -> None:
         self.engine, self.conversation = engine, conversation
+        self._worker = worker
         self.ended = False  # nothing more will be made
         self.finishing = False  # the loop ends when all is spoken
         self._closed = False  # nothing more comes out
         self._halting = 0  # requests to stand still that are on their way
         self._released = threading.Event()
-        self._backlog = Backlog(engine.order_seconds.of)
+        self._backlog = Backlog(worker.order_seconds.of)
         self._backlog_lock = threading.Lock()
         self._ready = threading.Event()
         self._listeners: list[Callable[[], None]] = [self._ready.set]
@@ -141,7 +96,7 @@ class Session:
     def _order(self, order: Order) -> None:
         with self._backlog_lock:
             self._backlog.add(order)
-        self.engine.submit(self, order)
+        self._worker.submit(self, order)
 
     async def start(self, text: str, **fields: Any) -> None:
         """Begins a new conversation; `fields` are those of the `start` command."""
@@ -249,7 +204,7 @@ class Session:
         for waiter in tuple(self._waiters):
             waiter.set()
         if isinstance(item, Frame):
-            self.engine.wake(self)
+            self._worker.wake(self)
         return item
 
     def next(self, answers_only: Callable[[], bool] = lambda: False) -> Item | None:
@@ -392,7 +347,7 @@ class Session:
     def _listening(self) -> Iterator[asyncio.Event]:
         """An event of this loop that `notify` sets."""
         ready = asyncio.Event()
-        bell = _Bell.of(asyncio.get_running_loop())
+        bell = Bell.of(asyncio.get_running_loop())
 
         def listener() -> None:
             bell.ring(ready)
@@ -402,37 +357,3 @@ class Session:
             yield ready
         finally:
             self._listeners.remove(listener)
-
-
-class _Bell:
-    """Sets events of one loop from other threads. Events that are set in quick succession wake the loop once."""
-
-    _bells: ClassVar["WeakKeyDictionary[asyncio.AbstractEventLoop, _Bell]"] = WeakKeyDictionary()
-
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._loop = weakref.ref(loop)
-        self._rung: deque[asyncio.Event] = deque()
-        self._awaited = False  # whether the loop is about to set what was rung
-
-    @classmethod
-    def of(cls, loop: asyncio.AbstractEventLoop) -> "_Bell":
-        """The bell of a loop."""
-        return cls._bells.setdefault(loop, cls(loop))
-
-    def ring(self, event: asyncio.Event) -> None:
-        """Has the loop set an event. A loop that is closed has nobody left who waits."""
-        self._rung.append(event)  # before the look: whoever sees that the loop is awaited has its event set
-        if not self._awaited:
-            self._awaited = True
-            loop = self._loop()
-            try:
-                if loop is not None:
-                    loop.call_soon_threadsafe(self._set_all)
-            except RuntimeError:
-                if loop is not None and not loop.is_closed():
-                    raise
-
-    def _set_all(self) -> None:
-        self._awaited = False  # before the events are set: what is rung from now on wakes the loop again
-        while self._rung:
-            self._rung.popleft().set()

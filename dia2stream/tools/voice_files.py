@@ -26,7 +26,7 @@ from dia2.voice.recording import BEST_SECONDS, Recording, read_recording, trim
 from dia2.voice.voice import SUFFIX, Clip, ClipWord, Voice, make_clip, read_words
 from dia2.voice.word_times import align, transcribe
 from dia2stream import __version__
-from dia2stream.engine.engine import default_model, load_options
+from dia2stream.engine.loading import default_model, load_options
 from dia2stream.options import ModelOptions, ShowOptions, VoiceOptions
 from dia2stream.protocol.fields import MAX_ID_CHARS
 from dia2stream.terminal import load_progress, note
