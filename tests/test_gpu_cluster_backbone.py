@@ -4,13 +4,13 @@ Run by scripts/gpu-tests, on a GPU that can run it; elsewhere these tests are sk
 """
 
 import ctypes
-import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cache
 
 import pytest
 import torch
+from replays import assert_every_launch_makes
 from test_gpu_stepper import captured, distance, loaded, talk
 from tools import require
 from torch import Tensor
@@ -165,24 +165,9 @@ def test_it_gives_the_same_bits_10_000_times_without_a_hang() -> None:
     made = bench()
     column = made.new_column(1, 700, 700)
     expected = made.run(column)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        made.whole.launch(made.params)
-    differing = torch.zeros((), dtype=torch.int64, device=CUDA)
-
-    def steps() -> None:
-        with torch.inference_mode():
-            for _ in range(10_000):
-                made.hidden.copy_(column)
-                graph.replay()
-                differing.add_((made.hidden != expected).any())
-            torch.cuda.synchronize()
-
-    watched = threading.Thread(target=steps, daemon=True)
-    watched.start()
-    watched.join(timeout=120)
-    assert not watched.is_alive(), "10,000 columns were not run within two minutes"
-    assert not differing
+    assert_every_launch_makes(
+        expected, made.hidden, lambda: made.whole.launch(made.params), lambda: made.hidden.copy_(column)
+    )
 
 
 def test_it_shares_the_gpu_with_others_of_its_kind_and_with_other_kernels() -> None:
