@@ -19,8 +19,7 @@ from torch import Tensor
 from dia2.codec.frames import FrameCodec, Sounds
 from dia2.codec.mimi import Mimi
 from dia2.codec.ring import Attend, attend_ring
-from dia2.cuda.graphs import Capture, batch_sizes, size_for
-from dia2.model.slots import on_device
+from dia2.cuda.graphs import BatchRows, Capture
 
 _MANY = 16  # frames that one slot hears at once, in about the time of two alone
 
@@ -37,26 +36,25 @@ class GraphCodec(FrameCodec):
     def __init__(self, mimi: Mimi, slots: int = 1, attend: Attend = attend_ring) -> None:
         super().__init__(mimi, slots)
         self.device = mimi.device
-        self.sizes = batch_sizes(slots)
         # In front of the model's own work: a frame of sound is short, and somebody is waiting for it.
         self.stream = torch.cuda.Stream(self.device, priority=-1)
         with torch.inference_mode():
             capture = Capture(self.device, self.stream)
-            self._rows = torch.full((self.sizes[-1],), slots, device=self.device)
-            self._codes = torch.zeros(self.sizes[-1], mimi.codebooks, 1, dtype=torch.int64, device=self.device)
+            self._rows = BatchRows(slots, self.device)
+            most = self._rows.sizes[-1]
+            self._codes = torch.zeros(most, mimi.codebooks, 1, dtype=torch.int64, device=self.device)
             self._many = torch.zeros(1, mimi.codebooks, _MANY, dtype=torch.int64, device=self.device)
-            self._sound = torch.zeros(self.sizes[-1], mimi.frame_samples, device=self.device)
-            self.passes = {size: capture(partial(self._pass, size, attend)) for size in reversed(self.sizes)}
+            self._sound = torch.zeros(most, mimi.frame_samples, device=self.device)
+            self.passes = {size: capture(partial(self._pass, size, attend)) for size in reversed(self._rows.sizes)}
             self._hear_many = capture(lambda: self._run(self._many, 1, attend_ring))
             self.state.reset()
         self.stream.synchronize()
 
     def _decode(self, slots: Sequence[int], codes: Tensor) -> Sounds:
         count = len(slots)
-        size = size_for(count, self.sizes)
         with self._behind():
             codes.record_stream(self.stream)
-            self._set_rows(slots, size)
+            size = self._rows.fill(slots)
             self._codes[:count].copy_(codes)
             self.passes[size]()
             pcm = torch.empty(count, self._sound.shape[1], pin_memory=True)
@@ -67,7 +65,7 @@ class GraphCodec(FrameCodec):
 
     def _hear(self, slot: int, codes: Tensor) -> None:
         codes.record_stream(self.stream)
-        self._set_rows([slot], 1)
+        self._rows.fill([slot])
         count = codes.shape[1]
         many = count // _MANY * _MANY
         for start in range(0, many, _MANY):
@@ -82,11 +80,7 @@ class GraphCodec(FrameCodec):
         self._sound[:size] = self._run(self._codes[:size], size, attend)
 
     def _run(self, codes: Tensor, size: int, attend: Attend) -> Tensor:
-        return self.mimi.decode(codes, self.state, check=False, rows=self._rows[:size], attend=attend)
-
-    def _set_rows(self, slots: Sequence[int], size: int) -> None:
-        """Says which slots the next pass is for; the rows that are left are for the spare one."""
-        self._rows[:size] = on_device([*slots, *[self.slots] * (size - len(slots))], self.device)
+        return self.mimi.decode(codes, self.state, check=False, rows=self._rows.first(size), attend=attend)
 
     @contextmanager
     def _behind(self) -> Iterator[None]:

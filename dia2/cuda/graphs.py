@@ -1,8 +1,11 @@
 """Capturing work as CUDA graphs, one for each batch size."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
+from torch import Tensor
+
+from dia2.model.slots import on_device
 
 MOST_SLOTS = 128
 """Slots that one step, or one pass of the codec, takes at most; there may be more of them in all."""
@@ -25,6 +28,28 @@ def size_for(count: int, sizes: tuple[int, ...]) -> int:
         if count <= size:
             return size
     raise ValueError(f"{count} slots at once; at most {sizes[-1]} can be")
+
+
+class BatchRows:
+    """Which slots the rows of a batch stand for: a tensor that graphs read, each as many rows as its size.
+
+    sizes: of the graphs. Rows that a batch does not need stand for a spare slot that nobody has, number `slots`.
+    """
+
+    def __init__(self, slots: int, device: torch.device) -> None:
+        self.sizes = batch_sizes(slots)
+        self._spare, self._rows = slots, torch.full((self.sizes[-1],), slots, device=device)
+
+    def first(self, size: int) -> Tensor:
+        """What the graph of a size reads, int64 [size]."""
+        return self._rows[:size]
+
+    def fill(self, slots: Sequence[int]) -> int:
+        """Says which slots the next batch is of. Returns the size of the graph for it."""
+        size = size_for(len(slots), self.sizes)
+        unused = [self._spare] * (size - len(slots))
+        self._rows[:size] = on_device([*slots, *unused], self._rows.device)
+        return size
 
 
 class Capture:

@@ -13,8 +13,7 @@ from torch import Tensor
 from dia2.codec.hearing import Hearing
 from dia2.codec.mimi import Mimi
 from dia2.codec.ring import Attend, attend_ring
-from dia2.cuda.graphs import Capture, batch_sizes, size_for
-from dia2.model.slots import on_device
+from dia2.cuda.graphs import BatchRows, Capture
 
 _MANY = 16  # frames that one slot is heard at once
 
@@ -30,15 +29,15 @@ class GraphHearing(Hearing):
     def __init__(self, mimi: Mimi, slots: int = 1, attend: Attend = attend_ring) -> None:
         super().__init__(mimi, slots)
         device = mimi.device
-        self.sizes = batch_sizes(slots)
         self.load()
         capture = Capture(device)
-        self._rows = torch.full((self.sizes[-1],), slots, device=device)
-        self._pcm = torch.zeros(self.sizes[-1], mimi.frame_samples, device=device)
-        self._codes = torch.zeros(self.sizes[-1], mimi.codebooks, dtype=torch.int64, device=device)
+        self._rows = BatchRows(slots, device)
+        most = self._rows.sizes[-1]
+        self._pcm = torch.zeros(most, mimi.frame_samples, device=device)
+        self._codes = torch.zeros(most, mimi.codebooks, dtype=torch.int64, device=device)
         self._many = torch.zeros(1, _MANY * mimi.frame_samples, device=device)
         self._many_codes = torch.zeros(mimi.codebooks, _MANY, dtype=torch.int64, device=device)
-        self._passes = {size: capture(partial(self._pass, size, attend)) for size in reversed(self.sizes)}
+        self._passes = {size: capture(partial(self._pass, size, attend)) for size in reversed(self._rows.sizes)}
         self._hear_many = capture(self._pass_of_many)
         capture.stream.synchronize()
         self.state.reset()
@@ -47,7 +46,7 @@ class GraphHearing(Hearing):
         frames = pcm.view(-1, self.mimi.frame_samples)
         codes, many = [], len(frames) // _MANY * _MANY
         for start in range(0, many, _MANY):
-            self._set_rows([slot], 1)
+            self._rows.fill([slot])
             self._many.copy_(frames[start : start + _MANY].reshape(1, -1), non_blocking=True)
             self._hear_many()
             codes.append(self._many_codes.clone())
@@ -56,21 +55,16 @@ class GraphHearing(Hearing):
 
     def encode_together(self, slots: Sequence[int], pcm: Tensor) -> Tensor:
         count = len(slots)
-        size = size_for(count, self.sizes)
-        self._set_rows(slots, size)
+        size = self._rows.fill(slots)
         self._pcm[:count].copy_(pcm.pin_memory() if pcm.device.type == "cpu" else pcm, non_blocking=True)
         self._passes[size]()
         return self._codes[:count].clone()
 
     def _pass(self, size: int, attend: Attend) -> None:
         """Encodes a frame of the first `size` rows."""
-        rows = self._rows[:size]
+        rows = self._rows.first(size)
         self._codes[:size] = self.mimi.encode(self._pcm[:size], self.state, rows, attend)[:, :, 0]
 
     def _pass_of_many(self) -> None:
         """Encodes _MANY frames of the first row."""
-        self._many_codes.copy_(self.mimi.encode(self._many, self.state, self._rows[:1])[0])
-
-    def _set_rows(self, slots: Sequence[int], size: int) -> None:
-        """Says which slots the next pass is for; the rows that are left are for the spare one."""
-        self._rows[:size] = on_device([*slots, *[self.slots] * (size - len(slots))], self.mimi.device)
+        self._many_codes.copy_(self.mimi.encode(self._many, self.state, self._rows.first(1))[0])
