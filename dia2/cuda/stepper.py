@@ -123,10 +123,6 @@ class GraphStepper(Stepper):
         if self.device.type == "cuda" and self._passes is None:
             self._meet_lengths()
 
-    @property
-    def most_slots(self) -> int:
-        return min(len(self.slots), self.sizes[-1])
-
     def batch_size(self, count: int) -> int:
         return size_for(count, self.sizes)
 
@@ -180,7 +176,7 @@ class GraphStepper(Stepper):
     def act(self, slots: Sequence[int], ahead: Ahead | None = None) -> list[int]:
         """Runs the current column of each of the slots and draws: their actions, in the same order.
 
-        slots: at most `most_slots` of them, in any order, none twice. ahead: see `Stepper.act`.
+        slots: at most MOST_SLOTS of them, in any order, none twice. ahead: see `Stepper.act`.
         """
         begun, self._begun = self._begun, None
         if begun is None or not self._goes_on(begun, slots):

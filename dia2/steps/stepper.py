@@ -203,11 +203,6 @@ class Stepper:
         self.backbone(rows[0], positions + state.shift, positions, cache, live)
         state.column = stop
 
-    @property
-    def most_slots(self) -> int:
-        """How many slots one step can take."""
-        return len(self.slots)
-
     def batch_size(self, count: int) -> int:
         """How many slots a step of `count` slots works for, unused ones included."""
         return count
@@ -229,7 +224,7 @@ class Stepper:
     def act(self, slots: Sequence[int], ahead: Ahead | None = None) -> list[int]:
         """Runs the backbone on the current column of each of the slots and draws: their actions, in the same order.
 
-        slots: at most `most_slots` of them, in any order, none twice. Until `complete` follows, nothing is moved on.
+        slots: in any order, none twice. Until `complete` follows, nothing is moved on.
         ahead: of a single slot, the text of the next column for either action. Then the next `act` is of that slot
         again, with nothing but `complete` in between, or `stop_ahead` is called.
         """

@@ -115,14 +115,6 @@ def slots_for(costs: CostCurve, memory_bytes: float, slot_bytes: float, load: Lo
     return Slots(served, f"{serves}; memory would hold {fit}")
 
 
-@dataclass(frozen=True)
-class Refusal:
-    """Why a new conversation is not served now, and in how many seconds to try again."""
-
-    reason: str
-    retry_seconds: float
-
-
 class Admission:
     """What goes on, seen over the last seconds, and whether one more conversation fits.
 
@@ -166,18 +158,18 @@ class Admission:
         """What so many conversations need, if they behave as those of now."""
         return need(self.costs, conversations, self.load)
 
-    def refusal(self, now: float, conversations: int) -> Refusal | None:
+    def refusal(self, now: float, conversations: int) -> str | None:
         """Why one more than so many conversations would be served badly; None: it is welcome."""
         if conversations >= self.slots:
-            return Refusal(f"every slot is taken: this engine holds {self.slots} conversations", 5.0)
+            return f"every slot is taken: this engine holds {self.slots} conversations"
         if conversations == 0:
             return None
         if now - self._late_at <= LATE_SECONDS:
             late = f"a frame came {self._late_by * 1000:.0f} ms late {now - self._late_at:.0f} s ago"
-            return Refusal(f"{late}: {conversations} conversations are as many as are served in time", LATE_SECONDS)
+            return f"{late}: {conversations} conversations are as many as are served in time"
         wait = self.need(conversations + 1).first_audio
         if wait > self.first_audio:
             waits = f"{wait * 1000:.0f} ms" if wait < math.inf else "ever longer"
             most = f"at most {self.first_audio * 1000:.0f} ms are meant"
-            return Refusal(f"with more than {conversations} conversations first audio would take {waits}; {most}", 5.0)
+            return f"with more than {conversations} conversations first audio would take {waits}; {most}"
         return None

@@ -107,8 +107,7 @@ class Capacity:
         """Why one more besides so many would be served badly, whatever slots are free; None: it would not."""
         if self._admission is None:
             return None
-        refusal = self._admission.refusal(time.monotonic(), conversations)
-        return None if refusal is None else refusal.reason
+        return self._admission.refusal(time.monotonic(), conversations)
 
     # ---- The engine's thread ----
 
