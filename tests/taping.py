@@ -11,7 +11,7 @@ from dia2stream.conversation.conversation import Conversation
 from dia2stream.engine.batch import Batch
 from dia2stream.journal.prepared_tape import PreparedTape, StepTape
 from dia2stream.journal.record import VERSION, Header, Record, read_record
-from dia2stream.journal.rerun import Revived, Speaker
+from dia2stream.journal.revived import Revived, Speaker
 from dia2stream.journal.tape import Facts, Place, Tape, text_facts
 from dia2stream.options import SpeechOptions
 from dia2stream.protocol.messages import Command, Pause

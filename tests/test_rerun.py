@@ -12,7 +12,7 @@ from taping import TapedRig, revived, speaker
 
 from dia2stream.errors import CommandError, RecordError
 from dia2stream.journal.record import CommandEntry, EarEntry, StepsEntry, read_record
-from dia2stream.journal.rerun import Revived
+from dia2stream.journal.revived import Revived
 from dia2stream.protocol.messages import (
     Commit,
     Discard,

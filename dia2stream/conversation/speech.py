@@ -76,7 +76,7 @@ class Speech:
         level: Level,
         corrections: Corrections,
     ) -> None:
-        self.slot, self.context, self.machine = context.slot, context, context.machine
+        self.move_to(context)
         self.tokenizer, self.outbox, self.ear, self.level = tokenizer, outbox, ear, level
         self._corrections = corrections
         self.clear(reader)
@@ -110,6 +110,10 @@ class Speech:
         self.words_at, self.times = draft.words_at, draft.times
         if not self.speaking:
             self._make_room()
+
+    def move_to(self, context: Context) -> None:
+        """Goes on in another slot, whose context has adopted this one's conversation."""
+        self.slot, self.context, self.machine = context.slot, context, context.machine
 
     # ---- What is going on ----
 

@@ -43,7 +43,7 @@ from dia2stream.engine.voices import prefixes, read_voices
 from dia2stream.engine.warm_up import run_voices, speak_in_all
 from dia2stream.errors import EngineError
 from dia2stream.items import FRAME_MS, FRAME_SAMPLES
-from dia2stream.journal.rerun import Speaker
+from dia2stream.journal.revived import Speaker
 from dia2stream.journal.tape import Facts, Tape
 from dia2stream.options import ModelOptions, SpeechOptions
 from dia2stream.text.settings import TextSettings

@@ -24,7 +24,8 @@ from dia2stream.items import Frame, Item
 from dia2stream.journal.fingerprint import fingerprint
 from dia2stream.journal.heard import heard
 from dia2stream.journal.record import Record
-from dia2stream.journal.rerun import RecordedEar, Rerun, check_model, text_settings
+from dia2stream.journal.recorded_ear import RecordedEar
+from dia2stream.journal.rerun import Rerun, check_model, text_settings
 from dia2stream.journal.tape import plain_action
 from dia2stream.options import ModelOptions, SpeechOptions
 

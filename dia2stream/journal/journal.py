@@ -36,7 +36,7 @@ from dia2stream.journal.store import (
 
 if TYPE_CHECKING:  # brings torch along
     from dia2stream.journal.record import Record
-    from dia2stream.journal.rerun import Revived, Speaker
+    from dia2stream.journal.revived import Revived, Speaker
     from dia2stream.journal.tape import Tape
 
 _log = logging.getLogger(__name__)
@@ -160,7 +160,7 @@ class Journal:
         is no such conversation, OSError when the store does not answer.
         """
         from dia2stream.journal.record import read_record
-        from dia2stream.journal.rerun import Revived
+        from dia2stream.journal.revived import Revived
 
         key = key_of(id)
         lease = self._acquire(key)

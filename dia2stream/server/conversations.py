@@ -49,7 +49,7 @@ from dia2stream.server.resend import Sent
 if TYPE_CHECKING:
     from dia2stream.engine.engine import Engine
     from dia2stream.engine.session import Session
-    from dia2stream.journal.rerun import Revived
+    from dia2stream.journal.revived import Revived
     from dia2stream.journal.tape import Tape
 
 # What a client is sent: Audio where it asked for an encoding, else the frames, and where they do not go on.
