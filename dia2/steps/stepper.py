@@ -61,8 +61,9 @@ Ahead = tuple[TextColumn, TextColumn]
 # Uniforms are drawn for so many columns at a time: those of a whole context would take half a millisecond, in which a
 # conversation that begins stands still.
 _UNIFORM_COLUMNS = 128
-# Of a tree, on a CPU: a pass of so many columns takes as long as two steps.
-_TREE_COLUMNS = 24
+# Of a tree, on a CPU: a pass of so many columns takes as long as two steps. Each slot's is a pass of its own, so that
+# steps in a batch are faster for more than two.
+_TREE_COLUMNS, _MOST_TREES = 24, 2
 
 
 @dataclass
@@ -267,13 +268,13 @@ class Stepper:
 
     def tree_size(self, slots: int) -> int:
         """Columns that a tree may have where so many slots have one in the same pass; 0: there is no such pass."""
-        return _TREE_COLUMNS if self.speculates else 0
+        return _TREE_COLUMNS if self.speculates and slots <= _MOST_TREES else 0
 
     def action_uniforms(self, slot: int, columns: int) -> list[float]:
         """The uniforms of the actions of a slot's next columns."""
         first = self.slots[slot].column
         self._need_uniforms(slot, first + columns - 1)
-        return self._tables[slot].actions[first : first + columns].tolist()
+        return [float(uniform) for uniform in self._tables[slot].actions[first : first + columns]]
 
     @torch.inference_mode()
     def verify(self, slots: Sequence[int], trees: Sequence[Tree]) -> list[list[int]]:
