@@ -4,8 +4,8 @@
 
 Each kind teaches something else (`KINDS`). Then `rare` adds sentences for words that stand fewer than ENOUGH times.
 At last the lines are put in order, so that any first part of them, as it is the part that time is left to speak, has
-each word as often as can be. A line of test-20.txt, test-100.txt, of scripts/judge or of the tests' texts is not among
-them, nor five words in a row of one (`HeldOut`).
+the words that people use most often enough, and then the others (`NEEDS`). A line of test-20.txt, test-100.txt, of
+scripts/judge or of the tests' texts is not among them, nor five words in a row of one (`HeldOut`).
 
 A file that is there is kept: a run that was cut short goes on. The same seed makes the same lines.
 """
@@ -17,7 +17,7 @@ import random
 import re
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 
@@ -30,8 +30,10 @@ from dia2stream.text.normalizer import PieceKind
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
-ENOUGH = 20  # times that a word should stand
-TARGETS = (3, 8, ENOUGH)  # of one word, in the first part of all lines, in a second, and in a third
+ENOUGH = 20  # times that any word should stand
+OFTEN = ((3_000, 150), (10_000, 50))  # so many of the most frequent words, and how often those should stand
+# What the first lines are there for, one need after the other: so many of the most frequent words, so many times each.
+NEEDS = ((3_000, 20), (10_000, 10), (3_000, 60), (25_000, 4), (10_000, 30), (60_000, 3), (25_000, 10), (60_000, ENOUGH))
 COMMON, KNOWN = 25_000, 60_000  # words that all stand in lists; words without which a sentence of WordNet is left out
 RUN = 5  # words in a row that no line shares with a test
 MOST_WORDS, MOST_CHARACTERS = 42, 260
@@ -240,28 +242,30 @@ def read_lines(path: Path) -> list[str]:
     return path.read_text(encoding="utf-8").splitlines()
 
 
-def lacking(lines: Iterable[str], words: Iterable[str], dice: random.Random) -> list[str]:
-    """Words of the lines, and those given, as often as they lack to ENOUGH; shuffled."""
+def lacking(lines: Iterable[str], ranked: Sequence[str], dice: random.Random) -> list[str]:
+    """Words of the lines and of `ranked`, each as often as it lacks to what it should stand; shuffled."""
     counts = Counter(word for line in lines for word in words_of(line))
-    for word in words:
-        counts[word] += 0
-    missing = [word for word, count in sorted(counts.items()) for _ in range(ENOUGH - count)]
+    wanted = dict.fromkeys([*counts, *ranked], ENOUGH)
+    for most, times in reversed(OFTEN):
+        wanted |= dict.fromkeys(ranked[:most], times)
+    missing = [word for word, times in sorted(wanted.items()) for _ in range(times - counts[word])]
     dice.shuffle(missing)
     return missing
 
 
-def ordered(lines: list[str], dice: random.Random) -> list[str]:
-    """Shuffled, and so that each word comes early: of every two lines one is there for its rarest word."""
+def ordered(lines: list[str], ranked: Sequence[str], dice: random.Random) -> list[str]:
+    """Shuffled, and of every two lines one is there for what its words lack: frequent words first, as NEEDS has it."""
     rest = list(lines)
     dice.shuffle(rest)
+    said = {line: words_of(line) for line in rest}
     counts: Counter[str] = Counter()
     needed: list[str] = []
-    for target in TARGETS:
+    for most, times in NEEDS:
+        wanted = set(ranked[:most]) if most < len(ranked) else None
         left = []
         for line in rest:
-            words = words_of(line)
-            if any(counts[word] < target for word in words):
-                counts.update(words)
+            if any(counts[word] < times and (wanted is None or word in wanted) for word in said[line]):
+                counts.update(said[line])
                 needed.append(line)
             else:
                 left.append(line)
@@ -299,8 +303,9 @@ def make(folder: Path, seed: int, sources: Sources, held_out: HeldOut, share: fl
         write_kind(path, sources.lines("rare", dice), RARE_LINES, held_out, seen)
         lines += read_lines(path)
         print(f"rare, round {number + 1}: {len(read_lines(path))} lines", flush=True)
-        wanted = []  # what cannot be said as it is written never will be
-    return ordered(lines, random.Random(f"{seed} order"))
+        stands = {word for line in lines for word in words_of(line)}
+        wanted = [word for word in wanted if word in stands]  # the front end says the others in other words
+    return ordered(lines, sources.ranked, random.Random(f"{seed} order"))
 
 
 def main() -> None:
