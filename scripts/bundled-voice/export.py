@@ -1,6 +1,7 @@
 """Language model, tokenizer and codec -> a checkpoint folder: `export.py WEIGHTS TOKENIZER CODEC FOLDER`.
 
-The published layout, in float16: what `dia2stream say --model FOLDER` takes.
+The published layout, what `dia2stream say --model FOLDER` takes: the language model's matrices in 8 bits, all else in
+float16.
 """
 
 import argparse
@@ -12,7 +13,19 @@ import codec
 import codec_net
 import lm_net
 import torch
+from safetensors.torch import save_file
 from tokenizers import Tokenizer
+from torch import Tensor
+
+from dia2.checkpoint.int8 import SUFFIX, in_8_bits
+
+
+def small(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Matrices in 8 bits with their scales, vectors and narrow matrices in float16."""
+    found = in_8_bits(weights)
+    keep = {name for name, tensor in found.items() if tensor.dtype is torch.int8}
+    keep |= {name + SUFFIX for name in keep}
+    return {name: (t if name in keep else t.half()).contiguous().clone() for name, t in found.items()}
 
 
 def main() -> None:
@@ -28,7 +41,7 @@ def main() -> None:
     config = lm_net.config(Tokenizer.from_file(str(given.tokenizer / "tokenizer.json")).get_vocab_size())
     net = lm_net.LmNet(config)
     net = net.initialise(0) if str(given.weights) == "random" else net.load(lm_net.read(given.weights))
-    lm_net.save(net.weights(), given.folder / "model.safetensors", torch.float16)
+    save_file(small(net.weights()), given.folder / "model.safetensors")
     codec_net.save(codec.read(given.codec), given.folder / "mimi", torch.float16)
     assets = {"config": "config.json", "weights": "model.safetensors", "tokenizer": ".", "mimi": "mimi"}
     for name, content in (("config.json", config.to_dict()), ("dia2_assets.json", assets)):

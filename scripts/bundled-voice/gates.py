@@ -1,0 +1,116 @@
+"""What each stage of `make` must have reached before the next one begins: `gates.py STAGE PATH`. Ends with 1 if not.
+
+texts FOLDER        enough lines, and no word that is rare
+speech FOLDER       both speakers at one level and one pace
+codes FOLDER        enough hours, both speakers alike
+checkpoint FOLDER   the files' size
+words FILE          the JSON lines of judge.py: how many words are heard wrong
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import corpus
+import numpy as np
+import texts
+
+from dia2.voice.loudness import TARGET_LUFS, loudness
+
+LINES, RARE = 500_000, 0.01
+LEVEL_DB, PACE = 0.7, 0.05
+HOURS, SHARE = 20.0, 0.05
+MEGABYTES = 40.0
+WRONG, APART = 8.0, 2.0  # percent of words; points between the speakers
+
+
+def of_texts(folder: Path) -> Iterator[str]:
+    """Faults of a folder that texts.py wrote."""
+    lines = texts.read_lines(folder / "texts.txt")
+    found = texts.variety(lines)
+    few = float(str(found[f"under {texts.ENOUGH}"]))
+    if len(lines) < LINES:
+        yield f"{len(lines)} lines, not {LINES}"
+    if few > RARE:
+        yield f"{few:.1%} of the words stand fewer than {texts.ENOUGH} times, more than {RARE:.0%}"
+
+
+def of_speech(folder: Path) -> Iterator[str]:
+    """Faults of a folder that speak.py wrote."""
+    sounds: dict[int, list[np.ndarray]] = {0: [], 1: []}
+    letters, seconds = [0, 0], [0.0, 0.0]
+    for path in sorted(folder.glob("[0-9]*[0-9].npz"))[:4]:
+        shard = np.load(path)
+        parts = np.split(shard["sound"], shard["ends"][:-1])
+        for (speaker, text, times), sound in zip(json.loads(str(shard["about"])), parts, strict=True):
+            if speaker < 2:
+                sounds[speaker].append(sound)
+                letters[speaker] += len(text)
+                seconds[speaker] += times[-1][1] - times[0][0]
+    for speaker, own in sounds.items():
+        level = loudness((np.concatenate(own) / 32768).astype(np.float32), 16_000)
+        if abs(level - TARGET_LUFS) > LEVEL_DB:
+            yield f"S{speaker + 1} is at {level:.1f} LUFS, not {TARGET_LUFS:.0f}"
+    paces = [count / length for count, length in zip(letters, seconds, strict=True)]
+    if abs(paces[0] / paces[1] - 1) > PACE:
+        yield f"S1 says {paces[0]:.1f} letters a second, S2 {paces[1]:.1f}"
+
+
+def of_codes(folder: Path) -> Iterator[str]:
+    """Faults of a folder that corpus.py wrote."""
+    frames = [0, 0]
+    for path in corpus.shards(folder):
+        shard = np.load(path)
+        lengths = np.diff(shard["ends"].astype(np.int64), prepend=0)
+        for speaker in (0, 1):
+            frames[speaker] += int(lengths[shard["speakers"] == speaker].sum())
+    hours = sum(frames) / corpus.FRAME_RATE / 3600
+    if hours < HOURS:
+        yield f"{hours:.1f} hours, not {HOURS:.0f}"
+    if abs(frames[0] - frames[1]) > SHARE * sum(frames):
+        yield f"S1 has {frames[0]} frames, S2 {frames[1]}"
+
+
+def of_checkpoint(folder: Path) -> Iterator[str]:
+    """Faults of a folder that export.py wrote."""
+    size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) / 1e6
+    if size > MEGABYTES:
+        yield f"{size:.1f} MB, more than {MEGABYTES:.0f}"
+
+
+def of_words(path: Path) -> Iterator[str]:
+    """Faults of what judge.py printed of our model, its longest list of sentences."""
+    judged = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    last = max(judged, key=lambda line: int(line["words"]))
+    if last["wer"] > WRONG:
+        yield f"{last['wer']} % of the words are heard wrong, more than {WRONG:.0f}"
+    if abs(last["S1"] - last["S2"]) > APART:
+        yield f"S1 {last['S1']} % and S2 {last['S2']} % are more than {APART:.0f} points apart"
+
+
+GATES: dict[str, Callable[[Path], Iterator[str]]] = {
+    "texts": of_texts,
+    "speech": of_speech,
+    "codes": of_codes,
+    "checkpoint": of_checkpoint,
+    "words": of_words,
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("stage", choices=GATES)
+    parser.add_argument("path", type=Path)
+    given = parser.parse_args()
+    faults = list(GATES[given.stage](given.path))
+    for fault in faults:
+        print(f"gate {given.stage}: {fault}", file=sys.stderr)
+    if not faults:
+        print(f"gate {given.stage}: passed")
+    sys.exit(bool(faults))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,149 @@
+"""From stage to stage of the bundled voice: gates that can fail, parts that travel, and the checkpoint's 8 bits."""
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from dia2.checkpoint.int8 import dequantized
+
+sys.path.append(str(Path(__file__).parent.parent / "scripts" / "bundled-voice"))
+import bundle
+import corpus
+import export
+import gates
+
+SOUND_SECONDS = 3
+
+
+def write_codes(folder: Path, speakers: list[int], frames: int, shards: int = 1) -> None:
+    said = [
+        corpus.Spoken(speaker, "One two.", [(0, 1), (1, 2)], np.zeros((8, frames), np.uint16)) for speaker in speakers
+    ]
+    folder.mkdir(parents=True, exist_ok=True)
+    for number in range(shards):
+        corpus.write_shard(folder / f"{number:04}.npz", said)
+
+
+def write_speech(folder: Path, levels: tuple[float, float], seconds: tuple[float, float]) -> None:
+    """A tone of each speaker at so many dB below full scale, whose words last so long."""
+    time = np.arange(SOUND_SECONDS * 16_000) / 16_000
+    tones = [np.round(32767 * 10 ** (level / 20) * np.sin(2 * np.pi * 997 * time)).astype(np.int16) for level in levels]
+    about = [
+        [speaker, "Hello there.", [[0, length / 2], [length / 2, length]]] for speaker, length in enumerate(seconds)
+    ]
+    np.savez(
+        folder / "0000.npz",
+        sound=np.concatenate(tones),
+        ends=np.cumsum([len(t) for t in tones]),
+        about=json.dumps(about),
+    )
+
+
+def test_speech_passes_at_one_level_and_one_pace_only(tmp_path: Path) -> None:
+    write_speech(tmp_path, (-15, -15.2), (1.0, 1.02))
+    assert list(gates.of_speech(tmp_path)) == []
+    write_speech(tmp_path, (-15, -18), (1.0, 1.02))
+    assert list(gates.of_speech(tmp_path)) == ["S2 is at -21.0 LUFS, not -18"]
+    write_speech(tmp_path, (-15, -15), (1.0, 1.2))
+    assert list(gates.of_speech(tmp_path)) == ["S1 says 12.0 letters a second, S2 10.0"]
+
+
+def test_codes_pass_with_enough_hours_of_both_speakers_only(tmp_path: Path) -> None:
+    write_codes(tmp_path / "a", [0, 1, 7], frames=460_000)
+    assert list(gates.of_codes(tmp_path / "a")) == []
+    write_codes(tmp_path / "b", [0, 0, 1, 7], frames=100_000)
+    assert [fault.split(",")[0] for fault in gates.of_codes(tmp_path / "b")] == ["6.7 hours", "S1 has 200000 frames"]
+
+
+def test_texts_pass_when_there_are_many_and_no_word_is_rare(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gates, "LINES", 30)
+    (tmp_path / "texts.txt").write_text("A dog.\n" * 30)
+    assert list(gates.of_texts(tmp_path)) == []
+    (tmp_path / "texts.txt").write_text("A dog.\n" * 25 + "A cat.\n")
+    faults = list(gates.of_texts(tmp_path))
+    assert faults == ["26 lines, not 30", "33.3% of the words stand fewer than 20 times, more than 1%"]
+
+
+def test_a_checkpoint_passes_below_its_size_only(tmp_path: Path) -> None:
+    (tmp_path / "mimi").mkdir()
+    with (tmp_path / "mimi" / "model.safetensors").open("wb") as file:
+        file.truncate(39_900_000)
+    assert list(gates.of_checkpoint(tmp_path)) == []
+    (tmp_path / "config.json").write_text("x" * 200_000)
+    assert list(gates.of_checkpoint(tmp_path)) == ["40.1 MB, more than 40"]
+
+
+@pytest.mark.parametrize(
+    ("wer", "s1", "s2", "faults"), [(6.0, 5.0, 7.0, 0), (8.1, 8.0, 8.2, 1), (6.0, 4.0, 8.0, 1), (20.0, 30.0, 10.0, 2)]
+)
+def test_words_pass_when_few_are_wrong_for_both_speakers(
+    tmp_path: Path, wer: float, s1: float, s2: float, faults: int
+) -> None:
+    short = {"words": 100, "wer": 50.0, "S1": 0.0, "S2": 100.0}
+    lines = [short, {"words": 695, "wer": wer, "S1": s1, "S2": s2}]
+    (tmp_path / "judged.json").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert len(list(gates.of_words(tmp_path / "judged.json"))) == faults
+
+
+def test_a_gate_that_does_not_pass_ends_with_1(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "texts.txt").write_text("A dog.\n")
+    monkeypatch.setattr(sys, "argv", ["gates.py", "texts", str(tmp_path)])
+    with pytest.raises(SystemExit) as ended:
+        gates.main()
+    assert ended.value.code == 1
+    assert capsys.readouterr().err.startswith("gate texts: 1 lines, not 500000\n")
+
+
+def test_parts_have_every_shard_once_and_keep_to_their_size(tmp_path: Path) -> None:
+    made, system = tmp_path / "made", tmp_path / "system"
+    write_codes(made / "codes", [0, 1], frames=20_000, shards=9)
+    np.save(made / "codes" / "silence.npy", np.zeros((8, 4), np.uint16))
+    for folder in ("tokenizer", "codec", "texts"):
+        (made / folder).mkdir()
+    (made / "tokenizer" / "tokenizer.json").write_text("{}")
+    (made / "texts" / "texts.txt").write_text("A dog.\n" * 30_000)
+    tensors = {"conv": torch.full((4,), 1 / 3), "book.codebook.embed_sum": torch.full((4,), 1 / 3)}
+    for name in ("encoder", "decoder", "analysis"):
+        save_file(tensors, made / "codec" / f"{name}.safetensors")
+    system.mkdir()
+    for name in (*(f"{library}.so.1" for library in bundle.LIBRARIES), "libasound.so.2"):
+        (system / name).write_bytes(b"library")
+    shard = (made / "codes" / "0000.npz").stat().st_size
+    most = bundle.size(made / "tokenizer") + 3 * shard + 200_000
+    parts = bundle.bundle(made, tmp_path / "out", most, system)
+    assert all(bundle.size(part) <= most for part in parts)
+    names = [path.name for part in parts for path in corpus.shards(part / "codes")]
+    assert sorted(names) == [f"{n:04}.npz" for n in range(9)]
+    assert (parts[0] / "tokenizer" / "tokenizer.json").exists()
+    assert (parts[0] / "codes" / "silence.npy").exists()
+    assert len((parts[1] / "texts.txt").read_text().splitlines()) == bundle.LINES
+    half = load_file(parts[1] / "codec" / "decoder.safetensors")
+    assert (half["conv"].dtype, half["book.codebook.embed_sum"].dtype) == (torch.float16, torch.float32)
+    with pytest.raises(FileExistsError):
+        bundle.bundle(made, tmp_path / "out", most, system)
+
+
+def test_a_part_that_can_hold_nothing_is_refused(tmp_path: Path) -> None:
+    write_codes(tmp_path / "codes", [0, 1], frames=1000)
+    with pytest.raises(ValueError, match="a shard of "):
+        bundle.bundle(tmp_path, tmp_path / "out", most=100)
+
+
+def test_matrices_are_exported_in_8_bits_and_the_rest_in_float16() -> None:
+    weights = {"layer": torch.randn(3, 5, 64), "norm": torch.randn(64), "narrow": torch.randn(4, 8)}
+    found = export.small(weights)
+    assert {name: tensor.dtype for name, tensor in found.items()} == {
+        "layer": torch.int8,
+        "layer.scale": torch.float32,
+        "norm": torch.float16,
+        "narrow": torch.float16,
+    }
+    apart = (dequantized(found["layer"], found["layer.scale"]) - weights["layer"]).norm()
+    assert apart < 0.01 * weights["layer"].norm()
