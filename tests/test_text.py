@@ -27,7 +27,8 @@ TEXTS: list[tuple[str, str]] = [
     for rows in json.loads((FOLDER / f"{name}.json").read_text(encoding="utf-8")).values()
     for text, said in rows
 ]
-# Many more that agents write, by kind. The rules were mended by them; `unseen` was written after that and run once.
+# Many more that agents write, by kind. The rules were mended by `agents`; `unseen` was written after that and run once
+# (158 of 160 right, and 46 of 60 harder ones), and what it found was mended then.
 AGENTS: dict[str, list[tuple[str, str]]] = {
     f"{name}: {kind}": rows
     for name in ("agents", "unseen")

@@ -168,7 +168,7 @@ L=liter
 CODE_WORDS = _words("""
 plate vin pnr locator code pin zip order account confirmation tracking reference ref invoice ticket booking id
 passcode password serial case
-flight policy routing license passport ending digits visa mastercard amex card verification
+flight policy routing license passport ending ends digits visa mastercard amex card verification
 """)
 LABELS = _words("""
 room rm suite ste apartment apt gate highway hwy route rte interstate bus unit model extension ext port error status

@@ -109,7 +109,8 @@ def abbreviations(window: Window) -> Reading | None:
         return (Said(1, TITLES[core], token.tail.removeprefix(".")),) if token.is_capitalised else None
     if core in DOTTED_TITLES and dotted and token.is_capitalised and _before_name(window):
         return (Said(1, DOTTED_TITLES[core], token.tail[1:]),)
-    if core in NUMBERED and dotted and (following := window.word(1)) is not None and _is_number(following):
+    following = window.word(1) if core in NUMBERED and dotted else None
+    if following is not None and (_is_number(following) or (core == "no" and following.core == "of")):
         return (Said(1, NUMBERED[core], token.tail[1:]),)
     if core in ("c", "ca") and dotted and (following := window.joined_after_dot()) and _YEAR.fullmatch(following.core):
         return (Said(1, "circa", token.tail[1:]),)
@@ -169,7 +170,7 @@ def _wind(window: Window, core: str) -> Reading | None:
 
 def _is_number(word: Token) -> bool:
     """Whether it begins with a figure, or is one of Roman ones."""
-    return word.core[:1].isdecimal() or (bool(word.core) and not word.core.strip("IVX"))
+    return any(map(str.isdecimal, word.core)) or (bool(word.core) and not word.core.strip("IVX"))
 
 
 def _before_name(window: Window) -> bool:

@@ -15,7 +15,7 @@ _NAMED_NUMBER = re.compile(r"([A-Za-z]+)-?(\d+)([A-Za-z]?)")
 _NUMBER_LETTER = re.compile(r"(\d{1,4})([A-Za-z])")
 _GROUPS = re.compile(r"\d+(?:-\d+)+")
 _SEATS = re.compile(r"(\d{1,3})([A-Z])-(\d{1,3})([A-Z])")
-_PLAN = re.compile(r"(\d{3})\(([kb])")
+_PLAN = re.compile(r"(\d{1,3})\(([a-z])")
 _MIXED = re.compile(r"(?=.*\d)(?=.*[A-Za-z])[A-Za-z\d]+(?:[-_/][A-Za-z\d]+)*")
 _NUMBER_SIGN = re.compile(r"#(\d+)")
 _POUND_KEY = re.compile(r"(\d+)#")
@@ -108,7 +108,7 @@ def codes(window: Window) -> Reading | None:
     if match := _SEATS.fullmatch(core):
         return (Said(1, f"{_figures(match[1])} {match[2]} to {_figures(match[3])} {match[4]}"),)
     if (match := _PLAN.fullmatch(core)) and window.first.tail.startswith(")"):
-        return (Said(1, f"{pairs(int(match[1]))} {match[2].upper()}"),)
+        return (Said(1, f"{_figures(match[1])} {match[2].upper()}"),)
     if match := _PERIOD_RANGE.fullmatch(core):
         return (Said(1, f"{match[1]} {_figures(match[2])} to {match[1]} {_figures(match[3])}"),)
     if match := _PLURAL.fullmatch(core):

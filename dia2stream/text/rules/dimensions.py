@@ -97,7 +97,9 @@ def is_size(window: Window) -> bool:
     last = window.word(side)
     if last is None or last.tail[:1] in _MARKS:
         return last is not None
-    return _has_unit(last) or (behind is not None and behind.core in UNITS.keys() - ATTACHED_UNITS)
+    return _has_unit(last) or (
+        behind is not None and (behind.core in UNITS.keys() - ATTACHED_UNITS or behind[1:] == ("in", "."))
+    )
 
 
 def _has_unit(token: Token) -> bool:

@@ -41,6 +41,8 @@ def is_code(window: Window, text: str) -> bool:
         return True
     if len(text) in (5, 6) and before == "to" and window.before(2).core.isupper():
         return True  # "Text HELP to 741741"
+    if is_year(text) and before == "in":
+        return False  # "The season ends in 2024"
     return len(text) > 2 and is_named(window)
 
 

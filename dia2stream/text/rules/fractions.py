@@ -10,6 +10,7 @@ from dia2stream.text.window import Reading, Said, Window
 
 _ORDINAL = re.compile(r"(\d[\d,]*)(?:st|nd|rd|th)(?:-(\d[\d,]*)(?:st|nd|rd|th))?", re.IGNORECASE)
 _DECADE = re.compile(r"'?(\d{1,3}0)'?s")
+_SHORT_YEAR = re.compile(r"'0([1-9]|0s)")
 _OF_YEAR = re.compile(r"(\d{4})'s")
 _FRACTION = re.compile(r"(\d+)/(\d+)")
 _RATING = re.compile(r"(\d+\.\d+)/(\d+)")
@@ -35,7 +36,7 @@ def fractions(window: Window) -> Reading | None:
             return (Said(1, f"{MONTHS[int(match[1]) - 1]} {ordinal(int(match[2]))}"),)
         if window.before().core.lower() in _COUNTED:
             return (Said(1, f"{cardinal(int(match[1]))} of {cardinal(int(match[2]))}"),)
-        return (Said(1, _AS_SAID.get(core) or _over(match[1], match[2])),)
+        return (Said(1, _AS_SAID.get(core) or _over(match[1], match[2], _is_rating(window))),)
     return None
 
 
@@ -77,7 +78,12 @@ def _thousands(window: Window) -> Reading | None:
     return (Said(words, cardinal(int(text))),) if words > 1 else None
 
 
-def _over(above: str, below: str) -> str:
+def _is_rating(window: Window) -> bool:
+    following = window.joined(1)
+    return following is not None and following.core in ("stars", "star", "points")
+
+
+def _over(above: str, below: str, is_rating: bool) -> str:
     """Two numbers with a slash between them."""
     high, low = int(above), int(below)
     if above.startswith("0"):
@@ -86,7 +92,7 @@ def _over(above: str, below: str) -> str:
         return f"{pairs(high)} over {pairs(low) if low > 99 else cardinal(low)}"  # of blood pressure
     if high == low:
         return f"{cardinal(high)} {cardinal(low)}"
-    if high < low and low in (10, 20, 50, 100):
+    if high < low and (low in (10, 20, 50, 100) or is_rating):
         return f"{cardinal(high)} out of {cardinal(low)}"
     if 0 < high < low <= 64:
         return fraction(high, low)
@@ -114,6 +120,8 @@ def decade(window: Window) -> Reading | None:
     """A decade: "1980s", "the 90s", "'90s", and a year's: "2025's". "30s" alone is seconds."""
     if (match := _OF_YEAR.fullmatch(window.first.core)) and is_year(match[1]) and not match[1].endswith("0"):
         return (Said(1, f"{year(int(match[1]))}'s"),)
+    if match := _SHORT_YEAR.fullmatch(window.first.core):
+        return (Said(1, "two thousands" if match[1] == "0s" else f"oh {cardinal(int(match[1]))}"),)
     match = _DECADE.fullmatch(window.first.core)
     if match is None:
         return None

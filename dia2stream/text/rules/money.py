@@ -9,13 +9,13 @@ from dia2stream.text.window import Reading, Said, Token, Window
 
 _CODES = CURRENCIES | {sign: sign for sign in MONEY}  # what may stand behind a number as a word of its own
 _SHORT_SCALES = {"mil": "million", "bil": "billion", "tril": "trillion"}
-_EUROPEAN = re.compile(r"\d+,\d\d")
+_EUROPEAN = re.compile(r"(?:\d{1,3}(?:\.\d{3})+|\d+),\d\d")
 
 
 def money(window: Window) -> Reading | None:
     """An amount, with the "million" and the letters of its currency behind it."""
     core = window.first.core
-    amount = Quantity.read(core.replace(",", ".") if _EUROPEAN.fullmatch(core) else core)
+    amount = Quantity.read(core.replace(".", "").replace(",", ".") if _EUROPEAN.fullmatch(core) else core)
     if amount is None or (amount.unit and amount.unit not in MAGNITUDES):
         return None
     scale, words, sign = MAGNITUDES.get(amount.unit, ""), 1, amount.money

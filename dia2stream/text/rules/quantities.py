@@ -104,6 +104,8 @@ def units(window: Window) -> Reading | None:
 def _inches(window: Window) -> Reading | None:
     """ "in" behind a number, where it is no preposition: "6 ft 2 in", "3.2 in of rain", "10 in. long"."""
     following = window.word(1)
+    if window.first.tail == "." and window.before(2).core in ("x", "X", "\u00d7", "by"):
+        return (Said(1, "inches", window.without_dot()),)
     if window.first.tail == ".":
         return (Said(1, "inches", ""),) if following is not None and not following.is_capitalised else None
     behind_feet = window.before().core.isdecimal() and window.before(2).core in ("ft", "feet", "foot")

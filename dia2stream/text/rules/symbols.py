@@ -40,7 +40,9 @@ def signs(window: Window) -> Reading | None:
 def _dash(window: Window) -> Reading | None:
     """A dash between two numbers, times or dates."""
     before = window.before()
-    may_go_on = before.is_numeric or before.core.lower() in _HALVES or before.core in _DATED
+    may_go_on = (
+        before.is_numeric or _VARIABLE.fullmatch(before.core) or before.core.lower() in _HALVES or before.core in _DATED
+    )
     if not may_go_on or before.tail not in ("", "."):
         return None
     following = window.word(1)
@@ -50,7 +52,7 @@ def _dash(window: Window) -> Reading | None:
     behind = window.joined(2)
     is_formula = (
         (before.is_numeric and before.core[:1].isalpha())
-        or _VARIABLE.fullmatch(following.core)
+        or any(_VARIABLE.fullmatch(side.core) for side in (before, following))
         or window.before(2).core in _OPERATORS
     )
     return (Said(1, "minus" if is_formula or (behind is not None and behind.core in _OPERATORS) else "to"),)
@@ -95,5 +97,5 @@ def flags_and_paths(window: Window) -> Reading | None:
         return (Said(1, f"{match[1]} {' '.join(['plus' if match[2] == '++' else 'minus'] * 2)}"),)
     first, *others = core.split("+")
     if others and all(others) and first in KEYS:
-        return (Said(1, " ".join(KEYS.get(key) or letters(key) for key in (first, *others))),)
+        return (Said(1, " ".join(KEYS.get(key) or letters(read_aloud(key)) for key in (first, *others))),)
     return (Said(1, read_aloud(core)),) if _PATH.fullmatch(core) else None
