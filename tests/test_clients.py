@@ -336,6 +336,22 @@ def test_livekits_preemptive_speech_is_heard_at_once_or_never_was(tmp_path):
     assert sounds[2] == sounds[0]
 
 
+def test_pipecats_prepared_reply_is_heard_at_once_or_never_was(tmp_path):
+    with Serve(before=QUICK, token=KEY, slots=2) as server:
+        client = Program(tmp_path, "pipecat_prepared", server)
+        try:
+            told = {name: client.told(name) for name in ("usual", "committed", "discarded")}
+            client.ended_well()
+        finally:
+            client.kill()
+        assert not server.faults
+    assert [each["words"] for each in told.values()] == [SECOND.split()] * 3
+    assert told["committed"]["first_ms"] < told["usual"]["first_ms"]
+    sounds = [(tmp_path / f"{name}.wav").read_bytes() for name in told]
+    assert sounds[1] == sounds[0]
+    assert sounds[2] == sounds[0]
+
+
 def assert_split(told: dict[str, Any], text: str) -> None:
     """A text was heard in part."""
     assert told["spoken"] + " " + told["pending"] == text

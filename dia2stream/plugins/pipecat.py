@@ -13,6 +13,10 @@ sent and some is still to be played, the model's memory holds exactly what was p
 is reckoned from when the bot started speaking.
 
 What the caller said can be given to the model, so that the reply answers how it was said: `tts.listen(pcm, text)`.
+
+A reply can be made before it is sure that it is wanted: `await tts.prepare(text)`, then `await tts.commit()`, which
+plays it at once, or `await tts.discard()`, after which it never was. An interruption discards it too, and so does an
+`EagerEndOfTurnCancelFrame`.
 """
 
 from __future__ import annotations
@@ -20,7 +24,9 @@ from __future__ import annotations
 import asyncio
 import base64
 import time
+import uuid
 from collections.abc import AsyncGenerator
+from dataclasses import dataclass
 from typing import Any
 
 from loguru import logger
@@ -28,10 +34,12 @@ from pipecat.frames.frames import (
     BotStartedSpeakingFrame,
     BotStoppedSpeakingFrame,
     CancelFrame,
+    EagerEndOfTurnCancelFrame,
     EndFrame,
     Frame,
     InterruptionFrame,
     TTSAudioRawFrame,
+    TTSSpeakFrame,
     TTSStartedFrame,
     TTSStoppedFrame,
     TTSTextFrame,
@@ -47,6 +55,13 @@ from dia2stream.protocol.messages import Done, Error, FirstAudio, Listen, Notice
 _RATES = (8000, 16000, 24000)
 # Pipecat ends a turn that gives no sound for so long. Ours end by themselves, but for a server that is lost.
 _SILENT_SECONDS = 20.0
+
+
+@dataclass
+class CommitFrame(TTSSpeakFrame):
+    """The prepared reply of this text is wanted now. reply: its id, and that of its context."""
+
+    reply: str = ""
 
 
 class Dia2TTSService(TTSService):
@@ -85,6 +100,8 @@ class Dia2TTSService(TTSService):
         self._playback = Playback()
         self._plays_next_ms: float | None = None  # where what is played next stands on the talk's clock
         self._begins_ms: dict[str, float] = {}  # of each context that is not done, on that clock
+        self._prepared_text = ""  # of the reply that is prepared
+        self._committing: str | None = None  # the reply whose context is made next
         self._dropped: set[str] = set()  # contexts that were interrupted
         self._resumed: set[str] = set()  # those of them that are said on, and whose words pipecat has forgotten
         self._register_event_handler("on_speech_interrupted")
@@ -144,7 +161,10 @@ class Dia2TTSService(TTSService):
     async def run_tts(self, text: str, context_id: str) -> AsyncGenerator[Frame | None, None]:
         """Hands text over; its sound comes by itself."""
         if self._talk is not None:
-            await self._talk.say(context_id, text)
+            if self._talk.prepared == context_id:
+                await self._talk.commit(context_id)
+            else:
+                await self._talk.say(context_id, text)
             await self.start_tts_usage_metrics(text)
         yield None
 
@@ -158,10 +178,39 @@ class Dia2TTSService(TTSService):
         if self._talk is not None:
             await self._talk.listen(Listen(base64.b64encode(pcm).decode(), text, sample_rate=sample_rate))
 
+    # ---- Prepared replies ----
+
+    async def prepare(self, text: str) -> None:
+        """Makes a reply in advance, in place of one that was prepared before. Only `commit` has it heard."""
+        if self._talk is not None:
+            self._prepared_text = text
+            await self._talk.prepare(str(uuid.uuid4()), text, final=True)
+
+    async def commit(self) -> bool:
+        """Plays the prepared reply as a TTSSpeakFrame of its text would be. Returns False when there is none."""
+        if self._talk is None or self._talk.prepared is None:
+            return False
+        await self.queue_frame(CommitFrame(self._prepared_text, reply=self._talk.prepared))
+        return True
+
+    async def discard(self) -> None:
+        """The prepared reply is not wanted, and never was. No error when there is none."""
+        if self._talk is not None and self._talk.prepared is not None:
+            await self._talk.discard(self._talk.prepared)
+
+    def create_context_id(self) -> str:
+        """That of the reply that is committed, or a new one."""
+        id, self._committing = self._committing, None
+        return id or super().create_context_id()
+
     # ---- Interruptions ----
 
     async def process_frame(self, frame: Frame, direction: FrameDirection) -> None:
-        """Notes when the bot speaks; all else is as in every service."""
+        """Notes when the bot speaks, and what becomes of the prepared reply; all else is as in every service."""
+        if isinstance(frame, InterruptionFrame | EagerEndOfTurnCancelFrame):
+            await self.discard()
+        elif isinstance(frame, CommitFrame):
+            self._committing = frame.reply
         if isinstance(frame, BotStartedSpeakingFrame):
             self._playback.started(time.monotonic(), self._plays_next_ms)
             self._plays_next_ms = None
