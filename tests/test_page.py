@@ -3,6 +3,7 @@
 import base64
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -94,10 +95,22 @@ def test_everything_can_be_done_by_keyboard(tab):
     tab.press("Escape")
     tab.wait("!client.paused && !player.report.paused")
     reached = set()
-    for _ in range(16):
+    for _ in range(18):
         tab.press("Tab")
         reached.add(tab.value("document.activeElement.id || document.activeElement.tagName"))
-    assert {"start", "inject", "pause", "reset", "voice", "cfg_scale", "link", "download", "talk", "SUMMARY"} <= reached
+    assert {
+        "start",
+        "inject",
+        "pause",
+        "reset",
+        "prepare",
+        "voice",
+        "cfg_scale",
+        "link",
+        "download",
+        "talk",
+        "SUMMARY",
+    } <= reached
 
 
 def test_a_lost_connection_is_picked_up_by_itself(tab):
@@ -267,6 +280,37 @@ def test_a_setting_that_is_no_number_is_told_and_what_was_said_then_is_not_heard
     tab.value("document.querySelector('#seed').value = ' 7 '")
     speak(tab)
     assert [(command["cmd"], command["seed"]) for command in sent()] == [("start", "lucky"), ("start", 7)]
+
+
+# ---- Prepared replies ----
+
+
+def test_what_is_prepared_is_said_at_a_click_or_never_was(tab, sent):
+    def text_of(id):
+        return tab.value(f"document.querySelector('#{id}').textContent")
+
+    def prepare():
+        tab.click("#prepare")
+        tab.wait("document.querySelector('#readiness').textContent.startsWith('Made in ')")
+        assert text_of("prepare") == "Say it now"
+        assert "Three" not in text_of("words")
+
+    speak(tab, "[S1] One two.")
+    tab.wait("document.querySelector('#state').textContent === 'ready'")
+    tab.value("document.querySelector('#text').value = '[S2] Three four.'")
+    prepare()
+    tab.click("#discard")
+    tab.wait("document.querySelector('#prepare').textContent === 'Prepare'")
+    assert text_of("readiness") == ""
+    prepare()
+    tab.click("#prepare")
+    tab.wait("[...document.querySelectorAll('#words p')].at(-1).innerText === 'Three four.'")
+    tab.wait("document.querySelector('#readiness').textContent.startsWith('Its ')")
+    shown = re.fullmatch(r"Its first sound was here (\d+) ms after the click.", text_of("readiness"))
+    assert shown
+    assert text_of("here-ms") == f"{shown[1]} ms"
+    assert [command["cmd"] for command in sent()] == ["start", "prepare", "discard", "prepare", "commit"]
+    assert text_of("error") == ""
 
 
 # ---- Before the first word, and what people take along ----

@@ -15,7 +15,7 @@ const player = new Player();
 const client = new Client(server.href, { player, get token() { return tokenNow(); } });
 const microphone = new Microphone(player);
 const spans = new Map(); // of each word that is shown
-let sentAt = {}, first = null, number = 0, recorded = [];
+let sentAt = {}, first = null, committed = null, number = 0, recorded = [];
 
 // ---- What is told ----
 
@@ -33,7 +33,9 @@ function show() {
   const { live, paused, speaking } = client;
   if (microphone.on) say("listening", "listening");
   else if (client.conversation) say(...(paused ? ["paused", "paused"] : speaking ? ["speaking", "speaking"] : ["idle", "ready"]));
-  $("inject").disabled = $("reset").disabled = !live;
+  $("inject").disabled = $("reset").disabled = $("prepare").disabled = !live;
+  $("prepare").textContent = client.prepared ? "Say it now" : "Prepare";
+  $("discard").disabled = !client.prepared;
   $("pause").disabled = microphone.on || !live || !(speaking || paused);
   $("pause").textContent = paused ? "Resume" : "Pause";
   $("pause").setAttribute("aria-pressed", paused);
@@ -53,6 +55,7 @@ client.on("command", note);
 client.on("lost", () => say("idle", "connection lost, coming back"));
 client.on("closed", ({ error, message }) => {
   microphone.close();
+  $("readiness").textContent = "";
   show();
   say("idle", "not connected");
   fail({ code: error, message });
@@ -63,16 +66,25 @@ client.on("reset", () => { recorded = []; clearWords(); microphone.close(); show
 client.on("first_audio", event => { $("server-ms").textContent = `${Math.round(event.latency_ms)} ms`; first = event.id; });
 client.on("audio", ({ samples, at }) => {
   recorded.push({ samples, at });
-  if (first && sentAt[first]) $("here-ms").textContent = `${Math.round(performance.now() - sentAt[first])} ms`;
+  if (first && sentAt[first]) {
+    const took = Math.round(performance.now() - sentAt[first]);
+    $("here-ms").textContent = `${took} ms`;
+    if (first === committed) $("readiness").textContent = `Its first sound was here ${took} ms after the click.`;
+  }
   first = null;
   show();
 });
+client.on("prepared", ({ id, ready_ms }) => {
+  if (id === client.prepared) $("readiness").textContent = `Made in ${Math.round(ready_ms)} ms, and heard by nobody. Say it now: its first sound is there already.`;
+});
+client.on("discarded", () => { if (!client.prepared) $("readiness").textContent = ""; });
 client.on("dropped", ({ from_ms }) => {
   for (const word of client.words) if (word.dropped) spans.get(word).className = "unheard";
   const end = Math.round(from_ms * RATE / 1000);
   recorded = recorded.filter(({ at }) => at < end).map(({ samples, at }) => ({ samples: samples.subarray(0, end - at), at }));
 });
 client.on("error", event => {
+  if (event.cmd === "prepare") $("readiness").textContent = "";
   if (event.cmd !== "resume" || event.code !== "not_paused") fail(event);
 });
 client.on("word", word => {
@@ -127,6 +139,16 @@ async function speak(cmd) {
   sentAt = { ...(cmd === "start" ? {} : sentAt), [id]: performance.now() };
   if (!client.conversation) say("idle", "connecting");
   try { await client[cmd](text, fields); } catch (error) { fail(error); }
+  show();
+}
+
+async function prepareOrCommit() {
+  const text = $("text").value, prepared = client.prepared;
+  fail("");
+  if (!prepared && !text.trim()) { fail("there is nothing to say"); $("text").focus(); return; }
+  if (prepared) sentAt[committed = prepared] = performance.now();
+  else $("readiness").textContent = "Being made.";
+  try { await (prepared ? client.commit(prepared) : client.prepare(text, String(++number), voice())); } catch (error) { fail(error); }
   show();
 }
 
@@ -290,6 +312,8 @@ if (!navigator.mediaDevices) {
 }
 $("start").onclick = () => speak("start");
 $("inject").onclick = () => speak("inject");
+$("prepare").onclick = prepareOrCommit;
+$("discard").onclick = () => { fail(""); client.discard(client.prepared).catch(fail); };
 $("pause").onclick = pauseOrResume;
 $("reset").onclick = () => { fail(""); client.reset().catch(fail); };
 $("link").onclick = () => {
