@@ -34,7 +34,7 @@ class ToyFacts:
             weights="dtype",
             codebooks=len(context.stepper.delays),
             delays=context.stepper.delays,
-            context_steps=context.limit,
+            context_steps=context.columns.limit,
             history_frames=context.history_frames,
             began=0.0,
             has_text=keeps_text,

@@ -148,7 +148,7 @@ def test_an_engine_counts_the_lead_in_of_its_delays(stand_in: Path) -> None:
     try:
         with one.conversation() as session:
             context = session.conversation.context
-            assert (context.lead_in, context.limit) == (max(DELAYS), STEPS)
+            assert (context.lead_in, context.columns.limit) == (max(DELAYS), STEPS)
         assert (one.text.rules, one.text.auto, one.text.makes_sounds) == ("spoken", "spoken", False)
     finally:
         one.close()

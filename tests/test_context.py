@@ -147,8 +147,8 @@ def test_a_rebuilt_context_holds_the_clips_and_the_last_seconds() -> None:
         rig.take()
     context, prefix = rig.context, toy_voice().frames
     start = context.base + prefix
-    assert context.room > context.limit // 4
-    assert context.step - start >= (context.limit - prefix) // 4
+    assert context.room > context.columns.limit // 4
+    assert context.step - start >= (context.columns.limit - prefix) // 4
     blank = toy(voices={"clips": toy_voice()}).do(Start(LONG))
     assert rig.stepper.remembered(0, prefix) == blank.stepper.remembered(0, prefix)
     # The codes of the clips, then those of the history, each as late as its codebook.

@@ -100,7 +100,7 @@ def test_a_voice_that_ran_in_one_slot_is_copied_into_another(tiny: Checkpoint) -
 
 def test_a_conversation_that_filled_the_context_leaves_the_voice_as_it_was(tiny: Checkpoint) -> None:
     talk = rig(tiny, {"a": prefix(tiny, 0)})
-    talk.context.limit = 150
+    talk.context.columns.limit = 150
     first = spoken(talk)
     talk.say("one two three four five six seven eight nine ten " * 3, cfg_scale=1.0)
     assert talk.context.rollovers >= 1

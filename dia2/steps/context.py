@@ -63,7 +63,6 @@ class Context:
     ) -> None:
         self.stepper, self.slot = stepper, slot
         self.machine = TextMachine.of(stepper.config.data)
-        self.limit = stepper.config.runtime.max_context_steps
         self.lead_in = max(1, *stepper.delays)  # a step completes one frame, and without delays the first is there
         # The backbone draws codebook 0; the depformer draws the others.
         self._shortest_delay = min(stepper.delays[1:], default=0)
@@ -227,7 +226,7 @@ class Context:
 
     @property
     def reach(self) -> int:
-        """How many columns this context can have now: fewer than `limit` where the cache's blocks run out."""
+        """How many columns this context can have now: fewer than `columns.limit` where the cache's blocks run out."""
         return self.columns.reach
 
     @property

@@ -11,11 +11,14 @@ from dia2.steps.stepper import Stepper, TextColumn
 
 
 class SlotColumns:
-    """Where one slot of a stepper stands. due: the texts of the columns to run before the next step."""
+    """Where one slot of a stepper stands.
+
+    due: the texts of the columns to run before the next step. limit: columns of a full context.
+    """
 
     def __init__(self, stepper: Stepper, slot: int) -> None:
         self._stepper, self._slot = stepper, slot
-        self._limit = stepper.config.runtime.max_context_steps
+        self.limit = stepper.config.runtime.max_context_steps
         self.due: deque[TextColumn] = deque()
 
     def draft(self) -> "SlotColumns":
@@ -32,12 +35,12 @@ class SlotColumns:
     @property
     def reach(self) -> int:
         """How many columns the slot can have now: fewer than the model can where the cache's blocks run out."""
-        return min(self._limit, self._stepper.blocks.reach(self._slot))
+        return min(self.limit, self._stepper.blocks.reach(self._slot))
 
     @property
     def is_short(self) -> bool:
         """Whether blocks of the cache are missing for a whole context."""
-        return self.reach < self._limit
+        return self.reach < self.limit
 
     def run(self, most: int) -> None:
         """Runs so many of the columns that are due in one pass."""

@@ -32,7 +32,7 @@ class Parts:
 
     def measure(self) -> None:
         """Times each part a few times."""
-        first, late = self._context.first_frame, self._context.limit - _EARLY
+        first, late = self._context.first_frame, self._context.columns.limit - _EARLY
         frames, early = (
             cycle(range(first, self._context.frames)),
             first + _EARLY,

@@ -191,7 +191,7 @@ class Tape:
         self.begun, self.begins = True, self.begins + 1
         self._voices.clear()
         self._segments = ()
-        self._reach = ReachEntry(conversation.context.limit)
+        self._reach = ReachEntry(conversation.context.columns.limit)
         self._notes.append(None)
         self._notes.append(begin(self._facts.header(conversation, self._keeps_text)))
 
@@ -278,7 +278,7 @@ class Facts:
             weights=checkpoint.weights,
             codebooks=len(stepper.delays),
             delays=tuple(stepper.delays),
-            context_steps=conversation.context.limit,
+            context_steps=conversation.context.columns.limit,
             history_frames=self._history,
             began=round(time.time(), 3),
             has_text=keeps_text,
