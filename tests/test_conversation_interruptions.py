@@ -106,6 +106,20 @@ def test_a_word_that_was_cut_is_forgotten_but_for_its_first_frame() -> None:
         assert frame_numbers(rig)[:40] == list(range(40))  # the listener's clock goes on
 
 
+def test_frames_may_be_remembered_whose_words_are_not() -> None:
+    rig = toy().do(Start(HELLO)).run_until_sent(30)
+    context, pad = rig.context, rig.conversation.machine.pad
+    run = rig.stepper.prefilled
+    context.cut(12, heard=15, since=10)
+    assert (context.step, context.frames, context.due) == (12, 12, 2)
+    assert context.history.last(2) == [(pad, pad)] * 2 != context.history.last(4)[:2]
+    context.run_due()
+    assert (context.step, rig.stepper.prefilled - run) == (12, 2)
+    assert rig.stepper.slots[0].text == (pad, pad)
+    context.cut(11, heard=11, since=0)  # the first column of all reads what opens a conversation
+    assert context.due == 10
+
+
 def test_nothing_is_forgotten_between_words() -> None:
     text = 'One two three. <break time="2s"/> Four.'
     whole = toy().say(text)

@@ -107,6 +107,53 @@ def test_a_model_that_is_behind_is_cut_where_it_was_in_time() -> None:
     assert times.being_said([], at=0, ended=False) == times.being_said([word(3, "")], at=300, ended=False) == ()
 
 
+def test_a_word_that_does_not_sound_yet_is_cut_together_with_the_one_that_does() -> None:
+    """ "Only" was forced, and sounds behind a pause; "once" was taken while it sounds."""
+    times, words = WordTimes(HEARS), [word(0, "summer?"), word(7, "Only"), word(14, "once")]
+    told(times, words, [(500, 1070)], 16)
+    assert [w.start for w in words[:2]] == [60, 1070]
+    assert list(times.being_said(words[::-1], at=1200, ended=False)) == words[:0:-1]
+
+
+def test_the_pause_behind_a_sentence_may_come_late_and_that_behind_a_part_of_one_sooner() -> None:
+    for mark, told_at in ((".", 1500), (",", 620)):
+        words = [word(0, "One" + mark), word(7, "two")]
+        told(WordTimes(HEARS), words, [(1100, 1500)], 24)
+        assert words[1].start == told_at
+
+
+def test_a_model_that_is_behind_is_not_in_time_again_at_once() -> None:
+    words = [word(0, "Fine."), word(7, "grandfather"), word(12, "did")]
+    told(WordTimes(HEARS), words, [(500, 1300)], 24)
+    assert [w.start for w in words] == [60, 1300, 1300 + 13 * 50 / 2]
+
+
+@pytest.mark.parametrize(
+    ("silences", "heard", "step"),
+    [
+        ([], 9, 5),  # it is as loud everywhere: the word's first frame is remembered
+        ([(460, 500)], 9, 6),  # what is remembered ends where it is quiet, up to two frames later
+        ([(540, 580)], 9, 7),
+        ([(620, 660)], 9, 5),
+        ([(380, 420), (460, 500)], 9, 5),  # it is quiet there anyway
+        ([(300, 340)], 9, 5),
+        ([(460, 500)], 5, 5),  # not where nothing was heard
+        ([(460, 480)], 6, 6),
+        ([(480, 560)], 6, 5),
+    ],
+)
+def test_an_interruption_goes_back_to_where_it_is_quiet_behind_a_words_first_frame(
+    silences: list[tuple[int, int]], heard: int, step: int
+) -> None:
+    times, words = WordTimes(HEARS), [word(1, "One"), word(4, "two")]
+    told(times, words, silences, 12)
+    assert times.border(words[1], heard) == step
+    times.go_back(step, words[1])
+    told_nothing = WordTimes(Corrections())
+    told(told_nothing, words, silences, 12)
+    assert told_nothing.border(words[1], heard) == 5
+
+
 def test_the_last_words_are_cut_as_long_as_they_sound() -> None:
     times, words = WordTimes(HEARS), [word(0, "One")]
     told(times, words, [(600, 2000)], 10)

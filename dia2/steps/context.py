@@ -294,17 +294,24 @@ class Context:
             self.rewind(step, self.frames)
             self.state.restore(mark)
 
-    def cut(self, step: int, heard: int) -> None:
+    def cut(self, step: int, heard: int, since: int | None = None) -> None:
         """Goes on at `step` as if nothing had been said from there on: its column has no text.
 
         heard: frames before it were played, `step` or more. The codec goes on behind them, so that the sound does not
-        jump. The machine's state is the caller's to set.
+        jump. since: the columns from this step on have no text either; they are due. The machine's state is the
+        caller's to set.
         """
         if step < self.frames:
             self._rewind_playback(heard)
             self.playback.cut(step, heard)
         self.rewind(step, step)
-        self.stepper.slots[self.slot].text = (self.machine.pad, self.machine.pad)
+        self.stepper.slots[self.slot].text = blank = (self.machine.pad, self.machine.pad)
+        # The first column behind a voice, and the first of all, reads what stood before it.
+        count = 0 if since is None else min(step - since, self.columns.next - self._voice.frames - 1)
+        if count > 0:
+            self.history.retell(count, blank)
+            self.columns.drop(count)
+            self.columns.due.extend([blank] * count)
 
     def extend(self, texts: Sequence[TextColumn], marks: Sequence[Mark], codes: Tensor) -> None:
         """Goes on with frames that somebody else made, from `frames` on. They are not played; their columns are due.

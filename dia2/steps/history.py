@@ -76,6 +76,11 @@ class History:
         for _ in range(steps):
             self.columns.pop()
 
+    def retell(self, steps: int, text: TextColumn) -> None:
+        """Gives so many last columns another text."""
+        for at in range(len(self.columns) - steps, len(self.columns)):
+            self.columns[at] = self.columns[at]._replace(text=text)
+
     def word_start(self, first: int, last: int) -> int | None:
         """How many steps ago no word was under way: the first such place of `first`, first - 1, ... last + 1."""
         for steps in range(first, last, -1):

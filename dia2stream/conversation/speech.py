@@ -320,16 +320,18 @@ class Speech:
         """Goes back to what was heard: the frames sent after it were not, and the rest of the text is not wanted.
 
         A model that remembers half a word says the other half before anything new. So it forgets the word that was cut,
-        all but the first frame, in which the word before may still sound. The listener's clock does not go back.
+        but for its first frame or so (`WordTimes.border`). The listener's clock does not go back.
         """
         step, context = cut.step, self.context
         if not cut.words:
             context.rewind(step, step)
+            self.words.go_back(step)
         else:
-            step = max(cut.words[-1].step + 1, context.oldest_step())
-            context.cut(step, heard=cut.step)
-        self.words.go_back(step)
-        self.times.go_back(self.words.sounded[-1] if self.words.sounded else None)
+            first = cut.words[-1]
+            step = max(self.times.border(first, cut.step), context.oldest_step())
+            context.cut(step, heard=cut.step, since=first.step + 1)
+            self.words.go_back(min(step, first.step + 1))
+        self.times.go_back(step, self.words.sounded[-1] if self.words.sounded else None)
         context.state.queue.clear()
         # No hold either, in which a model would go on with what it said last: the next word comes at once.
         context.state.restore(self.machine.start().mark())

@@ -33,10 +33,17 @@ UNKNOWN = 255  # stands for a level that was not measured
 _FLOOR_DB = 120
 _LEAST_MS = 60  # from the beginning of one word to that of the next
 _PAUSE_MS = 80  # what is shorter is part of a word, such as the silence before a "t"
-_PAUSE_BEGINS_MS = 400  # how much later than expected a pause may begin behind the end of a sentence
+# How much later than expected a pause may begin behind the end of a sentence, and behind a part of one. A pause behind
+# a comma is shorter, and may be missing: the next silence is then that of another word.
+_PAUSE_BEGINS_MS, _PART_PAUSE_BEGINS_MS = 600, 300
+_HURRIED = 0.5  # a model that is behind takes at least this share of a word's usual length
+_KEPT_FRAMES = 375  # whose levels are remembered for interruptions, half a minute
+_BORDER_FRAMES = 2  # how far behind the usual frame an interruption may go on
+_BORDER_DB = 8  # how much quieter it must be there
 _LONGEST_WAIT_MS = 1500
 _BEHIND_MS = 150  # a model that is later than that with a word has fallen behind
-_STOPS = tuple(".?!,;:")
+_ENDS = tuple(".?!")
+_STOPS = (*_ENDS, *",;:")
 _QUOTES = "\"')]"
 
 
@@ -104,12 +111,14 @@ class WordTimes:
         self._pauses = Pauses(corrections.pause_db) if corrections.pause_db else None
         self._waiting: deque[TakenWord] = deque()
         self._last: TakenWord | None = None
+        self._heard: deque[tuple[int, bytes]] = deque(maxlen=_KEPT_FRAMES)  # frames and their levels, oldest first
         self.levels = b""
 
     def copy(self, words: Mapping[TakenWord, TakenWord]) -> "WordTimes":
         """Another one that has heard the same. words: of each word that was taken for a frame, its copy."""
         other = copy(self)
         other._waiting = deque(words[word] for word in self._waiting)
+        other._heard = self._heard.copy()
         other._last = None if self._last is None else words.get(self._last, self._last)
         if self._pauses is not None:
             other._pauses = copy(self._pauses)
@@ -126,6 +135,7 @@ class WordTimes:
         self.levels, begins = levels, frame * FRAME_MS
         if self._pauses is not None and levels:
             self._pauses.hear(begins, levels)
+            self._heard.append((frame, levels))
         self._waiting.extend(words)
         told = []
         while self._waiting:
@@ -140,9 +150,11 @@ class WordTimes:
         """All words that wait for their sound: they are to be told now, because what follows them cannot wait."""
         return [self._begin(self.expected(self._last, self._waiting[0])) for _ in range(len(self._waiting))]
 
-    def go_back(self, last: TakenWord | None) -> None:
-        """An interruption. last: the last word that was heard."""
+    def go_back(self, step: int, last: TakenWord | None) -> None:
+        """An interruption: the model goes on at this step. last: the last word that was heard."""
         self._waiting.clear()
+        while self._heard and self._heard[-1][0] >= step:
+            self._heard.pop()
         self._last = last
         if self._pauses is not None:
             self._pauses.forget()
@@ -152,8 +164,12 @@ class WordTimes:
         begins = float(word.step * FRAME_MS + self._delay)
         if last is None or last.start is None:
             return begins
-        takes = self.length(last) if self._is_forced(last, word) else 0
-        return max(begins, last.start + max(takes, _LEAST_MS if self._letter else 0))
+        takes = _LEAST_MS if self._letter else 0.0
+        if self._is_forced(last, word):
+            takes = max(takes, self.length(last))
+        elif last.start - last.step * FRAME_MS - self._delay > _BEHIND_MS:
+            takes = max(takes, _HURRIED * self.length(last))
+        return max(begins, last.start + takes)
 
     def end(self, word: TakenWord, following: TakenWord | None, last_end: int | None) -> float:
         """When a word that was told is over. following: the word behind it. last_end: where the words ended, a step."""
@@ -188,11 +204,31 @@ class WordTimes:
             return ()
         count = 1
         for word, before in pairwise(taken):
-            on_time = word.step * FRAME_MS + self._delay + _BEHIND_MS
+            on_time = float(word.step * FRAME_MS + self._delay + _BEHIND_MS)
+            if word.start is None or word.start > at:
+                on_time = min(on_time, at)  # it does not sound yet: the word before may be the one that does
             if not before.word.tokens or (before.start is not None and self.end(before, word, None) <= on_time):
                 break
             count += 1
         return taken[:count]
+
+    def border(self, cut: TakenWord, heard: int) -> int:
+        """The step that an interruption goes back to, which cuts this word; the frames before it are remembered.
+
+        heard: frames before it were heard. The first frame of the word is remembered too, because the word before may
+        still sound in it. Where it is clearly quieter up to two frames later, what is remembered ends there: a model
+        that remembers the beginning of a sound goes on with it.
+        """
+        usual = min(cut.step + 1, heard)
+        # Frames that were not heard do not count: whether they are made already is chance.
+        levels = {frame: levels for frame, levels in self._heard if usual - 1 <= frame < heard}
+
+        def quiet(step: int) -> float:
+            around = [*levels.get(step - 1, b"")[-2:], *levels.get(step, b"")[:2]]
+            return sum(around) / len(around) if around else 0.0
+
+        best = max(range(usual, min(heard, usual + _BORDER_FRAMES) + 1), key=lambda step: (quiet(step), step))
+        return best if quiet(best) >= quiet(usual) + _BORDER_DB else usual
 
     def length(self, word: TakenWord) -> float:
         """How long a word may take; 0 where a checkpoint does not say how long a letter does."""
@@ -207,15 +243,20 @@ class WordTimes:
         last, begins = self._last, self.expected(self._last, word)
         if self._pauses is None:
             return begins if begins < until or not self._letter else None
-        ends_sentence = last is not None and last.word.text.rstrip(_QUOTES).endswith(_STOPS)
-        forced = last is not None and self._is_forced(last, word)
-        latest = begins + (_PAUSE_BEGINS_MS if forced and ends_sentence else 0)  # beginning of a pause before the word
+        latest = begins + self._pause_may_begin(last, word)
         pause = next((p for p in self._pauses.ended if p.start <= latest and p.end > begins), None)
         if pause is not None:
             return pause.end
         if self._pauses.began is not None and self._pauses.began <= latest:
             return None if until - begins < _LONGEST_WAIT_MS else until - FRAME_MS
         return begins if latest < until else None
+
+    def _pause_may_begin(self, last: TakenWord | None, word: TakenWord) -> int:
+        """How much later than a word is expected the pause before it may begin, in ms. last: the word before."""
+        text = "" if last is None or not self._is_forced(last, word) else last.word.text.rstrip(_QUOTES)
+        if text.endswith(_ENDS):
+            return _PAUSE_BEGINS_MS
+        return _PART_PAUSE_BEGINS_MS if text.endswith(_STOPS) else 0
 
     def _begin(self, start: float) -> TakenWord:
         word, before = self._waiting.popleft(), self._last

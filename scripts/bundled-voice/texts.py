@@ -89,7 +89,8 @@ def test_sentences() -> list[str]:
     import material
 
     found = [line for path in HERE.glob("test-*.txt") for line in path.read_text(encoding="utf-8").splitlines()]
-    found += [text for texts in material.SENTENCES.values() for text in texts]
+    spoken = [*material.SENTENCES.values(), *material.HELD_OUT_SENTENCES.values()]
+    found += [text for texts in spoken for text in texts]
     found += [*material.INTERRUPTED, *material.REPLIES, *material.HELD_OUT, *material.HELD_OUT_REPLIES]
     for path in (ROOT / "tests" / "texts").glob("*.json"):
         pairs = [pair for pairs in json.loads(path.read_text(encoding="utf-8")).values() for pair in pairs]

@@ -65,7 +65,7 @@ def judge(
     ] = None,
     quick: Annotated[bool, typer.Option("--quick", help="A minute's worth: fewer texts, in process only.")] = False,
     held_out: Annotated[
-        bool, typer.Option("--held-out", help="Interrupt other texts, which no choice was made by.")
+        bool, typer.Option("--held-out", help="Say and interrupt other texts, by which nothing was chosen.")
     ] = False,
     published: Annotated[
         str | None,
@@ -129,7 +129,7 @@ def _measure(
 ) -> tuple[list[Figure], list[str]]:
     """All figures, and what was heard wrong."""
     plain, ear = Plain(), load_ear(whisper)
-    said = sentences(size.sentences)
+    said = sentences(size.sentences, held_out)
     cuts = held_out_interruptions(size.interruptions) if held_out else interruptions(size.interruptions)
     controls = list({_control(task): None for task in cuts})
     asked = [replace(one.task, pauses=PAUSES) for one in said]

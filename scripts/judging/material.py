@@ -81,23 +81,59 @@ INTERRUPTED_AT = (1100, 1720, 2450)
 _SHIFT_MS = 37
 
 
-# A second set, of which nothing was known when the way to interrupt was chosen.
+# A second set, written when all choices had been made. Nothing may be chosen by it: then it has to be written anew.
+HELD_OUT_SENTENCES = {
+    "statement": [
+        "The nurse wrote his number on a yellow card.",
+        "Nobody in our family has ever liked fish.",
+        "We painted the fence before the guests arrived.",
+        "A strong wind broke the branches of the apple tree.",
+    ],
+    "question": [
+        "Which of these two roads is the shorter one?",
+        "Do you want me to wait outside?",
+        "Why did they move the table to the other room?",
+        "Is there a bank anywhere near here?",
+    ],
+    "service": [
+        "One of my colleagues will call you back today.",
+        "Your table is ready, please follow me.",
+        "I need your name and the date of your birth.",
+        "We can change the room if you do not like it.",
+    ],
+    "several sentences": [
+        "[S1] The lift does not work. Take the stairs at the end of the hall. My door is the second one.",
+        "[S2] I know her well. We went to the same school. She plays the piano, and her brother sings.",
+        "[S1] Sit here, it is warmer. The fire needs more wood. Shall I bring you a blanket?",
+        "[S2] It is late. The last bus has gone. You can sleep in our guest room tonight.",
+        "[S1] Do not worry. Everything will be fine. I have done this many times before.",
+        "[S2] What a day! First the car would not start, then I lost my phone. Now it rains.",
+        "[S1] They live by the sea. Their house is small, but the garden is lovely. You should visit them.",
+        "[S2] Let me see. Yes, that is the right one. Put it back when you have finished.",
+    ],
+    "dialogue": [
+        "[S1] Is anybody home? [S2] I am up here. [S1] Come down, dinner is ready.",
+        "[S2] How long have you lived here? [S1] Almost ten years. [S2] Then you know everyone.",
+        "[S1] I cannot find my glasses. [S2] They are on your nose. [S1] Oh, so they are.",
+        "[S2] Shall we play cards? [S1] Not tonight. I am too tired. [S2] Maybe tomorrow.",
+    ],
+}
 HELD_OUT = [
-    "[S1] The garden behind the house is full of flowers, and every morning the birds come to eat the bread.",
-    "[S2] You can leave your bags at the hotel, because the museum does not allow them inside the building.",
-    "[S1] Our flight was late by almost two hours. [S2] Perhaps there was too much snow on the ground.",
-    "[S2] First we looked at the map, then we asked a farmer, and in the end we found the right road.",
-    "[S2] Have you ever been to Italy in summer? [S1] Only once, when I was still a student.",
-    "[S1] The engine makes a strange noise when I start it, so I would rather take the bus to work today.",
+    "[S1] The farmer sold his old horse in spring, and with the money he bought a little red tractor.",
+    "[S2] When the lesson was over, the boys ran out to the field and played football until the sun went down.",
+    "[S1] Do you remember the winter of the big snow? [S2] Of course, we could not open the front door.",
+    "[S2] Water the plants twice a week. The key is under the stone, and the cat sleeps in the kitchen.",
+    "[S2] My brother has a new job in the north. [S1] I hope that he took his warm coat with him.",
+    "[S1] This machine is easy to use. Press the green button, wait for the light, and take your ticket.",
 ]
 HELD_OUT_REPLIES = [
-    "Wait a minute, I have another question.",
-    "[S2] My number has changed since last year.",
-    "Yes, but how long will it take?",
-    "[S1] Could you say that a little slower?",
-    "No problem, we have plenty of time.",
+    "Stop, that is the wrong address.",
+    "[S2] Did anybody ask for me?",
+    "Okay, but I can only pay on Monday.",
+    "[S1] Tell me more about the second one.",
+    "Good, then we will see you at noon.",
 ]
-_HELD_OUT_FROM_MS, _HELD_OUT_TO_MS, _HELD_OUT_SEED = 700, 3900, 7000
+_HELD_OUT_FROM_MS, _HELD_OUT_TO_MS, _HELD_OUT_SEED = 700, 3900, 9000
 
 
 @dataclass(frozen=True)
@@ -108,16 +144,17 @@ class Said:
     task: Task
 
 
-def sentences(count: int) -> list[Said]:
-    """So many sentences: kinds and speakers take turns, and each has another seed."""
+def sentences(count: int, held_out: bool = False) -> list[Said]:
+    """So many sentences, of the second set if held_out: kinds and speakers take turns, and each has another seed."""
     said: list[Said] = []
-    longest = max(map(len, SENTENCES.values()))
+    material, seed = (HELD_OUT_SENTENCES, _HELD_OUT_SEED + 500) if held_out else (SENTENCES, 1000)
+    longest = max(map(len, material.values()))
     for number in range(longest):
-        for kind, texts in SENTENCES.items():
+        for kind, texts in material.items():
             if number < len(texts):
                 text = texts[number]
                 tag = "" if text.startswith("[S") else f"[S{1 + (number + len(said)) % 2}] "
-                said.append(Said(kind, Task(tag + text, seed=1000 + len(said))))
+                said.append(Said(kind, Task(tag + text, seed=seed + len(said))))
     return said[:count]
 
 
