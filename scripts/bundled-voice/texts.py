@@ -21,6 +21,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 
+import numpy as np
 import written
 from grammar import Grammar
 from wordnet import WordNet
@@ -33,15 +34,18 @@ ROOT = HERE.parents[1]
 ENOUGH = 20  # times that any word should stand
 OFTEN = ((3_000, 150), (10_000, 50))  # so many of the most frequent words, and how often those should stand
 # What the first lines are there for, one need after the other: so many of the most frequent words, so many times each.
-NEEDS = ((3_000, 20), (10_000, 10), (3_000, 60), (25_000, 4), (10_000, 30), (60_000, 3), (25_000, 10), (60_000, ENOUGH))
+NEEDS = ((3_000, 20), (10_000, 8), (3_000, 50), (25_000, 3), (10_000, 25), (60_000, 3), (25_000, 10), (60_000, ENOUGH))
+SHARES = (0.6, 0.4, 0.25, 0.0)  # of a line's words, which must lack something: dense lines first
+AT_ONCE = 500  # lines that are looked at together
 COMMON, KNOWN = 25_000, 60_000  # words that all stand in lists; words without which a sentence of WordNet is left out
+LISTED = (3_000, 10_000, 3_000, 10_000, 25_000)  # so many of the most frequent words, in lists
 RUN = 5  # words in a row that no line shares with a test
 MOST_WORDS, MOST_CHARACTERS = 42, 260
 # How many lines of each kind are asked for: WordNet gives what it has, `rare` what words lack.
 KINDS = {
     "examples": 60_000,
     "definitions": 120_000,
-    "lists": 30_000,
+    "lists": 60_000,
     "everyday": 45_000,
     "agent": 80_000,
     "caller": 30_000,
@@ -138,7 +142,7 @@ class Sources:
         elif kind == "definitions":
             yield from self._known(self.wordnet.definitions(), dice)
         elif kind == "lists":
-            yield from word_lists(self.ranked[:COMMON], dice)
+            yield from word_lists(self.ranked, dice)
         else:
             while kind != "rare" or self.missing:
                 yield self.grammar.sentence(kind, dice)
@@ -200,10 +204,10 @@ def names() -> tuple[list[str], list[str], list[str], list[str]]:
     return plain[0], plain[1], plain[2], endings.split()
 
 
-def word_lists(words: list[str], dice: random.Random) -> Iterator[str]:
-    """Every word in lists of a few, over and over, with pauses between some."""
-    while True:
-        order = list(words)
+def word_lists(ranked: Sequence[str], dice: random.Random) -> Iterator[str]:
+    """Words in lists of a few, over and over, with pauses between some; the most frequent words in more of them."""
+    for most in itertools.cycle(LISTED):
+        order = list(ranked[:most])
         dice.shuffle(order)
         rest = iter(order)
         while chosen := list(itertools.islice(rest, dice.randint(4, 9))):
@@ -255,24 +259,36 @@ def lacking(lines: Iterable[str], ranked: Sequence[str], dice: random.Random) ->
 
 
 def ordered(lines: list[str], ranked: Sequence[str], dice: random.Random) -> list[str]:
-    """Shuffled, and of every two lines one is there for what its words lack: frequent words first, as NEEDS has it."""
-    rest = list(lines)
-    dice.shuffle(rest)
-    said = {line: words_of(line) for line in rest}
-    counts: Counter[str] = Counter()
-    needed: list[str] = []
+    """Shuffled, and of every two lines one is there for what its words lack.
+
+    Frequent words come first, as NEEDS has it, and lines that are full of lacking words before those that have one.
+    """
+    order = list(lines)
+    dice.shuffle(order)
+    ids: dict[str, int] = {word: number for number, word in enumerate(ranked)}
+    said = [[ids.setdefault(word, len(ids)) for word in words_of(line)] for line in order]
+    nothing = len(ids)  # stands where a line has ended
+    words = np.full((len(said), max(map(len, said), default=0)), nothing, np.int32)
+    for row, own in zip(words, said, strict=True):
+        row[: len(own)] = own
+    lengths = np.array([len(own) for own in said])
+    counts = np.zeros(nothing + 1, np.int64)
+    left, needed = np.arange(len(order)), list[int]()
     for most, times in NEEDS:
-        wanted = set(ranked[:most]) if most < len(ranked) else None
-        left = []
-        for line in rest:
-            if any(counts[word] < times and (wanted is None or word in wanted) for word in said[line]):
-                counts.update(said[line])
-                needed.append(line)
-            else:
-                left.append(line)
-        rest = left
+        last = most if most < len(ranked) else nothing
+        for share in SHARES:
+            takes = np.zeros(len(left), bool)
+            for begin in range(0, len(left), AT_ONCE):
+                some = left[begin : begin + AT_ONCE]
+                lacks = counts < times
+                lacks[last:] = False
+                lacking_words = lacks[words[some]].sum(1)
+                takes[begin : begin + AT_ONCE] = chosen = (lacking_words > 0) & (lacking_words >= share * lengths[some])
+                counts += np.bincount(words[some[chosen]].ravel(), minlength=nothing + 1)
+            needed += left[takes].tolist()
+            left = left[~takes]
     # By turns, and what is left of the longer at the end.
-    return [line for pair in itertools.zip_longest(needed, rest) for line in pair if line is not None]
+    return [order[n] for pair in itertools.zip_longest(needed, left.tolist()) for n in pair if n is not None]
 
 
 def variety(lines: list[str]) -> dict[str, object]:
