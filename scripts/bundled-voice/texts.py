@@ -93,8 +93,8 @@ def test_sentences() -> list[str]:
     import material
 
     found = [line for path in HERE.glob("test-*.txt") for line in path.read_text(encoding="utf-8").splitlines()]
-    spoken = [*material.SENTENCES.values(), *material.HELD_OUT_SENTENCES.values()]
-    found += [text for texts in spoken for text in texts]
+    judged = [*material.SENTENCES.values(), *material.HELD_OUT_SENTENCES.values()]
+    found += [text for texts in judged for text in texts]
     found += [*material.INTERRUPTED, *material.REPLIES, *material.HELD_OUT, *material.HELD_OUT_REPLIES]
     for path in (ROOT / "tests" / "texts").glob("*.json"):
         pairs = [pair for pairs in json.loads(path.read_text(encoding="utf-8")).values() for pair in pairs]
