@@ -692,7 +692,7 @@ class ToyCodec:
         return min(len(self._before), _TOY_BACK)
 
     def submit(self, codes: Tensor) -> Any:
-        before = [*self._before, self.state]
+        before = [*self._before, self.state][-_TOY_BACK:]
         self.hear(codes)
         self._before = before
         *_, low, middle, high = codes[:, 0].tolist()
