@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from dia2stream.conversation.level import Gain
 from dia2stream.conversation.reader import TextReader
@@ -27,8 +28,7 @@ class MadeFrame:
     gain: Gain | None = None
 
 
-@dataclass(frozen=True)
-class FrameEvents:
+class FrameEvents(NamedTuple):
     """The events that have their place before the next frame of a conversation, as it stands now.
 
     clock_ms: where the next frame that is queued will stand on the audio clock. last_end: the step at which the words

@@ -47,8 +47,8 @@ from dia2stream.conversation.level import Level
 from dia2stream.conversation.outbox import Outbox
 from dia2stream.conversation.reader import ReadEntry, TextReader
 from dia2stream.conversation.word_times import WordTimes
-from dia2stream.conversation.words import Utterance, Words
-from dia2stream.items import FRAME_MS, Frame
+from dia2stream.conversation.words import TakenWord, Utterance, Words
+from dia2stream.items import FRAME_MS, Frame, Item
 from dia2stream.protocol.messages import Cancelled
 
 # Steps of room that a turn needs to begin, at most a sixth of the context: with less, the context is rebuilt first.
@@ -199,9 +199,11 @@ class Speech:
 
     def complete(self, frame: int) -> MadeFrame:
         """Behind a step that completed this frame of the model. `deliver` has to be called with what this returns."""
-        speaker, events, begins_turn = self.words.speaker, self._events, frame == self.clock.turn
-        before = [*(events.announced(self._opening) if self._opening is not None and begins_turn else ())]
+        speaker, before = self.words.speaker, list[Item | TakenWord]()
+        if self._opening is not None and frame == self.clock.turn:
+            before += self._events.announced(self._opening)
         if sounding := self.words.sound(frame):
+            events = self._events
             before += [item for word in sounding for item in events.taken(word)]
             oldest = self.context.oldest_step()
             self.words.forget_before(oldest)
