@@ -34,8 +34,8 @@ _FLOOR_DB = 120
 _LEAST_MS = 60  # from the beginning of one word to that of the next
 _PAUSE_MS = 80  # what is shorter is part of a word, such as the silence before a "t"
 # How much later than expected a pause may begin behind the end of a sentence, and behind a part of one. A pause behind
-# a comma is shorter, and may be missing: the next silence is then that of another word.
-_PAUSE_BEGINS_MS, _PART_PAUSE_BEGINS_MS = 600, 300
+# a comma may be missing: the next silence is then that of another word.
+_PAUSE_BEGINS_MS, _PART_PAUSE_BEGINS_MS = 600, 400
 _HURRIED = 0.5  # a model that is behind takes at least this share of a word's usual length
 _KEPT_FRAMES = 375  # whose levels are remembered for interruptions, half a minute
 _BORDER_FRAMES = 2  # how far behind the usual frame an interruption may go on
