@@ -243,6 +243,7 @@ async def test_a_caller_who_speaks_for_long_in_pieces_of_ever_other_sizes_takes_
         assert taken < before + 40
 
 
+@pytest.mark.long
 @on_loop
 async def test_twenty_floods_of_tiny_commands_are_answered_without_a_stall(server):
     """A receive buffer of a few packets made TCP stall for seconds, and in the end for good."""

@@ -22,9 +22,8 @@ from dia2.checkpoint import load, sources
 from dia2.checkpoint.load import LoadOptions, has_bundled, load_checkpoint, load_codec
 from dia2.errors import CheckpointError
 from dia2.model.sampling import SamplingDefaults
-from dia2stream.engine import engine
 from dia2stream.engine.engine import Engine
-from dia2stream.engine.loading import default_model
+from dia2stream.engine.loading import NOISE_MODEL, PUBLISHED_MODEL, default_model
 from dia2stream.options import ModelOptions
 from dia2stream.protocol.messages import Inject, Pause, Start
 
@@ -123,12 +122,12 @@ def test_it_is_the_default_without_a_cuda_device(stand_in: Path, monkeypatch: An
 
 def test_with_a_cuda_device_the_published_model_stays_the_default(stand_in: Path, monkeypatch: Any) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    assert default_model("auto") == engine.PUBLISHED_MODEL
+    assert default_model("auto") == PUBLISHED_MODEL
 
 
 def test_a_build_without_it_makes_noise_by_default(nothing: None, monkeypatch: Any) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    assert default_model("auto") == engine.NOISE_MODEL
+    assert default_model("auto") == NOISE_MODEL
 
 
 @pytest.mark.parametrize("load", [load_checkpoint, load_codec])

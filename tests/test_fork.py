@@ -248,7 +248,13 @@ def test_a_pipe_has_no_place_for_a_fork() -> None:
     assert told[-1]["event"] == "done"
 
 
-@pytest.mark.parametrize("kind", ["folder", pytest.param("redis", marks=[needs("redis-server"), pytest.mark.outlives])])
+@pytest.mark.parametrize(
+    "kind",
+    [
+        pytest.param("folder", marks=pytest.mark.long),
+        pytest.param("redis", marks=[needs("redis-server"), pytest.mark.outlives]),
+    ],
+)
 def test_a_fork_outlives_its_server_and_its_original(tmp_path: Path, kind: str) -> None:
     @on_loop
     async def call(journal: str) -> None:

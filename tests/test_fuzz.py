@@ -25,6 +25,7 @@ def test_damaged_files_are_refused_in_one_line_or_are_of_use(tmp_path: Path) -> 
     assert any("succeeded" in outcome for outcome in told["outcomes"])
 
 
+@pytest.mark.long
 @pytest.mark.needs("openssl")
 def test_whatever_comes_over_the_wire_is_answered(tmp_path: Path) -> None:
     found = tmp_path / "found.json"

@@ -123,7 +123,8 @@ async def test_metrics_count_what_happens(server):
     assert grown[4] == grown[5] == frames  # one frame a step, as there is one conversation
     assert grown[6] >= 1
     assert grown[7] > 0
-    assert server.metric('dia2stream_batch_size_bucket{le="1.0"}') == server.metric("dia2stream_steps_total")
+    # A pass over the columns of a lead-in counts once as a batch, and its columns as steps.
+    assert 0 < server.metric('dia2stream_batch_size_bucket{le="1.0"}') <= server.metric("dia2stream_steps_total")
     for gauge in ("real_time_factor", "slots"):
         assert server.metric(f"dia2stream_{gauge}") > 0
     for gauge in (

@@ -133,6 +133,7 @@ def words(items: list[Any]) -> list[str]:
     return [*told.values()]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
 def test_a_call_goes_on_at_another_server(place: str, how: signal.Signals) -> None:
     flags = {"journal": place, "max_lead_ms": 240}
@@ -199,7 +200,9 @@ def test_a_client_may_leave_a_server_that_lives(place: str) -> None:
         assert one.metric("dia2stream_handed_over_total") == 1
 
 
-@pytest.mark.parametrize("seconds", [4, pytest.param(30, marks=pytest.mark.outlives)])
+@pytest.mark.parametrize(
+    "seconds", [pytest.param(4, marks=pytest.mark.long), pytest.param(30, marks=pytest.mark.outlives)]
+)
 def test_a_redis_that_hangs_delays_nothing_and_loses_nothing(tmp_path: Path, seconds: int) -> None:
     gaps: list[float] = []
     times = 3 + seconds // 3  # a text is spoken in 3.7 s

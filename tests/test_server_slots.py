@@ -5,7 +5,7 @@ import time
 
 import numpy as np
 import pytest
-from serving import SHORT, Serve, hear, on_loop, sound
+from serving import SHORT, Serve, hear, on_loop, sound, take_slot
 
 from dia2stream.client import connect
 from dia2stream.errors import CommandError
@@ -19,7 +19,7 @@ def server():
 
 
 async def say(server: Serve, seed: int) -> bytes:
-    async with connect(server.url) as client:
+    async with await take_slot(server) as client:  # a server may need a moment to free the one before
         await client.start(SHORT, seed=seed)
         said = sound(await hear(client))
         await client.hang_up()

@@ -16,6 +16,7 @@ def quick():
         assert not running.faults
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("client", BAD_CLIENTS, ids=lambda client: client.__name__)
 @on_loop
 async def test_a_bad_client_is_survived_and_the_next_one_is_heard(quick, client):
@@ -23,6 +24,7 @@ async def test_a_bad_client_is_survived_and_the_next_one_is_heard(quick, client)
     await heard_after(quick)
 
 
+@pytest.mark.long
 @on_loop
 async def test_reconnects_at_8_kHz_give_the_bytes_of_an_undisturbed_connection(quick):
     figures = Figures()
@@ -32,6 +34,7 @@ async def test_reconnects_at_8_kHz_give_the_bytes_of_an_undisturbed_connection(q
     assert figures.counts["known_reconnects"] >= 2
 
 
+@pytest.mark.long
 @on_loop
 async def test_all_at_once_for_some_seconds_with_the_server_stopped_in_between():
     options = parse(["--minutes", "0.15", "--calls", "3", "--stop-every", "5", "--seed", "1", "--bad", "0.1"])
