@@ -1,8 +1,7 @@
 """Memory that nobody uses any more, back to the system.
 
-The codec's encoder works in large tensors of changing sizes. glibc keeps what they leave between smaller blocks: a
-hundred megabytes after a caller who spoke for long. Mapping each tensor by itself would avoid that, and take twice as
-long.
+glibc keeps what calls leave between smaller blocks. After four floods of `listen`, a server of random:tiny had 375 MB
+without this and 362 with it, and it had grown with each flood.
 """
 
 import ctypes
