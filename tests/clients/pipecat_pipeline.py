@@ -209,13 +209,15 @@ async def restart(agent: Agent) -> None:
     """The server goes away and comes back."""
     tell("restart")
     await asyncio.to_thread(wait)
-    for _ in range(10):  # turns until one is heard: a service may need one to find out that its socket is gone
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:  # turns until one is heard: a service may need one to find its socket gone
         agent.begin()
         await agent.reply(SECOND)
         with contextlib.suppress(asyncio.TimeoutError):
             await silence(agent.notes, 30)
             if len(agent.speaker.played) > RATE * 2:
                 break
+            await asyncio.sleep(1)  # turns that fail at once may all fail before the server is back
     agent.end("restarted", "restarted")
 
 
