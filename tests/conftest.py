@@ -46,6 +46,15 @@ def goldens(request: pytest.FixtureRequest) -> Path:
 
 
 @pytest.fixture
+def one_thread() -> Iterator[None]:
+    """So that sums have one order, and a busy machine does not wait for threads."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
 def engine() -> Iterator[Any]:
     """A `ToyEngine` with one slot."""
     from engines import running  # which imports from here

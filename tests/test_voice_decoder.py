@@ -1,7 +1,6 @@
 """How the bundled voice's decoder learns: upsampling without a tone, discriminators, steps that resume."""
 
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -20,13 +19,7 @@ FRAMES, RATE = 3, 16_000
 UPSAMPLING = "decoder.layers.11.conv.weight"  # stride 4
 
 
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """So that sums have one order, and a busy machine does not wait for threads."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")

@@ -3,7 +3,6 @@
 import argparse
 import math
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -26,13 +25,7 @@ GOLDEN = Path(__file__).parent / "goldens" / "published-like" / "checkpoint"
 LENGTH = 24
 
 
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """So that sums have one order, and a busy machine does not wait for threads."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def make_trainer(seed: int = 0, dropout: float = 0.1) -> Trainer:

@@ -30,10 +30,10 @@ from training import (
     Averages,
     Schedule,
     copy_all,
+    go_on_from,
     load_optimizer,
-    random_state,
     read_state,
-    set_random_state,
+    state_of,
     write_state,
 )
 
@@ -178,24 +178,16 @@ class Trainer:
     def state(self) -> dict[str, Any]:
         """All that a trainer needs to go on as if it had never stopped, but for the speech."""
         return {
-            "weights": [w.detach().cpu() for w in self.parameters],
-            "averages": [w.cpu() for w in self.averages.values],
+            **state_of(self),
             "discriminators": [w.detach().cpu() for w in self.discriminators.parameters()],
-            "optimizer": self.optimizer.state_dict(),
             "telling": self.telling.state_dict(),
-            "steps": self.steps,
-            "random": random_state(self.device),
         }
 
     def restore(self, state: dict[str, Any]) -> None:
         """Goes on from what `state` gave, before a graph is captured."""
-        copy_all(self.parameters, state["weights"])
-        copy_all(self.averages.values, state["averages"])
+        go_on_from(self, state)
         copy_all(list(self.discriminators.parameters()), state["discriminators"])
-        load_optimizer(self.optimizer, state["optimizer"], self.rate)
         load_optimizer(self.telling, state["telling"], self.rate)
-        self.steps = state["steps"]
-        set_random_state(self.device, state["random"])
 
     def save(self, folder: Path) -> None:
         """The averages, as the decoder of the codec in `folder`."""

@@ -38,11 +38,9 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from training import (
     Averages,
     Schedule,
-    copy_all,
-    load_optimizer,
-    random_state,
+    go_on_from,
     read_state,
-    set_random_state,
+    state_of,
     write_state,
 )
 
@@ -253,21 +251,11 @@ class Trainer:
 
     def state(self) -> dict[str, Any]:
         """All that a trainer needs to go on as if it had never stopped, but for what it is fed."""
-        return {
-            "weights": [w.detach().cpu() for w in self.parameters],
-            "averages": [w.cpu() for w in self.averages.values],
-            "optimizer": self.optimizer.state_dict(),
-            "steps": self.steps,
-            "random": random_state(self.device),
-        }
+        return state_of(self)
 
     def restore(self, state: dict[str, Any]) -> None:
         """Goes on from what `state` gave, before a graph is captured."""
-        copy_all(self.parameters, state["weights"])
-        copy_all(self.averages.values, state["averages"])
-        load_optimizer(self.optimizer, state["optimizer"], self.rate)
-        self.steps = state["steps"]
-        set_random_state(self.device, state["random"])
+        go_on_from(self, state)
 
 
 @torch.no_grad()

@@ -5,7 +5,7 @@ import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -89,6 +89,37 @@ def random_state(device: torch.device) -> Tensor:
 def set_random_state(device: torch.device, state: Tensor) -> None:
     """What `random_state` gave."""
     (torch.cuda.set_rng_state if device.type == "cuda" else torch.set_rng_state)(state.cpu())
+
+
+class Learner(Protocol):
+    """What two trainers have in common. rate: of the optimizer, on the device."""
+
+    parameters: list[Tensor]
+    averages: Averages
+    optimizer: torch.optim.Optimizer
+    rate: Tensor
+    steps: int
+    device: torch.device
+
+
+def state_of(trainer: Learner) -> dict[str, Any]:
+    """What a trainer needs to go on as if it had never stopped, for `write_state`."""
+    return {
+        "weights": [w.detach().cpu() for w in trainer.parameters],
+        "averages": [w.cpu() for w in trainer.averages.values],
+        "optimizer": trainer.optimizer.state_dict(),
+        "steps": trainer.steps,
+        "random": random_state(trainer.device),
+    }
+
+
+def go_on_from(trainer: Learner, state: dict[str, Any]) -> None:
+    """Puts what `state_of` gave into a trainer."""
+    copy_all(trainer.parameters, state["weights"])
+    copy_all(trainer.averages.values, state["averages"])
+    load_optimizer(trainer.optimizer, state["optimizer"], trainer.rate)
+    trainer.steps = state["steps"]
+    set_random_state(trainer.device, state["random"])
 
 
 def write_state(path: Path, told: dict[str, Any]) -> None:
