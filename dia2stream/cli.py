@@ -275,8 +275,8 @@ def replay(
 ) -> None:
     """Speak a recorded conversation again, for bug reports.
 
-    The model that has spoken it computes every step once more, and the last line tells whether it drew the same, which
-    it does in float32.
+    The model that has spoken it computes every step once more, and the last line tells whether it drew the same. In
+    float32 it does, but for a rare draw that was nearly a tie, as sums differ in the last bit beside other calls.
     """
     endings = (".wav", ".flac", ".ogg")
     if target.output is not None and Path(target.output).suffix.lower() not in endings:
