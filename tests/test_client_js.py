@@ -71,13 +71,16 @@ def test_it_speaks_and_tells_each_word_when_it_is_heard(run):
         const at = [];
         client.on("audio", audio => at.push([audio.at, audio.samples.length]));
         const done = await next("done");
+        const silent = [...heard];
+        player.play(client.words[1].start_ms * 24);
         const before = [...heard];
-        player.play(client.words[1].start_ms * 24 + 1);
+        player.play(1);
         const between = [...heard];
         player.play(client.clock);
-        tell({ at, done, before, between, heard, clock: client.clock, waiting: client.waiting.size,
+        tell({ at, done, silent, before, between, heard, clock: client.clock, waiting: client.waiting.size,
           speakers: client.words.map(word => word.speaker), names: names() });
     """)
+    assert told["silent"] == []
     assert (told["before"], told["between"], told["heard"]) == (["One"], ["One", "two."], ["One", "two.", "Three."])
     assert told["speakers"] == ["S1", "S1", "S2"]
     assert [at for at, _ in told["at"]] == list(range(0, told["clock"], 1920))
@@ -108,6 +111,103 @@ def test_an_interruption_tells_what_was_heard_and_drops_the_rest(run):
     assert told["heard"][-1] == "Yes?"
     assert told["paused"]["spoken"].split()[0] == "One"
     assert told["played"] < told["clock"]
+
+
+def test_a_word_whose_sound_begins_where_it_was_paused_was_not_heard_and_is_dropped(run):
+    told = run(
+        """
+        await client.start(LONG, { id: "a" });
+        await next("word", () => client.words.length > 3 && client.words[3].start_ms * 24 < client.clock);
+        const cut = client.words[3];
+        player.play(cut.start_ms * 24);
+        await client.pause();
+        const marks = client.words.map(word => [word.heard, word.start_ms < client.heardMs]);
+        await client.inject("[S2] Yes?", { id: "b" });
+        tell({ at: [cut.start_ms, client.heardMs], heard, marks, dropped: client.words.map(word => word.dropped) });
+        """
+    )
+    assert told["at"][0] == told["at"][1]
+    assert told["heard"] == ["One", "two", "three"]
+    assert all(heard == before for heard, before in told["marks"])
+    assert told["dropped"] == [not heard for heard, _ in told["marks"]]
+
+
+def test_what_the_server_is_told_and_what_is_dropped_are_the_same_also_where_somebody_else_says_what_was_heard(run):
+    told = run(
+        """
+        await client.start(LONG, { id: "a" });
+        await next("audio", ({ at }) => at > 60000);
+        player.play(48000);
+        const sent = next("command", command => command.cmd === "pause");
+        await client.pause(client.words[2].start_ms + 0.3);
+        const { played_ms } = await sent;
+        await client.inject("[S2] Yes?", { id: "b" });
+        tell({ played_ms, at: client.heardMs, dropped: client.words.map(word => word.dropped) });
+        """
+    )
+    assert told["played_ms"] == told["at"]
+    assert told["dropped"][:2] == [False, False]
+    assert all(told["dropped"][2:])
+
+
+def test_words_and_audio_that_come_between_a_pause_and_its_answer_are_dropped_too(run):
+    told = run(
+        """
+        const sent = [];
+        class Socket {
+          constructor() { setTimeout(() => this.tell({ event: "ready", sample_rate: 24000, conversation: "c" })); }
+          send(text) { sent.push(JSON.parse(text).cmd); if (sent.at(-1) === "pause") setTimeout(() => this.answer()); }
+          tell(event) { this.onmessage({ data: JSON.stringify(event) }); }
+          frame() { this.onmessage({ data: new Uint32Array([1920, ...new Array(960)]).buffer }); }
+          answer() {
+            this.tell({ event: "word", id: "a", word: "Late", start_ms: 80 });
+            this.frame();
+            this.tell({ event: "paused", heard_ms: 40 });
+          }
+        }
+        const other = new Client("http://x", { player, WebSocket: Socket });
+        await other.start("Early late", { id: "a" });
+        other.socket.tell({ event: "started", id: "a" });
+        other.socket.tell({ event: "word", id: "a", word: "Early", start_ms: 0 });
+        other.socket.frame();
+        player.play(960);
+        other.pause();
+        await other.inject("Yes?", { id: "b" });
+        tell({ sent, words: other.words.map(({ word, heard, dropped }) => [word, heard, dropped]),
+          queued: player.report.queued, position: player.report.position });
+        """
+    )
+    assert told["sent"] == ["start", "pause", "inject"]
+    assert told["words"] == [["Early", True, False], ["Late", False, True]]
+    assert (told["queued"], told["position"]) == (0, 3840)
+
+
+def test_a_pause_waits_for_a_sound_card_that_is_late_and_counts_what_it_played_meanwhile(run):
+    told = run(
+        """
+        const { Player: Real } = await import("./client.mjs"), ring = new Ring();
+        globalThis.AudioContext = class {
+          state = "running"; audioWorklet = { async addModule() {} };
+          async resume() {}
+        };
+        globalThis.AnalyserNode = class { connect() {} };
+        globalThis.AudioWorkletNode = class {
+          port = { postMessage: order => setTimeout(() => this.take(order), "paused" in order ? 400 : 0) };
+          connect() {}
+          take(order) {
+            if (order.paused) ring.fill(new Float32Array(480));  // the last that the ear got
+            ring.handle(order);
+            this.port.onmessage({ data: ring.report() });
+          }
+        };
+        const late = new Real();
+        await late.open();
+        late.send({ push: { at: 0, pcm: new Float32Array(24000) } });
+        await late.pause();
+        tell({ paused: late.report.paused, heard: late.heardMs() });
+        """
+    )
+    assert told == {"paused": True, "heard": 20}
 
 
 def test_a_false_alarm_goes_on_where_it_stopped_and_text_is_cancelled_and_closed(run):

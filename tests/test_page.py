@@ -74,13 +74,14 @@ def test_adding_while_paused_rewinds_to_what_was_heard(tab, server):
     speak(tab)
     tab.click("#pause")
     tab.wait("client.paused && player.report.paused")
-    heard = tab.value("client.heardMs")
+    heard = tab.wait("client.heardMs")
     assert 0 < heard <= tab.value("client.clock / 24")
-    dropped = tab.value("client.words.filter(word => word.start_ms >= client.heardMs).length")
     tab.value("document.querySelector('#text').value = '[S2] Wait.'")
     tab.click("#inject")
     tab.wait("[...document.querySelectorAll('#words p')].at(-1).innerText.includes('Wait.')")
-    assert tab.value("document.querySelectorAll('#words .unheard').length") >= dropped
+    dropped = "client.words.filter(word => word.id === '1' && word.start_ms >= client.heardMs)"  # also what came late
+    assert tab.value(f"{dropped}.every(word => word.dropped && !word.heard)")
+    assert tab.value(f"document.querySelectorAll('#words .unheard').length === {dropped}.length")
     tab.wait("document.querySelector('#state').textContent === 'ready'")
     assert f'"played_ms":{round(heard)}' in tab.value("document.querySelector('#log').textContent")
     assert tab.value("document.querySelector('#error').textContent") == ""
@@ -394,7 +395,7 @@ def test_the_download_has_what_was_heard_and_not_what_was_interrupted(tab):
     speak(tab)
     tab.click("#pause")
     tab.wait("client.paused && player.report.paused")
-    heard = tab.value("client.heardMs")
+    heard = tab.wait("client.heardMs")
     tab.value("document.querySelector('#text').value = '[S2] Wait.'")
     tab.click("#inject")
     tab.wait("document.querySelector('#state').textContent === 'ready'")

@@ -56,6 +56,7 @@
 const RETRIES = 8, RETRY_MS = 300;
 const NETWORK = [1001, 1005, 1006, 1012]; // close codes after which it is worth coming back
 const PIECE_SAMPLES = 90000; // of a listen command, which holds 256 KiB
+const BUSY_MS = 2000, SUSPENDED_MS = 200; // how long a pause waits for the sound card: at work, and suspended by the browser
 
 /** A refusal. code: that of the protocol's error event, or "closed". */
 export class Refused extends Error {
@@ -74,6 +75,7 @@ export class Client {
   #tries = 0;
   /** @type {Refused | null} */ #problem = null;
   /** @type {Promise<any>} */ #last = Promise.resolve(); // the command before
+  /** @type {Promise<any>} */ #stopped = Promise.resolve(); // the answer to the latest pause
 
   /**
    * @param {string} url of the server: http, https, ws or wss
@@ -175,9 +177,9 @@ export class Client {
     const { answer } = await this.#inOrder(async () => {
       await silent;
       const heard = playedMs ?? this.player?.heardMs();
-      this.heardMs = heard ?? this.receivedMs;
-      const answer = this.#answer("paused", "pause");
-      await this.#put(heard === undefined ? { cmd: "pause" } : { cmd: "pause", played_ms: Math.round(heard) });
+      this.heardMs = Math.round(heard ?? this.receivedMs); // the server's figure: both drop the same words
+      const answer = this.#stopped = this.#answer("paused", "pause");
+      await this.#put(heard === undefined ? { cmd: "pause" } : { cmd: "pause", played_ms: this.heardMs });
       return { answer }; // in an object, because the next command need not wait for it
     });
     return answer;
@@ -194,7 +196,7 @@ export class Client {
     const { text, words, sample_rate, final, ...fields } = about, rate = sample_rate ?? 24000;
     const timed = words ?? (text ? spread(text, pcm, rate) : []);
     return this.#inOrder(async () => {
-      if (this.paused) this.#drop();
+      if (this.paused) await this.#drop();
       for (let at = 0; at === 0 || at < pcm.length; at += PIECE_SAMPLES) {
         const from = at / rate, to = (at + PIECE_SAMPLES) / rate, here = timed.filter(([, start]) => start >= from && start < to);
         await this.#put({
@@ -411,7 +413,7 @@ export class Client {
   #tellHeard() {
     const heard = this.player?.heardMs() ?? 0;
     for (const word of this.words) {
-      if (word.heard || word.dropped || word.start_ms > heard) continue;
+      if (word.heard || word.dropped || word.start_ms >= heard) continue; // the sample at `heard` is the next to be played
       word.heard = true;
       this.#tell("heard", word);
     }
@@ -424,7 +426,7 @@ export class Client {
     const opened = this.player?.open(); // now, in the event of the click
     return this.#inOrder(async () => {
       if (command.cmd === "inject" && command.id != null && command.id === this.prepared) { await this.#put(command); return; }
-      if (command.cmd !== "start" && this.paused) this.#drop();
+      if (command.cmd !== "start" && this.paused) await this.#drop();
       if (command.id != null) this.waiting.add(command.id);
       try {
         await opened;
@@ -437,10 +439,11 @@ export class Client {
   }
 
   /** What was paused and not heard is not said, and the model forgets it too. */
-  #drop() {
+  async #drop() {
+    await this.#stopped.catch(() => {}); // until the answer, words and audio come that nobody will hear
     this.paused = false;
     this.waiting.clear();
-    for (const word of this.words) word.dropped ||= !word.heard && word.start_ms >= this.heardMs;
+    for (const word of this.words) word.dropped ||= word.start_ms >= this.heardMs;
     this.player?.send({ clear: { at: this.clock }, paused: false });
     this.#tell("dropped", { from_ms: this.heardMs });
   }
@@ -559,6 +562,7 @@ export class Player {
   /** @type {any} */ #node = null;
   /** @type {Promise<void> | null} */ #opening = null;
   /** @type {Order[]} */ #early = [];
+  /** @type {(() => void)[]} */ #pausing = []; // who waits until the position stands still
 
   /** Opens the sound. Browsers want a click or a key first. */
   async open() {
@@ -591,6 +595,7 @@ export class Player {
   #take(report) {
     this.report = report;
     this.onreport();
+    if (report.paused) for (const still of this.#pausing.splice(0)) still();
   }
 
   /** @param {Order} order */
@@ -606,10 +611,12 @@ export class Player {
     return Math.max(0, this.report.position - (this.report.paused ? 0 : late)) * 1000 / this.rate;
   }
 
-  /** Silence now. Resolves when the position stands still. */
+  /** Silence now. Resolves when the position stands still, or when the sound card has not answered for a long time. */
   async pause() {
     this.send({ paused: true });
-    for (let tries = 0; this.#node && !this.report.paused && tries < 40; tries++) await new Promise(go => setTimeout(go, 5));
+    if (!this.#node || this.report.paused) return;
+    const patience = this.context?.state === "running" ? BUSY_MS : SUSPENDED_MS;
+    await new Promise(still => { this.#pausing.push(() => still(undefined)); setTimeout(still, patience); });
   }
 }
 
