@@ -1,10 +1,13 @@
 """Cost curves: padding to batch sizes, lines between measured points, the best batch."""
 
+import json
+from math import inf
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dia2stream.engine.costs import H100, CostCurve, padded_passes
+from dia2stream.engine.costs import H100, TREE_STEPS, CostCurve, padded_passes
 
 
 def curve(**parts: dict[int, float]) -> CostCurve:
@@ -65,6 +68,34 @@ def test_a_slower_machine_takes_longer_for_everything():
     assert slow.frame(5, 5, riding=2, riders=2) == pytest.approx(3 * H100.frame(5, 5, riding=2, riders=2))
     assert slow.one_pass(200) == pytest.approx(3 * H100.one_pass(200))
     assert slow.lead_in(3, 3) == pytest.approx(3 * H100.lead_in(3, 3))
+    trees = curve(trees={1: 0.02})
+    assert trees.slowed(2.0).tree(1) == pytest.approx(2 * trees.tree(1))
+
+
+def test_trees_make_several_lead_in_steps_at_once_for_as_many_slots_as_they_were_measured_for():
+    trees = curve(trees={1: 0.02, 4: 0.05})
+    assert [trees.tree(slots) - trees.turn - slots * trees.host for slots in (1, 2, 4)] == pytest.approx(
+        [0.02, 0.03, 0.05]
+    )
+    assert (trees.tree(5), H100.tree(1)) == (inf, inf)
+    assert [trees.by_trees(*asked) for asked in ((1, 2), (1, 3), (4, 17), (5, 17))] == [False, True, True, False]
+
+
+def test_a_lead_in_costs_what_the_faster_way_costs():
+    trees = curve(trees={1: 0.03, 2: 0.09})
+    assert trees.lead_ins(1, 18) == pytest.approx(18 / TREE_STEPS * trees.tree(1))
+    assert trees.lead_ins(2, 18) == pytest.approx(18 * trees.lead_in(2, 2))  # 10 ms a step
+    assert H100.lead_ins(3, 17) == pytest.approx(17 * H100.lead_in(3, 3))
+
+
+def test_a_file_has_all_of_a_curve_and_older_files_have_no_trees(tmp_path):
+    file, trees = tmp_path / "curve.json", curve(trees={1: 0.02, 2: 0.03})
+    file.write_text(trees.dump())
+    assert CostCurve.read(str(file)) == trees
+    older = json.loads(trees.dump())
+    del older["trees"]
+    file.write_text(json.dumps(older))
+    assert CostCurve.read(str(file)) == curve()
 
 
 def test_riders_pay_for_the_backbone_only():

@@ -1,6 +1,6 @@
 """The scheduler: who is stepped next, with the measured costs of an H100 and a clock of the test's own."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import inf
 from random import Random
 from time import perf_counter
@@ -21,6 +21,8 @@ PREPARED = Demand(Waits.PREPARED)
 CUTTING = CostCurve(
     "cutting", H100.sizes, H100.backbone, H100.depformer, H100.codec, ((1, 0.002), (100, 0.004), (1000, 0.022))
 )
+
+TREES = replace(H100, trees=((1, 0.02),))
 
 
 def speaking(in_hand: float, **fields: Any) -> Demand:
@@ -106,6 +108,25 @@ def test_lead_in_steps_follow_each_other_as_long_as_nobody_else_is_next(others, 
         assert scheduler.decide(0.0).kind is Kind.PASS
     decision = scheduler.decide(0.0)
     assert (decision.kind, decision.steps) == (Kind.LEAD_IN, steps)
+
+
+@pytest.mark.parametrize(
+    ("until_dry", "steps", "seconds"),
+    [
+        (2.0, 17, TREES.tree(1)),
+        (0.0309, 2, TREES.lead_in(1, 1)),  # its frame takes 3.9 ms and is wanted 12 ms early; a tree takes 20 ms
+        (0.0379, 6, TREES.tree(1)),
+    ],
+)
+def test_lead_in_steps_are_made_by_trees_where_these_are_done_before_the_next_frame_has_to_begin(
+    until_dry, steps, seconds
+):
+    scheduler = Scheduler(TREES)
+    scheduler.update(0, STARTER)
+    scheduler.update(1, speaking(until_dry))
+    decision = scheduler.decide(0.0)
+    assert (decision.kind, decision.slots, decision.steps) == (Kind.LEAD_IN, (0,), steps)
+    assert decision.seconds == seconds
 
 
 def test_lead_ins_that_nobody_waits_for_are_decided_one_by_one():

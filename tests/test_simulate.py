@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import islice
 from math import inf
 from pathlib import Path
@@ -18,15 +19,15 @@ from dia2stream.bench.simulate.machine import Outcome, Settings, SimulatedMachin
 from dia2stream.bench.simulate.run import read_curve
 from dia2stream.engine.admission import Admission, need
 from dia2stream.engine.admission import Load as Behaviour
-from dia2stream.engine.costs import H100
+from dia2stream.engine.costs import H100, CostCurve
 from dia2stream.engine.scheduler import Kind
 from dia2stream.errors import Dia2StreamError
 
 HALF_A_SECOND = Settings(max_lead=0.5)
 
 
-def simulate(load: Load, seconds: float = 30.0, **options: Any) -> Outcome:
-    return SimulatedMachine(load, H100, **options).run(seconds)
+def simulate(load: Load, seconds: float = 30.0, costs: CostCurve = H100, **options: Any) -> Outcome:
+    return SimulatedMachine(load, costs, **options).run(seconds)
 
 
 def first_audio(outcome: Outcome) -> dict[str, float]:
@@ -83,6 +84,14 @@ def test_one_call_alone_takes_its_lead_in_its_frame_and_the_way_to_the_listener(
     outcome = simulate(Crowd(1), settings=Settings(jitter=0.0))
     takes = 17 * H100.lead_in(1, 1) + H100.frame(1, 1) + 0.0005
     assert first_audio(outcome)["max"] == pytest.approx(1000 * takes, abs=0.01)
+
+
+def test_a_lead_in_by_trees_takes_about_three_of_them():
+    outcome = simulate(Crowd(1), settings=Settings(jitter=0.0), costs=replace(H100, trees=((1, 0.002),)))
+    per_start = outcome.batches[Kind.LEAD_IN, 1] / len(outcome.records[0].first)
+    assert 3 <= per_start < 4.5
+    rest = (H100.frame(1, 1) + 0.0005, 0.002 + H100.turn + H100.host)
+    assert 1000 * (rest[0] + 2 * rest[1]) < first_audio(outcome)["p50"] < 1000 * (rest[0] + 5 * rest[1])
 
 
 def test_the_same_seed_gives_the_same_outcome():

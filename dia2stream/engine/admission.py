@@ -84,7 +84,7 @@ def need(costs: CostCurve, conversations: float, load: Load) -> Need:
 
 def _start(costs: CostCurve, starters: int) -> float:
     """Seconds to the first frame of so many that share their steps, with the GPU to themselves."""
-    return LEAD_IN_STEPS * costs.lead_in(starters, starters) + costs.frame(starters, starters)
+    return costs.lead_ins(starters, LEAD_IN_STEPS) + costs.frame(starters, starters)
 
 
 def most_conversations(costs: CostCurve, load: Load, first_audio: float = FIRST_AUDIO) -> int:

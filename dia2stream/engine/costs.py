@@ -3,7 +3,7 @@
 A batch is padded to the next size that a graph was captured for, so five slots cost what eight cost. One place of a
 batch holds a slot with guidance, which has two rows, or two slots without.
 
-Seconds throughout. Imports neither torch nor anything else of the project.
+Seconds throughout. Imports no torch.
 """
 
 import json
@@ -11,7 +11,14 @@ from bisect import bisect_left
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from itertools import accumulate, pairwise
+from math import inf
 from pathlib import Path
+from types import MappingProxyType
+
+from dia2.steps.speculation import LEAST_DEPTH
+
+TREE_STEPS = 6
+"""Lead-in steps that one pass of trees makes, on average (dia2/steps/speculation.py)."""
 
 
 @dataclass(frozen=True)
@@ -20,7 +27,8 @@ class CostCurve:
 
     name: the machine and the model. sizes: the batch sizes that there are graphs for, ascending. backbone, depformer,
     codec: seconds of one run at each size. passes: (columns, seconds) of passes of many columns, ascending. host: what
-    one slot adds to a step on the CPU. turn: what one turn of the engine's loop costs besides.
+    one slot adds to a step on the CPU. turn: what one turn of the engine's loop costs besides. trees: (slots, seconds)
+    of passes that make several lead-in steps of so many slots, ascending; none where these are made one by one.
     """
 
     name: str
@@ -31,6 +39,7 @@ class CostCurve:
     passes: tuple[tuple[int, float], ...]
     host: float = 30e-6
     turn: float = 100e-6
+    trees: tuple[tuple[int, float], ...] = ()
     # By how many there are: the index of their size, and how many of them to step at once.
     _padded: tuple[int, ...] = field(init=False, repr=False, compare=False)
     _best: tuple[int, ...] = field(init=False, repr=False, compare=False)
@@ -56,6 +65,7 @@ class CostCurve:
         passes: Mapping[int, float],
         host: float = 30e-6,
         turn: float = 100e-6,
+        trees: Mapping[int, float] = MappingProxyType({}),
     ) -> "CostCurve":
         """A curve of seconds by batch size. Only the backbone needs every size: the others are drawn as lines.
 
@@ -67,7 +77,8 @@ class CostCurve:
             points = _smoothed(part)
             return tuple(_between(points, size) for size in sizes)
 
-        return cls(name, sizes, costs(backbone), costs(depformer), costs(codec), _smoothed(passes), host, turn)
+        parts = costs(backbone), costs(depformer), costs(codec)
+        return cls(name, sizes, *parts, _smoothed(passes), host, turn, _smoothed(trees))
 
     @classmethod
     def read(cls, path: str) -> "CostCurve":
@@ -78,6 +89,8 @@ class CostCurve:
             def costs(name: str) -> dict[int, float]:
                 return {int(size): float(seconds) for size, seconds in parts[name].items()}
 
+            parts.setdefault("trees", {})  # older files have none
+
             return cls.measured(
                 str(parts["name"]),
                 backbone=costs("backbone"),
@@ -86,20 +99,20 @@ class CostCurve:
                 passes=costs("passes"),
                 host=float(parts["host"]),
                 turn=float(parts["turn"]),
+                trees=costs("trees"),
             )
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise ValueError(f"{path} is no cost curve: {error}") from None
 
     def dump(self) -> str:
-        """The curve as JSON: seconds by batch size, and of passes by columns."""
+        """The curve as JSON: seconds by batch size, of passes by columns, and of trees by slots."""
         by_size = {
             "backbone": dict(zip(self.sizes, self.backbone, strict=True)),
             "depformer": dict(zip(self.sizes, self.depformer, strict=True)),
             "codec": dict(zip(self.sizes, self.codec, strict=True)),
         }
-        return json.dumps(
-            {"name": self.name, **by_size, "passes": dict(self.passes), "host": self.host, "turn": self.turn}
-        )
+        points = {"passes": dict(self.passes), "trees": dict(self.trees)}
+        return json.dumps({"name": self.name, **by_size, **points, "host": self.host, "turn": self.turn})
 
     def slowed(self, factor: float) -> "CostCurve":
         """The same machine, on which everything takes so many times as long."""
@@ -107,9 +120,9 @@ class CostCurve:
         def slow(seconds: tuple[float, ...]) -> tuple[float, ...]:
             return tuple(factor * each for each in seconds)
 
-        passes = tuple((columns, factor * seconds) for columns, seconds in self.passes)
+        passes, trees = (tuple((at, factor * seconds) for at, seconds in each) for each in (self.passes, self.trees))
         parts = (slow(self.backbone), slow(self.depformer), slow(self.codec))
-        return CostCurve(self.name, self.sizes, *parts, passes, factor * self.host, factor * self.turn)
+        return CostCurve(self.name, self.sizes, *parts, passes, factor * self.host, factor * self.turn, trees)
 
     @property
     def largest(self) -> int:
@@ -123,6 +136,20 @@ class CostCurve:
     def lead_in(self, places: int, slots: int) -> float:
         """One step of the backbone alone, for so many slots in so many places."""
         return self.backbone[self._padded[places]] + slots * self.host + self.turn
+
+    def tree(self, slots: int) -> float:
+        """One pass that makes several lead-in steps of each of so many slots; inf where there is no such pass."""
+        if not self.trees or slots > self.trees[-1][0]:
+            return inf
+        return _between(self.trees, slots) + slots * self.host + self.turn
+
+    def by_trees(self, slots: int, steps: int) -> bool:
+        """Whether so many lead-in steps of so many slots, one behind the other, are made by trees."""
+        return steps >= LEAST_DEPTH and self.tree(slots) < inf
+
+    def lead_ins(self, slots: int, steps: int) -> float:
+        """So many lead-in steps of so many slots with guidance, one by one or by trees, whichever is faster."""
+        return steps * min(self.lead_in(slots, slots), self.tree(slots) / TREE_STEPS)
 
     def frame(self, places: int, slots: int, riding: int = 0, riders: int = 0) -> float:
         """One whole step, a frame for each of `slots`; `riders` in `riding` places more take the backbone alone."""

@@ -1,7 +1,7 @@
 """What the model's work costs on this machine: timed at warm-up, before there is any conversation.
 
-Every batch size is run a few times as a step of the backbone alone, as a whole step, and through the codec. The slots
-are left as they are after a conversation: the next one begins them anew.
+Every batch size is run a few times as a step of the backbone alone, as a whole step, and through the codec. So are
+passes of columns and of trees. The slots are left as they are after a conversation: the next one begins them anew.
 """
 
 import statistics
@@ -14,6 +14,10 @@ import torch
 from dia2.cuda.graphs import batch_sizes
 from dia2.model.sampling import SlotSettings
 from dia2.steps.pool import ContextPool
+from dia2.steps.speculation import Guess
+from dia2.text.machine import TextMachine
+from dia2.text.script import Entry
+from dia2stream.engine.admission import LEAD_IN_STEPS
 from dia2stream.engine.costs import CostCurve, padded_passes
 
 _RUNS = 5
@@ -36,9 +40,10 @@ def measured(pool: ContextPool, name: str) -> CostCurve:
         backbone[size] = timer.median(partial(_step, pool, rows, pool.stepper.capacity))
         depformer[size] = max(0.0, timer.median(partial(_step, pool, rows, 0)) - backbone[size])
         codec[size] = timer.median(partial(_decode, pool, rows))
+    trees = _trees(pool, timer)
     for context in pool.contexts:
         context.distrust()
-    return CostCurve.measured(name, backbone=backbone, depformer=depformer, codec=codec, passes=passes)
+    return CostCurve.measured(name, backbone=backbone, depformer=depformer, codec=codec, passes=passes, trees=trees)
 
 
 class _Timer:
@@ -63,6 +68,29 @@ def _passes(pool: ContextPool, timer: _Timer) -> dict[int, float]:
     sizes = pool.stepper.pass_sizes
     taken = {size: timer.median(partial(_pass, pool, size)) for size in sizes or _PASSES if size < _room(pool)}
     return padded_passes(taken) if sizes else taken
+
+
+def _trees(pool: ContextPool, timer: _Timer) -> dict[int, float]:
+    """Seconds of passes of trees by how many slots have one."""
+    counts = [count for count in batch_sizes(len(pool.contexts)) if pool.stepper.tree_size(count)]
+    return {count: timer.median(partial(_tree, pool, range(count))) for count in counts}
+
+
+def _tree(pool: ContextPool, rows: Sequence[int]) -> None:
+    """Guesses the trees of a lead-in and runs them; the way through each is its first column alone."""
+    stepper = pool.stepper
+    machine, words = TextMachine.of(stepper.config.data), [Entry((0,), "word", 0)] * LEAD_IN_STEPS
+    trees = []
+    for slot in rows:
+        stepper.slots[slot].column, stepper.slots[slot].known = 0, stepper.capacity
+        state = machine.start()
+        state.append(words)
+        uniforms = stepper.action_uniforms(slot, LEAD_IN_STEPS - 1)
+        trees.append(Guess(machine, state, 0, stepper.opening, uniforms, True).tree(stepper.tree_size(len(rows))))
+    stepper.verify(list(rows), trees)
+    for slot in rows:
+        stepper.confirm(slot, 0, stepper.opening)
+    stepper.keep()
 
 
 def _room(pool: ContextPool) -> int:

@@ -44,7 +44,8 @@ from enum import Enum
 from math import inf
 from typing import NamedTuple
 
-from dia2stream.engine.costs import CostCurve
+from dia2.steps.speculation import LEAST_DEPTH
+from dia2stream.engine.costs import TREE_STEPS, CostCurve
 
 
 class Waits(Enum):
@@ -88,9 +89,9 @@ class Decision:
 
     slots: LEAD_IN: whom to step; FRAMES: who completes a frame; PASS: the one slot. riders: FRAMES: slots in their
     lead-in that take part in the backbone of this step. columns: PASS: how many columns of it now. steps: LEAD_IN: so
-    many of them may follow each other, as long as nobody wants anything new. seconds: what this takes, by the cost
-    curve, of several steps each. until: REST: until then only a changed demand other than room in an outbox matters;
-    inf: any change may matter.
+    many of them may follow each other, as long as nobody wants anything new. Where the curve has trees, `LEAST_DEPTH`
+    steps and more are made by them. seconds: what this takes, by the cost curve; of several steps or trees, each.
+    until: REST: until then only a changed demand other than room in an outbox matters; inf: any change may matter.
     """
 
     kind: Kind
@@ -212,7 +213,7 @@ class Scheduler:
             return _Job(-inf, demand.since + self.policy.patience, slot, demand)
         if demand.waits is Waits.SPEAKING:
             passing = self.costs.one_pass(demand.columns) if demand.columns else 0.0
-            takes = passing + demand.lead_in * self.costs.lead_in(1, 1) + self.costs.frame(1, 1)
+            takes = passing + self.costs.lead_ins(1, demand.lead_in) + self.costs.frame(1, 1)
             return _Job(demand.deadline - takes - self.policy.comfort, demand.deadline - takes, slot, demand)
         if demand.waits is Waits.NOBODY:
             return _Job(demand.since + self.policy.background, inf, slot, demand)
@@ -263,15 +264,18 @@ class Scheduler:
         places = self._places(slots)
         seconds = self.costs.lead_in(places, len(slots))
         alone = len(slots) == len(hurried) and now < inf  # everybody who hurries, and somebody does
-        steps = self._steps_in_a_row(now, slots, seconds) if alone else 1
-        return Decision(Kind.LEAD_IN, tuple(slots), steps=steps, seconds=seconds)
+        most = self._steps_in_a_row(slots) if alone else 1
+        tree, time = self.costs.tree(len(slots)), self._latest - now
+        if self.costs.by_trees(len(slots), most):
+            if tree <= time:
+                steps = int(min(most, TREE_STEPS * time / tree))
+                return Decision(Kind.LEAD_IN, tuple(slots), steps=steps, seconds=tree)
+            most = LEAST_DEPTH - 1
+        return Decision(Kind.LEAD_IN, tuple(slots), steps=int(max(1, min(most, time / seconds))), seconds=seconds)
 
-    def _steps_in_a_row(self, now: float, slots: Sequence[int], seconds: float) -> int:
+    def _steps_in_a_row(self, slots: Sequence[int]) -> int:
         """How many lead-in steps of all who hurry are next, if nothing new is wanted meanwhile: a pass takes turns."""
-        if self._passes:
-            return 1
-        least = min(self._demands[slot].lead_in for slot in slots)
-        return int(max(1, min(least, (self._latest - now) / seconds)))
+        return 1 if self._passes else min(self._demands[slot].lead_in for slot in slots)
 
     def _unheard(self) -> Decision | None:
         """What nobody waits for now."""

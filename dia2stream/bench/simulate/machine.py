@@ -22,7 +22,7 @@ from dia2stream.bench.load.playback import PlaybackClock
 from dia2stream.bench.load.results import CallRecord, Usage, summarize
 from dia2stream.bench.simulate.loads import Arrival, Load, Say, Script, Silence
 from dia2stream.engine.admission import FRAME_SECONDS, LEAD_IN_STEPS, TAIL_FRAMES, Admission
-from dia2stream.engine.costs import CostCurve
+from dia2stream.engine.costs import TREE_STEPS, CostCurve
 from dia2stream.engine.scheduler import Decision, Demand, Kind, Policy, Scheduler, Waits
 
 _OBSERVE_EACH = 1.0  # seconds between two looks of the admission
@@ -336,10 +336,16 @@ class SimulatedMachine:
             call.passing -= decision.columns
             self._tell(call)
         for slot in decision.slots if decision.kind is Kind.LEAD_IN else decision.riders:
-            self._calls[slot].lead_in -= 1
+            self._calls[slot].lead_in -= self._steps_made(decision)
             self._tell(self._calls[slot])
         for slot in decision.slots if decision.kind is Kind.FRAMES else ():
             self._deliver(self._calls[slot], self.now + self._settings.delivery)
+
+    def _steps_made(self, decision: Decision) -> int:
+        """Of the lead-in, for one of the slots: one, or what a pass of trees makes."""
+        if not self._costs.by_trees(len(decision.slots), decision.steps):
+            return 1
+        return min(decision.steps, max(1, round(self._random.gauss(TREE_STEPS, TREE_STEPS / 3))))
 
     def _count(self, decision: Decision, taken: float) -> None:
         rows = len(decision.slots) + len(decision.riders)
