@@ -12,12 +12,13 @@ from tools import require
 from torch import Tensor
 
 from dia2.checkpoint.random_models import random_model
-from dia2.cuda.clusters import backbone, nvrtc
+from dia2.cuda.clusters import backbone, nvrtc, words
 from dia2.cuda.clusters import backbone_packing as packing
 from dia2.cuda.clusters.backbone_packing import CLUSTERS, DIM, GROUP, HEADS, MLP_WIDTH, RANKS, UNITS_ALONE, WARPS, WIDTH
 from dia2.cuda.clusters.nvrtc import CompilerError
 from dia2.model.backbone import Backbone
 from dia2.model.config import Dia2Config
+from dia2.model.fp8 import Fp8Matrix
 from dia2.model.kv_cache import KVCache
 
 UNITS = [packing.UNITS_BESIDE] * HEADS + [UNITS_ALONE] * (CLUSTERS - HEADS)  # of a block, by its cluster
@@ -107,6 +108,41 @@ def test_the_shares_of_all_clusters_are_the_mlp() -> None:
     torch.testing.assert_close(total, F.linear(F.silu(gate) * up, wo), rtol=1e-4, atol=1e-4)
 
 
+# ---- Weights in 8 bits ----
+
+
+def in_halves(chunks: Tensor) -> Tensor:
+    """What the kernel makes of chunks in 8 bits, [n, WARPS, 4, 512] -> [2 n, WARPS, 2, 512], as chunks in 16 lie."""
+    lanes = words.unpacked(chunks).float().unflatten(-1, (32, 2, 8)).transpose(-3, -2).flatten(-3)
+    return lanes.unflatten(-2, (2, 2)).transpose(1, 2).flatten(0, 1)
+
+
+def test_products_of_chunks_in_8_bits_times_the_scales_are_those_of_the_layers() -> None:
+    x, mixed = torch.randn(WIDTH), torch.randn(HEADS, GROUP * DIM)
+    qkv = Fp8Matrix.of(torch.randn((GROUP + 2) * HEADS * DIM, WIDTH))
+    out = Fp8Matrix.of(torch.randn(WIDTH, HEADS * GROUP * DIM))
+    q, k, v = qkv(x).view(-1, DIM).split([HEADS * GROUP, HEADS, HEADS])
+    packed, scale = packing.pack_qkv(words.values_of(qkv)), packing.pack_qkv_scale(qkv.scale)
+    for head in (0, HEADS - 1):
+        expected = torch.cat([q[head * GROUP : (head + 1) * GROUP].flatten(), k[head], v[head]])
+        outputs = len(expected) // RANKS
+        found = torch.cat([by_input(in_halves(packed[head, rank]), x, outputs) for rank in range(RANKS)]) * scale[head]
+        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-3)
+    packed = packing.pack_out(words.values_of(out))
+    shares = [
+        torch.cat([by_output(in_halves(packed[head, rank]), mixed[head]) for rank in range(RANKS)]) * out.scale
+        for head in range(HEADS)
+    ]
+    torch.testing.assert_close(torch.stack(shares).sum(0), out(mixed.flatten()), rtol=1e-4, atol=5e-3)
+
+
+def test_chunks_in_8_bits_are_half_as_many_and_as_long() -> None:
+    matrix = Fp8Matrix.of(torch.randn(2 * MLP_WIDTH, WIDTH))
+    (small, _), (large, _) = (packing.pack_gate_up(m) for m in (words.values_of(matrix), torch.zeros(matrix.shape)))
+    assert small.shape == (HEADS, RANKS, large.shape[2] // 2, WARPS, 4, 512)
+    assert small.dtype == torch.uint8
+
+
 # ---- Which models it is for ----
 
 
@@ -155,11 +191,14 @@ def test_a_context_of_more_columns_than_a_block_has_room_for_is_refused() -> Non
 class Kernel:
     """In place of the real one, on a GPU where 14 clusters run at once."""
 
+    def __init__(self, weight_bytes: int) -> None:
+        assert weight_bytes == 2
+
     def clusters_at_once(self) -> int:
         return 14
 
 
-def refuse() -> Kernel:
+def refuse(weight_bytes: int) -> Kernel:
     raise CompilerError("there is no NVRTC")
 
 
@@ -184,7 +223,7 @@ def test_where_it_cannot_run_the_reason_is_given(
     model: str,
     dtype: torch.dtype,
     capability: tuple[int, int],
-    load: Callable[[], Kernel],
+    load: Callable[[int], Kernel],
     reason: str,
 ) -> None:
     config = random_model(model).config
@@ -200,13 +239,23 @@ def test_where_it_cannot_run_the_reason_is_given(
 # ---- Compiling, without a GPU ----
 
 
-def test_it_compiles_for_hopper_within_the_registers() -> None:
+@pytest.mark.parametrize("weight_bytes", [2, pytest.param(1, marks=pytest.mark.slow)])
+def test_it_compiles_for_hopper_within_the_registers(weight_bytes: int) -> None:
     """The layout of shared memory and of the parameters are compared with Python's by the compiler."""
     require("nvidia")
-    options = [*nvrtc.options_for(backbone.ARCHITECTURE, backbone.DEFINES), "--ptxas-options=-v"]
+    options = [*nvrtc.options_for("sm_90a", backbone.defines(weight_bytes)), "--ptxas-options=-v"]
     code, said = nvrtc.Compiler().compile(backbone.SOURCE, nvrtc.sources(), options)
     assert code.startswith(b"\x7fELF")
     assert "0 bytes stack frame, 0 bytes spill stores, 0 bytes spill loads" in said
     used = re.search(r"Used (\d+) registers", said)
     assert used is not None
     assert int(used[1]) <= 224  # of 288 threads, as many as a multiprocessor has
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("weight_bytes", [2, 1])
+def test_it_compiles_for_blackwell(weight_bytes: int) -> None:
+    require("nvidia")
+    options = nvrtc.options_for("sm_100a", backbone.defines(weight_bytes))
+    code, _ = nvrtc.Compiler().compile(backbone.SOURCE, nvrtc.sources(), options)
+    assert code.startswith(b"\x7fELF")

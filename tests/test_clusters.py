@@ -11,9 +11,11 @@ from tools import require
 from torch import Tensor
 
 from dia2.checkpoint.random_models import random_model
-from dia2.cuda.clusters import depformer, nvrtc, packing
+from dia2.cuda.clusters import depformer, nvrtc, packing, words
 from dia2.cuda.clusters.packing import CLUSTERS, DIM, FIRST_ALONE, HEADS, MLP_WIDTH, RANKS, UNITS_ALONE, WARPS, WIDTH
+from dia2.cuda.clusters.shapes import ARCHITECTURES
 from dia2.model.config import Dia2Config
+from dia2.model.fp8 import Fp8Matrix
 
 UNITS = [packing.UNITS_BESIDE] * HEADS + [UNITS_ALONE] * (CLUSTERS - HEADS)  # of a block, by its cluster
 
@@ -82,6 +84,50 @@ def test_the_shares_of_all_clusters_are_the_mlp() -> None:
     torch.testing.assert_close(total, F.linear(F.silu(gate) * up, wo), rtol=1e-4, atol=1e-4)
 
 
+# ---- Weights in 8 bits ----
+
+
+def test_every_8_bit_value_comes_out_of_a_word_as_it_is() -> None:
+    values = torch.arange(256, dtype=torch.uint8)
+    values = values[values & 0x7F != 0x7F].repeat(2)  # those two are no numbers
+    values = values[torch.randperm(len(values))]
+    found = words.unpacked(words.in_words(values))
+    assert torch.equal(found.float(), values.view(torch.float8_e4m3fn).float())
+
+
+def test_matrices_in_8_bits_lie_as_those_in_16_and_their_scales_beside_them() -> None:
+    x = torch.randn(WIDTH)
+    qkv = Fp8Matrix.of(torch.randn(3 * HEADS * DIM, WIDTH))
+    scale = packing.pack_qkv_scale(qkv.scale)
+    pieces = words.unpacked(words.in_words(packing.pack_qkv(words.values_of(qkv)))).float()
+    expected = qkv(x).view(3, HEADS, DIM)
+    for head in range(HEADS):
+        found = torch.cat([by_input(pieces[head, rank], x) for rank in range(RANKS)]) * scale[head]
+        torch.testing.assert_close(found, expected[:, head].flatten(), rtol=1e-4, atol=1e-3)
+
+
+class Layer:
+    """An MLP of a layer in 8 bits."""
+
+    def __init__(self) -> None:
+        self.mlp = self
+        self.wi = Fp8Matrix.of(torch.randn(2 * MLP_WIDTH, WIDTH) / 32)
+        self.wo = Fp8Matrix.of(torch.randn(WIDTH, MLP_WIDTH) / 55)
+
+
+def test_the_scales_of_gate_and_up_are_neighbours_as_their_sums_are() -> None:
+    layer, x = Layer(), torch.randn(WIDTH)
+    gate_up, down = words.mlp_scales([layer, layer])
+    assert gate_up.shape == (2, 2 * MLP_WIDTH)
+    assert torch.equal(down[1], layer.wo.scale)
+    beside, _ = packing.pack_gate_up(words.values_of(layer.wi))
+    block = words.unpacked(words.in_words(beside))[0, 3].float()
+    first = 2 * 3 * packing.UNITS_BESIDE
+    found = by_input(block, x) * gate_up[0, first : first + 2 * packing.UNITS_BESIDE]
+    expected = layer.wi(x).view(2, -1).T.flatten()[first : first + 2 * packing.UNITS_BESIDE]
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+
+
 # ---- Which models it is for ----
 
 
@@ -119,10 +165,17 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "dia2" / "kernels"
 
 
-def test_it_compiles_for_hopper_within_the_registers(cache: Path) -> None:
+COMPILED = [(architecture, weight_bytes) for architecture in ARCHITECTURES.values() for weight_bytes in (2, 1)]
+
+
+@pytest.mark.parametrize(
+    ("architecture", "weight_bytes"),
+    [COMPILED[0], *(pytest.param(*rest, marks=pytest.mark.slow) for rest in COMPILED[1:])],
+)
+def test_it_compiles_for_hopper_and_blackwell_within_the_registers(architecture: str, weight_bytes: int) -> None:
     """The layout of shared memory and of the parameters are compared with Python's by the compiler."""
     require("nvidia")
-    options = [*nvrtc.options_for(depformer.ARCHITECTURE, depformer.DEFINES), "--ptxas-options=-v"]
+    options = [*nvrtc.options_for(architecture, depformer.defines(weight_bytes)), "--ptxas-options=-v"]
     code, said = nvrtc.Compiler().compile(depformer.SOURCE, nvrtc.sources(), options)
     assert code.startswith(b"\x7fELF")
     assert "0 bytes stack frame, 0 bytes spill stores, 0 bytes spill loads" in said

@@ -3,6 +3,7 @@
 Run by scripts/gpu-tests, on a GPU that can run it; elsewhere these tests are skipped with the reason.
 """
 
+import copy
 import ctypes
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -67,12 +68,12 @@ class Bench:
 
 
 @cache
-def bench(block_columns: int | None = 64) -> Bench:
-    checkpoint = loaded("random:2b", "bfloat16")
+def bench(block_columns: int | None = 64, weights: str = "dtype") -> Bench:
+    checkpoint = loaded("random:2b", "bfloat16", weights)
     config = checkpoint.config
     slots = 1 if block_columns is None else SLOTS
     cache = KVCache(config, slots, 2, context_columns(config), CUDA, torch.bfloat16, block_columns)
-    whole, reason = ClusterBackbone.make(checkpoint.backbone, config, cache)
+    whole, reason = ClusterBackbone.make(checkpoint.backbone, config, cache, untried=weights == "fp8")
     if whole is None:
         pytest.skip(reason)
     return Bench(checkpoint, whole, cache)
@@ -127,6 +128,33 @@ def test_its_hidden_state_is_nearer_to_float32_than_the_layers_in_bfloat16(
     ours = made.run(column)
     assert ours.isfinite().all()
     assert distance(ours, right) < 0.8 * distance(theirs, right)
+
+
+@cache
+def exact_in_8_bits() -> Backbone:
+    """The same rounded weights, computed with in float32."""
+    return copy.deepcopy(loaded("random:2b", "bfloat16", "fp8").backbone).float()
+
+
+@pytest.mark.parametrize(("slot", "index"), [(0, 0), (1, 1), (0, 16), (2, 64), (0, 130), (1, 700), (1, 1490)])
+def test_with_8_bit_weights_its_hidden_state_is_nearer_to_float32_than_the_layers(slot: int, index: int) -> None:
+    made = bench(64, "fp8")
+    torch.set_float32_matmul_precision("highest")
+    column = made.new_column(slot, index, index)
+    right = by_layers(made, exact_in_8_bits(), column, slot, index, index)
+    theirs = by_layers(made, made.checkpoint.backbone, column, slot, index, index)
+    ours = made.run(column)
+    assert ours.isfinite().all()
+    assert distance(ours, right) < 0.8 * distance(theirs, right)
+
+
+def test_with_8_bit_weights_it_gives_the_same_bits_10_000_times_without_a_hang() -> None:
+    made = bench(64, "fp8")
+    column = made.new_column(1, 700, 700)
+    expected = made.run(column)
+    assert_every_launch_makes(
+        expected, made.hidden, lambda: made.whole.launch(made.params), lambda: made.hidden.copy_(column)
+    )
 
 
 def test_it_writes_the_new_column_alone() -> None:

@@ -3,6 +3,7 @@
 Run by scripts/gpu-tests, on a GPU that can run it; elsewhere these tests are skipped with the reason.
 """
 
+import copy
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cache
@@ -21,6 +22,7 @@ from dia2.cuda.clusters import depformer as clusters
 from dia2.cuda.clusters.depformer import ClusterDepformer, StepAddresses
 from dia2.cuda.kernels.launch import COLUMN, KNOWN, SLOT, STEP_FIELDS
 from dia2.model.depformer import Depformer
+from dia2.model.fp8 import Fp8Matrix, Matrix
 from dia2.model.sampling import CB0_STREAM, Draws, Guidance, SamplingConfig, SlotSettings
 from dia2.model.slots import SlotIndex
 
@@ -87,7 +89,8 @@ class Bench:
         """Another hidden state, and random codes [C] for the stages to read."""
         model = self.checkpoint.depformer
         self.hidden.copy_(torch.randn(self.hidden.shape, device=CUDA, generator=self.dice))
-        self.projected.copy_((self.hidden.float() @ model.project_in.flatten(0, 1).float().T).bfloat16())
+        project = exact(model.project_in.flatten(0, 1))
+        self.projected.copy_((self.hidden.float() @ project.T).bfloat16())
         codebooks = self.codes.shape[1]
         codes = torch.randint(model.codes, (codebooks,), device=CUDA, generator=self.dice)
         self.drawn[0, 0] = codes[0]
@@ -109,12 +112,19 @@ class Bench:
 
 
 @cache
-def bench(model: str) -> Bench:
-    checkpoint = loaded(model, "bfloat16")
-    whole, reason = ClusterDepformer.make(checkpoint.depformer, checkpoint.config)
+def bench(model: str, weights: str = "dtype") -> Bench:
+    checkpoint = loaded(model, "bfloat16", weights)
+    whole, reason = ClusterDepformer.make(checkpoint.depformer, checkpoint.config, untried=weights == "fp8")
     if whole is None:
         pytest.skip(reason)
     return Bench(checkpoint, whole)
+
+
+def exact(matrix: Matrix) -> Tensor:
+    """A matrix in float32."""
+    if isinstance(matrix, Fp8Matrix):
+        return matrix.values.float() * matrix.scale.unsqueeze(-1)
+    return matrix.float()
 
 
 def plain_logits(model: Depformer, hidden: Tensor, codes: Tensor) -> Tensor:
@@ -148,6 +158,33 @@ def test_logits_are_nearer_to_float32_than_the_layers_in_bfloat16(model: str) ->
         assert ours.isfinite().all()
         for stage in range(len(right)):
             assert distance(ours[stage], right[stage]) < 0.8 * distance(theirs[stage], right[stage])
+
+
+def test_logits_with_8_bit_weights_are_nearer_to_float32_than_the_layers_in_bfloat16() -> None:
+    made = bench("random:2b", "fp8")
+    model = made.checkpoint.depformer
+    in_full = copy.deepcopy(model).float()  # the same rounded weights, computed with in float32
+    for _ in range(3):
+        codes = made.new_column()
+        right = plain_logits(in_full, made.hidden, codes)
+        ours = made.whole.launch_given(made.params, codes)
+        theirs = plain_logits(model, made.hidden, codes)
+        assert ours.isfinite().all()
+        for stage in range(len(right)):
+            assert distance(ours[stage], right[stage]) < 0.8 * distance(theirs[stage], right[stage])
+
+
+def test_with_8_bit_weights_it_gives_the_same_codes_10_000_times_without_a_hang() -> None:
+    made = bench("random:2b", "fp8")
+    made.use(SlotSettings())
+    made.new_column()
+    made.run()
+    assert_every_launch_makes(
+        made.drawn.clone(),
+        made.drawn,
+        lambda: made.whole.launch(made.params),
+        lambda: made.drawn[0, 1:-1].fill_(-1),
+    )
 
 
 @pytest.mark.parametrize("settings", SETTINGS)

@@ -124,13 +124,15 @@ DEVICE void mix_all_stages(const Self& me, char* memory) {
   ((bf16*)(memory + place::MIXED))[row * MIXED_PITCH + dim] = (bf16)packed(mix / total, 0.f);
 }
 
+constexpr int OUTPUTS = QKV_TILES * 8;  // of a block
+
 // Sends this block's outputs of q, k and v to all blocks of the cluster, once every warp has left its part of them.
-DEVICE void send_qkv(const Self& me, char* memory, int area, float2 factors, const Inbox& inbox) {
-  constexpr int OUTPUTS = QKV_TILES * 8;
+DEVICE void send_qkv(
+    const Self& me, char* memory, int area, float2 factors, const Scales<OUTPUTS, 2>& scales, const Inbox& inbox) {
 #pragma unroll
   for (int i = me.lane; i < ROWS * OUTPUTS / 2; i += 32) {
     const int row = i / (OUTPUTS / 2), output = i % (OUTPUTS / 2) * 2;
-    const float2 sum = partial_sum<OUTPUTS, float2>(memory, area, row, output);
+    const float2 sum = scales.times(i, partial_sum<OUTPUTS, float2>(memory, area, row, output));
     const float factor = row ? factors.y : factors.x;
     const u32 to = me.base + place::QKV + (row * 3 * DIM + me.rank * OUTPUTS + output) * 2;
     send(to, inbox.barrier, me.warp, packed(sum.x * factor, sum.y * factor));

@@ -35,21 +35,25 @@ struct Block {
 
   // One layer's MLP; `meanwhile` is called while the input is on its way.
   template <int UNITS, typename Meanwhile>
-  DEVICE void mlp(int area, const Meanwhile& meanwhile) {
+  DEVICE void mlp(int layer, int area, const Meanwhile& meanwhile) {
     float4 x[QUADS];
     sum_shares<HEADS>(me, params.attention_shares, attention_tag, x);
     attention_tag.advance();
     send_input(me, x, gains, input);
     keep_stream(me, memory, area, x);
     meanwhile();
+    Scales<2 * UNITS, 4> scales;
+    scales.load(me.lane, params.gate_up_scale + 2 * (layer * MLP_WIDTH + first_unit<UNITS>(me)));
     input.wait(me);
     multiply_input<gate_up_tiles(UNITS)>(me, memory, area, ring);
     const float2 factors = norm_factors(me, memory, params.eps);
     meet();
-    send_hidden<UNITS>(me, memory, area, factors, hidden);
+    send_hidden<UNITS>(me, memory, area, factors, scales, hidden);
+    ShareScales down_scales;
+    down_scales.load(me, params.down_scale + layer * WIDTH);
     hidden.wait(me);
     const u32 from = input_address(me, place::HIDDEN, hidden_pitch(UNITS));
-    store_product<down_chunks(UNITS)>(me, memory, area, from, ring, params.mlp_shares, mlp_tag);
+    store_product<down_inputs(UNITS)>(me, memory, area, from, ring, down_scales, params.mlp_shares, mlp_tag);
     mlp_tag.advance();
   }
 };
@@ -78,7 +82,7 @@ struct HeadBlock : Block {
       if (layer) sum_mlp_shares(x);
       attention(layer, x);
       const int next = layer + 1 < params.layers ? layer + 1 : 0;
-      mlp<UNITS_BESIDE>(SECOND, [&] { gains.load(me, params.pre_norm + next * WIDTH); });
+      mlp<UNITS_BESIDE>(layer, SECOND, [&] { gains.load(me, params.pre_norm + next * WIDTH); });
     }
     if (me.cluster == 0) sum_mlp_shares(x), store_hidden(x);
   }
@@ -106,21 +110,25 @@ struct HeadBlock : Block {
     keep_stream(me, memory, FIRST, x);
     cached.load_gains(layer);
     gains.load(me, params.post_norm + layer * WIDTH);
+    Scales<OUTPUTS, 4> scales;
+    scales.load(me.lane, params.qkv_scale + (layer * HEAD_BLOCKS + me.block) * OUTPUTS);
     input.wait(me);
     multiply_input<QKV_TILES>(me, memory, FIRST, ring);
     const float2 factors = norm_factors(me, memory, params.eps);
     meet();
-    send_qkv(me, memory, FIRST, factors, qkv);
+    send_qkv(me, memory, FIRST, factors, scales, qkv);
     qkv.wait(me);
     cached.turn_heads(layer);
     meet();
     cached.mix_columns(ring);
     meet();
     cached.send_part(parts);
+    ShareScales out_scales;
+    out_scales.load(me, params.out_scale + layer * WIDTH);
     parts.wait(me);
     cached.mix_parts();
     meet();
-    store_product<OUT_CHUNKS>(me, memory, FIRST, input_address(me, place::MIXED, MIXED_PITCH), ring,
+    store_product<OUT_INPUTS>(me, memory, FIRST, input_address(me, place::MIXED, MIXED_PITCH), ring, out_scales,
                               params.attention_shares, attention_tag);
   }
 };
@@ -134,7 +142,7 @@ struct OtherBlock : Block {
 #pragma unroll 1
     for (int layer = 0; layer < params.layers; layer++) {
       const int next = layer + 1 < params.layers ? layer + 1 : 0;
-      mlp<UNITS_ALONE>(layer % 2, [&] { gains.load(me, params.post_norm + next * WIDTH); });
+      mlp<UNITS_ALONE>(layer, layer % 2, [&] { gains.load(me, params.post_norm + next * WIDTH); });
     }
   }
 };

@@ -6,7 +6,8 @@ block does nothing but load: weights and the cache's columns come through a ring
 The sources beside this file say how; backbone.cu is where to begin.
 
 It is made for one shape, that of Dia2-2B, in bfloat16 and for two rows, and for a Hopper GPU on which 15 clusters of 8
-blocks run at once. `make` says why it cannot be used elsewhere.
+blocks run at once. `make` says why it cannot be used elsewhere. Its weights may be in 8 bits, and the GPU a Blackwell
+one; nobody has run either yet, so both have to be asked for (`untried`).
 """
 
 import ctypes
@@ -28,26 +29,32 @@ from dia2.cuda.clusters.backbone_packing import (
 )
 from dia2.cuda.clusters.driver import ClusterKernel, DriverError, structure
 from dia2.cuda.clusters.nvrtc import CompilerError, compiled
-from dia2.cuda.clusters.shapes import activations_obstacle, size_obstacle
+from dia2.cuda.clusters.shapes import ARCHITECTURES, activations_obstacle, gpu_obstacle, size_obstacle, weights_obstacle
+from dia2.cuda.clusters.words import bytes_a_weight
 from dia2.model.backbone import Backbone
 from dia2.model.config import Dia2Config
 from dia2.model.kv_cache import KVCache
 
-SOURCE, ARCHITECTURE, CAPABILITY = "backbone.cu", "sm_90a", (9, 0)
+SOURCE = "backbone.cu"
 SHARED_BYTES = 231_632  # of a block: place::END of backbone_sizes.cuh, which is compared when it is compiled
 COLUMNS, MOST_COLUMNS = 16, 32 * RANKS * 16  # columns in a chunk of the ring, and in a context at most
 _WEIGHTS = ["head_stream", "other_stream", "pre_norm", "post_norm", "q_norm", "k_norm", "cos", "sin"]
+_SCALES = ["qkv_scale", "out_scale", "gate_up_scale", "down_scale"]
 _STEP = ["hidden", "attention_shares", "mlp_shares", "keys", "values", "fields", "table"]
 
 Params = structure(
     "Params",
     dict.fromkeys((*_WEIGHTS, *_STEP), ctypes.c_void_p)
     | dict.fromkeys(["layers", "blocks", "columns", "blocks_a_context"], ctypes.c_int)
-    | {"eps": ctypes.c_float},
+    | {"eps": ctypes.c_float}
+    | dict.fromkeys(_SCALES, ctypes.c_void_p),
 )
 """`Params` of backbone_sizes.cuh."""
-DEFINES = {"SHARED_BYTES": SHARED_BYTES, "PARAMS_BYTES": ctypes.sizeof(Params)}
-"""What the source compares with its own, when it is compiled."""
+
+
+def defines(weight_bytes: int) -> dict[str, int]:
+    """What the source is compiled for, 2 bytes a weight or 1, and what it compares with its own then."""
+    return {"WEIGHT_BYTES": weight_bytes, "SHARED_BYTES": SHARED_BYTES, "PARAMS_BYTES": ctypes.sizeof(Params)}
 
 
 def shape_obstacle(config: Dia2Config) -> str | None:
@@ -78,7 +85,7 @@ def cache_obstacle(cache: KVCache) -> str | None:
 
 
 class ClusterBackbone:
-    """The kernel and what it keeps: packed weights, 2.8 GB in Dia2-2B, and the buffers its blocks exchange."""
+    """The kernel and what it keeps: packed weights, 2.8 GB in Dia2-2B or half of it, and what its blocks exchange."""
 
     def __init__(self, backbone: Backbone, config: Dia2Config, kernel: ClusterKernel) -> None:
         self._kernel, self._backbone = kernel, backbone
@@ -89,21 +96,23 @@ class ClusterBackbone:
         self._eps = config.model.normalization_layer_epsilon
 
     @classmethod
-    def make(cls, backbone: Backbone, config: Dia2Config, cache: KVCache) -> "tuple[ClusterBackbone | None, str]":
-        """The kernel for a backbone on a CUDA device, compiled and packed; or None. And the reason, for the log."""
-        device, dtype = backbone.cb0_head.device, backbone.cb0_head.dtype
-        capability = torch.cuda.get_device_capability(device)
+    def make(
+        cls, backbone: Backbone, config: Dia2Config, cache: KVCache, *, untried: bool = False
+    ) -> "tuple[ClusterBackbone | None, str]":
+        """The kernel for a backbone on a CUDA device, compiled and packed; or None. And the reason, for the log.
+
+        untried: also where it was compiled, but never run: on Blackwell, and with 8-bit weights.
+        """
+        device = backbone.cb0_head.device
         first: Any = backbone.layers[0]
-        if capability != CAPABILITY:
-            return None, f"the GPU's compute capability is {capability[0]}.{capability[1]}, the kernel needs 9.0"
-        if dtype != torch.bfloat16 or not isinstance(first.attention.qkv, Tensor):
-            return None, "the kernel is for bfloat16 weights"
-        reason = shape_obstacle(config) or cache_obstacle(cache)
+        matrix = first.attention.qkv
+        reason = gpu_obstacle(device, untried) or weights_obstacle(backbone.cb0_head.dtype, matrix, untried)
+        reason = reason or shape_obstacle(config) or cache_obstacle(cache)
         if reason is not None:
             return None, reason
         try:
             with torch.cuda.device(device):
-                kernel = load_kernel()
+                kernel = load_kernel(bytes_a_weight(matrix))
                 fitting = kernel.clusters_at_once()
                 if fitting < CLUSTERS:
                     return None, f"{fitting} clusters of {RANKS} blocks run at once on this GPU, {CLUSTERS} are needed"
@@ -142,6 +151,7 @@ class ClusterBackbone:
             columns=cache.blocks.columns,
             blocks_a_context=cache.table.shape[1],
             eps=self._eps,
+            **weights.scales.addresses(),
         )
 
     def launch(self, params: ctypes.Structure) -> None:
@@ -149,12 +159,8 @@ class ClusterBackbone:
         self._kernel.launch(params)
 
 
-def load_kernel() -> ClusterKernel:
+def load_kernel(weight_bytes: int = 2) -> ClusterKernel:
     """The kernel on the current GPU, compiled if need be. Raises CompilerError, DriverError."""
     threads = 32 * WARPS + 32  # one warp more, which loads
-    return ClusterKernel(machine_code(), "backbone", CLUSTERS * RANKS, RANKS, threads, SHARED_BYTES)
-
-
-def machine_code() -> bytes:
-    """The compiled kernel. Raises CompilerError."""
-    return compiled(SOURCE, ARCHITECTURE, DEFINES)
+    code = compiled(SOURCE, ARCHITECTURES[torch.cuda.get_device_capability()], defines(weight_bytes))
+    return ClusterKernel(code, "backbone", CLUSTERS * RANKS, RANKS, threads, SHARED_BYTES)

@@ -1,8 +1,8 @@
 """The backbone's weights as one row of chunks for each block of the kernel. backbone_sizes.cuh says who computes what.
 
-Everything is made of tiles: 16 outputs by 32 inputs of a matrix, 1 KB, in the order in which the lanes of a warp give
-them to the matrix unit. A chunk has two tiles for each of a block's 8 warps. What a block needs in a layer, chunk
-after chunk, lies in one piece.
+Everything is made of tiles: 16 outputs by 32 inputs of a matrix, 1 KB in bf16, in the order in which the lanes of a
+warp give them to the matrix unit. A chunk has two tiles for each of a block's 8 warps, or four in 8 bits. What a block
+needs in a layer, chunk after chunk, lies in one piece.
 
 There are two ways to divide a product among the warps. Where all of the residual stream goes in, each warp takes an
 eighth of the inputs of all the block's outputs. Where few inputs go in, a warp has some of the outputs to itself.
@@ -14,7 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from dia2.cuda.clusters.words import PackedScales, in_words, mlp_scales, values_of
 from dia2.model.backbone import Backbone
+from dia2.model.fp8 import Fp8Matrix
 
 WIDTH, HEADS, GROUP, DIM, MLP_WIDTH = 2048, 8, 2, 128, 6144
 RANKS, WARPS = 8, 8
@@ -48,9 +50,15 @@ def by_outputs(shares: Tensor) -> Tensor:
 
 
 def _chunks(tiles: Tensor) -> Tensor:
-    """A warp's tiles in its order, [..., WARPS, m, k, 16, 32] -> [..., m k / 2, WARPS, 2, 512]."""
-    pairs: Tensor = in_lanes(tiles).flatten(-3, -2).unflatten(-2, (-1, 2))
-    return pairs.movedim(-4, -3)
+    """A warp's tiles in its order, [..., WARPS, m, k, 16, 32] -> [..., m k / 2, WARPS, 2, 512], or four by four.
+
+    A lane reads 16 bytes at once. In 8 bits, these are its parts of both halves of a tile.
+    """
+    lanes, in_a_chunk = in_lanes(tiles), 2
+    if tiles.dtype == torch.uint8:
+        lanes, in_a_chunk = in_words(lanes.unflatten(-1, (2, 32, 8)).transpose(-3, -2).flatten(-3)), 4
+    chunks: Tensor = lanes.flatten(-3, -2).unflatten(-2, (-1, in_a_chunk))
+    return chunks.movedim(-4, -3)
 
 
 def pack_qkv(matrix: Tensor) -> Tensor:
@@ -58,6 +66,12 @@ def pack_qkv(matrix: Tensor) -> Tensor:
     q, k, v = matrix.view(-1, DIM, WIDTH).split([HEADS * GROUP, HEADS, HEADS])
     heads = torch.cat([q.view(HEADS, -1, WIDTH), k, v], dim=1)
     return by_inputs(heads.view(HEADS, RANKS, -1, WIDTH))
+
+
+def pack_qkv_scale(scale: Tensor) -> Tensor:
+    """[(GROUP + 2) HEADS DIM] -> [HEADS, (GROUP + 2) DIM], in the order of `pack_qkv`."""
+    q, k, v = scale.view(-1, DIM).split([HEADS * GROUP, HEADS, HEADS])
+    return torch.cat([q.reshape(HEADS, -1), k, v], dim=1)
 
 
 def pack_out(matrix: Tensor) -> Tensor:
@@ -88,7 +102,8 @@ class PackedBackbone:
     """Every matrix of a backbone's layers, and the norms of all layers beside each other.
 
     heads, others: [layers, clusters, RANKS, chunks, WARPS, 2, 512], the rows of chunks of blocks with a head, and of
-    those without. norms: pre_norm and post_norm [layers, WIDTH], q_norm and k_norm [layers, DIM].
+    those without; in 8 bits [..., WARPS, 4, 512], bytes whose scales are in `scales`.
+    norms: pre_norm and post_norm [layers, WIDTH], q_norm and k_norm [layers, DIM].
     """
 
     heads: Tensor
@@ -97,6 +112,7 @@ class PackedBackbone:
     post_norm: Tensor
     q_norm: Tensor
     k_norm: Tensor
+    scales: PackedScales
 
     @classmethod
     def of(cls, backbone: Backbone) -> "PackedBackbone":
@@ -114,11 +130,19 @@ class PackedBackbone:
             torch.stack([layer.post_norm.weight for layer in layers]),
             torch.stack([layer.attention.q_norm.weight for layer in layers]),
             torch.stack([layer.attention.k_norm.weight for layer in layers]),
+            _scales(layers),
         )
 
 
 def pack_layer(layer: Any) -> tuple[Tensor, Tensor]:
     """A layer's chunks [clusters, RANKS, chunks, WARPS, 2, 512], of blocks with a head and without."""
-    gate_up, down = pack_gate_up(layer.mlp.wi), pack_down(layer.mlp.wo)
-    attention = pack_qkv(layer.attention.qkv), pack_out(layer.attention.o_proj)
+    gate_up, down = pack_gate_up(values_of(layer.mlp.wi)), pack_down(values_of(layer.mlp.wo))
+    attention = pack_qkv(values_of(layer.attention.qkv)), pack_out(values_of(layer.attention.o_proj))
     return torch.cat([*attention, gate_up[0], down[0]], dim=2), torch.cat([gate_up[1], down[1]], dim=2)
+
+
+def _scales(layers: list[Any]) -> PackedScales:
+    if not isinstance(layers[0].mlp.wi, Fp8Matrix):
+        return PackedScales.none()
+    qkv = torch.stack([pack_qkv_scale(layer.attention.qkv.scale) for layer in layers])
+    return PackedScales(qkv, torch.stack([layer.attention.o_proj.scale for layer in layers]), *mlp_scales(layers))

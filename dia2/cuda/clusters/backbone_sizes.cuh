@@ -19,19 +19,23 @@ static_assert(HEAD_BLOCKS * UNITS_BESIDE + OTHER_BLOCKS * UNITS_ALONE == MLP_WID
 // A block sums up SLICE columns of the residual stream; a warp multiplies SPAN inputs of a product with all inputs.
 constexpr int SLICE = WIDTH / RANKS, SPAN = WIDTH / WARPS;
 
-// Weights lie in tiles of 16 outputs by 32 inputs, 1 KB. A chunk of the ring has two of them for each warp.
-constexpr int TILE = 1024, PER_CHUNK = 2, WARP_PART = PER_CHUNK * TILE, CHUNK = WARPS * WARP_PART;
+// Weights lie in tiles of 16 outputs by 32 inputs, 1 KB in bf16. A chunk of the ring has two of them for each warp, or
+// four in 8 bits; a warp takes two at a time.
+constexpr int TILE = 512 * WEIGHT_BYTES, PAIR = 2, PAIRS = 2 / WEIGHT_BYTES, PER_CHUNK = PAIRS * PAIR;
+constexpr int WARP_PART = PER_CHUNK * TILE, CHUNK = WARPS * WARP_PART;
 constexpr int QKV = (GROUP + 2) * DIM;  // outputs of a cluster: queries, then key, then value
 constexpr int QKV_TILES = QKV / RANKS / 16, OUT_TILES = SLICE / WARPS / 16;
 constexpr int gate_up_tiles(int units) { return 2 * units / 16; }
-static_assert(OUT_TILES == PER_CHUNK, "a chunk of a product by outputs has one chunk of inputs");
+static_assert(OUT_TILES == PAIR, "a pair of a product by outputs has the same inputs");
 
 // How many chunks of a layer's weights a block takes for each of its products.
-constexpr int QKV_CHUNKS = QKV_TILES * (SPAN / 32) / PER_CHUNK, OUT_CHUNKS = GROUP * DIM / 32;
+constexpr int QKV_CHUNKS = QKV_TILES * (SPAN / 32) / PER_CHUNK, OUT_INPUTS = GROUP * DIM / 32;
 constexpr int gate_up_chunks(int units) { return gate_up_tiles(units) * (SPAN / 32) / PER_CHUNK; }
-constexpr int down_chunks(int units) { return units * RANKS / 32; }
-constexpr int mlp_chunks(int units) { return gate_up_chunks(units) + down_chunks(units); }
-constexpr int CHUNKS_BESIDE = QKV_CHUNKS + OUT_CHUNKS + mlp_chunks(UNITS_BESIDE);
+constexpr int down_inputs(int units) { return units * RANKS / 32; }
+static_assert(OUT_INPUTS % PAIRS == 0 && down_inputs(UNITS_BESIDE) % PAIRS == 0 && down_inputs(UNITS_ALONE) % PAIRS == 0,
+              "every product has whole chunks");
+constexpr int mlp_chunks(int units) { return gate_up_chunks(units) + down_inputs(units) / PAIRS; }
+constexpr int CHUNKS_BESIDE = QKV_CHUNKS + OUT_INPUTS / PAIRS + mlp_chunks(UNITS_BESIDE);
 constexpr int CHUNKS_ALONE = mlp_chunks(UNITS_ALONE);
 
 // The ring: so many chunks; and how many of them are on their way at most. Were all of them, then what a block stores
@@ -89,4 +93,5 @@ struct Params {
   const int* table;
   int layers, blocks, columns, blocks_a_context;
   float eps;
+  const float *qkv_scale, *out_scale, *gate_up_scale, *down_scale;  // of 8-bit weights
 };

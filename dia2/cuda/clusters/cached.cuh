@@ -12,12 +12,14 @@ constexpr int QKV_BYTES = ROWS * QKV * 2;
 constexpr int PARTS_BYTES = RANKS * ROWS * GROUP * (DIM * 4 + 8);
 constexpr int NEW_COLUMN_RANK = RANKS - 1;  // of the block that has the new column too, as it has the fewest others
 
+constexpr int OUTPUTS = QKV / RANKS;  // of a block
+
 // Sends this block's outputs of q, k and v to all blocks of the cluster, once every warp has left its part of them.
-DEVICE void send_qkv(const Self& me, const char* memory, int area, float2 factors, const Inbox& inbox) {
-  constexpr int OUTPUTS = QKV / RANKS;
+DEVICE void send_qkv(const Self& me, const char* memory, int area, float2 factors, const Scales<OUTPUTS, 4>& scales,
+                     const Inbox& inbox) {
   static_assert(ROWS * OUTPUTS == 4 * 32, "four outputs a lane");
   const int row = me.lane / (OUTPUTS / 4), output = me.lane % (OUTPUTS / 4) * 4;
-  const float4 sum = partial_sum<OUTPUTS, float4>(memory, area, row, output);
+  const float4 sum = scales.times(me.lane, partial_sum<OUTPUTS, float4>(memory, area, row, output));
   const float factor = row ? factors.y : factors.x;
   const u32 to = me.base + place::QKVS + (row * QKV + me.rank * OUTPUTS + output) * 2;
   send(to, inbox.barrier, me.warp, packed(sum.x * factor, sum.y * factor), packed(sum.z * factor, sum.w * factor));

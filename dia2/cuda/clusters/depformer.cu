@@ -50,7 +50,7 @@ struct Block {
   // the input is on its way; `next` when the share is stored. Tables are loaded in `meanwhile`, because the fence in a
   // refill waits for the loads under way.
   template <int UNITS, typename Meanwhile, typename Refill, typename Next>
-  DEVICE void mlp(int area, const Meanwhile& meanwhile, const Refill& refill, const Next& next) {
+  DEVICE void mlp(int layer, int area, const Meanwhile& meanwhile, const Refill& refill, const Next& next) {
     constexpr int TILES = gate_up_tiles(UNITS), HIDDEN_CHUNKS = down_chunks(UNITS);
     constexpr bool IN_REGISTERS = UNITS == UNITS_BESIDE;  // more than that do not fit
     float4 x[2];
@@ -59,29 +59,37 @@ struct Block {
     send_input(me, x, gains, input);
     keep_stream(me, memory, area, x);
     in.wait();
+    Scales<2 * UNITS, 4> scales;
+    ShareScales down_scales;
+    const auto load_scales = [&] {
+      scales.load(me.lane, params.gate_up_scale + 2 * (layer * MLP_WIDTH + first_unit<UNITS>(me)));
+      down_scales.load(me, params.down_scale + layer * WIDTH);
+    };
     float4 sums[TILES] = {};
     if constexpr (IN_REGISTERS) {
       Weights<CHUNKS, TILES> weights;
       weights.read(me, in);
       refill();
       meanwhile();
+      load_scales();
       input.wait(me);
       multiply_input(me, [&](int chunk, int tile) { return weights.of[chunk][tile]; }, sums);
     } else {
       meanwhile();
+      load_scales();
       input.wait(me);
       multiply_input(me, [&](int chunk, int tile) { return in.tile(me, chunk * TILES + tile); }, sums);
     }
     leave_partial(me, memory, area, sums);
     const float2 factors = norm_factors(me, memory, params.eps);
     __syncthreads();
-    send_hidden<UNITS>(me, memory, area, factors, hidden);
+    send_hidden<UNITS>(me, memory, area, factors, scales, hidden);
     down.wait();
     Weights<OUT_TILES, HIDDEN_CHUNKS> weights;
     weights.read(me, down);
     hidden.wait(me);
     const u32 from = input_address(me, place::HIDDEN, hidden_pitch(UNITS));
-    store_product(me, memory, area, from, weights, params.mlp_shares, mlp_tag);
+    store_product(me, memory, area, from, weights, down_scales, params.mlp_shares, mlp_tag);
     mlp_tag.advance();
     next();
   }
@@ -150,13 +158,17 @@ struct HeadBlock : Block {
     weights.read(me, in);
     pieces.gate_up<UNITS_BESIDE>(in, layer);
     gains.load(me, params.post_norm + layer * WIDTH);
+    Scales<OUTPUTS, 2> scales;
+    scales.load(me.lane, params.qkv_scale + (pieces.of_group(stage, layer) * HEAD_BLOCKS + me.block) * OUTPUTS);
+    ShareScales out_scales;
+    out_scales.load(me, params.out_scale + pieces.of_group(stage, layer) * WIDTH);
     input.wait(me);
     float4 sums[QKV_TILES] = {};
     multiply_input(me, [&](int chunk, int tile) { return weights.of[chunk][tile]; }, sums);
     leave_partial(me, memory, FIRST, sums);
     const float2 factors = norm_factors(me, memory, params.eps);
     __syncthreads();
-    send_qkv(me, memory, FIRST, factors, qkv);
+    send_qkv(me, memory, FIRST, factors, scales, qkv);
     qkv.wait(me);
     mix_own_stages(params, me, memory, ahead, stage, layer);
     out.wait();
@@ -168,13 +180,13 @@ struct HeadBlock : Block {
     mix_all_stages(me, memory);
     __syncthreads();
     const u32 from = input_address(me, place::MIXED, MIXED_PITCH);
-    store_product(me, memory, FIRST, from, projection, params.attention_shares, attention_tag);
+    store_product(me, memory, FIRST, from, projection, out_scales, params.attention_shares, attention_tag);
   }
 
   DEVICE void mlp_beside(int stage, int layer) {
     const int next = layer_after(layer), next_stage = stage_after(stage, layer);
     mlp<UNITS_BESIDE>(
-        SECOND,
+        layer, SECOND,
         [&] {
           gains.load(me, layer + 1 < params.layers ? params.pre_norm + next * WIDTH : params.last_norm);
           if (next) ahead.load(params, me, stage, next);
@@ -195,7 +207,7 @@ struct HeadBlock : Block {
     out.wait();
     input.wait(me);
     float4 sums[HEAD_TILES] = {};
-    multiply_input(me, [&](int chunk, int tile) { return out.tile(me, chunk * HEAD_TILES + tile); }, sums);
+    multiply_input(me, [&](int chunk, int tile) { return out.tile<2>(me, chunk * HEAD_TILES + tile); }, sums);
     leave_partial(me, memory, FIRST, sums);
     const float2 factors = norm_factors(me, memory, params.eps);
     __syncthreads();
@@ -245,9 +257,10 @@ struct OtherBlock : Block {
     const int phases = params.stages * params.layers;
 #pragma unroll 1
     for (int phase = 0, layer = 0; phase < phases; phase++) {
+      const int now = layer;
       layer = layer + 1 < params.layers ? layer + 1 : 0;  // the next phase's
       mlp<UNITS_ALONE>(
-          phase % 2, [&] { gains.load(me, params.post_norm + layer * WIDTH); }, [] {},
+          now, phase % 2, [&] { gains.load(me, params.post_norm + layer * WIDTH); }, [] {},
           [&] {
             if (phase + 1 == phases) return;
             pieces.gate_up<UNITS_ALONE>(in, layer), pieces.down<UNITS_ALONE>(down, layer);

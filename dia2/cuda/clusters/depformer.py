@@ -6,7 +6,8 @@ through the shared memory of their cluster and through L2, while weights stream 
 The sources beside this file say how; depformer.cu is where to begin.
 
 It is made for one shape, the published depformers', in bfloat16 and for two rows, and for a Hopper GPU on which 15
-clusters of 8 blocks run at once. `make` says why it cannot be used elsewhere.
+clusters of 8 blocks run at once. `make` says why it cannot be used elsewhere. Weights but those of the logits may be in
+8 bits, and the GPU a Blackwell one; nobody has run either yet, so both have to be asked for (`untried`).
 """
 
 import ctypes
@@ -29,13 +30,22 @@ from dia2.cuda.clusters.packing import (
     WIDTH,
     PackedWeights,
 )
-from dia2.cuda.clusters.shapes import activations_obstacle, size_obstacle
+from dia2.cuda.clusters.shapes import (
+    ARCHITECTURES,
+    activations_obstacle,
+    gpu_obstacle,
+    size_obstacle,
+    weights_obstacle,
+)
+from dia2.cuda.clusters.words import bytes_a_weight
 from dia2.model.config import Dia2Config
 from dia2.model.depformer import Depformer
 
-SOURCE, ARCHITECTURE, CAPABILITY = "depformer.cu", "sm_90a", (9, 0)
-SHARED_BYTES = 228_408  # of a block: place::END of depformer_sizes.cuh, which is compared when it is compiled
+SOURCE = "depformer.cu"
+SHARED_BYTES = {2: 228_408, 1: 158_776}
+"""Of a block, by bytes a weight: place::END of depformer_sizes.cuh, which is compared when it is compiled."""
 _WEIGHTS = ["qkv", "out", "gate_up_beside", "gate_up_alone", "down_beside", "down_alone", "heads", "embeddings"]
+_SCALES = ["qkv_scale", "out_scale", "gate_up_scale", "down_scale"]
 _TABLES = ["pre_norm", "post_norm", "q_norm", "k_norm", "last_norm", "cos", "sin"]
 _BUFFERS = ["projected", "attention_shares", "mlp_shares", "logits", "keys", "values"]
 _STEP = ["fields", "scale", "temperature", "uniforms", "filter_k", "top_k", "drawn", "codes", "given", "seen_logits"]
@@ -46,11 +56,16 @@ Params = structure(
     dict.fromkeys((*_WEIGHTS, *_TABLES, *_BUFFERS, *_STEP), ctypes.c_void_p)
     | {"capacity": ctypes.c_int64}
     | dict.fromkeys(_SIZES, ctypes.c_int)
-    | {"eps": ctypes.c_float, "group": ctypes.c_int * MOST_STAGES, "delay": ctypes.c_int * MOST_STAGES},
+    | {"eps": ctypes.c_float, "group": ctypes.c_int * MOST_STAGES, "delay": ctypes.c_int * MOST_STAGES}
+    | dict.fromkeys(_SCALES, ctypes.c_void_p),
 )
 """`Params` of depformer_sizes.cuh."""
-DEFINES = {"SHARED_BYTES": SHARED_BYTES, "PARAMS_BYTES": ctypes.sizeof(Params)}
-"""What the source compares with its own, when it is compiled."""
+
+
+def defines(weight_bytes: int) -> dict[str, int]:
+    """What the source is compiled for, 2 bytes a weight or 1, and what it compares with its own then."""
+    sizes = {"SHARED_BYTES": SHARED_BYTES[weight_bytes], "PARAMS_BYTES": ctypes.sizeof(Params)}
+    return {"WEIGHT_BYTES": weight_bytes, **sizes}
 
 
 @dataclass(frozen=True)
@@ -110,20 +125,21 @@ class ClusterDepformer:
         self._params = self._fixed_params(config, layers)
 
     @classmethod
-    def make(cls, depformer: Depformer, config: Dia2Config) -> "tuple[ClusterDepformer | None, str]":
-        """The kernel for a depformer on a CUDA device, compiled and packed; or None. And the reason, for the log."""
-        device, dtype = depformer.heads.device, depformer.heads.dtype
-        capability = torch.cuda.get_device_capability(device)
-        if capability != CAPABILITY:
-            return None, f"the GPU's compute capability is {capability[0]}.{capability[1]}, the kernel needs 9.0"
-        if dtype != torch.bfloat16 or not isinstance(depformer.project_in, Tensor):
-            return None, "the kernel is for bfloat16 weights"
-        reason = shape_obstacle(config)
+    def make(
+        cls, depformer: Depformer, config: Dia2Config, *, untried: bool = False
+    ) -> "tuple[ClusterDepformer | None, str]":
+        """The kernel for a depformer on a CUDA device, compiled and packed; or None. And the reason, for the log.
+
+        untried: also where it was compiled, but never run: on Blackwell, and with 8-bit weights.
+        """
+        device, matrix = depformer.heads.device, depformer.project_in
+        reason = gpu_obstacle(device, untried) or weights_obstacle(depformer.heads.dtype, matrix, untried)
+        reason = reason or shape_obstacle(config)
         if reason is not None:
             return None, reason
         try:
             with torch.cuda.device(device):
-                kernel = load_kernel()
+                kernel = load_kernel(bytes_a_weight(matrix))
                 fitting = kernel.clusters_at_once()
                 if fitting < CLUSTERS:
                     return None, f"{fitting} clusters of {RANKS} blocks run at once on this GPU, {CLUSTERS} are needed"
@@ -188,17 +204,14 @@ class ClusterDepformer:
             eps=config.model.normalization_layer_epsilon,
             group=(ctypes.c_int * MOST_STAGES)(*depformer.group_of_stage),
             delay=(ctypes.c_int * MOST_STAGES)(*config.data.delays[1:]),
+            **weights.scales.addresses(),
         )
 
 
-def load_kernel() -> ClusterKernel:
+def load_kernel(weight_bytes: int = 2) -> ClusterKernel:
     """The kernel on the current GPU, compiled if need be. Raises CompilerError, DriverError."""
-    return ClusterKernel(machine_code(), "depformer", CLUSTERS * RANKS, RANKS, 32 * WARPS, SHARED_BYTES)
-
-
-def machine_code() -> bytes:
-    """The compiled kernel. Raises CompilerError."""
-    return compiled(SOURCE, ARCHITECTURE, DEFINES)
+    code = compiled(SOURCE, ARCHITECTURES[torch.cuda.get_device_capability()], defines(weight_bytes))
+    return ClusterKernel(code, "depformer", CLUSTERS * RANKS, RANKS, 32 * WARPS, SHARED_BYTES[weight_bytes])
 
 
 def _angles(depformer: Depformer, device: torch.device) -> tuple[Tensor, Tensor]:

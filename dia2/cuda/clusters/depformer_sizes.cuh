@@ -17,16 +17,16 @@ static_assert(HEAD_BLOCKS * UNITS_BESIDE + OTHER_BLOCKS * UNITS_ALONE == MLP_WID
 // A block sums up SLICE columns of the residual stream; a warp multiplies SPAN inputs of a product with all inputs.
 constexpr int SLICE = WIDTH / RANKS, SPAN = WIDTH / WARPS;
 
-// Weights lie in tiles of 8 outputs by 32 inputs, 64 bytes an output. A lane reads 16 bytes of a tile: 8 inputs of one
-// output, which is what two matrix instructions want of it.
-constexpr int TILE = 512, CHUNKS = SPAN / 32;
+// Weights lie in tiles of 8 outputs by 32 inputs, output by output. A lane reads 8 inputs of one output, which is what two
+// matrix instructions want of a tile. The logits' matrix is always bf16.
+constexpr int TILE = 256 * WEIGHT_BYTES, LOGITS_TILE = 512, CHUNKS = SPAN / 32;
 constexpr int QKV_TILES = 3 * DIM / RANKS / 8, OUT_TILES = SLICE / WARPS / 8, HEAD_TILES = CODES / HEAD_BLOCKS / 8;
 constexpr int gate_up_tiles(int units) { return 2 * units / 8; }
 constexpr int down_chunks(int units) { return units * RANKS / 32; }
 
 // Bytes of weights that one warp takes in one piece.
 constexpr int QKV_PIECE = QKV_TILES * CHUNKS * TILE, OUT_PIECE = OUT_TILES * (DIM / 32) * TILE;
-constexpr int HEAD_PIECE = HEAD_TILES * CHUNKS * TILE;
+constexpr int HEAD_PIECE = HEAD_TILES * CHUNKS * LOGITS_TILE;
 constexpr int gate_up_piece(int units) { return gate_up_tiles(units) * CHUNKS * TILE; }
 constexpr int down_piece(int units) { return OUT_TILES * down_chunks(units) * TILE; }
 
@@ -85,4 +85,5 @@ struct Params {
   int layers, stages, groups, vocabulary, streams, codebooks;
   float eps;
   int group[MOST_STAGES], delay[MOST_STAGES];
+  const float *qkv_scale, *out_scale, *gate_up_scale, *down_scale;  // of 8-bit weights
 };

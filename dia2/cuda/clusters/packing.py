@@ -1,7 +1,7 @@
 """A depformer's weights in the order in which the kernel's warps read them. depformer_sizes.cuh says who computes what.
 
-Everything is made of tiles: 8 outputs by 32 inputs of a matrix, row by row, 512 bytes. A warp copies a piece, some
-tiles that lie one after the other, into its own part of shared memory.
+Everything is made of tiles: 8 outputs by 32 inputs of a matrix, row by row, 512 bytes in bf16. A warp copies a piece,
+some tiles that lie one after the other, into its own part of shared memory.
 
 There are two ways to divide a product among a block's 8 warps. Where all of the residual stream goes in, each warp
 takes an eighth of the inputs of all the block's outputs. Where few inputs go in, a warp has some of the outputs to
@@ -14,7 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from dia2.cuda.clusters.words import PackedScales, in_words, mlp_scales, values_of
 from dia2.model.depformer import Depformer
+from dia2.model.fp8 import Fp8Matrix
 
 WIDTH, HEADS, DIM, MLP_WIDTH, CODES, MOST_STAGES = 1024, 8, 128, 3072, 2048, 32
 RANKS, WARPS = 8, 8
@@ -40,6 +42,11 @@ def pack_qkv(matrix: Tensor) -> Tensor:
     """[3 HEADS DIM, WIDTH] -> [HEADS, RANKS, WARPS, 4, 6, 8, 32]: a cluster has q, k and v of its head."""
     heads = matrix.view(3, HEADS, DIM, WIDTH).transpose(0, 1)
     return by_inputs(heads.reshape(HEADS, RANKS, -1, WIDTH))
+
+
+def pack_qkv_scale(scale: Tensor) -> Tensor:
+    """[3 HEADS DIM] -> [HEADS, 3 DIM], in the order of `pack_qkv`."""
+    return scale.view(3, HEADS, DIM).transpose(0, 1).reshape(HEADS, -1)
 
 
 def pack_out(matrix: Tensor) -> Tensor:
@@ -75,7 +82,7 @@ class PackedWeights:
     """Every matrix of a depformer's layers and heads, and the norms of all layers beside each other.
 
     qkv, out: [layers, groups, ...]. logits: [stages, ...]. gate_up, down: [layers, ...] of clusters with a head, and of
-    those without.
+    those without. All but the logits may be 8-bit values in words, whose scales are in `scales`.
     norms: pre_norm and post_norm [layers, WIDTH], q_norm and k_norm [layers, DIM].
     """
 
@@ -88,20 +95,36 @@ class PackedWeights:
     post_norm: Tensor
     q_norm: Tensor
     k_norm: Tensor
+    scales: PackedScales
 
     @classmethod
     def of(cls, depformer: Depformer) -> "PackedWeights":
         layers: Any = list(depformer.layers)
-        gate_up = [pack_gate_up(layer.mlp.wi) for layer in layers]
-        down = [pack_down(layer.mlp.wo) for layer in layers]
+        gate_up = [pack_gate_up(values_of(layer.mlp.wi)) for layer in layers]
+        down = [pack_down(values_of(layer.mlp.wo)) for layer in layers]
+        qkv = [pack_qkv(values_of(group)) for layer in layers for group in layer.attention.in_proj]
+        out = [pack_out(values_of(group)) for layer in layers for group in layer.attention.out_proj]
         return cls(
-            torch.stack([torch.stack([pack_qkv(group) for group in layer.attention.in_proj]) for layer in layers]),
-            torch.stack([torch.stack([pack_out(group) for group in layer.attention.out_proj]) for layer in layers]),
-            (torch.stack([beside for beside, _ in gate_up]), torch.stack([alone for _, alone in gate_up])),
-            (torch.stack([beside for beside, _ in down]), torch.stack([alone for _, alone in down])),
+            _stacked(qkv).unflatten(0, (len(layers), -1)),
+            _stacked(out).unflatten(0, (len(layers), -1)),
+            (_stacked([beside for beside, _ in gate_up]), _stacked([alone for _, alone in gate_up])),
+            (_stacked([beside for beside, _ in down]), _stacked([alone for _, alone in down])),
             torch.stack([pack_logits(head[: depformer.codes]) for head in depformer.heads]),
             torch.stack([layer.pre_norm.weight for layer in layers]),
             torch.stack([layer.post_norm.weight for layer in layers]),
             torch.stack([layer.attention.q_norm.weight for layer in layers]),
             torch.stack([layer.attention.k_norm.weight for layer in layers]),
+            _scales(layers),
         )
+
+
+def _stacked(packed: list[Tensor]) -> Tensor:
+    return torch.stack([in_words(matrix) for matrix in packed])
+
+
+def _scales(layers: list[Any]) -> PackedScales:
+    if not isinstance(layers[0].mlp.wi, Fp8Matrix):
+        return PackedScales.none()
+    qkv = [torch.stack([pack_qkv_scale(group.scale) for group in layer.attention.in_proj]) for layer in layers]
+    out = [torch.stack([group.scale for group in layer.attention.out_proj]) for layer in layers]
+    return PackedScales(torch.stack(qkv), torch.stack(out), *mlp_scales(layers))

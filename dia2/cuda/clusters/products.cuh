@@ -6,7 +6,7 @@
 // This lane's part of a matrix of TILES tiles of outputs, by CHUNKS_ chunks of 32 inputs, in registers.
 template <int CHUNKS_, int TILES>
 struct Weights {
-  uint4 of[CHUNKS_][TILES];
+  Eight<WEIGHT_BYTES>::Type of[CHUNKS_][TILES];
 
   DEVICE void read(const Self& me, const WeightStore& store) {
 #pragma unroll
@@ -37,11 +37,30 @@ DEVICE void leave_partial(const Self& me, char* memory, int area, const float4 (
   for (int tile = 0; tile < TILES; tile++) *(float2*)(to + tile * 8) = make_float2(sums[tile].x, sums[tile].y);
 }
 
+// The scales of the columns that a lane stores.
+struct ShareScales {
+  float2 of[OUT_TILES];
+
+  DEVICE void load(const Self& me, const float* scales) {  // [WIDTH]
+    if constexpr (EIGHT_BITS)
+#pragma unroll
+      for (int tile = 0; tile < OUT_TILES; tile++) {
+        const u32 column = me.rank * SLICE + (me.warp * OUT_TILES + tile) * 8 + (me.lane % 4) * 2;
+        const uint2 two = load_table((const uint2*)(scales + column));
+        of[tile] = make_float2(__uint_as_float(two.x), __uint_as_float(two.y));
+      }
+  }
+  DEVICE float2 times(int tile, float2 v) const {
+    if constexpr (EIGHT_BITS) v.x *= of[tile].x, v.y *= of[tile].y;
+    return v;
+  }
+};
+
 // Two rows of bf16 in shared memory, 32 CHUNKS_ wide, times OUT_TILES tiles; stored as this cluster's share.
 template <int CHUNKS_>
 DEVICE void store_product(
-    const Self& me, const char* memory, int area, u32 from, const Weights<OUT_TILES, CHUNKS_>& weights, float* shares,
-    Tag tag) {
+    const Self& me, const char* memory, int area, u32 from, const Weights<OUT_TILES, CHUNKS_>& weights,
+    const ShareScales& scales, float* shares, Tag tag) {
 #pragma unroll
   for (int tile = 0; tile < OUT_TILES; tile++) {
     float4 sums[4] = {};  // four chains of instructions, which do not wait for each other
@@ -51,6 +70,7 @@ DEVICE void store_product(
       multiply_add(sums[even], sums[even + 1], load_shared(from + chunk * 64), weights.of[tile][chunk]);
     }
     const float4 sum = (sums[0] + sums[1]) + (sums[2] + sums[3]);
-    store_share(me, memory, area, shares, tag, tile, sum.x, sum.y);
+    const float2 two = scales.times(tile, make_float2(sum.x, sum.y));
+    store_share(me, memory, area, shares, tag, tile, two.x, two.y);
   }
 }

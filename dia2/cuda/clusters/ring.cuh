@@ -8,6 +8,7 @@
 // Only a few chunks are on their way at a time. So a store that other blocks wait for is not queued behind all of the
 // ring. The loading warp keeps count by waiting for an older chunk before it begins the next one.
 #pragma once
+#include "eight_bits.cuh"
 #include "exchange.cuh"
 
 struct Place {  // in the row of chunks
@@ -32,8 +33,9 @@ struct Ring {
   // The address of the next chunk, once it is there.
   DEVICE u32 wait() const {
     own_barrier_wait(base + FULL + 8 * at.slot, at.phase);
-    return base + place::RING + at.slot * CHUNK;
+    return address();
   }
+  DEVICE u32 address() const { return base + place::RING + at.slot * CHUNK; }
   // All the warp's lanes call it, after their last read of the chunk.
   DEVICE void release(const Self& me) {
     __syncwarp();
@@ -42,16 +44,21 @@ struct Ring {
   }
 };
 
-// This lane's part of two tiles: 16 bytes of each half, 16 outputs by 16 inputs, of a tile.
+// This lane's part of two tiles: of each half of a tile, 16 outputs by 16 inputs, 16 bytes in bf16; in 8 bits, 16 bytes
+// of both halves.
 struct Tiles {
-  uint4 of[PER_CHUNK][2];
+  uint4 of[PAIR][WEIGHT_BYTES];
 
-  DEVICE void take(const Self& me, Ring& ring) {  // the next two of the ring
-    const u32 from = ring.wait() + me.warp * WARP_PART + me.lane * 16;
+  // The next two of the ring; `number` of the pair counts from the first one of a chunk.
+  DEVICE void take(const Self& me, Ring& ring, int number = 0) {
+    const int pair = number % PAIRS;
+    const u32 chunk = pair ? ring.address() : ring.wait();
+    const u32 from = chunk + me.warp * WARP_PART + pair * PAIR * TILE + me.lane * 16;
 #pragma unroll
-    for (int i = 0; i < PER_CHUNK; i++)
-      of[i][0] = load_shared(from + i * TILE), of[i][1] = load_shared(from + i * TILE + 512);
-    ring.release(me);
+    for (int i = 0; i < PAIR; i++)
+#pragma unroll
+      for (int j = 0; j < WEIGHT_BYTES; j++) of[i][j] = load_shared(from + i * TILE + 512 * j);
+    if (pair == PAIRS - 1) ring.release(me);
   }
 };
 

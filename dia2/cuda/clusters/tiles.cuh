@@ -12,6 +12,13 @@ DEVICE void multiply_tile(float4& even, float4& odd, const uint4& x, const uint4
   multiply_add(odd, weights[1], x.z, x.w);
 }
 
+DEVICE void multiply_tile(float4& even, float4& odd, const uint4& x, const uint4 (&eight_bits)[1]) {
+  const uint4& w = eight_bits[0];
+  const uint2 a = widened(w.x), b = widened(w.y), c = widened(w.z), d = widened(w.w);
+  multiply_add(even, make_uint4(a.x, a.y, b.x, b.y), x.x, x.y);
+  multiply_add(odd, make_uint4(c.x, c.y, d.x, d.y), x.z, x.w);
+}
+
 // Which of a tile's results a lane keeps: all four lanes that share an output have both rows of it and of output + 8.
 struct Kept {
   u32 row, output;
@@ -39,10 +46,10 @@ DEVICE void multiply_input(const Self& me, char* memory, int area, Ring& ring) {
 #pragma unroll
     for (int i = 0; i < INPUTS; i++) x[i] = load_shared(from + i * 64);
 #pragma unroll
-    for (int i = 0; i < INPUTS * TILES; i += PER_CHUNK) {
-      if (turn < TURNS - 1 || i + PER_CHUNK < INPUTS * TILES) next.take(me, ring);
+    for (int i = 0; i < INPUTS * TILES; i += PAIR) {
+      if (turn < TURNS - 1 || i + PAIR < INPUTS * TILES) next.take(me, ring, i / PAIR + 1);
 #pragma unroll
-      for (int j = i; j < i + PER_CHUNK; j++)
+      for (int j = i; j < i + PAIR; j++)
         multiply_tile(sums[j % TILES], sums[j % TILES], x[j / TILES], tiles.of[j - i]);
       tiles = next;
     }
@@ -54,16 +61,35 @@ DEVICE void multiply_input(const Self& me, char* memory, int area, Ring& ring) {
   for (int tile = 0; tile < TILES; tile++) to[tile * 16] = kept(me, sums[tile]);
 }
 
+// The scales of the columns that a lane stores.
+struct ShareScales {
+  float of[OUT_TILES];
+
+  DEVICE void load(const Self& me, const float* scales) {  // [WIDTH]
+    if constexpr (EIGHT_BITS)
+#pragma unroll
+      for (int tile = 0; tile < OUT_TILES; tile++) {
+        const u32 column = me.rank * SLICE + (me.warp * OUT_TILES + tile) * 16 + Kept(me).output;
+        of[tile] = __uint_as_float(load_table((const u32*)scales + column));
+      }
+  }
+  DEVICE float times(int tile, float v) const {
+    if constexpr (EIGHT_BITS) v *= of[tile];
+    return v;
+  }
+};
+
 // Two rows of bf16 in shared memory, 32 INPUTS wide, times this warp's outputs; stored as this cluster's share.
 template <int INPUTS>
-DEVICE void store_product(const Self& me, const char* memory, int area, u32 from, Ring& ring, float* shares, Tag tag) {
+DEVICE void store_product(const Self& me, const char* memory, int area, u32 from, Ring& ring, const ShareScales& scales,
+                          float* shares, Tag tag) {
   float4 sums[OUT_TILES][2] = {};
   Tiles tiles, next;
   tiles.take(me, ring);
 #pragma unroll 2
   for (int i = 0; i < INPUTS; i++) {
     const uint4 x = load_shared(from + i * 64);
-    if (i < INPUTS - 1) next.take(me, ring);
+    if (i < INPUTS - 1) next.take(me, ring, i + 1);
 #pragma unroll
     for (int tile = 0; tile < OUT_TILES; tile++) multiply_tile(sums[tile][0], sums[tile][1], x, tiles.of[tile]);
     tiles = next;
@@ -74,7 +100,7 @@ DEVICE void store_product(const Self& me, const char* memory, int area, u32 from
 #pragma unroll
   for (int tile = 0; tile < OUT_TILES; tile++) {
     const u32 column = (me.warp * OUT_TILES + tile) * 16 + at.output;
-    float v = kept(me, sums[tile][0] + sums[tile][1]);
+    float v = scales.times(tile, kept(me, sums[tile][0] + sums[tile][1]));
     if (me.cluster == 0) v += stream[column];
     store_fresh(to + column, tagged(v, tag));
   }

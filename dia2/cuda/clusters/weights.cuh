@@ -4,6 +4,7 @@
 // When a part is filled again matters as much as how: what other blocks wait for must be stored first, because stores
 // queue behind bulk copies that were begun before them (2.4 us of them, measured).
 #pragma once
+#include "eight_bits.cuh"
 #include "exchange.cuh"
 
 struct WeightStore {
@@ -26,8 +27,11 @@ struct WeightStore {
     phase ^= 1;
   }
 
-  // This lane's 16 bytes of a tile.
-  DEVICE uint4 tile(const Self& me, int number) const { return load_shared(part + number * TILE + me.lane * 16); }
+  // This lane's eight weights of a tile, whose weights have so many bytes.
+  template <int BYTES = WEIGHT_BYTES>
+  DEVICE typename Eight<BYTES>::Type tile(const Self& me, int number) const {
+    return Eight<BYTES>::load(part + number * 256 * BYTES + me.lane * 8 * BYTES);
+  }
 };
 
 // Which piece a warp takes next. Pieces lie one after the other: by layer, group or stage, then block, then warp.
