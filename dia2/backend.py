@@ -45,13 +45,17 @@ def make_stepper(
     return graphs, f"steps are CUDA graphs of {graphs.kind}; {one}"
 
 
-def make_codec(codec: Mimi, slots: int = 1) -> FrameCodec:
-    """The codec of `slots` conversations: captured graphs on CUDA, else plain calls."""
+def make_codec(codec: Mimi, slots: int = 1, *, fuse: bool = False) -> FrameCodec:
+    """The codec of `slots` conversations: captured graphs on CUDA, else plain calls. Its `kind` says which and why.
+
+    fuse: try kernels that do several operations at once for few rows, which have not been measured on a GPU yet; each
+    batch size takes them only if they prove right and faster there.
+    """
     if codec.device.type != "cuda":
         return FrameCodec(codec, slots)
     from dia2.cuda.codec import GraphCodec
 
-    return GraphCodec(codec, slots, _attend(codec.device))
+    return GraphCodec(codec, slots, _attend(codec.device), fuse and obstacle_to_graphs(codec.device) is None)
 
 
 def make_hearing(codec: Mimi, slots: int = 1) -> Hearing:

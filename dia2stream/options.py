@@ -71,6 +71,13 @@ class ModelOptions:
             "is on for a CPU, where that was measured, and off for CUDA."
         ),
     ] = "auto"
+    fuse_codec: Annotated[
+        bool,
+        CliFlag(
+            "On CUDA, try fused kernels for the codec at the start, and take them where they make the same sound in "
+            "less time. Not measured on a GPU yet."
+        ),
+    ] = False
     tokenizer: Annotated[str | None, CliFlag("Repo id or folder of another tokenizer than the model's.", "MODEL")] = (
         None
     )

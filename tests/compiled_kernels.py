@@ -24,7 +24,10 @@ from triton.runtime.jit import JITFunction
 from dia2.checkpoint import random_models
 from dia2.checkpoint.load import Checkpoint, LoadOptions, load_checkpoint
 from dia2.codec.config import PUBLISHED
+from dia2.codec.mimi import Mimi
 from dia2.codec.ring import RingView
+from dia2.cuda.fused_codec import MOST_ROWS, FusedDecoder
+from dia2.cuda.graphs import batch_sizes
 from dia2.cuda.kernels.ring import attend_ring_fused
 from dia2.cuda.stepper import GraphStepper
 from dia2.model.sampling import SlotSettings
@@ -98,6 +101,17 @@ def launch_codec() -> None:
     attend_ring_fused(qkv, keys, values, view)
 
 
+def launch_fused_codec() -> None:
+    """A frame of the codec by fused kernels, in the published shape, at every number of rows that they take."""
+    mimi = Mimi.random(replace(PUBLISHED, num_hidden_layers=1, codebook_size=16), 32, "cpu", seed=1)
+    decoder = FusedDecoder(mimi.decoder, mimi.state(MOST_ROWS, back=1))
+    for precision in ("ieee", "tf32x3"):
+        decoder.precision = precision
+        for rows in batch_sizes(MOST_ROWS):
+            codes, sound = torch.zeros(rows, 32, 1, dtype=torch.int64), torch.zeros(rows, PUBLISHED.frame_samples)
+            decoder(codes, torch.arange(rows), sound)
+
+
 def main(capability: int, weights: str) -> None:
     warnings.simplefilter("ignore")
     driver.set_active(AbsentGpu(capability))
@@ -106,6 +120,7 @@ def main(capability: int, weights: str) -> None:
     JITFunction.run = lambda function, *args, **options: compiled.run(function, *args, **options)
     launch_steps(short_model(weights))
     launch_codec()
+    launch_fused_codec()
     print(json.dumps(list(compiled.kernels.values())))
 
 

@@ -4,6 +4,7 @@ Run by scripts/gpu-tests.
 """
 
 import random
+from dataclasses import replace
 from functools import cache
 
 import pytest
@@ -14,6 +15,7 @@ from dia2.backend import make_codec
 from dia2.codec.config import PUBLISHED
 from dia2.codec.frames import BACK_FRAMES, FrameCodec
 from dia2.codec.mimi import Mimi
+from dia2.cuda.codec import GraphCodec
 
 pytestmark = [pytest.mark.gpu, pytest.mark.timeout(300)]
 
@@ -26,9 +28,13 @@ def mimi() -> Mimi:
     return Mimi.random(PUBLISHED, 32, "cuda", seed=1)
 
 
-def captured(slots: int = 1) -> FrameCodec:
+def captured(slots: int = 1, kernels: str = "plain") -> FrameCodec:
+    """A codec of graphs; if they are fused, then at all batch sizes that the fused kernels take, faster or not."""
     codec = make_codec(mimi(), slots)
-    assert type(codec).__name__ == "GraphCodec"
+    assert isinstance(codec, GraphCodec)
+    if kernels != "plain":
+        codec.passes |= codec.fused_passes(kernels)
+        codec.state.reset()
     return codec
 
 
@@ -41,9 +47,10 @@ def close(found: Tensor, expected: Tensor) -> None:
     torch.testing.assert_close(found, expected.cpu(), rtol=0, atol=TOLERANCE)
 
 
+@pytest.mark.parametrize("kernels", ["plain", "ieee", "tf32x3"])
 @pytest.mark.parametrize("slots", [1, 2, 3, 8, 32, 128])
-def test_any_of_the_slots_in_any_order_sound_as_each_does_alone(slots: int) -> None:
-    dice, codec, codes = random.Random(slots), captured(slots), draw_codes(FRAMES, slots)
+def test_any_of_the_slots_in_any_order_sound_as_each_does_alone(slots: int, kernels: str) -> None:
+    dice, codec, codes = random.Random(slots), captured(slots, kernels), draw_codes(FRAMES, slots)
     done, heard = [0] * slots, torch.zeros(slots, FRAMES, 1920)
     while waiting := [slot for slot in range(slots) if done[slot] < FRAMES]:
         chosen = dice.sample(waiting, dice.randint(1, len(waiting)))
@@ -56,8 +63,6 @@ def test_any_of_the_slots_in_any_order_sound_as_each_does_alone(slots: int) -> N
 
 
 def test_without_triton_the_codec_is_captured_with_plain_attention() -> None:
-    from dia2.cuda.codec import GraphCodec
-
     codec, codes = GraphCodec(mimi(), 3), draw_codes(FRAMES, 2)
     sounds = [codec.submit([2, 0], codes[:, :, frame, None]).pcm() for frame in range(FRAMES)]
     close(torch.cat(sounds, dim=1), mimi().decode(codes))
@@ -71,9 +76,10 @@ def test_batches_that_are_submitted_before_the_first_is_heard_are_all_right() ->
         close(heard[row], mimi().decode(codes[slot : slot + 1])[0])
 
 
+@pytest.mark.parametrize("kernels", ["plain", "ieee"])
 @pytest.mark.parametrize("back", [1, 17, BACK_FRAMES])
-def test_going_back_is_as_if_it_had_not_gone_on(back: int) -> None:
-    codec, codes = captured(3), draw_codes(120)
+def test_going_back_is_as_if_it_had_not_gone_on(back: int, kernels: str) -> None:
+    codec, codes = captured(3, kernels), draw_codes(120)
     for frame in range(119):
         codec.submit([1], codes[:, :, frame, None])
     codec.go_back(1, back)
@@ -81,9 +87,10 @@ def test_going_back_is_as_if_it_had_not_gone_on(back: int) -> None:
     close(codec.submit([1], codes[:, :, 119:]).pcm()[0], mimi().decode(kept)[0, -1920:])
 
 
+@pytest.mark.parametrize("kernels", ["plain", "ieee"])
 @pytest.mark.parametrize("count", [1, 15, 16, 50])
-def test_what_is_heard_again_leaves_a_slot_where_it_was(count: int) -> None:
-    codec, codes = captured(3), draw_codes(60)
+def test_what_is_heard_again_leaves_a_slot_where_it_was(count: int, kernels: str) -> None:
+    codec, codes = captured(3, kernels), draw_codes(60)
     codec.hear(2, codes[0, :, :count])
     saved = codec.saved(2)
     expected = mimi().decode(codes)[0, count * 1920 :][:1920]
@@ -98,3 +105,28 @@ def test_more_slots_at_once_than_the_largest_graph_are_refused() -> None:
     codec = captured(2)
     with pytest.raises(ValueError, match="3 slots at once; at most 2 can be"):
         codec.submit([0, 1, 0], draw_codes(1, 3))
+
+
+@pytest.mark.parametrize("kernels", ["ieee", "tf32x3"])
+def test_fused_kernels_give_the_same_bits_every_time(kernels: str) -> None:
+    codec, codes = captured(1, kernels), draw_codes(FRAMES)
+    sounds = []
+    for _ in range(20):
+        codec.reset(0)
+        sounds.append(torch.cat([codec.submit([0], codes[:, :, frame, None]).pcm() for frame in range(FRAMES)]))
+    assert all(torch.equal(sound, sounds[0]) for sound in sounds)
+
+
+def test_fused_kernels_that_are_asked_for_prove_right_and_are_told_with_their_times() -> None:
+    codec = make_codec(mimi(), 8, fuse=True)
+    assert isinstance(codec, GraphCodec)
+    assert "differ" not in codec.kind
+    assert codec.kind.startswith("CUDA graphs, of fused kernels for ")
+    assert not any(codec.state.position.tolist())
+    close(codec.submit([5], draw_codes(1)).pcm()[0], mimi().decode(draw_codes(1))[0])
+
+
+def test_a_codec_that_fused_kernels_do_not_take_keeps_plain_ones_and_says_why() -> None:
+    wide = Mimi.random(replace(PUBLISHED, intermediate_size=4096, num_hidden_layers=1), 32, "cuda", seed=1)
+    codec = make_codec(wide, fuse=True)
+    assert codec.kind == "CUDA graphs of plain operations: a layer has 4096 channels, the kernels take up to 2048"

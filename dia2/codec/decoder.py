@@ -1,7 +1,7 @@
 """The codec's decoder network: codes -> samples, a frame or many at a time, over a state that is passed in.
 
 Why it can stream at all is told in mimi.py, what it remembers in state.py. Here are its parts, from the codes upwards:
-`_Codebooks`, `_Upsample`, the transformer's `Layer`, and the convolutions (`Conv`, `_TransposedConv`) that turn 25
+`_Codebooks`, `_Upsample`, the transformer's `Layer`, and the convolutions (`Conv`, `TransposedConv`) that turn 25
 vectors a second into 24,000 samples. What the encoder has too is in parts.py. After loading, codebooks are projected
 once instead of at every frame.
 
@@ -100,7 +100,7 @@ class _Stage(nn.Module):
 
     def __init__(self, config: MimiConfig, index: int, width: int, ratio: int) -> None:
         super().__init__()
-        self.up = _TransposedConv(f"decoder.layers.{index + 1}.conv", width, width // 2, ratio)
+        self.up = TransposedConv(f"decoder.layers.{index + 1}.conv", width, width // 2, ratio)
         self.blocks = nn.ModuleList(
             Residual(f"decoder.layers.{index + 2 + i}", config, width // 2, config.dilation_growth_rate**i)
             for i in range(config.num_residual_layers)
@@ -134,7 +134,7 @@ class _OverlapAdd(Part):
         return sound.view(x.shape[0], -1, self.outputs)
 
 
-class _TransposedConv(_OverlapAdd):
+class TransposedConv(_OverlapAdd):
     """A dense transposed convolution: one matrix product gives everything that an input spreads over outputs."""
 
     def __init__(self, name: str, inputs: int, outputs: int, stride: int) -> None:

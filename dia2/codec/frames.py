@@ -52,8 +52,12 @@ class CodecAside:
 
 
 class FrameCodec:
-    """Decodes at once, by plain calls. `state` is what the decoders of all slots remember."""
+    """Decodes at once, by plain calls. `state` is what the decoders of all slots remember.
 
+    kind: how frames are decoded, in words.
+    """
+
+    kind = "plain calls"
     _spare = 0  # rows of the state that no conversation has
 
     def __init__(self, mimi: Mimi, slots: int = 1) -> None:

@@ -5,12 +5,16 @@ becomes sound when it is asked. There is a graph for each batch size. It reads w
 tensor, updates their memory in place, and its sound reaches the host by one copy and one event, however many slots
 there are. Rows of a graph that a batch does not need work on a spare slot that nobody has.
 
+A few rows may be decoded by fused kernels (fused_codec.py), if the caller asks for them. When the codec is built, each
+batch size tries them, and takes them only if they make the same sound as the plain operations in less time.
+
 What was played before is heard again by the graph of one slot, and by another one that takes many frames at once:
 whatever a conversation goes back to, the GPU meets no shape for the first time.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import partial
 
 import torch
@@ -22,24 +26,50 @@ from dia2.codec.ring import Attend, attend_ring
 from dia2.cuda.graphs import BatchRows, Capture
 
 _MANY = 16  # frames that one slot hears at once, in about the time of two alone
+_TRIED_FRAMES, _TIMED_PASSES = 8, 20
+TOLERANCE = 1e-4
+"""The most that a sample may differ: sums of another order differ by less, and a step of PCM16 is 3e-5."""
+Pass = Callable[[], None]
+
+
+@dataclass(frozen=True)
+class Trial:
+    """Fused kernels beside plain operations, when a pass of so many rows was tried.
+
+    difference: the largest of all samples. plain_ms, fused_ms: of a pass on the device.
+    """
+
+    size: int
+    difference: float
+    plain_ms: float
+    fused_ms: float
+
+    @property
+    def passed(self) -> bool:
+        """Whether the fused kernels are taken. A difference that is no number fails."""
+        return self.difference <= TOLERANCE and self.fused_ms < self.plain_ms
+
+    def __str__(self) -> str:
+        times = f"{self.size}: {self.fused_ms:.2f} ms, plain {self.plain_ms:.2f}"
+        return times if self.difference <= TOLERANCE else f"{times}, samples differ by {self.difference:.1e}"
 
 
 class GraphCodec(FrameCodec):
     """A FrameCodec whose passes are CUDA graphs; construction warms up and captures all of them.
 
     attend: how the transformer attends in passes of one frame, by one kernel where Triton is there (backend.py).
-    passes: by batch size, the graph that decodes a frame of so many rows.
+    fuse: try fused kernels, which need Triton. passes: by batch size, the graph that decodes a frame of so many rows.
     """
 
     _spare = 1
 
-    def __init__(self, mimi: Mimi, slots: int = 1, attend: Attend = attend_ring) -> None:
+    def __init__(self, mimi: Mimi, slots: int = 1, attend: Attend = attend_ring, fuse: bool = False) -> None:
         super().__init__(mimi, slots)
         self.device = mimi.device
         # In front of the model's own work: a frame of sound is short, and somebody is waiting for it.
         self.stream = torch.cuda.Stream(self.device, priority=-1)
         with torch.inference_mode():
-            capture = Capture(self.device, self.stream)
+            self._capture = capture = Capture(self.device, self.stream)
             self._rows = BatchRows(slots, self.device)
             most = self._rows.sizes[-1]
             self._codes = torch.zeros(most, mimi.codebooks, 1, dtype=torch.int64, device=self.device)
@@ -47,8 +77,56 @@ class GraphCodec(FrameCodec):
             self._sound = torch.zeros(most, mimi.frame_samples, device=self.device)
             self.passes = {size: capture(partial(self._pass, size, attend)) for size in reversed(self._rows.sizes)}
             self._hear_many = capture(lambda: self._run(self._many, 1, attend_ring))
+            self.kind = self._take_faster() if fuse else "CUDA graphs of plain operations"
             self.state.reset()
         self.stream.synchronize()
+
+    def fused_passes(self, precision: str = "ieee") -> dict[int, Pass]:
+        """By batch size, as far as fused kernels take rows, a graph of them. precision: see `FusedDecoder`.
+
+        Raises ValueError for a codec whose shape the kernels do not take.
+        """
+        from dia2.cuda.fused_codec import MOST_ROWS, FusedDecoder  # imports triton
+
+        decoder = FusedDecoder(self.mimi.decoder, self.state, precision)
+
+        def work(size: int) -> None:
+            decoder(self._codes[:size], self._rows.first(size), self._sound[:size])
+
+        with torch.inference_mode():
+            sizes = [size for size in self._rows.sizes if size <= MOST_ROWS]
+            return {size: self._capture(partial(work, size)) for size in reversed(sizes)}
+
+    def tried(self, size: int, plain: Pass, fused: Pass) -> Trial:
+        """Decodes the same noise both ways, from silence, and times both. The slots are at silence no longer then."""
+        with self._behind():
+            count = min(size, self.slots)
+            self._rows.fill(range(count))
+            codes = torch.randint(
+                self.mimi.config.codebook_size, (_TRIED_FRAMES, *self._codes.shape), device=self.device
+            )
+            sounds = []
+            for work in (plain, fused):
+                self.state.reset()
+                sounds.append(torch.stack([self._sound_of(work, frame)[:count] for frame in codes]))
+            difference = float((sounds[0] - sounds[1]).abs().max())
+            return Trial(size, difference, *(_device_ms(work) for work in (plain, fused)))
+
+    def _sound_of(self, work: Pass, codes: Tensor) -> Tensor:
+        self._codes.copy_(codes)
+        work()
+        return self._sound.clone()
+
+    def _take_faster(self) -> str:
+        """Puts fused passes in the place of plain ones that are slower. Returns which, and why."""
+        try:
+            fused = self.fused_passes()
+        except ValueError as obstacle:
+            return f"CUDA graphs of plain operations: {obstacle}"
+        trials = [self.tried(size, self.passes[size], work) for size, work in sorted(fused.items())]
+        self.passes |= {trial.size: fused[trial.size] for trial in trials if trial.passed}
+        taken = ", ".join(str(trial.size) for trial in trials if trial.passed) or "no"
+        return f"CUDA graphs, of fused kernels for {taken} rows ({'; '.join(map(str, trials))})"
 
     def _decode(self, slots: Sequence[int], codes: Tensor) -> Sounds:
         count = len(slots)
@@ -88,6 +166,18 @@ class GraphCodec(FrameCodec):
         self.stream.wait_stream(torch.cuda.current_stream(self.device))
         with torch.inference_mode(), torch.cuda.stream(self.stream):
             yield
+
+
+def _device_ms(work: Pass) -> float:
+    """Milliseconds of one of many passes on the current stream."""
+    begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+    work()
+    begin.record()
+    for _ in range(_TIMED_PASSES):
+        work()
+    end.record()
+    end.synchronize()
+    return float(begin.elapsed_time(end)) / _TIMED_PASSES
 
 
 class PinnedSounds:

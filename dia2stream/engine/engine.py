@@ -58,7 +58,7 @@ class Engine:
     slots: how many conversations the engine can hold at once, or `auto`: as many as memory holds and this machine
     serves in time. With `auto`, a conversation that would be served badly is refused although a slot is free.
     voices: prefixes by name. history_seconds: how much of itself a conversation remembers that has outlived the model's
-    context. speculate: see `make_stepper`. observers: see `EngineObserver`.
+    context. speculate: see `make_stepper`. fuse_codec: see `make_codec`. observers: see `EngineObserver`.
 
     stats: what it has done so far. capacity: how many conversations it takes.
     """
@@ -73,6 +73,7 @@ class Engine:
         history_seconds: float = 30.0,
         voice_cache_mb: int = 1000,
         speculate: bool | None = None,
+        fuse_codec: bool = False,
         observers: Sequence[EngineObserver] = (),
     ) -> None:
         mimi = checkpoint.codec
@@ -91,11 +92,11 @@ class Engine:
         self._auto = slots == "auto"
         slots = slots_to_build(slots, checkpoint)
         self.kept_voices = VoiceCache(voice_cache_mb * 1_000_000)
-        codec = make_codec(checkpoint.codec, slots)
+        codec = make_codec(checkpoint.codec, slots, fuse=fuse_codec)
         self._ears = Ears(make_hearing(checkpoint.codec, slots))
         blocks = blocks_to_build(slots, checkpoint, self.kept_voices.most_bytes)
         self.stepper, reason = make_stepper(checkpoint, slots, blocks, speculate=speculate)
-        checkpoint.notes.append(reason)
+        checkpoint.notes += [reason, f"the codec decodes by {codec.kind}"]
         self._history_frames = history = round(history_seconds * 1000 / FRAME_MS)
         self.pool = ContextPool(self.stepper, codec, history, self.kept_voices)
         self.thread = ModelThread(self.pool, self._ears, self.kept_voices, checkpoint.device, observers)
@@ -115,6 +116,7 @@ class Engine:
         options.setdefault("history_seconds", model.history_seconds)
         options.setdefault("voice_cache_mb", model.voice_cache_mb)
         options.setdefault("speculate", {"on": True, "off": False}.get(model.speculate))
+        options.setdefault("fuse_codec", model.fuse_codec)
         checkpoint = load_checkpoint(model.model or default_model(model.device), load_options(model, progress))
         checkpoint.notes.append(set_threads(model.threads, checkpoint))
         if model.listen:
