@@ -102,7 +102,7 @@ def narrow_blocks_are_one_kernel_and_wide_ones_two(
         monkeypatch.setattr(codec_residual, "WIDEST", 16)
 
 
-@pytest.mark.slow  # two minutes in Triton's interpreter
+@pytest.mark.slow  # some minutes in Triton's interpreter
 @pytest.mark.timeout(600)
 def test_the_published_shape_sounds_as_plain_operations_make_it() -> None:
     torch.manual_seed(0)

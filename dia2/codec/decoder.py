@@ -57,7 +57,7 @@ def _seanet(config: MimiConfig) -> tuple[Conv, nn.ModuleList, Conv]:
     first = Conv("decoder.layers.0.conv", config.hidden_size, width, config.kernel_size)
     stages, index = nn.ModuleList(), 1
     for ratio in config.upsampling_ratios:
-        stages.append(_Stage(config, index, width, ratio))
+        stages.append(Stage(config, index, width, ratio))
         width //= 2
         index += 2 + config.num_residual_layers
     return first, stages, Conv(f"decoder.layers.{index + 1}.conv", width, 1, config.last_kernel_size)
@@ -95,7 +95,7 @@ class _Codebooks(Codebooks):
         return F.embedding(rows, self.table).sum(1)
 
 
-class _Stage(nn.Module):
+class Stage(nn.Module):
     """One step up in rate: ELU, a transposed convolution that halves the width, residual blocks."""
 
     def __init__(self, config: MimiConfig, index: int, width: int, ratio: int) -> None:

@@ -8,11 +8,13 @@ kernel also does what comes before and behind its product, and finds the slots' 
 What reads rows as one batch of a matrix product is better left to a library when rows are many: see `MOST_ROWS`.
 """
 
+from typing import cast
+
 import torch
 from torch import Tensor
 
 from dia2.codec.config import STRIDE, MimiConfig
-from dia2.codec.decoder import MimiDecoder, TransposedConv
+from dia2.codec.decoder import MimiDecoder, Stage, TransposedConv
 from dia2.codec.parts import Conv, Layer, Residual
 from dia2.codec.state import CodecState
 from dia2.cuda.kernels import codec_layers, codec_residual
@@ -70,13 +72,14 @@ class FusedDecoder:
         """
         memory = Memory(self.state, slots, torch.empty_like(slots))
         x, turns = self._latents(codes, memory)
-        for number, layer in enumerate(self.decoder.layers):
+        for number, layer in enumerate(cast("list[Layer]", self.decoder.layers)):
             self._layer(layer, number, x.flatten(0, 1), turns, memory)
         x = self._conv(self.decoder.first, x, memory, elu_behind=True)
-        for stage in self.decoder.stages:
+        for stage in cast("list[Stage]", self.decoder.stages):
             x = self._up(stage.up, x, memory)
-            for block in stage.blocks:
-                x = self._residual(block, x, memory, elu_behind=block is stage.blocks[-1])
+            blocks = cast("list[Residual]", stage.blocks)
+            for block in blocks:
+                x = self._residual(block, x, memory, elu_behind=block is blocks[-1])
         end = self.decoder.last
         last(x, end.weight, end.bias, end.kernel, memory, end.name, sound)
 

@@ -259,8 +259,7 @@ def conv(
     if lines <= SUMMED_LINES:
         tile = next_power_of_2(lines)
         block = min(8, max(1, _PRODUCTS // (tile * width)))
-        grid = (triton.cdiv(outputs, block),)
-        _conv_sum_kernel[grid](*given, **options, LINES=tile, BN=block, BK=width, num_warps=8)
+        _conv_sum_kernel[(triton.cdiv(outputs, block),)](*given, **options, LINES=tile, BN=block, BK=width, num_warps=8)
     else:
         grid = (triton.cdiv(outputs, TILE), triton.cdiv(lines, TILE))
         chunk = min(_CHUNK, max(16, width))

@@ -138,8 +138,9 @@ def transposed_conv(
     if lines <= SUMMED_LINES:
         tile = next_power_of_2(lines)
         block = min(8, max(1, _PRODUCTS // (tile * width)))
-        grid = (triton.cdiv(outputs, block),)
-        _up_sum_kernel[grid](*given, **options, LINES=tile, BN=block, BK=width, num_warps=_warps(tile * block * width))
+        _up_sum_kernel[(triton.cdiv(outputs, block),)](
+            *given, **options, LINES=tile, BN=block, BK=width, num_warps=_warps(tile * block * width)
+        )
     else:
         grid = (triton.cdiv(outputs, TILE), triton.cdiv(lines, TILE))
         tiles = {"LINES": TILE, "BN": TILE, "BK": min(_CHUNK, max(16, width)), "PRECISION": precision}

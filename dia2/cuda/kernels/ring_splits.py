@@ -14,7 +14,7 @@ import triton.language as tl
 from torch import Tensor
 
 from dia2.cuda.kernels.codec_front import Memory
-from dia2.cuda.kernels.launch import launch_options, wait_for_previous
+from dia2.cuda.kernels.launch import launch_options, next_power_of_2, wait_for_previous
 
 _BLOCK = 32  # positions of one split
 
@@ -34,7 +34,7 @@ class Parts:
 
 def splits_of(window: int) -> int:
     """How many splits cover a window, without the query's own position."""
-    return max(1, triton.cdiv(window - 1, _BLOCK))
+    return max(1, -(-(window - 1) // _BLOCK))
 
 
 @triton.jit
@@ -145,7 +145,7 @@ def attend_ring_in_splits(
         HEADS=heads,
         GROUPS=groups,
         HALF=width // 2,
-        BH=triton.next_power_of_2(width // 2),
+        BH=next_power_of_2(width // 2),
         SPLITS=shape[2],
         BLOCK=_BLOCK,
         num_warps=4,
