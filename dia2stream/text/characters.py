@@ -9,6 +9,8 @@ from functools import lru_cache
 # Inside a word a dash parts it: "wait—what" is two words.
 DASH = "\u2014"
 ARROW = "\u2192"
+# Stands for a star before figures, which may be a key of a telephone, "*67", or a mark of emphasis.
+STAR = "\u2217"
 
 _PLAIN = {
     **dict.fromkeys("\u2018\u2019\u201a\u201b\u2032\u02bc\u0060\u00b4", "'"),

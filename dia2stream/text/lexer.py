@@ -24,6 +24,10 @@ _LINK_HOLD = 2000  # the address of a link, which has no spaces: a word could no
 _PLAIN_WORD = re.compile(r"([A-Za-z][A-Za-z']*[.,!?;]?) +")
 _PLAIN_BEGUN = re.compile(r"[A-Za-z'.,!?;]{1,40}")  # is cheaper to wait for than to take apart
 _SPACE = re.compile(r"\n|[^\S\n]|[\x00-\x08\x0e-\x1f\x7f-\x9f]")
+_INDEXED = re.compile(r"\w\[")  # "matrix[i"; a link has no letter before its bracket
+_WORD_OF_TEXT = re.compile(r"[^\W\d_]{4}$|[.,!?;:\"')]$")
+_FORMULA_BEGUN = re.compile(r"\(*\$+[A-Za-z\\][^$]*")
+_FORMULA_END = re.compile(r"\$+([.,!?;:)]*)$")
 _ORDINARY = re.compile(r"[^\s\x00-\x1f\x7f-\x9f<\[\]|\u3010]+")
 
 
@@ -47,6 +51,7 @@ class Lexer:
         self._word: tuple[Segment, ...] = ()  # read, and not complete
         self._newlines = 1  # since the last word; the text's beginning is a line's
         self._in_heading = False
+        self._in_formula = False  # a "$" of TeX opened one: "$x + 1$"
         self._until: str | None = None  # the tag at whose end what is left out ends
         self._told: frozenset[str] = frozenset()
 
@@ -143,8 +148,23 @@ class Lexer:
 
     def _end_word(self, items: list[Item]) -> None:
         if self._word:
-            items += clean_word(self._word, self._is_spoken)
+            items += clean_word(self._formula_ended(), self._is_spoken)
             self._word = ()
+
+    def _formula_ended(self) -> tuple[Segment, ...]:
+        """The word without the sign that ends a formula of several words, "0$", which else is one of money."""
+        *before, last = self._word
+        if not self._is_spoken or "$" not in last.text:
+            return self._word
+        if self._in_formula and (match := _FORMULA_END.search(last.text)):
+            self._in_formula = False
+            return (
+                *before,
+                Segment(last.text[: match.start()], last.start),
+                Segment(match[1], last.start + match.end() - len(match[1])),
+            )
+        self._in_formula = _FORMULA_BEGUN.fullmatch(last.text) is not None
+        return self._word
 
     def _pause(self, items: list[Item], position: int, seconds: float = STRUCTURE_SECONDS) -> None:
         self._end_word(items)
@@ -159,6 +179,7 @@ class Lexer:
                 self._in_heading = False
                 self._pause(items, position)
             if self._newlines:
+                self._in_formula = False
                 items.append(Item(EDGE, "", self._at + position, self._at + position))
             self._newlines += 1
         return position + 1
@@ -192,6 +213,9 @@ class Lexer:
         return None
 
     def _bar(self, position: int, items: list[Item]) -> int:
+        if self._is_spoken and not self._word and (match := self._match(patterns.OR, position)):
+            self._extend_word(position, match.end())
+            return int(match.end())
         self._pause(items, position, DASH_SECONDS)
         return position + 1
 
@@ -212,6 +236,8 @@ class Lexer:
 
     def _close_bracket(self, position: int, items: list[Item]) -> int | None:
         match = self._match(patterns.LINK, position, _LINK_HOLD)
+        if match and match[0][1] == "[" and self._word and _INDEXED.search(self._word[-1].text):
+            return None
         return match and int(match.end())
 
     def _citation(self, position: int, items: list[Item]) -> int | None:
@@ -230,6 +256,8 @@ class Lexer:
         if match := self._match(patterns.COMMENT, position):
             self._until = "!--"
             return int(match.end())
+        if self._is_spoken and self._word and (match := self._match(patterns.POWER, position)):
+            return self._power(match, position)
         if match := self._match(patterns.MARKUP, position):
             return self._markup(match, position, items)
         if match := self._match(patterns.SPECIAL_TOKEN, position):
@@ -237,6 +265,11 @@ class Lexer:
             return int(match.end())
         match = self._match(patterns.DECLARATION, position)
         return match and int(match.end())
+
+    def _power(self, match: "regex.Match[str]", position: int) -> int:
+        if not _WORD_OF_TEXT.search(self._word[-1].text):
+            self._word = (*self._word, Segment(f"^{match[1]}", self._at + position))
+        return int(match.end())
 
     def _markup(self, match: "regex.Match[str]", position: int, items: list[Item]) -> int | None:
         name, attributes = match["name"].lower(), match["attributes"]

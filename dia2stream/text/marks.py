@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
-from dia2stream.text.characters import ARROW, DASH, plain, plain_at
+from dia2stream.text.characters import ARROW, DASH, STAR, plain, plain_at
 from dia2stream.text.items import DASH_SECONDS, PAUSE, WORD, Item
 
 # A word with none of these is clean.
@@ -22,6 +22,11 @@ _ARROW = re.compile(r"[-=]{1,2}>|<[-=]{1,2}(?![\d=])")
 _ESCAPED_SPACE = re.compile(r"(?:\\[nrt](?![a-z\d]))+")
 _DRIVE = re.compile(r"[A-Za-z]:\\|\\\\")
 _DASH = re.compile(rf"(?<=[^\s`*(-])--+(?=[^\s-])|(?<=[^\s-])--+$|{DASH}+")
+# An element of a list: "arr[0]", "list[-1]", "user['name']"; in code also "a[1]", which else is a footnote.
+_INDEX = re.compile(r"(?<=[\w\]])\[(?=(?:0|-\d+|\d+:\d*|[\"'][^\[\]\s]+[\"']|[A-Za-z_]\w*)\])")
+_INDEX_IN_CODE = re.compile(r"(?<=[\w\]])\[(?=\d+\])")
+_MASK = re.compile(r"(?<![*\u2022])(?:\*{4,}|\u2022{2,})-?(?=\d{3,6}(?![\d*\u2022]))")  # of a card: "****8821"
+_STAR = re.compile(r"(?<![\w*])\*(?=#?\d{2,4}#?(?![\d*]))")
 _FOOTNOTE = re.compile(
     r"(?:(?<=[A-Za-z]{4})|(?<=[.,!?\"']))[\u00b9\u00b2\u00b3]+$|(?<=[\w.,!?\"'])\[\^?\d{1,3}\]|\[\^[\w-]{1,30}\]:?"
 )
@@ -59,6 +64,9 @@ _MARKS = re.compile(
 _ANGLES = re.compile(r"(?<=[A-Za-z])[<>](?=[A-Za-z])|<(?![\d=$.-])|(?<![\d=])>(?![\d=$.-])")
 
 
+_OPERATORS = frozenset(["*=", "||", "===", "!==", "~="])  # that a mark is in
+
+
 class Segment(NamedTuple):
     """A part of a written word, and where it begins; between two of them there was a tag."""
 
@@ -87,7 +95,11 @@ def clean_word(segments: Sequence[Segment], is_spoken: bool) -> list[Item]:
     text = "".join(glyph.text for glyph in glyphs)
     if _FACE.fullmatch(text):
         return []
+    if text in _OPERATORS and is_spoken:
+        return [Item(WORD, text, glyphs[0].start, glyphs[-1].end)]
     glyphs = _replaced(glyphs, _ARROW, ARROW)
+    if is_spoken:
+        glyphs = _with_signs(glyphs, text)
     glyphs = _replaced(glyphs, _FOOTNOTE, "")
     if "\\" in text and not _DRIVE.match(text):
         glyphs = _replaced(glyphs, _ESCAPED_SPACE, " ")
@@ -97,6 +109,16 @@ def clean_word(segments: Sequence[Segment], is_spoken: bool) -> list[Item]:
         glyphs = _replaced(glyphs, _MARKS, "")
         glyphs = _replaced(glyphs, _ANGLES, " ")
     return list(_words(glyphs, "," if is_spoken else "-"))
+
+
+def _with_signs(glyphs: list[_Glyph], text: str) -> list[_Glyph]:
+    """With other characters for marks that rules read, and that are taken for marks of markdown else."""
+    if "[" in text:
+        glyphs = _replaced(glyphs, _INDEX, " ")
+        glyphs = _replaced(glyphs, _INDEX_IN_CODE, " ") if "`" in text else glyphs
+    if "*" in text or "\u2022" in text:
+        glyphs = _replaced(_replaced(glyphs, _MASK, "\u2022"), _STAR, STAR)
+    return glyphs
 
 
 def _without_tex(glyphs: list[_Glyph], text: str, is_spoken: bool) -> list[_Glyph]:

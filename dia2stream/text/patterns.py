@@ -20,6 +20,7 @@ NUMBER = regex.compile(r"\d{1,3}[.)][ \t]")
 QUOTE = regex.compile(r">[ \t]?(?=[^=\d])")
 ROW = regex.compile(r"\|")
 
+OR = regex.compile(r"\|\|(?=\s)")  # of a program: "a || b"
 SPEAKER = regex.compile(r"\[[sS](\d{1,3})\]")
 CHECKBOX = regex.compile(r"\[[ xX]\](?=\s)")
 CITATION = regex.compile(r"\u3010[^\u3011\n]*\u3011")
@@ -38,6 +39,8 @@ MARKUP = regex.compile(
     r"""<(?P<close>/?)(?P<name>[A-Za-z][\w:-]*)"""
     r"""(?P<attributes>(?:\s+[\w:-]+(?:\s*=\s*(?:"[^"<]*"|'[^'<]*'|[^\s"'<>`=]+))?)*)\s*(?P<void>/?)>"""
 )
+# Raised figures: a power, as in "x<sup>2</sup>", or behind a word of text the mark of a footnote.
+POWER = regex.compile(r"<sup>([-+\u2212]?\d{1,3}|[nx])</sup>", regex.IGNORECASE)
 SPECIAL_TOKEN = regex.compile(r"<\|[A-Za-z_][\w ]{0,40}\|>")  # of a language model: "<|im_end|>"
 ALIAS = regex.compile(r"""\balias\s*=\s*(?:"([^"]*)"|'([^']*)')""")
 DECLARATION = regex.compile(r"<[!?][A-Za-z][^<>]*>")

@@ -73,6 +73,13 @@ class Window:
         self.in_quotes = in_quotes
         self.first = token_of(words[0].text)
 
+    def respelt(self, core: str) -> "Window":
+        """The same with another core of the first word."""
+        first = self._words[0]
+        lead, _, tail = self.first
+        words = [first._replace(text=f"{lead}{core}{tail}"), *self._words[1:]]
+        return Window(words, self._before, self._closed, self.in_quotes)
+
     def word(self, number: int) -> Token | None:
         """The word so many after the one to be read; None where the text, or what may be held, ends before it."""
         if number < len(self._words):

@@ -1,25 +1,20 @@
-"""Words of capitals and other letters: "FBI", "APIs", "R&D", "U.S.", "TX", "Chapter IV", "and/or", "user_id"."""
+"""Words of capitals and other letters: "FBI", "APIs", "R&D", "U.S.", "and/or", "user_id"."""
 
 import re
 
-from dia2stream.text.numbers import cardinal, digits, ordinal
 from dia2stream.text.tables import (
-    BEFORE_ROMANS,
+    AIRPORTS,
+    BEFORE_AIRPORTS,
     BEHIND_IT,
-    KINGS,
     LETTER_WORDS,
     LETTERS_OR_WORDS,
     PER,
     SPECIAL_NAMES,
     SPELLED_LABELS,
-    STATES,
     TWO_LETTER_WORDS,
-    ZIP_STATES,
 )
-from dia2stream.text.window import Reading, Said, Token, Window
+from dia2stream.text.window import Reading, Said, Window
 
-_ROMAN_VALUES = {"I": 1, "V": 5, "X": 10, "L": 50, "C": 100, "D": 500, "M": 1000}
-_ROMAN = re.compile(r"M{0,3}(?:C[MD]|D?C{0,3})(?:X[CL]|L?X{0,3})(?:I[XV]|V?I{0,3})")
 _CAPITALS = re.compile(r"([A-Z]{2,6})('?s)?")
 _DOTTED_COMPOUND = re.compile(r"((?:[A-Z]\.){2,})-([a-z]+)")
 _DOTTED = re.compile(r"(?:[A-Za-z]\.)+[A-Za-z]")
@@ -29,6 +24,7 @@ _PERIODS = frozenset(["second", "minute", "hour", "day", "night", "week", "month
 _SLASHES = re.compile(r"[A-Za-z']+(?:/[A-Za-z']+)+")
 _HYPHENS = re.compile(r"[A-Z]{1,6}(?:-[A-Z]{1,6})+")
 _VOWEL = re.compile(r"[AEIOUY]")
+_SIZES = re.compile(r"(X*[SL]|M)-(X*L|M)")
 _GRADE = re.compile(r"([A-F])([+-])")
 _LETTER_RANGE = re.compile(r"([A-Z])-([A-Z])")
 # A word begins and ends in consonants like these; other capitals are letters, as "SFO" and "IDK".
@@ -40,62 +36,6 @@ _SAYABLE = re.compile(
     r"[CSTGP]H|[NRT]CH|SS|LL|FF|ZZ|GHT|GH|CK|CKS|NKS|DDS|SKS|WNS|CTS|PPS|GGS|GN|NF|NGS|NTS|NDS|RDS|RTS|RKS|LTS|STS|SK|SP|SM|RL|RLD|RST|NX|XT|LTH|NTH|"
     r"RTH|RCH|TCH|WN|WL|NN|TT|RR|DD|GG|BB)"
 )
-
-
-def states(window: Window) -> Reading | None:
-    """A state, "TX", behind a city or before a ZIP code."""
-    core = window.first.core
-    if core not in STATES:
-        return None
-    following = window.joined(1)
-    has_zip = following is not None and bool(re.fullmatch(r"\d{5}(-\d{4})?", following.core))
-    city = window.before()
-    may_be_word = core in ZIP_STATES and not (core in ("OR", "OH", "CO") and window.word(1) is None)
-    may_be_word = may_be_word or (core == "MD" and window.before(2).core == "Dr")
-    behind_city = city.tail == "," and city.is_capitalised and not may_be_word
-    if core in ZIP_STATES and not (city.tail == "," or city.is_capitalised):
-        return None
-    if not has_zip and not behind_city:
-        return None
-    if following is None or not has_zip:
-        return (Said(1, STATES[core]),)
-    return Said(1, STATES[core]), Said(1, ", ".join(map(digits, following.core.split("-"))))
-
-
-def romans(window: Window) -> Reading | None:
-    """Roman numerals: "Chapter IV", "World War II", "Henry VIII", "Super Bowl LVIII"."""
-    core, before = window.first.core, window.before()
-    if not core or core[0] not in _ROMAN_VALUES or not _ROMAN.fullmatch(core):
-        return None
-    if before.core in ("and", "&") and _is_numbered(window.before(2)) and set(core) <= set("IVX"):
-        return (Said(1, cardinal(_roman(core))),)
-    is_numbered = before.core.lower() in BEFORE_ROMANS
-    if not (before.is_capitalised or (is_numbered and core != "I")) or (
-        before.tail and not (before.tail == "." and is_numbered)
-    ):  # "Vol. II"
-        return None
-    is_king = before.core in KINGS and (core != "I" or _is_first(window))
-    if not is_numbered and not is_king and (len(core) == 1 or core == "IV" or before.core.isupper()):
-        return None
-    if not is_numbered and set(core) - set("IVX"):
-        return None
-    value = _roman(core)
-    return (Said(1, f"the {ordinal(value)}" if before.core in KINGS else cardinal(value)),)
-
-
-def _is_first(window: Window) -> bool:
-    """Whether "I" behind the name of a king is a number, and no pronoun."""
-    following = window.joined(1)
-    return following is None or following.core in ("and", "of", "was", "died", "ruled", "reigned", "to")
-
-
-def _is_numbered(token: Token) -> bool:
-    return bool(token.core) and not set(token.core) - set("IVX")
-
-
-def _roman(core: str) -> int:
-    values = [_ROMAN_VALUES[letter] for letter in core]
-    return sum(-v if v < after else v for v, after in zip(values, [*values[1:], 0], strict=True))
 
 
 def acronyms(window: Window) -> Reading | None:
@@ -113,6 +53,8 @@ def acronyms(window: Window) -> Reading | None:
         return (Said(1, f"{' '.join(match[1].replace('.', ''))} {match[2]}"),)
     if core == "PhD" or core == "Ph.D":
         return (Said(1, "P H D", window.without_dot() if "." in core else None),)
+    if core in AIRPORTS and window.before().core in BEFORE_AIRPORTS:
+        return (Said(1, " ".join(core)),)
     if core in LETTERS_OR_WORDS and not _is_name(window):
         return None
     said = letters(core)
@@ -164,6 +106,8 @@ def joined_words(window: Window) -> Reading | None:
         return (Said(1, " ".join(" ".join(p) if p.isupper() and len(p) < 3 else letters(p) for p in parts)),)
     if "_" in core and re.fullmatch(r"\w+", core):
         return (Said(1, " ".join(_part(part) for part in core.split("_") if part)),)
+    if match := _SIZES.fullmatch(core):
+        return (Said(1, f"{' '.join(match[1])} to {' '.join(match[2])}"),)
     if (match := _LETTER_RANGE.fullmatch(core)) and match[1] < match[2]:
         return (Said(1, f"{match[1]} to {match[2]}"),)
     if _HYPHENS.fullmatch(core):

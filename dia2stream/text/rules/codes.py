@@ -1,4 +1,4 @@
-"""Words of letters and figures: "A1B2", "MP3", "COVID-19", "#78123", "v1.2.3", "192.168.1.10", "401(k)"."""
+"""Words of letters and figures: "A1B2", "MP3", "COVID-19", "#78123", "192.168.1.10", "501(c)(3)"."""
 
 import re
 
@@ -8,14 +8,14 @@ from dia2stream.text.rules.figures import is_code, is_named
 from dia2stream.text.tables import CODE_WORDS, LETTER_WORDS, SPELLED_CODES
 from dia2stream.text.window import Reading, Said, Window
 
-_VERSION = re.compile(r"(v)?(\d+(?:\.\d+)+)(?:[-+.]?([a-z]+)[-.]?(\d*))?", re.IGNORECASE)
 _ADDRESS = re.compile(r"(\d{1,3}(?:\.\d{1,3}){3})(?:([:/])(\d{1,5}))?")
 _EXTENSION = re.compile(r"x(\d{1,6})")
 _NAMED_NUMBER = re.compile(r"([A-Za-z]+)-?(\d+)([A-Za-z]?)")
 _NUMBER_LETTER = re.compile(r"(\d{1,4})([A-Za-z])")
 _GROUPS = re.compile(r"\d+(?:-\d+)+")
 _SEATS = re.compile(r"(\d{1,3})([A-Z])-(\d{1,3})([A-Z])")
-_PLAN = re.compile(r"(\d{1,3})\(([a-z])")
+_SECTIONS = re.compile(r"(\d{1,4})(-\d{1,4})?((?:\([A-Za-z\d]{1,4}\))*\([A-Za-z\d]{1,4})\)?")
+_ROMAN_PARTS = {"ii": "two", "iii": "three", "iv": "four", "vi": "six", "vii": "seven", "viii": "eight", "ix": "nine"}
 _MIXED = re.compile(r"(?=.*\d)(?=.*[A-Za-z])[A-Za-z\d]+(?:[-_/][A-Za-z\d]+)*")
 _NUMBER_SIGN = re.compile(r"#(\d+)")
 _POUND_KEY = re.compile(r"(\d+)#")
@@ -82,6 +82,17 @@ def number_sign(window: Window) -> Reading | None:
     return (Said(1, f"number {digits(match[1]) if by_digits else cardinal(int(match[1]))}"),)
 
 
+def sections(window: Window) -> Reading | None:
+    """Parts of a law: "401(k)", "12(b)(6)", "501(c)(3)"."""
+    match = _SECTIONS.fullmatch(window.first.core)
+    if match is None or not re.search("[A-Za-z]", match[3]) or not (window.first.core + window.first.tail).count(")"):
+        return None
+    parts = re.findall(r"[A-Za-z\d]+", match[3])
+    said = (cardinal(int(p)) if p.isdecimal() else _ROMAN_PARTS.get(p) or " ".join(p.upper()) for p in parts)
+    dash = f" {_figures(match[2][1:])}" if match[2] else ""
+    return (Said(1, f"{_figures(match[1])}{dash} {' '.join(said)}"),)
+
+
 def groups(window: Window) -> Reading | None:
     """Groups of figures that name something: "Order 114-3941689-8772232", "case no. 24-1187"."""
     core = window.first.core
@@ -94,21 +105,10 @@ def groups(window: Window) -> Reading | None:
 
 
 def codes(window: Window) -> Reading | None:
-    """Letters and figures mixed, versions, numbers with several dots, seats."""
+    """Letters and figures mixed, seats, halves and quarters of a year."""
     core = window.first.core
-    if match := _VERSION.fullmatch(core):
-        if not match[1] and match[2].count(".") < 2:
-            return None
-        word = "dot" if match[2].count(".") == 3 else "point"
-        parts = [digits(part) if len(part) > 2 else cardinal(int(part)) for part in match[2].split(".")]
-        names = match[1] and window.before().core.lower() != "version"
-        behind = f" {_name(match[3])}" if match[3] else ""
-        behind += f" {cardinal(int(match[4]))}" if match[4] else ""
-        return (Said(1, ("version " if names else "") + f" {word} ".join(parts) + behind),)
     if match := _SEATS.fullmatch(core):
         return (Said(1, f"{_figures(match[1])} {match[2]} to {_figures(match[3])} {match[4]}"),)
-    if (match := _PLAN.fullmatch(core)) and window.first.tail.startswith(")"):
-        return (Said(1, f"{_figures(match[1])} {match[2].upper()}"),)
     if match := _PERIOD_RANGE.fullmatch(core):
         return (Said(1, f"{match[1]} {_figures(match[2])} to {match[1]} {_figures(match[3])}"),)
     if match := _PLURAL.fullmatch(core):

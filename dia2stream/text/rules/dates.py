@@ -12,6 +12,7 @@ _WEEKDAYS = frozenset([*DAYS, *SHORT_DAYS])
 WORDS = frozenset(map(str.lower, _SHORT))
 _WORDS = frozenset(["Mar", "Sat", "Sun", "Wed", "Jan", "Dec", "Jun"])  # also words, or names: only next to a date
 _ISO = re.compile(r"(\d{4})[-/](\d\d)[-/](\d\d)(?:T(\d\d):(\d\d)(?::\d\d(?:\.\d+)?)?(?:Z|[+-]\d\d:?\d\d)?)?")
+_ISO_SPAN = re.compile(r"(\d{4}-\d\d-\d\d)(?:\.\.\.?|/|-)(\d{4}-\d\d-\d\d)")
 _SLASHED = re.compile(r"(\d{1,2})([/.-])(\d{1,2})\2(\d{4}|\d\d)")
 _DATES = re.compile(r"(\d{1,2})/(\d{1,2})/(\d{4}|\d\d)-(\d{1,2})/(\d{1,2})/(\d{4}|\d\d)")
 _NO_YEAR = re.compile(r"(\d{1,2})/(\d{1,2})")
@@ -19,6 +20,11 @@ _DAY = re.compile(r"\d{1,2}")
 _DAY_RANGE = re.compile(r"(\d{1,2})(?:st|nd|rd|th)?-(\d{1,2}|[A-Z][a-z]+)(?:st|nd|rd|th)?")
 _MONTH_OF_YEAR = re.compile(r"(\d{1,2})/((?:19|20)\d\d)")
 _NAMED = re.compile(r"(\d{1,2})-([A-Z][a-z]{2,8})-(\d{4}|\d\d)")
+_EXPIRY = re.compile(r"(0[1-9]|1[0-2])/(2\d|3\d)")
+_BEFORE_EXPIRY = frozenset(["exp", "expiry", "expiration", "thru"])  # on cards
+_DAY_LETTERS = {"M": "Monday", "Tu": "Tuesday", "W": "Wednesday", "Th": "Thursday", "F": "Friday", "Sa": "Saturday"}
+_DAY_LETTERS |= {"T": "Tuesday", "Su": "Sunday"}
+_OPENING = re.compile(r"\d{1,2}(?::\d\d)?(?:[ap]m?)?-\d{1,2}(?::\d\d)?[ap]m?")
 _MONTH_NAMES = SHORT_MONTHS | {name: name for name in MONTHS}
 _NAMES = _SHORT | {name: name for name in (*MONTHS, *DAYS)}
 
@@ -30,6 +36,9 @@ def dates(window: Window) -> Reading | None:
         said = _date(int(match[1]), int(match[2]), int(match[3]))
         at = f" at {clock(int(match[4]), int(match[5]))}" if match[4] else ""
         return (Said(1, said + at),) if said else None
+    if match := _ISO_SPAN.fullmatch(core):
+        ends = [_date(*map(int, end.split("-"))) for end in match.groups()]
+        return (Said(1, f"{ends[0]} to {ends[1]}"),) if all(ends) else None
     if match := _SLASHED.fullmatch(core):
         month, day = int(match[1]), int(match[3])
         if month > 12 or match[2] == ".":
@@ -44,6 +53,8 @@ def dates(window: Window) -> Reading | None:
     if (match := _NAMED.fullmatch(core)) and match[2] in _MONTH_NAMES:
         return (Said(1, f"the {ordinal(int(match[1]))} of {_MONTH_NAMES[match[2]]} {year(_full_year(match[3]))}"),)
     before = window.before().core
+    if (match := _EXPIRY.fullmatch(core)) and before.lower() in _BEFORE_EXPIRY:
+        return (Said(1, f"{MONTHS[int(match[1]) - 1]} {year(2000 + int(match[2]))}"),)
     if (match := _NO_YEAR.fullmatch(core)) and (before.lower() in BEFORE_DATES or before in _WEEKDAYS):
         said = _date(None, int(match[1]), int(match[2]))
         return (Said(1, said),) if said else None
@@ -84,14 +95,26 @@ def days(window: Window) -> Reading | None:
     return None
 
 
+def _day_letters(window: Window, first: str, last: str | None) -> Reading | None:
+    """Days by their letters, before the hours of a shop: "M-Th 8a-8p", "F 8a-5p"."""
+    following = window.word(1) if window.first.tail in ("", ":", ",") else None
+    if following is None or not _OPENING.fullmatch(following.core):
+        return None
+    return (Said(1, f"{first} to {last}" if last else first),)
+
+
 def short_names(window: Window) -> Reading | None:
     """Months and days cut short: "Jan", "Mon", "Mon-Fri", "June-August"."""
     core = window.first.core
     low, dash, high = core.replace(".", "").partition("-")
     if dash and low in _NAMES and high in _NAMES:
         return (Said(1, f"{_NAMES[low]} to {_NAMES[high]}"),)
+    if low in _DAY_LETTERS and (not dash or high in _DAY_LETTERS):
+        return _day_letters(window, _DAY_LETTERS[low], _DAY_LETTERS.get(high))
     if core not in _SHORT:
         return None
+    if core in SHORT_DAYS and window.first.tail.startswith(":"):  # of a list: "Sat: closed"
+        return (Said(1, SHORT_DAYS[core]),)
     following = window.word(1)
     by_date = following is not None and (following.core.lstrip("'")[:1].isdecimal() or _is_month(following))
     after_day = _DAY.fullmatch(window.before().core.rstrip("stndrh")) is not None and core in SHORT_MONTHS

@@ -11,8 +11,8 @@ _CALLING = frozenset(["call", "dial", "or", "text"])
 _NAMING = frozenset(["is", "number", "no", "was", "in", "with"])  # between what is named and its code
 _PERIOD = re.compile(r"[QH][1-4]")  # of a year
 _BEFORE_EARLY = frozenset(["in", "since", "circa", "c", "ca", "year", "until", "ad", "a.d"])  # years from 1000 to 1099
-_FORMS = frozenset(["1099", "1040"])
-_PLANES = frozenset(["707", "717", "727", "737", "747", "757", "767", "777", "787"])
+FORMS = frozenset(["1099", "1040", "1095", "1098", "5498"])
+PLANES = frozenset(["707", "717", "727", "737", "747", "757", "767", "777", "787"])
 
 
 def figures(window: Window, text: str) -> str:
@@ -58,9 +58,9 @@ def _is_label(window: Window, text: str) -> bool:
     """Whether figures are said in pairs: "Room 204", "RTX 4090", "a 404 error", "a 747", "a 1099"."""
     before = window.before()
     is_capitals = len(before.core) > 1 and before.core.isalpha() and before.core.isupper() and not before.tail
-    if is_capitals or before.core.lower() in LABELS:
+    if is_capitals or before.core.lower() in LABELS or before.core.startswith("HTTP/"):
         return True
-    if text in _PLANES or text in _FORMS:
+    if text in PLANES or text in FORMS:
         return before.core.lower() in ("a", "the", "my", "your")
     following = window.joined(1) if len(text) == 3 else None
     return following is not None and following.core in ("error", "errors", "freeway", "interstate")

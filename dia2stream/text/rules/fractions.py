@@ -36,6 +36,8 @@ def fractions(window: Window) -> Reading | None:
             return (Said(1, f"{MONTHS[int(match[1]) - 1]} {ordinal(int(match[2]))}"),)
         if window.before().core.lower() in _COUNTED:
             return (Said(1, f"{cardinal(int(match[1]))} of {cardinal(int(match[2]))}"),)
+        if _is_odds(window):
+            return (Said(1, f"{cardinal(int(match[1]))} to {cardinal(int(match[2]))}"),)
         return (Said(1, _AS_SAID.get(core) or _over(match[1], match[2], _is_rating(window))),)
     return None
 
@@ -46,6 +48,11 @@ def _is_date(window: Window, above: int, below: int) -> bool:
         return False
     following = window.joined(1)
     return following is None or following.core != "of"
+
+
+def _is_odds(window: Window) -> bool:
+    """Whether odds are given: "odds of 5/1", "the odds are 5/1"."""
+    return "odds" in (window.before().core.lower(), window.before(2).core.lower())
 
 
 def _mixed(window: Window) -> Reading | None:

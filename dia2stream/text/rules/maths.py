@@ -3,7 +3,10 @@
 import re
 import unicodedata
 
-from dia2stream.text.numbers import number
+from dia2stream.text.numbers import cardinal, number, ordinal
+from dia2stream.text.rules.figures import is_named
+from dia2stream.text.rules.quantity import unit_said
+from dia2stream.text.tables import PER, UNITS
 from dia2stream.text.window import Reading, Said, Window
 
 SIGNS = {
@@ -31,13 +34,39 @@ CERTAIN = "\u00b2\u00b3*=^\u00d7\u00f7+<>\u2264\u2265\u2248\u2260\u00b1\u00b7\u2
 )
 _OVER = re.compile(rf"(?<=[A-Za-z{_GREEK}])/|/(?=[A-Za-z{_GREEK}])")
 _GREEK_LETTER = re.compile(f"[{_GREEK}]")
+_SCIENTIFIC = re.compile(r"([-+])?(\d+(?:\.\d+)?)[eE]([-+]?\d{1,3})([A-Za-z]*)")
 _CALL = re.compile(r"([A-Za-z][\w.]*)\(([^()]+)\)?")
 _FUNCTIONS = {"sin": "sine of", "cos": "cosine of", "tan": "tangent of", "log": "log of", "ln": "natural log of"}
+
+
+def scientific(window: Window) -> Reading | None:
+    """A number with its power of ten: "2.5e-3", "6.02E23"."""
+    match = _SCIENTIFIC.fullmatch(window.first.core)
+    if match is None or is_named(window):
+        return None
+    sign, value, power = match[1], number(match[2]), int(match[3])
+    said = f"minus {cardinal(-power)}" if power < 0 else ordinal(power)
+    unit = f" {unit_said(match[4], is_singular=False)}" if match[4] in UNITS else ""
+    if match[4] and not unit:
+        return None
+    return (Said(1, f"{'minus ' if sign == '-' else ''}{value} times ten to the {said}{unit}"),)
+
+
+def factorials(window: Window) -> Reading | None:
+    """A number with a mark behind it, in a sum: "7! = 5,040"."""
+    if window.first.tail != "!" or not window.first.core.isdecimal():
+        return None
+    following = window.word(1)
+    is_sum = following is not None and following.core in ("=", "/", "*", "+", "-", "\u00d7", "\u00f7", "is")
+    return (Said(1, f"{number(window.first.core)} factorial", ""),) if is_sum else None
 
 
 def formulas(window: Window) -> Reading | None:
     """Signs between numbers and letters, in one word that has at least one of CERTAIN."""
     core = window.first.core
+    head, slash, unit = core.rpartition("/")
+    if slash and len(unit) > 1 and (unit in PER or unit in UNITS) and _FORMULA.fullmatch(head):
+        return (Said(1, f"{formula(head)} per {PER.get(unit) or UNITS[unit]}"),)
     return (Said(1, formula(core)),) if _FORMULA.fullmatch(core) else None
 
 

@@ -15,6 +15,8 @@ _COMPOUND = re.compile(rf"(?:(\d+)(?:st|nd|rd|th)|({VALUE}))-([A-Za-z]+(?:-[A-Za
 _UNIT_AND_NUMBER = re.compile(rf"([^\d/-]+)([-/])({VALUE})")
 _BETWEEN = re.compile(r"(\d+)-(on|to|for|in|by|up)-(\d+)")
 _HOURS, _SECONDS = re.compile(r"\d+h"), re.compile(r"\d+s")
+_TIMED = frozenset("prep cook bake rest chill total time eta wait runtime duration delay timeout every".split())  # noqa: SIM905
+_ROOMS = frozenset(["BR", "bd", "bdrm"])
 _THOUSANDS = frozenset(["K", "k", "M", "mn", "bn", "tn"])  # without money, B and T are letters
 _NAMES = frozenset(["2K", "4K", "5K", "8K"])
 _TIMES = frozenset(["x", "X", "\u00d7"])
@@ -30,7 +32,9 @@ def quantities(window: Window) -> Reading | None:
     said = _said(window, quantity)
     if said is None:
         return None
-    return (Said(1, f"{quantity.sign_said}{said}{' plus' if quantity.plus else ''}{quantity.per_said}"),)
+    dotted = quantity.unit in UNITS and window.first.tail.startswith(".") and not quantity.per
+    tail = window.without_dot() if dotted else None
+    return (Said(1, f"{quantity.sign_said}{said}{' plus' if quantity.plus else ''}{quantity.per_said}", tail),)
 
 
 def _said(window: Window, quantity: Quantity) -> str | None:
@@ -60,8 +64,9 @@ def _years(low: str, high: str) -> str:
 
 
 def _is_minutes(window: Window) -> bool:
-    """Whether "m" is for minutes: "5m 30s", "2h 15m"."""
-    if _HOURS.fullmatch(window.before().core):
+    """Whether "m" is for minutes: "5m 30s", "2h 15m", "Prep: 20m"."""
+    before = window.before()
+    if _HOURS.fullmatch(before.core) or (before.core.lower() in _TIMED and before.tail == ":"):
         return True
     following = window.joined(1)
     return following is not None and _SECONDS.fullmatch(following.core) is not None
@@ -86,6 +91,9 @@ def units(window: Window) -> Reading | None:
         return (Said(1, DIRECTIONS[core].lower()),)
     if core == "in":
         return _inches(window)
+    if core == "c" and window.first.tail.startswith("."):  # "2 c. flour"
+        is_one = before.core == "1" or (is_fraction(before.core) and not window.before(2).core.isdecimal())
+        return (Said(1, "cup" if is_one else "cups", window.first.tail[1:]),)
     name, words = core, 1
     if core in ("sq", "fl") and (following := window.joined_after_dot()) is not None and following.core in UNITS:
         name, words = f"{core} {following.core}", 2
@@ -104,7 +112,8 @@ def units(window: Window) -> Reading | None:
 def _inches(window: Window) -> Reading | None:
     """ "in" behind a number, where it is no preposition: "6 ft 2 in", "3.2 in of rain", "10 in. long"."""
     following = window.word(1)
-    if window.first.tail == "." and window.before(2).core in ("x", "X", "\u00d7", "by"):
+    is_size = window.before(2).core in ("x", "X", "\u00d7", "by") or "x" in window.before().core
+    if window.first.tail.startswith(".") and is_size:
         return (Said(1, "inches", window.without_dot()),)
     if window.first.tail == ".":
         return (Said(1, "inches", ""),) if following is not None and not following.is_capitalised else None
@@ -115,9 +124,9 @@ def _inches(window: Window) -> Reading | None:
 
 
 def per_unit(window: Window) -> Reading | None:
-    """A unit for each of another after a number: "5 mg/ml", "10 GB/month"."""
+    """A unit for each of another after a number: "5 mg/ml", "1 tsp./day"."""
     unit, slash, other = window.first.core.partition("/")
-    before = window.before()
+    unit, before = unit.removesuffix("."), window.before()
     if not slash or unit not in UNITS or window.first.core in UNITS or before.tail or not before.is_numeric:
         return None
     per = per_said(other) if re.fullmatch(r"[a-zA-Z/]+", other) else None
@@ -177,4 +186,6 @@ def unit_ranges(window: Window) -> Reading | None:
     if match is None or match[1] not in UNITS or before.tail or not before.is_numeric:
         return None
     unit, sign, high = match.groups()
+    if unit in _ROOMS:  # "3 BR/2 BA"
+        return (Said(1, f"{unit_said(unit, before.core == '1')}, {value(high)}"),)
     return (Said(1, f"{unit_said(unit, before.core == '1')} {'to' if sign == '-' else 'per'} {value(high)}"),)

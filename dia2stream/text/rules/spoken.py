@@ -4,6 +4,7 @@ import re
 import string
 from functools import lru_cache
 
+from dia2stream.text.characters import STAR
 from dia2stream.text.items import Item, Kind
 from dia2stream.text.numbers import cardinal, plural
 from dia2stream.text.rules import (
@@ -13,15 +14,21 @@ from dia2stream.text.rules import (
     dates,
     dimensions,
     fractions,
+    keypad,
     maths,
     money,
     phones,
+    places,
+    products,
+    programs,
     quantities,
+    romans,
     symbols,
     times,
+    versions,
     web,
 )
-from dia2stream.text.tables import CODE_WORDS
+from dia2stream.text.tables import CODE_WORDS, COMMANDS
 from dia2stream.text.window import Reading, Rule, Said, Window
 
 _SUFFIXED = re.compile(r"(\S*\d\S*?)-([a-z]{3,}(?:-[a-z]+)*)")
@@ -43,16 +50,22 @@ def _suffixed(window: Window) -> Reading | None:
 # Each with the characters of which a word must have one for the rule to be asked: "0" is any figure, "a" and "A" any
 # letter of the alphabet; without any, the rule is asked always.
 _WITH_FIGURES: tuple[tuple[str, Rule], ...] = (
+    ("*#\u2217", keypad.keypad),
+    ("-", keypad.ten_four),
     ("", phones.phones),
+    ("-'aA*\u2022", products.products),
+    ("a", maths.scientific),
     ("\u00b2\u00b3^", quantities.units),
     ("/-.", dates.dates),
+    (".", versions.versions),
     (":-aA", times.times),
     ("aA", times.half_of_day),
     ("+-", times.zones),
     ("-/", quantities.unit_ranges),
     ("", dates.days),
-    ("", abbreviations.houses),
+    ("", places.houses),
     ("", dimensions.marks),
+    ("", maths.factorials),
     ("", fractions.fractions),
     ("'", dimensions.feet),
     ("aA", fractions.ordinals),
@@ -64,37 +77,44 @@ _WITH_FIGURES: tuple[tuple[str, Rule], ...] = (
     ("@#.:/", web.web),
     ("xX\u00d7", dimensions.sizes),
     ("/", quantities.slashed),
-    ("-+/\\", symbols.flags_and_paths),
+    ("-+/\\", programs.typed),
     (maths.CERTAIN, maths.formulas),
     ("-h", quantities.compounds),
     ("-", quantities.spans),
     (".", codes.addresses),
     ("x", codes.extensions),
+    ("(", codes.sections),
     ("-", _suffixed),
     ("aA.", codes.codes),
     ("(", maths.calls),
     ("", codes.any_parts),
 )
 _WITHOUT_FIGURES: tuple[tuple[str, Rule], ...] = (
+    ("", keypad.keys),
+    ("*", programs.all_columns),
     ("", symbols.signs),
+    ("aA", programs.commands),
     ("aA", times.half_of_day),
     ("A", times.zones),
     ("", quantities.units),
     ("/", quantities.per_unit),
     ("A", money.currencies),
-    ("A", acronyms.states),
+    ("A", places.states),
     ("A", dates.short_names),
-    ("aA", abbreviations.saints_and_doctors),
+    ("aA", places.saints_and_doctors),
+    ("A", places.dotted_states),
     ("aA", abbreviations.abbreviations),
+    ("A", abbreviations.initials),
+    ("aA", places.rooms_and_roads),
     ("@#.:/", web.web),
-    ("A", acronyms.romans),
-    ("A", abbreviations.compass),
+    ("aA", romans.romans),
+    ("A", places.compass),
     ("aA", acronyms.acronyms),
     ("&/_-+", acronyms.joined_words),
     (maths.CERTAIN, maths.formulas),
     ("(", maths.calls),
     (".,;!?", symbols.missing_spaces),
-    ("-+/\\", symbols.flags_and_paths),
+    ("-+/\\", programs.typed),
     ("@=+*/\\~<>|^%&#_:$", codes.any_signs),
 )
 _SHAPE = str.maketrans(
@@ -111,12 +131,14 @@ def _rules(shape: str) -> tuple[Rule, ...]:
     return tuple(rule for needed, rule in rules if not needed or not found.isdisjoint(needed))
 
 
-_ASSIGNED = re.compile(r"([A-Za-z]{2}\w+)==?([\w.-]+)")
+_ASSIGNED = re.compile(r"([A-Za-z]\w+)=([\w.+-]+)")
 _PREFIXED = re.compile(r"([a-z]*[aeiouy][a-z]*)-('?\d.*)")
 
 
 def _read(window: Window) -> Reading | None:
-    if reading := _prefixed(window) or _assigned(window):
+    if window.first.core[0:1] == STAR and not keypad.keypad(window):
+        window = window.respelt(window.first.core[1:])
+    if reading := _prefixed(window) or versions.requirements(window) or _assigned(window):
         return reading
     for rule in _rules(window.first.core.translate(_SHAPE)):
         if reading := rule(window):
@@ -136,7 +158,7 @@ def _prefixed(window: Window) -> Reading | None:
 
 
 def _assigned(window: Window) -> Reading | None:
-    """A name and its value: "DEBUG=true", "torch==2.1.0". The value is read by itself."""
+    """A name and its value: "DEBUG=true", "lr=1e-3". The value is read by itself."""
     match = _ASSIGNED.fullmatch(window.first.core) if "=" in window.first.core else None
     if match is None:
         return None
@@ -144,4 +166,6 @@ def _assigned(window: Window) -> Reading | None:
 
 
 SPOKEN: tuple[Rule, ...] = (_read,)
-SPECIAL_WORDS = abbreviations.WORDS | dates.WORDS | {"i", "x", "ctrl", "cmd"}
+SPECIAL_WORDS = (
+    abbreviations.WORDS | places.WORDS | romans.WORDS | dates.WORDS | COMMANDS | {"i", "x", "rx", "ctrl", "cmd"}
+)

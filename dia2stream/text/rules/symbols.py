@@ -1,17 +1,13 @@
-"""Signs that stand alone ("2 + 2", "Q & A"), keys ("Ctrl+C"), and words that a space is missing between."""
+"""Signs that stand alone ("2 + 2", "Q & A"), and words that a space is missing between."""
 
 import re
 
-from dia2stream.text.rules import dimensions, maths
-from dia2stream.text.rules.acronyms import letters
-from dia2stream.text.rules.web import read_aloud
-from dia2stream.text.tables import DAYS, KEYS, MONTHS, SHORT_DAYS, SHORT_MONTHS, UNITS
+from dia2stream.text.rules import dimensions, maths, programs
+from dia2stream.text.tables import DAYS, MONTHS, SHORT_DAYS, SHORT_MONTHS, UNITS
 from dia2stream.text.window import Reading, Said, Token, Window
 
-_ALONE = maths.SIGNS | {"@": "at", "\u00a7": "section", "\u00a9": "copyright", "\u2116": "number"}
+_ALONE = maths.SIGNS | programs.OPERATORS | {"@": "at", "\u00a7": "section", "\u00a9": "copyright", "\u2116": "number"}
 _BETWEEN_NUMBERS = dict.fromkeys("*xX\u00d7", "times") | {"/": "divided by", "^": "to the power of"}
-_KEYPAD = {"#": "pound", "*": "star"}
-_BEFORE_KEYS = frozenset(["press", "pressing", "hit", "dial", "or", "enter", "the", "by", "and", "then"])
 _OPERATORS = frozenset("+-*/=\u00d7\u00f7")
 _VARIABLE = re.compile(r"\d+[a-z]")
 _PAUSES = frozenset(["/", ">"])
@@ -26,8 +22,6 @@ def signs(window: Window) -> Reading | None:
         return _dash(window)
     if core == "#" and (following := window.joined(1)) is not None and following.core[:1].isdecimal():
         return (Said(1, "number"),)
-    if core in _KEYPAD and before.core.lower() in _BEFORE_KEYS:
-        return (Said(1, _KEYPAD[core]),)
     if core in _BETWEEN_NUMBERS and (_is_operand(before) or (before.core in UNITS and window.before(2).is_numeric)):
         following = window.word(1)
         if following is not None and _is_operand(following) and not (core == "/" and _is_measured(before, following)):
@@ -77,25 +71,9 @@ def _compares(window: Window) -> bool:
 
 _MISSING_SPACE = re.compile(r"[^\W\d_][\w']*(?:(?:[.!?]+(?=[A-Z][a-z])|[,;](?=[^\W\d_])|\.{2,}|[?!]+)[^\W\d_][\w']*)+")
 _AFTER_MARK = re.compile(r"(?<=[.,;!?])(?=[^\W\d_])")
-_FLAG = re.compile(r"(--?)([A-Za-z][\w-]*)")
-_PATH = re.compile(r"(?:~|\.{1,2}|[A-Z]:)?(?:[/\\][\w.-]+)+[/\\]?")
-_INCREMENT = re.compile(r"([A-Za-z_]\w*)(\+\+|--)")
 
 
 def missing_spaces(window: Window) -> Reading | None:
     """Several words in one: "Hello,world", "the end.Then", "well...no"."""
     core = window.first.core
     return (Said(1, _AFTER_MARK.sub(" ", core)),) if _MISSING_SPACE.fullmatch(core) else None
-
-
-def flags_and_paths(window: Window) -> Reading | None:
-    """What is typed: "--epochs", "/usr/local/bin", "Ctrl+C", "i++"."""
-    core = window.first.core
-    if match := _FLAG.fullmatch(core):
-        return (Said(1, f"{'dash ' * len(match[1])}{match[2].replace('-', ' ')}"),)
-    if match := _INCREMENT.fullmatch(core):
-        return (Said(1, f"{match[1]} {' '.join(['plus' if match[2] == '++' else 'minus'] * 2)}"),)
-    first, *others = core.split("+")
-    if others and all(others) and first in KEYS:
-        return (Said(1, " ".join(KEYS.get(key) or letters(read_aloud(key)) for key in (first, *others))),)
-    return (Said(1, read_aloud(core)),) if _PATH.fullmatch(core) else None

@@ -10,6 +10,9 @@ _HALF = r"(?:[ap]m|[ap]\.m)"
 _CLOCK = re.compile(rf"(\d{{1,2}})(?::|\.(?=\d\d{_HALF}))(\d\d)(?::(\d\d))?({_HALF}|[ap](?![a-z]))?", re.IGNORECASE)
 _HOUR = re.compile(rf"(\d{{1,2}})({_HALF})", re.IGNORECASE)
 _RANGE = re.compile(r"([^-]+)-([^-]+)")
+_ZULU = re.compile(r"(\d\d:\d\d)(?::\d\d)?Z")
+_HOURS_OF_DAY = re.compile(r"\d{1,2}(?::\d\d)?[ap]-\d{1,2}(?::\d\d)?[ap]")  # "8a-8p"
+_BEHIND_LENGTHS = frozenset(["long", "left", "remaining", "elapsed", "in"])
 _RATIO = re.compile(r"(\d+):(\d+)")
 _HALF_AND_TIME = re.compile(rf"({_HALF})\.?-(\d[\d:]*{_HALF}?)", re.IGNORECASE)
 _APART = re.compile(_HALF, re.IGNORECASE)
@@ -37,7 +40,13 @@ def times(window: Window) -> Reading | None:
     core = window.first.core
     if ":" in core and _CLOCK.fullmatch(core) and not _CLOCK.fullmatch(core)[4]:  # type: ignore[index]
         following = window.joined(1)
+        if core.count(":") == 2 and following is not None and following.core in _BEHIND_LENGTHS:
+            return (Said(1, _length(core)),)
         return (Said(1, _time(core, following is not None and bool(_APART.fullmatch(following.core))) or core),)
+    if match := _ZULU.fullmatch(core):
+        return (Said(1, f"{_time(match[1])} Z"),)
+    if _HOURS_OF_DAY.fullmatch(core):
+        return (Said(1, " to ".join(_time(f"{end}m") for end in core.split("-"))),)
     tail = window.without_dot() if core.lower().endswith(".m") else None
     if said := _time(core):
         return (Said(1, said, tail),)
@@ -62,12 +71,19 @@ def _time(text: str, has_half: bool = False) -> str:
     """How one time is said; empty where it is none."""
     if match := _CLOCK.fullmatch(text):
         hour, minute, seconds, half = match.groups()
-        said = clock(int(hour), int(minute), half or "", has_half=has_half or bool(int(seconds or 0)))
+        said = clock(int(hour), int(minute), half or "", has_half)
         if int(minute) > 59:
             return ""
         return f"{said} and {cardinal(int(seconds))} seconds" if int(seconds or 0) else said
     match = _HOUR.fullmatch(text)
     return clock(int(match[1]), 0, match[2]) if match and int(match[1]) <= 24 else ""
+
+
+def _length(text: str) -> str:
+    """ "1:02:33" -> "one hour two minutes and thirty three seconds"."""
+    parts = zip(map(int, text.split(":")), ("hour", "minute", "second"), strict=True)
+    *first, last = [f"{cardinal(n)} {unit}{'' if n == 1 else 's'}" for n, unit in parts if n] or ["zero seconds"]
+    return " and ".join([" ".join(first), last]) if first else last
 
 
 def _duration(text: str) -> str:

@@ -11,7 +11,7 @@ _EMAIL = re.compile(r"(?:mailto:)?([\w.+%-]+@[\w-]+(?:\.[\w-]+)+)")
 _URL = re.compile(r"(?:(?:https?|ftp|wss?)://|(?=www\.))(.+)", re.IGNORECASE)
 _DOMAIN = re.compile(r"(?:[\w-]+\.)+([A-Za-z]{2,4})(?::\d+)?(?:[/?#]\S*)?")
 _FILE = re.compile(
-    rf"[\w-]+(?:\.[\w-]+)*\.(?:{'|'.join(sorted(FILE_ENDINGS))})(?::\d+)?|(?-i:[\w-]{{2,}}\.[ch])", re.IGNORECASE
+    rf"[\w-]+(?:\.[\w-]+)*\.(?:{'|'.join(sorted(FILE_ENDINGS))})(?::\d+){{0,2}}|(?-i:[\w-]{{2,}}\.[ch])", re.IGNORECASE
 )
 _DOT_FILE = re.compile(r"\.[a-z][\w.-]+")
 _LOCAL = re.compile(r"localhost(?::\d+)?(?:[/?#]\S*)?")
