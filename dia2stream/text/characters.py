@@ -11,6 +11,8 @@ DASH = "\u2014"
 ARROW = "\u2192"
 # Stands for a star before figures, which may be a key of a telephone, "*67", or a mark of emphasis.
 STAR = "\u2217"
+# Stands between the two parts of a fraction in TeX that are no numbers.
+OVER = "\u2215"
 
 _PLAIN = {
     **dict.fromkeys("\u2018\u2019\u201a\u201b\u2032\u02bc\u0060\u00b4", "'"),

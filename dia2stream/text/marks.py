@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
-from dia2stream.text.characters import ARROW, DASH, STAR, plain, plain_at
+from dia2stream.text.characters import ARROW, DASH, OVER, STAR, plain, plain_at
 from dia2stream.text.items import DASH_SECONDS, PAUSE, WORD, Item
 
 # A word with none of these is clean.
@@ -52,14 +52,15 @@ _TEX_LETTERS = {name: chr(0x3B1 + number) for number, name in enumerate(_GREEK_S
 )
 _TEX_SIGN = re.compile(rf"\\(?:{'|'.join(_TEX_SIGNS)})(?![A-Za-z])")
 _TEX_LETTER = re.compile(rf"\\({'|'.join(_TEX_LETTERS)})(?![A-Za-z])")
-_TEX_FRACTION, _TEX_OVER = re.compile(r"\\[dt]?frac(?=\{)"), re.compile(r"\}\{")
+_TEX_FRACTION = re.compile(r"\\[dt]?frac(?=\{)")
+_TEX_OVER, _TEX_OF = re.compile(r"(?<!\d)\}\{|\}\{(?!\d)"), re.compile(r"\}\{")  # "a over b", "one half"
 _TEX_NAME = re.compile(rf"^\\(?=[A-Za-z]+[^\\]*$)|\\(?=(?:{'|'.join(_TEX_LETTERS)})(?![A-Za-z]))")
 _EDGE = r"(?:(?<![A-Za-z0-9])|(?![A-Za-z0-9]))"  # not between two letters or digits
 _MARKS = re.compile(
     r"\\(?=[^\w\s]|_)|`+|~~|\(\)|"  # an escape, code, struck out, a call
     r"(?:(?<![A-Za-z0-9])[*_]+|[*_]+(?![A-Za-z0-9])|(?<=[A-Za-z])\*\*(?=[A-Za-z]))|"  # emphasis
     r"^!(?=\[)|[\[\]{}]|==+(?=\w)(?<!\w==)|(?<=[A-Za-z])==+(?!\w)|"  # an image, brackets, a highlight
-    r"(?<![\w=])\^|\^(?![\w-])|~(?![\d$./])|^#+(?!\w)|(?<=[^\W\d]{2})#+$|\\$|(?<!\d)\u2605+|\u2022{2,}"
+    r"(?<![\w=])\^|\^(?![\w-])|~(?![\d$./])|^#+(?![\w#])|(?<=[^\W\d]{2})#+$|\\$|(?<!\d)\u2605+|\u2022{2,}"
 )
 _ANGLES = re.compile(r"(?<=[A-Za-z])[<>](?=[A-Za-z])|<(?![\d=$.-])|(?<![\d=])>(?![\d=$.-])")
 
@@ -127,7 +128,8 @@ def _without_tex(glyphs: list[_Glyph], text: str, is_spoken: bool) -> list[_Glyp
         glyphs = _replaced(glyphs, _TEX_EDGE, "")
     if "\\" in text and not _DRIVE.match(text):
         if _TEX_FRACTION.search(text):
-            glyphs = _replaced(_replaced(glyphs, _TEX_OVER, "/"), _TEX_FRACTION, "")
+            glyphs = _replaced(glyphs, _TEX_OVER, OVER if is_spoken else "/")
+            glyphs = _replaced(_replaced(glyphs, _TEX_OF, "/"), _TEX_FRACTION, "")
         glyphs = _replaced(glyphs, _TEX_SIGN, lambda match: _TEX_SIGNS[match[0][1:]])
         glyphs = _replaced(glyphs, _TEX_LETTER, lambda match: _TEX_LETTERS[match[1]]) if is_spoken else glyphs
         glyphs = _replaced(glyphs, _TEX_NAME, "")

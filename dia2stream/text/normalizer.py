@@ -103,7 +103,7 @@ class Normalizer:
         if not _PLAIN_WORD.fullmatch(text):
             return False
         core = text.rstrip(".,!?;").lower()
-        if core in self._special:
+        if core in self._special or text in self._special:
             return False
         return not self._lexicon or (self._lexicon.find(text) is None and self._lexicon.find(core) is None)
 

@@ -67,7 +67,7 @@ def year(value: int) -> str:
 
 def plural(said: str) -> str:
     """The last word in the plural: "nineteen eighty" -> "nineteen eighties"."""
-    if said.endswith("y"):
+    if said.endswith("y") and said[-2] not in "aeiou":
         return said[:-1] + "ies"
     return said + ("es" if said.endswith(("s", "x", "ch", "sh")) else "s")
 

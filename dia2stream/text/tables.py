@@ -121,10 +121,10 @@ dl=deciliter | dL=deciliter | \u03a9=ohm | k\u03a9=kilohm | M\u03a9=megohm | mol
 mg=milligram | g=gram | kg=kilogram | lb=pound | lbs=pound | oz=ounce | ml=milliliter | mL=milliliter | cl=centiliter
 l=liter | L=liter | gal=gallon | qt=quart | tbsp=tablespoon | tsp=teaspoon | tbsps=tablespoon | tsps=teaspoon
 fl oz=fluid ounce | mcg=microgram | cc=C C | IU=I U | ns=nanosecond | \u00b5s=microsecond | ms=millisecond | s=second
-sec=second | secs=second | min=minute | mins=minute | h=hour | hr=hour | hrs=hour | wk=week | wks=week | mo=month
-mos=month | yr=year | yrs=year | Hz=hertz | kHz=kilohertz | MHz=megahertz | GHz=gigahertz | bit=bit | kB=kilobyte
-KB=kilobyte | MB=megabyte | GB=gigabyte | TB=terabyte | PB=petabyte | KiB=kibibyte | MiB=mebibyte | GiB=gibibyte
-kbps=kilobit per second | Mbps=megabit per second | Gbps=gigabit per second | MB/s=megabyte per second
+sec=second | secs=second | min=minute | mins=minute | d=day | h=hour | hr=hour | hrs=hour | wk=week | wks=week
+mo=month | mos=month | yr=year | yrs=year | Hz=hertz | kHz=kilohertz | MHz=megahertz | GHz=gigahertz | bit=bit
+kB=kilobyte | KB=kilobyte | MB=megabyte | GB=gigabyte | TB=terabyte | PB=petabyte | KiB=kibibyte | MiB=mebibyte
+GiB=gibibyte | kbps=kilobit per second | Mbps=megabit per second | Gbps=gigabit per second | MB/s=megabyte per second
 GB/s=gigabyte per second | mW=milliwatt | W=watt | kW=kilowatt | MW=megawatt | GW=gigawatt | kWh=kilowatt hour
 mAh=milliamp hour | V=volt | mV=millivolt | A=amp | mA=milliamp | dB=decibel | Pa=pascal | kPa=kilopascal | psi=P S I
 kcal=kilocalorie | cal=calorie | J=joule | kJ=kilojoule | N=newton | hp=horsepower | rpm=R P M | fps=frame per second
@@ -177,13 +177,13 @@ seat seats row gate room apt apartment unit exit terminal lot bay section suite 
 """)
 # Capitals that are said letter by letter though a vowel is among them.
 LETTER_WORDS = _words("""
-AARP ABC APY NYSE EOL PID SKU UUID GUID OTA OOM IRA IRAS MAOI SSRI NSAID UTM AVS ABA CVS ACL ACLU ADHD AFAIK AFC AFK
-AI AKA AMA AOL APA API APR ASAP ASL ATM ATV AWS BAU BMI BTU BYOB CEO CIA CIO CMO COO CPA CPI CPU CTA CTO DEA DIY DNA
-DOA DOB DOJ DUI EDT EFT EIN EKG EMT EOD EOF EPA EPS ERP ESG ESL ESPN EST ETA ETF EU EV EVP FAA FAQ FBI FDA FDIC FOB
-FTE FYI GDPR GMO GOP GPA GPU GUI HBO HIV HOA HVAC IBM ICU ID IDE IEEE IM IOT IOU IP IPA IPO IQ IRC IRL IRS ISBN ISO
-ISP ITV IV IVF IVR LA LAX LED LOL MBA MIT MLA MOU MRI NAACP NBA NCAA NDA NIH NPU NSA NYU OCD OCR OEM OKR OS OTC OTP
-PDA PO POC POV PTA QA RNA ROI RSVP SEO SLA SOP SOS SSA SSO SUV TBA TIA TPU TSA UA UAE UAT NYC AQI AAA ECG EEG EMG UCLA
-UFC UFO UHD UI UK UN UPC UPS URI URL USA USB USC USDA USMC USPS USS UTC UTI UV UX VIP VOIP XAI YMCA
+AARP ABC ACA ACH OBO EOB APY NYSE EOL PID SKU UUID GUID OTA OOM IRA IRAS MAOI SSRI NSAID UTM AVS ABA CVS ACL ACLU ADHD
+AFAIK AFC AFK AI AKA AMA AOL APA API APR ASAP ASL ATM ATV AWS BAU BMI BTU BYOB CEO CIA CIO CMO COO CPA CPI CPU CTA CTO
+DEA DIY DNA DOA DOB DOJ DUI EDT EFT EIN EKG EMT EOD EOF EPA EPS ERP ESG ESL ESPN EST ETA ETF EU EV EVP FAA FAQ FBI FDA
+FDIC FOB FTE FYI GDPR GMO GOP GPA GPU GUI HBO HIV HOA HVAC IBM ICU ID IDE IEEE IM IOT IOU IP IPA IPO IQ IRC IRL IRS
+ISBN ISO ISP ITV IV IVF IVR LA LAX LED LOL MBA MIT MLA MOU MRI NAACP NBA NCAA NDA NIH NPU NSA NYU OCD OCR OEM OKR OS
+OTC OTP PDA PO POC POV PTA QA RNA ROI RSVP SEO SLA SOP SOS SSA SSO SUV TBA TIA TPU TSA UA UAE UAT NYC AQI AAA ECG EEG
+EMG UCLA UFC UFO UHD UI UK UN UPC UPS URI URL USA USB USC USDA USMC USPS USS UTC UTI UV UX VIP VOIP XAI YMCA
 """)
 # Airports whose letters could be a word; others are letters anyway.
 AIRPORTS = _words("DEN ORD BOS SEA MIA DAL HOU SAN SAT AUS PIT TUL SAC TUS MEM OAK BUF PHL TPA MCO IAH EWR LAS PDX")
@@ -250,11 +250,11 @@ DOTTED = _pairs("""
 etc=et cetera | approx=approximately | inc=Incorporated | ltd=Limited | corp=Corporation | jr=Junior | sr=Senior
 dept=department | est=established | avg=average | bros=Brothers | assn=Association | univ=University | govt=government
 misc=miscellaneous | min=minimum | max=maximum | temp=temperature | tel=telephone | ste=Suite | bldg=Building
-apt=Apartment | incl=including | excl=excluding | ext=extension | intl=international | cont=continued
-ave=Avenue | blvd=Boulevard | rd=Road | ln=Lane | hwy=Highway | pkwy=Parkway | sq=Square | co=Company | esq=Esquire
-qtr=quarter | ea=each | attn=attention | appt=appointment | appts=appointments | qty=quantity | exp=expires
-rte=Route | mgr=manager | asst=assistant | amt=amount | mfg=manufacturing | acct=account | wt=weight | ht=height
-dist=distance | med=medium | lg=large | sm=small | pkg=package | pkgs=packages
+apt=Apartment | incl=including | excl=excluding | ext=extension | intl=international | cont=continued | ave=Avenue
+blvd=Boulevard | rd=Road | ln=Lane | hwy=Highway | pkwy=Parkway | sq=Square | co=Company | esq=Esquire | qtr=quarter
+ea=each | attn=attention | appt=appointment | appts=appointments | qty=quantity | exp=expires | rte=Route
+mgr=manager | asst=assistant | amt=amount | mfg=manufacturing | acct=account | wt=weight | ht=height | dist=distance
+hr=hour | hrs=hours | yr=year | yrs=years | med=medium | lg=large | sm=small | pkg=package | pkgs=packages
 """)
 PLACES = _pairs("""
 apt=Apartment | ste=Suite | rm=Room | bldg=Building | hwy=Highway | rte=Route | fl=Floor | ext=extension

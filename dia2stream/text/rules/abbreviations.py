@@ -6,6 +6,7 @@ from dia2stream.text.rules.places import street_said
 from dia2stream.text.tables import (
     BEFORE_LETTERS,
     BEFORE_ROMANS,
+    DIRECTIONS,
     DOTTED,
     DOTTED_TITLES,
     NEVER_LAST,
@@ -19,6 +20,7 @@ from dia2stream.text.window import Reading, Said, Token, Window
 
 _YEAR = re.compile(r"\d{3,4}s?")
 _LETTERED = BEFORE_LETTERS | BEFORE_ROMANS | SEATS  # behind these, a letter is no initial: "Plan B."
+_BEFORE_STREETS = frozenset(["jr", "sr", "ave", "blvd", "rd", "ln", "pkwy"])  # "King Jr. Blvd.", "3rd Ave. S."
 _EXPIRY = re.compile(r"\d\d/\d\d(?:\d\d)?")
 
 WORDS = frozenset(
@@ -75,8 +77,8 @@ def _always(window: Window, core: str) -> Reading | None:
         ends = dotted and core in ("etc", "p.a")
         return (Said(1, WITHOUT_DOT[core], window.without_dot() if ends else token.tail.removeprefix(".")),)
     if core in DOTTED and dotted:
-        following = window.word(1) if core in ("jr", "sr") else None
-        in_street = following is not None and street_said(following) is not None
+        following = window.word(1) if core in _BEFORE_STREETS else None
+        in_street = following is not None and (street_said(following) is not None or following.core in DIRECTIONS)
         goes_on = in_street or core in NEVER_LAST
         return (Said(1, DOTTED[core], token.tail[1:] if goes_on else window.without_dot()),)
     return None

@@ -9,6 +9,7 @@ from dia2stream.text.tables import CODE_WORDS, LETTER_WORDS, SPELLED_CODES
 from dia2stream.text.window import Reading, Said, Window
 
 _ADDRESS = re.compile(r"(\d{1,3}(?:\.\d{1,3}){3})(?:([:/])(\d{1,5}))?")
+_IPV6 = re.compile(r"(?=.*::|(?:[^:]*:){7})[\da-f]{0,4}(?::[\da-f]{0,4}){2,7}(?:/(\d{1,3}))?", re.IGNORECASE)
 _EXTENSION = re.compile(r"x(\d{1,6})")
 _NAMED_NUMBER = re.compile(r"([A-Za-z]+)-?(\d+)([A-Za-z]?)")
 _NUMBER_LETTER = re.compile(r"(\d{1,4})([A-Za-z])")
@@ -48,7 +49,10 @@ def _any_part(part: str) -> str:
 
 
 def addresses(window: Window) -> Reading | None:
-    """The address of a machine, with its port or the length of its prefix: "192.168.1.10:8080", "10.0.0.0/24"."""
+    """The address of a machine, with its port or the length of its prefix: "192.168.1.10:8080", "fe80::1"."""
+    if match := _IPV6.fullmatch(window.first.core):
+        groups = " colon ".join(map(spelled, window.first.core.split("/")[0].split(":")))
+        return (Said(1, " ".join(f"{groups}{f' slash {_figures(match[1])}' if match[1] else ''}".split())),)
     match = _ADDRESS.fullmatch(window.first.core)
     if match is None:
         return None

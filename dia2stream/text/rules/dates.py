@@ -2,7 +2,7 @@
 
 import re
 
-from dia2stream.text.numbers import ordinal, year
+from dia2stream.text.numbers import cardinal, ordinal, year
 from dia2stream.text.rules.times import clock
 from dia2stream.text.tables import BEFORE_DATES, DAYS, MONTHS, SHORT_DAYS, SHORT_MONTHS
 from dia2stream.text.window import Reading, Said, Token, Window
@@ -12,6 +12,7 @@ _WEEKDAYS = frozenset([*DAYS, *SHORT_DAYS])
 WORDS = frozenset(map(str.lower, _SHORT))
 _WORDS = frozenset(["Mar", "Sat", "Sun", "Wed", "Jan", "Dec", "Jun"])  # also words, or names: only next to a date
 _ISO = re.compile(r"(\d{4})[-/](\d\d)[-/](\d\d)(?:T(\d\d):(\d\d)(?::\d\d(?:\.\d+)?)?(?:Z|[+-]\d\d:?\d\d)?)?")
+_WEEK = re.compile(r"(\d{4})-W(\d\d)")
 _ISO_SPAN = re.compile(r"(\d{4}-\d\d-\d\d)(?:\.\.\.?|/|-)(\d{4}-\d\d-\d\d)")
 _SLASHED = re.compile(r"(\d{1,2})([/.-])(\d{1,2})\2(\d{4}|\d\d)")
 _DATES = re.compile(r"(\d{1,2})/(\d{1,2})/(\d{4}|\d\d)-(\d{1,2})/(\d{1,2})/(\d{4}|\d\d)")
@@ -36,6 +37,8 @@ def dates(window: Window) -> Reading | None:
         said = _date(int(match[1]), int(match[2]), int(match[3]))
         at = f" at {clock(int(match[4]), int(match[5]))}" if match[4] else ""
         return (Said(1, said + at),) if said else None
+    if match := _WEEK.fullmatch(core):
+        return (Said(1, f"{year(int(match[1]))} week {cardinal(int(match[2]))}"),)
     if match := _ISO_SPAN.fullmatch(core):
         ends = [_date(*map(int, end.split("-"))) for end in match.groups()]
         return (Said(1, f"{ends[0]} to {ends[1]}"),) if all(ends) else None

@@ -72,6 +72,9 @@ def sizes(window: Window) -> Reading | None:
     elif window.first.tail.startswith('"') and not window.in_quotes:
         following = window.word(1) if window.first.tail == '"' else None
         unit, tail = _MARKS['"'][not _is_one(match[1], following)], window.first.tail[1:]
+    elif window.first.tail.startswith("'") and "'" in window.first.core:
+        following = window.word(1) if window.first.tail == "'" else None
+        unit, tail = _MARKS["'"][not _is_one(match[1], following)], window.first.tail[1:]
     return (Said(1, f"{' by '.join(map(_side, (*sides, match[1])))} {unit}".strip(), tail),)
 
 

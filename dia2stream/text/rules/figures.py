@@ -51,7 +51,9 @@ def is_named(window: Window) -> bool:
     one, two = window.before(), window.before(2)
     if one.core.lower() in CODE_WORDS:
         return True
-    return two.core.lower() in CODE_WORDS and (one.core.isupper() or one.core.lower() in _NAMING)
+    return (
+        two.core.lower() in CODE_WORDS and "," not in one.tail and (one.core.isupper() or one.core.lower() in _NAMING)
+    )
 
 
 def _is_label(window: Window, text: str) -> bool:

@@ -18,12 +18,14 @@ _BEHIND_NUMBER = re.compile(rf"(\d+/\d+|[{''.join(FRACTIONS)}])(?:-([a-z]+)|([A-
 _VULGAR = re.compile(rf"(\d*)([{''.join(FRACTIONS)}])")
 _NO_DENOMINATORS = frozenset([13, 14, 17, 18, 19, 21, 22, 23, 26, 27, 28, 29, 31])
 _COUNTED = frozenset(["step", "page", "part", "day", "question", "slide", "item", "round", "task", "attempt", "level"])
-_AS_SAID = {"24/7": "twenty four seven", "9/11": "nine eleven", "7/11": "seven eleven"}
+_AS_SAID = {"24/7": "twenty four seven", "9/11": "nine eleven", "7/11": "seven eleven", "50-50": "fifty fifty"}
 
 
 def fractions(window: Window) -> Reading | None:
     """Numbers with a slash: "1/2", "2 1/2", "\u00be", "24/7", "8/10"."""
     core = window.first.core
+    if core in _AS_SAID:
+        return (Said(1, _AS_SAID[core]),)
     if core.isdecimal():
         return _mixed(window) or _thousands(window)
     if match := _VULGAR.fullmatch(core):
@@ -38,7 +40,7 @@ def fractions(window: Window) -> Reading | None:
             return (Said(1, f"{cardinal(int(match[1]))} of {cardinal(int(match[2]))}"),)
         if _is_odds(window):
             return (Said(1, f"{cardinal(int(match[1]))} to {cardinal(int(match[2]))}"),)
-        return (Said(1, _AS_SAID.get(core) or _over(match[1], match[2], _is_rating(window))),)
+        return (Said(1, _over(match[1], match[2], _is_rating(window))),)
     return None
 
 
@@ -97,7 +99,7 @@ def _over(above: str, below: str, is_rating: bool) -> str:
         return f"{digits(above)}, {cardinal(low)}"  # of a card: "04/27"
     if 90 <= high <= 250 and 40 <= low <= 150 and high > low:
         return f"{pairs(high)} over {pairs(low) if low > 99 else cardinal(low)}"  # of blood pressure
-    if high == low:
+    if high == low or (high + low == 100 and not high % 5 and low > 9):  # "a 60/40 split"
         return f"{cardinal(high)} {cardinal(low)}"
     if high < low and (low in (10, 20, 50, 100) or is_rating):
         return f"{cardinal(high)} out of {cardinal(low)}"

@@ -3,7 +3,8 @@
 import re
 import unicodedata
 
-from dia2stream.text.numbers import cardinal, number, ordinal
+from dia2stream.text.characters import OVER
+from dia2stream.text.numbers import cardinal, number, ordinal, spelled
 from dia2stream.text.rules.figures import is_named
 from dia2stream.text.rules.quantity import unit_said
 from dia2stream.text.tables import PER, UNITS
@@ -18,7 +19,7 @@ SIGNS = {
 _INSIDE = SIGNS | {
     "^2": "squared", "^3": "cubed", "\u00b2": "squared", "\u00b3": "cubed", "*": "times", "/": "divided by",
     "^": "to the power of", "-": "minus", "\u00b7": "times", "\u221a": "the square root of",
-    "\u221b": "the cube root of",
+    "\u221b": "the cube root of", OVER: "over",
 }  # fmt: skip
 _GREEK = "\u0391-\u03a9\u03b1-\u03c9\u03d5\u00b5"
 _OPERAND = (
@@ -26,15 +27,20 @@ _OPERAND = (
     r"|\d[\d,]*(?:\.\d+)?|\.\d+"
 )
 _TERM = rf"-?[\u221a\u221b]?(?:{_OPERAND})[\u00b2\u00b3\u00b0]?"
-_FORMULA = re.compile(rf"{_TERM}(?:(?:[<>!=]=|[-+*/^=<>\u00d7\u00f7\u2264\u2265\u2248\u2260\u00b1\u00b7]){_TERM})*")
+_FORMULA = re.compile(
+    rf"{_TERM}(?:(?:[<>!=]=|[-+*/{OVER}^=<>\u00d7\u00f7\u2264\u2265\u2248\u2260\u00b1\u00b7]){_TERM})*"
+)
 _PARTS = re.compile(rf"\^[23](?!\d)|\d[\d,]*(?:\.\d+)?|\.\d+|[A-Za-z][A-Za-z\d]*|[<>!=]=|[{_GREEK}]|.")
 # A word with one of these is a formula, if all of it can be one.
-CERTAIN = "\u00b2\u00b3*=^\u00d7\u00f7+<>\u2264\u2265\u2248\u2260\u00b1\u00b7\u221a\u221b\u221e\u03d5\u00b5" + "".join(
-    map(chr, (*range(0x391, 0x3AA), *range(0x3B1, 0x3CA)))
+CERTAIN = (
+    OVER
+    + "\u00b2\u00b3*=^\u00d7\u00f7+<>\u2264\u2265\u2248\u2260\u00b1\u00b7\u221a\u221b\u221e\u03d5\u00b5"
+    + "".join(map(chr, (*range(0x391, 0x3AA), *range(0x3B1, 0x3CA))))
 )
 _OVER = re.compile(rf"(?<=[A-Za-z{_GREEK}])/|/(?=[A-Za-z{_GREEK}])")
 _GREEK_LETTER = re.compile(f"[{_GREEK}]")
 _SCIENTIFIC = re.compile(r"([-+])?(\d+(?:\.\d+)?)[eE]([-+]?\d{1,3})([A-Za-z]*)")
+_ION = re.compile(r"((?:[A-Z][a-z]?\d*)+)\^(\d)([-+])")
 _CALL = re.compile(r"([A-Za-z][\w.]*)\(([^()]+)\)?")
 _FUNCTIONS = {"sin": "sine of", "cos": "cosine of", "tan": "tangent of", "log": "log of", "ln": "natural log of"}
 
@@ -50,6 +56,12 @@ def scientific(window: Window) -> Reading | None:
     if match[4] and not unit:
         return None
     return (Said(1, f"{'minus ' if sign == '-' else ''}{value} times ten to the {said}{unit}"),)
+
+
+def ions(window: Window) -> Reading | None:
+    """A formula of chemistry with its charge: "SO\u2084\u00b2\u207b"."""
+    match = _ION.fullmatch(window.first.core)
+    return match and (Said(1, f"{spelled(match[1])} {spelled(match[2])} {_INSIDE.get(match[3]) or SIGNS[match[3]]}"),)
 
 
 def factorials(window: Window) -> Reading | None:

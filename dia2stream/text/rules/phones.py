@@ -66,6 +66,8 @@ def _is_known(words: list[list[str]], international: bool) -> bool:
         return len(shape) > 1 and 8 <= sum(shape) <= 15
     if shape in _ALONE:
         return len(words) == 1
+    if len(words) == len(shape) > 4 and set(shape[:-1]) == {4} and shape[-1] < 5:
+        return True  # of a parcel
     if shape[0] == 1:
         return shape in _SHAPES and words[0][0] == "1"
     return shape in _SHAPES

@@ -16,6 +16,7 @@ _UNIT_AND_NUMBER = re.compile(rf"([^\d/-]+)([-/])({VALUE})")
 _BETWEEN = re.compile(r"(\d+)-(on|to|for|in|by|up)-(\d+)")
 _HOURS, _SECONDS = re.compile(r"\d+h"), re.compile(r"\d+s")
 _TIMED = frozenset("prep cook bake rest chill total time eta wait runtime duration delay timeout every".split())  # noqa: SIM905
+_MEASURES = frozenset(["linear", "square", "cubic"])
 _ROOMS = frozenset(["BR", "bd", "bdrm"])
 _THOUSANDS = frozenset(["K", "k", "M", "mn", "bn", "tn"])  # without money, B and T are letters
 _NAMES = frozenset(["2K", "4K", "5K", "8K"])
@@ -47,6 +48,8 @@ def _said(window: Window, quantity: Quantity) -> str | None:
         return None if low + unit in _NAMES else f"{quantity.value_said} {MAGNITUDES[unit]}"
     if unit == "m" and _is_minutes(window):
         unit = "min"
+    if unit == "d" and low in ("1", "2", "3"):  # "3d" is for dimensions
+        return None
     if unit in _TIMES and _is_variable(window):
         return f"{quantity.value_said} {unit}"
     if unit not in UNITS or (len(unit) == 1 and unit.isupper() and is_seat(window)):
@@ -83,6 +86,8 @@ def _is_variable(window: Window) -> bool:
 def units(window: Window) -> Reading | None:
     """A unit or a percent sign after a number: "5 kg", "5 %", "12 fl oz", "10\u00b0 N"."""
     before, core = window.before(), window.first.core
+    if core == "in" and before.core.lower() in _MEASURES and window.before(2).is_numeric:
+        return (Said(1, "inches", window.without_dot()),)
     if before.tail or not before.is_numeric:
         return None
     if core == "A" and "." in before.core and before.core[-1].isdecimal():
@@ -183,7 +188,7 @@ def _alone(text: str) -> str:
 def unit_ranges(window: Window) -> Reading | None:
     """A unit with another number behind it: "20 \u00b0C-25 \u00b0C", "10 mg/5 mL"."""
     match, before = _UNIT_AND_NUMBER.fullmatch(window.first.core), window.before()
-    if match is None or match[1] not in UNITS or before.tail or not before.is_numeric:
+    if match is None or match[1] not in UNITS or match[1] in ATTACHED_UNITS or before.tail or not before.is_numeric:
         return None
     unit, sign, high = match.groups()
     if unit in _ROOMS:  # "3 BR/2 BA"

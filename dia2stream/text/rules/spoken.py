@@ -54,11 +54,13 @@ _WITH_FIGURES: tuple[tuple[str, Rule], ...] = (
     ("-", keypad.ten_four),
     ("", phones.phones),
     ("-'aA*\u2022", products.products),
-    ("a", maths.scientific),
+    ("aA", maths.scientific),
+    ("^", maths.ions),
     ("\u00b2\u00b3^", quantities.units),
     ("/-.", dates.dates),
     (".", versions.versions),
     (":-aA", times.times),
+    ("", times.early),
     ("aA", times.half_of_day),
     ("+-", times.zones),
     ("-/", quantities.unit_ranges),
@@ -81,7 +83,7 @@ _WITH_FIGURES: tuple[tuple[str, Rule], ...] = (
     (maths.CERTAIN, maths.formulas),
     ("-h", quantities.compounds),
     ("-", quantities.spans),
-    (".", codes.addresses),
+    (".:", codes.addresses),
     ("x", codes.extensions),
     ("(", codes.sections),
     ("-", _suffixed),
@@ -167,5 +169,5 @@ def _assigned(window: Window) -> Reading | None:
 
 SPOKEN: tuple[Rule, ...] = (_read,)
 SPECIAL_WORDS = (
-    abbreviations.WORDS | places.WORDS | romans.WORDS | dates.WORDS | COMMANDS | {"i", "x", "rx", "ctrl", "cmd"}
+    abbreviations.WORDS | places.WORDS | romans.WORDS | dates.WORDS | COMMANDS | {"i", "in.", "x", "rx", "ctrl", "cmd"}
 )

@@ -10,6 +10,8 @@ _HALF = r"(?:[ap]m|[ap]\.m)"
 _CLOCK = re.compile(rf"(\d{{1,2}})(?::|\.(?=\d\d{_HALF}))(\d\d)(?::(\d\d))?({_HALF}|[ap](?![a-z]))?", re.IGNORECASE)
 _HOUR = re.compile(rf"(\d{{1,2}})({_HALF})", re.IGNORECASE)
 _RANGE = re.compile(r"([^-]+)-([^-]+)")
+_EARLY = re.compile(r"0[1-9][0-5]\d")  # "at 0615"
+_BEFORE_EARLY = frozenset(["at", "by", "until", "before", "after", "around"])
 _ZULU = re.compile(r"(\d\d:\d\d)(?::\d\d)?Z")
 _HOURS_OF_DAY = re.compile(r"\d{1,2}(?::\d\d)?[ap]-\d{1,2}(?::\d\d)?[ap]")  # "8a-8p"
 _BEHIND_LENGTHS = frozenset(["long", "left", "remaining", "elapsed", "in"])
@@ -33,6 +35,14 @@ def clock(hour: int, minute: int, half: str = "", has_half: bool = False) -> str
     else:
         said = f"{cardinal(hour)} o'clock" if hour <= 12 else f"{cardinal(hour)} hundred"
     return f"{said} {letters}".strip()
+
+
+def early(window: Window) -> Reading | None:
+    """A time of the morning without a colon: "departs at 0615"."""
+    core = window.first.core
+    if not _EARLY.fullmatch(core) or window.before().core.lower() not in _BEFORE_EARLY:
+        return None
+    return (Said(1, f"oh {clock(int(core[:2]), int(core[2:]), has_half=True)}{'' if int(core[2:]) else ' hundred'}"),)
 
 
 def times(window: Window) -> Reading | None:

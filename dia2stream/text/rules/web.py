@@ -13,6 +13,7 @@ _DOMAIN = re.compile(r"(?:[\w-]+\.)+([A-Za-z]{2,4})(?::\d+)?(?:[/?#]\S*)?")
 _FILE = re.compile(
     rf"[\w-]+(?:\.[\w-]+)*\.(?:{'|'.join(sorted(FILE_ENDINGS))})(?::\d+){{0,2}}|(?-i:[\w-]{{2,}}\.[ch])", re.IGNORECASE
 )
+_COPY = re.compile(rf"(\d+)\)(\.(?:{'|'.join(sorted(FILE_ENDINGS))}))")  # of "invoice (3).pdf"
 _DOT_FILE = re.compile(r"\.[a-z][\w.-]+")
 _LOCAL = re.compile(r"localhost(?::\d+)?(?:[/?#]\S*)?")
 _FORUM = re.compile(r"[ru]/\w+")
@@ -38,6 +39,8 @@ def web(window: Window) -> Reading | None:
     if core.startswith("#"):
         match = _HASHTAG.fullmatch(core)
         return match and (Said(1, " ".join(["hashtag", *map(_tag_part, _HUMP.split(match[1]))])),)
+    if match := _COPY.fullmatch(core):
+        return (Said(1, read_aloud("".join(match.groups()))),)
     if match := _URL.fullmatch(core):
         return (Said(1, _url(match[1])),)
     domain = _DOMAIN.fullmatch(core)
