@@ -15,6 +15,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 import torch
@@ -101,6 +102,7 @@ class ModelThread(threading.Thread):
         self._wake = threading.Event()
         # resting: the thread sleeps. calm: it sleeps until some time, and room in an outbox is no reason to wake up.
         self._resting = self._calm = self._closing = False
+        self._over = False  # the thread has done its last work
 
     def lend(self, make: Callable[[int], Session], tape: Tape | None = None) -> Session:
         """What `make` makes of a free slot. Raises CommandError `busy` without one, EngineError when it is broken.
@@ -152,6 +154,8 @@ class ModelThread(threading.Thread):
         add = self._inbox.appendleft if order is CLOSE else self._inbox.append
         add((session, order, time.monotonic()))
         self._wake.set()
+        if self._over:
+            self._drop_orders()
 
     def wake(self, session: Session) -> None:
         """The session's outbox has room again."""
@@ -186,7 +190,13 @@ class ModelThread(threading.Thread):
                 self._closing = True
             for session in list(self._sessions.values()):
                 self._release(session)
-            while self._inbox:
+            self._over = True  # before the last look into the inbox: whoever submits later drops the order
+            self._drop_orders()
+
+    def _drop_orders(self) -> None:
+        """Nobody carries out any more what waits in the inbox: tells the sessions so. On any thread."""
+        with suppress(IndexError):  # empty, perhaps because another thread drops them as well
+            while True:
                 session, order, _ = self._inbox.popleft()
                 session.carried_out(order)
 
