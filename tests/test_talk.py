@@ -70,6 +70,27 @@ class Relay:
         raise OSError("one end is gone")
 
 
+class Servers:
+    """A server, and another one that takes its place. All of them are ended at the end."""
+
+    def __enter__(self) -> "Servers":
+        self.now = Serve(max_lead_ms=1000)
+        self._all = [self.now]
+        return self
+
+    def __exit__(self, *rest: object) -> None:
+        for server in self._all:
+            server.end()
+
+    async def replace(self, relay: Relay, max_lead_ms: int) -> None:
+        """The server dies with its connections. The relay leads to a new one, which knows nothing."""
+        self.now.end()
+        await relay.cut()
+        self.now = await asyncio.to_thread(Serve, max_lead_ms=max_lead_ms)
+        self._all.append(self.now)
+        relay.to_port = self.now.port
+
+
 @contextlib.asynccontextmanager
 async def talking(server: Serve, **options: Any) -> AsyncIterator[tuple[Talk, Relay]]:
     async with Relay(server.port) as relay, Talk(relay.url, seed=3, **options) as talk:
@@ -319,30 +340,21 @@ async def test_an_interruption_while_nobody_can_be_told_is_told_later(impatient)
 
 
 def test_a_server_that_has_forgotten_all_is_told_the_rest():
-    first = Serve(max_lead_ms=1000)
-    second: list[Serve] = []
-
     @on_loop
     async def talk_on() -> None:
-        async with talking(first) as (talk, relay):
+        async with talking(servers.now) as (talk, relay):
             await talk.say("a", LONG, final=True)
             items = await hear(talk, after(1))
             said = words(items)
-            first.end()
-            await relay.cut()
-            second.append(await asyncio.to_thread(Serve, max_lead_ms=3_600_000))
-            relay.to_port = second[0].port
+            await servers.replace(relay, max_lead_ms=3_600_000)
             more = await hear(talk, Done)
             assert [*said, *words(more)][-60:] == LONG.replace("[S1]", "").split()[-60:]
             assert len(said) + len(words(more)) == 60
             clock = [item.at_ms for item in [*items, *more] if isinstance(item, Sound)]
             assert clock == [80.0 * number for number in range(len(clock))]
 
-    try:
+    with Servers() as servers:
         talk_on()
-    finally:
-        for server in (first, *second):
-            server.end()
 
 
 @on_loop
@@ -484,27 +496,18 @@ def test_a_prepared_reply_outlives_its_connection(impatient, lost):
 
 
 def test_a_reply_that_was_prepared_by_a_server_that_is_gone_is_said_by_another():
-    first = Serve(max_lead_ms=1000)
-    second: list[Serve] = []
-
     @on_loop
     async def talk_on() -> None:
-        async with talking(first) as (talk, relay):
+        async with talking(servers.now) as (talk, relay):
             await talk.prepare("b", "One two.", final=True)
             await hear(talk, prepared("b"))
-            first.end()
-            await relay.cut()
-            second.append(await asyncio.to_thread(Serve, max_lead_ms=1000))
-            relay.to_port = second[0].port
+            await servers.replace(relay, max_lead_ms=1000)
             await hear(talk, prepared("b"))
             await talk.commit("b")
             assert words(await hear(talk, lambda item: isinstance(item, Done) and item.id == "b")) == ["One", "two."]
 
-    try:
+    with Servers() as servers:
         talk_on()
-    finally:
-        for server in (first, *second):
-            server.end()
 
 
 @on_loop
