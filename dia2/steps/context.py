@@ -197,7 +197,8 @@ class Context:
     @property
     def lead_in_left(self) -> int:
         """Steps of the backbone alone before the next whole step."""
-        return max(0, self._shortest_delay - (self.columns.next + 1 - self.stepper.slots[self.slot].known))
+        slot = self.stepper.slots[self.slot]
+        return max(0, self._shortest_delay + slot.known - slot.column - len(self.columns.due) - 1)
 
     def guess(self, most: int, steps: int, closed: bool) -> Tree | None:
         """What the next steps of a lead-in probably run, at most so many; None where a few steps are all.
@@ -236,6 +237,8 @@ class Context:
 
     def prepare(self) -> None:
         """Before a step: rebuilds a context without room, and runs all columns that are due."""
+        if self.columns.is_ready:
+            return
         if self.room <= 0:
             self.rollover()
         # Now, because another conversation of the same step may want the same block.

@@ -40,6 +40,10 @@ class _Room:
         """How many columns the slot can have."""
         return self._reach
 
+    def held(self, slot: int) -> int:
+        """How many columns the slot has blocks for: all that it can have."""
+        return self._reach
+
     def hold(self, slot: int, columns: int) -> None:
         """Nothing to hold."""
 

@@ -33,6 +33,12 @@ class SlotColumns:
         return self._stepper.slots[self._slot].column + len(self.due)
 
     @property
+    def is_ready(self) -> bool:
+        """Whether the next step can be made as things are: no column is due, and the next one has its block."""
+        column = self._stepper.slots[self._slot].column
+        return not self.due and column < self.limit and column < self._stepper.blocks.held(self._slot)
+
+    @property
     def reach(self) -> int:
         """How many columns the slot can have now: fewer than the model can where the cache's blocks run out."""
         return min(self.limit, self._stepper.blocks.reach(self._slot))

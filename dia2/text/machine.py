@@ -30,8 +30,7 @@ from dia2.text.script import Entry
 MAX_PADDING = 6
 
 
-@dataclass(frozen=True)
-class Tokens:
+class Tokens(NamedTuple):
     """Tokens that are still to come. All tails of a word share one tuple, so a mark at each of its steps is small."""
 
     row: tuple[int, ...] = ()
@@ -42,13 +41,17 @@ class Tokens:
 
     def pop(self, default: int) -> tuple[int, "Tokens"]:
         """The next token and the rest; `default` when there is none."""
-        if not self:
+        row, at = self
+        if at >= len(row):
             return default, self
-        return self.row[self.at], Tokens(self.row, self.at + 1) if self.at + 1 < len(self.row) else Tokens()
+        return row[at], Tokens(row, at + 1) if at + 1 < len(row) else _NO_TOKENS
 
     def then(self, more: tuple[int, ...]) -> "Tokens":
         """These tokens with more behind them."""
         return Tokens(self.row[self.at :] + more)
+
+
+_NO_TOKENS = Tokens()
 
 
 class Mark(NamedTuple):
@@ -74,8 +77,8 @@ class TextState:
     queue: deque[Entry] = field(default_factory=deque)
     padding_budget: int = 0
     forced_padding: int = 0
-    pending: Tokens = Tokens()
-    lookahead: Tokens = Tokens()
+    pending: Tokens = _NO_TOKENS
+    lookahead: Tokens = _NO_TOKENS
     end_step: int | None = None
     taken: list[tuple[int, Entry]] = field(default_factory=list)
 

@@ -1,7 +1,6 @@
 """What a conversation tells of its words, made from what is known of them: the events that leave among its frames."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import NamedTuple
 
 from dia2stream.conversation.level import Gain
@@ -14,8 +13,7 @@ from dia2stream.protocol.messages import Done, Notice, WordEvent
 WORD_MS = 400  # how long a word takes whose end is not known when it begins
 
 
-@dataclass(frozen=True)
-class MadeFrame:
+class MadeFrame(NamedTuple):
     """A frame that a step completed, without its sound.
 
     number: of the model's frame. before: events that go out before it, and words that were taken for it. ends_turn: it
@@ -61,20 +59,21 @@ class FrameEvents(NamedTuple):
 
     def before(self, made: MadeFrame, levels: bytes) -> list[Item]:
         """The events that leave before a frame, now that its sound is known: also those of words that sound late."""
-        events, words = list[Item](), list[TakenWord]()
+        events: list[Item] = []
+        words: list[TakenWord] = []
         for item in made.before:
             if isinstance(item, TakenWord):
                 words.append(item)
                 continue
             if isinstance(item, Done):
-                events += self._word_events(self.times.flush(), made.number)
+                events += self.told(self.times.flush(), made.number)
             events.append(item)
         told = self.times.hear(made.number, levels, words)
         if made.ends_turn:
             told += self.times.flush()
-        return events + self._word_events(told, made.number)
+        return events + self.told(told, made.number)
 
-    def _word_events(self, told: Sequence[TakenWord], frame: int) -> list[Item]:
+    def told(self, told: Sequence[TakenWord], frame: int) -> list[Item]:
         """The events of words that begin to sound. frame: the model's, which is the next one on the audio clock."""
         return [self._word_event(taken, frame) for taken in told if taken.word.tokens and taken.word.begins]
 

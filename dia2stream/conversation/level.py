@@ -23,10 +23,13 @@ class Level:
     def __init__(self, gain_db: float = 0.0, speaker_gain_db: tuple[float, float] = (0.0, 0.0)) -> None:
         self._all = factor(gain_db)
         self._speakers = tuple(factor(gain_db + own) for own in speaker_gain_db)
+        self._is_plain = {self._all, *self._speakers} == {1.0}
 
     def gain(self, before: int | None, now: int | None, has_voice: bool) -> Gain | None:
         """The gain of a frame; None where nothing is to be done. before, now: who spoke last, and who speaks in it."""
-        begins, ends = (self._of(speaker, has_voice) for speaker in (now if before is None else before, now))
+        if self._is_plain:
+            return None
+        begins, ends = self._of(now if before is None else before, has_voice), self._of(now, has_voice)
         return None if begins == ends == 1.0 else Gain(begins, ends)
 
     def _of(self, speaker: int | None, has_voice: bool) -> float:

@@ -10,7 +10,7 @@ every operation is atomic.
 
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from itertools import takewhile
 
 from dia2stream.conversation.pace import Pace
@@ -99,11 +99,17 @@ class Outbox:
 
     def put(self, *items: Item) -> None:
         """Queues frames and the events that have their place among them."""
+        frames = sum(type(item) is Frame for item in items)
         with self._lock:
             self._stream.extend(items)
-            for item in items:
-                if type(item) is Frame:
-                    self.waiting += 1
+            self.waiting += frames
+
+    def put_frame(self, frame: Frame, before: Sequence[Item]) -> None:
+        """Queues a frame, and the events that leave before it."""
+        with self._lock:
+            self._stream.extend(before)
+            self._stream.append(frame)
+            self.waiting += 1
 
     def take(self, now: float, answers_only: bool = False) -> Item | float | None:
         """The next item; seconds to wait where the pace asks for it; None when nothing may leave.
@@ -117,12 +123,13 @@ class Outbox:
                 return event
             if self._held or answers_only or not self._stream:
                 return None
-            if isinstance(self._stream[0], Frame | FirstFrame):  # a latency is told when its frame can leave
+            kind = type(self._stream[0])
+            if kind is Frame or kind is FirstFrame:  # a latency is told when its frame can leave
                 wait = self._pace.wait(self.sent * FRAME_MS, now)
                 if wait > 0:
                     return wait
             item = self._stream.popleft()
-            if isinstance(item, Frame):
+            if kind is Frame:
                 self.sent += 1
                 self.waiting -= 1
             return item

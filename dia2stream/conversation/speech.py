@@ -159,7 +159,7 @@ class Speech:
 
     def wants_step(self) -> bool:
         """Whether a step is wanted, and would be the same whatever text comes next."""
-        if not self.speaking or self.paused:
+        if not self.speaking or self.heard_ms is not None:
             return False
         state = self.context.state
         return state.end_step is not None or self.machine.may_step(state, self._closed)
@@ -181,9 +181,14 @@ class Speech:
 
     def can_step(self) -> bool:
         """Whether a step is wanted and there is room for a frame."""
+        return self.has_room and self.wants_step()
+
+    @property
+    def has_room(self) -> bool:
+        """Whether there is room for the frame of another step."""
         if self.context.is_draft and self.context.room <= 0:
             return False
-        return self.outbox.waiting + self._undelivered < self.outbox.capacity and self.wants_step()
+        return self.outbox.waiting + self._undelivered < self.outbox.capacity
 
     def prepare(self) -> None:
         """Before a step: rebuilds a context that is full, and runs all columns that are due."""
@@ -192,14 +197,15 @@ class Speech:
     def advance(self, action: int) -> TextColumn:
         """Takes the step's action. Returns the text of the next column."""
         text = self.context.advance(action)
-        state = self.context.state
-        self.words.take(state.taken)
-        state.taken.clear()
+        if taken := self.context.state.taken:
+            self.words.take(taken)
+            taken.clear()
         return text
 
     def complete(self, frame: int) -> MadeFrame:
         """Behind a step that completed this frame of the model. `deliver` has to be called with what this returns."""
-        speaker, before = self.words.speaker, list[Item | TakenWord]()
+        before: list[Item | TakenWord] = []
+        speaker = self.words.speaker
         if self._opening is not None and frame == self.clock.turn:
             before += self._events.announced(self._opening)
         if sounding := self.words.sound(frame):
@@ -218,10 +224,17 @@ class Speech:
 
         levels: of its sound, as `quietness` measures them; empty where they are not known.
         """
-        self.outbox.put(*self._events.before(made, levels), Frame(pcm))
+        self.outbox.put_frame(Frame(pcm), self._events_before(made, levels))
         self._undelivered -= 1
         if made.ends_turn:
             self._end_turn()
+
+    def _events_before(self, made: MadeFrame, levels: bytes) -> Sequence[Item]:
+        """The events that leave before a frame. Most frames have none, and take no time here."""
+        if made.before or made.ends_turn:
+            return self._events.before(made, levels)
+        told = self.times.hear(made.number, levels, ())
+        return self._events.told(told, made.number) if told else ()
 
     @property
     def _events(self) -> FrameEvents:

@@ -207,7 +207,8 @@ class Batch:
         ahead = conversations[0].foresee() if again and self._stepper.looks_ahead and len(slots) == 1 else None
         actions = self._timed(self._stepper.act, slots, *([] if ahead is None else [ahead]))
         self.settle()
-        made = [_Step(c, c.context.step, action) for c, action in zip(conversations, actions, strict=True)]
+        taped = [(c, action) for c, action in zip(conversations, actions, strict=True) if c in self._tapes]
+        made = [_Step(conversation, conversation.context.step, action) for conversation, action in taped]
         texts = [self._advance(c, action) for c, action in zip(conversations, actions, strict=True)]
         self._timed(self._stepper.complete, texts)
         self._note(made)
@@ -226,7 +227,7 @@ class Batch:
         """Runs the trees in one pass, and moves on as far as the draws say they were right: so many columns at most."""
         actions = self._timed(self._stepper.verify, [conversation.slot for conversation in conversations], trees)
         self.settle()
-        made = list[_Step]()
+        made: list[_Step] = []
         for conversation, tree, drawn in zip(conversations, trees, actions, strict=True):
             if conversation not in self._failed:
                 self._try(conversation, self._follow, conversation, tree, drawn, made)

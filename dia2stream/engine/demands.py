@@ -70,7 +70,7 @@ def demand_of(conversation: "Conversation", changed: float, now: float) -> Deman
         return Demand(Waits.STARTING, context.due, context.lead_in_left, since=since, rows=rows)
     if dry is None:  # frames are there, and nobody has begun to take them
         dry = now + conversation.outbox.waiting * FRAME_MS / 1000
-    ready = conversation.can_step()
+    ready = conversation.has_room
     return Demand(Waits.SPEAKING, context.due, context.lead_in_left, ready=ready, deadline=dry, rows=rows)
 
 

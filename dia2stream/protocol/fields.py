@@ -444,16 +444,27 @@ def rule_of(message: type[Any], field: str) -> Rule:
     return OWN_FIELDS.get((message.__name__, field)) or FIELDS[field]
 
 
+_rules: dict[type[Any], tuple[tuple[str, bool, Rule], ...]] = {}  # of the messages that were made so far
+
+
+def _rules_of(message: type[Any]) -> tuple[tuple[str, bool, Rule], ...]:
+    """The fields of a command or event: name, whether it is None by default, and what it may hold."""
+    if message not in _rules:
+        named = ((field, rule_of(message, field.name)) for field in fields(message))
+        _rules[message] = tuple((field.name, field.default is None, rule) for field, rule in named)
+    return _rules[message]
+
+
 def settle(message: Any) -> None:
     """Put every field through its rule; one that is None by default may stay None."""
-    for field in fields(message):
-        value = getattr(message, field.name)
-        if value is None and field.default is None:
+    for name, may_be_none, rule in _rules_of(type(message)):
+        value = getattr(message, name)
+        if value is None and may_be_none:
             continue
         try:
-            object.__setattr__(message, field.name, rule_of(type(message), field.name).accept(value))
+            object.__setattr__(message, name, rule.accept(value))
         except Refused as refused:
-            refused.field = field.name
+            refused.field = name
             raise
 
 
