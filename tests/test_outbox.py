@@ -44,6 +44,15 @@ def test_items_leave_in_the_order_they_came_and_answers_before_all() -> None:
     assert not outbox.ready
 
 
+def test_a_frame_leaves_behind_the_events_that_were_queued_with_it() -> None:
+    first, second = frame(1), frame(2)
+    outbox = filled(first)
+    outbox.put_frame(second, [WORD, Done("a", 80)])
+    assert (outbox.waiting, outbox.events) == (2, 2)
+    assert taken(outbox) == [first, WORD, Done("a", 80), second]
+    assert (outbox.waiting, outbox.sent) == (0, 2)
+
+
 def test_the_clock_counts_frames_that_left_and_frames_that_wait() -> None:
     outbox = filled(WORD, frame(), frame())
     assert (outbox.clock_ms, outbox.sent, outbox.waiting) == (160, 0, 2)

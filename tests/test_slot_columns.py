@@ -110,3 +110,19 @@ def test_blocks_are_held_for_the_next_step_and_given_back_when_it_lies_further_b
     assert stepper.blocks.held(0) == 32
     made.fit()
     assert stepper.blocks.held(0) == 16
+
+
+def test_a_step_needs_no_preparation_where_nothing_is_due_and_its_column_has_its_block() -> None:
+    stepper, made = due(1)
+    assert not made.is_ready
+    made.run(1)
+    assert made.is_ready
+    stepper.slots[0].column = 16  # the first column of a block that the slot has not taken
+    assert not made.is_ready
+    made.hold()
+    assert made.is_ready
+    stepper.blocks.hold(0, made.limit + 1)
+    stepper.slots[0].column = made.limit - 1
+    assert made.is_ready
+    stepper.slots[0].column = made.limit
+    assert not made.is_ready
