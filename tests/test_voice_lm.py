@@ -3,6 +3,7 @@
 import argparse
 import math
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -16,8 +17,8 @@ sys.path.append(str(Path(__file__).parent.parent / "scripts" / "bundled-voice"))
 import corpus
 import lm
 import lm_net
-from compose import NO_ACTION
-from lm import Best, Trainer, judge, read_utterances, save_state
+from compose import NO_ACTION, Composer, Ids, Utterance
+from lm import Best, Feed, Reader, Trainer, judge, save_state
 from tokenizer import learn
 from training import Schedule
 
@@ -63,7 +64,9 @@ def test_a_resumed_trainer_goes_on_as_if_it_had_never_stopped(tmp_path: Path) ->
     steps(whole, 6)
     torch.manual_seed(9)
     steps(first, 3)
-    save_state(tmp_path / "state", first, Schedule(60, 1e-3, 0.1, spent=12.5), Best(first, given, 3.5, 2))
+    save_state(
+        tmp_path / "state", first, Schedule(60, 1e-3, 0.1, spent=12.5), Best(first, given, 3.5, 2), [first.columns]
+    )
     told = torch.load(tmp_path / "state", weights_only=True)
     second = make_trainer(seed=5)
     second.restore(told["trainer"])
@@ -73,6 +76,7 @@ def test_a_resumed_trainer_goes_on_as_if_it_had_never_stopped(tmp_path: Path) ->
     ):
         assert torch.equal(one, other)
     assert (second.steps, told["spent"], told["best"], told["worse"]) == (6, 12.5, 3.5, 2)
+    assert torch.equal(told["valid"][0], first.columns)
 
 
 def test_a_trainer_that_was_not_restored_ends_elsewhere() -> None:
@@ -123,13 +127,20 @@ def test_the_best_averages_are_written_and_patience_ends(tmp_path: Path) -> None
     assert all(torch.equal(tensor, expected[name].half().float()) for name, tensor in parts.items())
 
 
-def test_the_rate_warms_up_and_falls_over_all_calls_together() -> None:
-    rates = [Schedule(100, 1.0, 0.05, spent).rate for spent in (0, 2.5, 5, 50, 100, 200)]
+def test_the_rate_warms_up_stays_and_falls_over_all_calls_together() -> None:
+    rates = [Schedule(100, 1.0, 0.05, spent).rate for spent in (0, 2.5, 5, 30, 60, 70, 80, 99.9, 100, 200)]
     assert rates[0] < 0.03
     assert rates[1] == pytest.approx(0.5, abs=0.03)
-    assert rates[2] > 0.98
-    assert rates[3] == pytest.approx(0.51, abs=0.01)
-    assert rates[4:] == [pytest.approx(0.02), pytest.approx(0.02)]
+    assert rates[2:5] == [1, 1, 1]
+    assert 1 > rates[5] > rates[6] > 0.25
+    assert rates[7:] == [pytest.approx(0.01, abs=0.001)] * 3
+
+
+def test_the_end_of_the_time_can_begin_at_once_and_no_sooner_than_it_would() -> None:
+    early, late = Schedule(100, 1.0, 0.05, spent=20), Schedule(100, 1.0, 0.05, spent=90)
+    early.cool_down()
+    late.cool_down()
+    assert (early.spent, late.spent) == (60, 90)
 
 
 def test_nothing_is_learnt_where_there_is_nothing_to_learn() -> None:
@@ -149,10 +160,34 @@ def test_utterances_are_read_with_their_guests_and_some_are_held_out(tmp_path: P
     corpus.write_shard(tmp_path / "0000.npz", said[:300])
     corpus.write_shard(tmp_path / "0001.npz", said[300:])
     tokenizer = learn(texts, 300)
-    learnt, held_out = read_utterances(tmp_path, tokenizer)
+    reader = Reader(tmp_path, tokenizer)
+    learnt, held_out = reader.new(most=1)
+    assert len(learnt) + len(held_out) == 300
+    for found, more in zip((learnt, held_out), reader.new(), strict=True):
+        found += more
     assert len(learnt) + len(held_out) == 400
+    assert reader.new() == ([], [])
     assert 0 < len(held_out) < 60
     assert {u.speaker for u in learnt} == {0, 1, 2}
     word = learnt[0].words[0]
     assert word.tokens == tokenizer.encode("Hello").ids
     assert all(tokenizer.decode(tokens) == tokenizer.decode(word.tokens) for tokens in word.others)
+
+
+def test_what_is_made_meanwhile_is_composed_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lm, "NEWS", 0.0)
+    ids, silence = Ids(tags=(2500, 2501)), np.full((8, 50), 511, np.uint16)
+
+    def said(code: int) -> list[Utterance]:
+        words = [lm.Word([300], 0.05, 0.4)]
+        return [Utterance(speaker, np.full((8, 9), code, np.uint16), words) for speaker in (0, 1)]
+
+    feed = Feed(lambda seed: Composer(said(5), silence, ids, 60, seed), 8, 1, 60, lambda: said(77) * 50)
+    try:
+        deadline = time.monotonic() + 60
+        while not (feed.columns == 77).any() and time.monotonic() < deadline:
+            feed.reads[0] += 1
+            time.sleep(0.01)
+        assert (feed.columns == 77).any()
+    finally:
+        feed.stop()

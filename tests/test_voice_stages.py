@@ -29,8 +29,8 @@ def write_codes(folder: Path, speakers: list[int], frames: int, shards: int = 1)
         corpus.write_shard(folder / f"{number:04}.npz", said)
 
 
-def write_speech(folder: Path, levels: tuple[float, float], seconds: tuple[float, float]) -> None:
-    """A tone of each speaker at so many dB below full scale, whose words last so long."""
+def write_speech(folder: Path, levels: tuple[float, float], seconds: tuple[float, float], count: int = 1) -> None:
+    """Tones of each speaker at so many dB below full scale, `count` of each, whose words last so long."""
     time = np.arange(SOUND_SECONDS * 16_000) / 16_000
     tones = [np.round(32767 * 10 ** (level / 20) * np.sin(2 * np.pi * 997 * time)).astype(np.int16) for level in levels]
     about = [
@@ -38,9 +38,9 @@ def write_speech(folder: Path, levels: tuple[float, float], seconds: tuple[float
     ]
     np.savez(
         folder / "0000.npz",
-        sound=np.concatenate(tones),
-        ends=np.cumsum([len(t) for t in tones]),
-        about=json.dumps(about),
+        sound=np.concatenate(tones * count),
+        ends=np.cumsum([len(t) for t in tones * count]),
+        about=json.dumps(about * count),
     )
 
 
@@ -51,6 +51,20 @@ def test_speech_passes_at_one_level_and_one_pace_only(tmp_path: Path) -> None:
     assert list(gates.of_speech(tmp_path)) == ["S2 is at -21.0 LUFS, not -18"]
     write_speech(tmp_path, (-15, -15), (1.0, 1.2))
     assert list(gates.of_speech(tmp_path)) == ["S1 says 12.0 letters a second, S2 10.0"]
+
+
+def test_the_level_of_much_speech_is_measured_in_pieces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gates, "MEASURED", 7.0)
+    sizes, measured = [], gates.loudness
+
+    def noted(sound: np.ndarray, rate: int) -> float:
+        sizes.append(len(sound) / rate)
+        return measured(sound, rate)
+
+    monkeypatch.setattr(gates, "loudness", noted)
+    write_speech(tmp_path, (-15, -18), (1.0, 1.0), count=8)
+    assert list(gates.of_speech(tmp_path)) == ["S2 is at -21.0 LUFS, not -18"]
+    assert sizes == [9, 9, 6] * 2
 
 
 def test_codes_pass_with_enough_hours_of_both_speakers_only(tmp_path: Path) -> None:
@@ -101,39 +115,57 @@ def test_a_gate_that_does_not_pass_ends_with_1(
     assert capsys.readouterr().err.startswith("gate texts: 1 lines, not 500000\n")
 
 
-def test_parts_have_every_shard_once_and_keep_to_their_size(tmp_path: Path) -> None:
-    made, system = tmp_path / "made", tmp_path / "system"
-    write_codes(made / "codes", [0, 1], frames=20_000, shards=9)
+def write_made(made: Path, system: Path, shards: int = 9) -> None:
+    """A folder of `make`, and the system's libraries."""
+    write_codes(made / "codes", [0, 1], frames=20_000, shards=shards)
     np.save(made / "codes" / "silence.npy", np.zeros((8, 4), np.uint16))
     for folder in ("tokenizer", "codec", "texts"):
         (made / folder).mkdir()
     (made / "tokenizer" / "tokenizer.json").write_text("{}")
-    (made / "texts" / "texts.txt").write_text("A dog.\n" * 30_000)
+    (made / "texts" / "texts.txt").write_text("A dog.\n" * 30)
     tensors = {"conv": torch.full((4,), 1 / 3), "book.codebook.embed_sum": torch.full((4,), 1 / 3)}
     for name in ("encoder", "decoder", "analysis"):
         save_file(tensors, made / "codec" / f"{name}.safetensors")
     system.mkdir()
     for name in (*(f"{library}.so.1" for library in bundle.LIBRARIES), "libasound.so.2"):
         (system / name).write_bytes(b"library")
+
+
+def test_parts_have_every_shard_once_and_keep_to_their_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bundle, "LINES", 20)
+    made, system = tmp_path / "made", tmp_path / "system"
+    write_made(made, system)
     shard = (made / "codes" / "0000.npz").stat().st_size
-    most = bundle.size(made / "tokenizer") + 3 * shard + 200_000
+    most = 3 * shard + 10_000
     parts = bundle.bundle(made, tmp_path / "out", most, system)
     assert all(bundle.size(part) <= most for part in parts)
     names = [path.name for part in parts for path in corpus.shards(part / "codes")]
     assert sorted(names) == [f"{n:04}.npz" for n in range(9)]
-    assert (parts[0] / "tokenizer" / "tokenizer.json").exists()
-    assert (parts[0] / "codes" / "silence.npy").exists()
-    assert len((parts[1] / "texts.txt").read_text().splitlines()) == bundle.LINES
-    half = load_file(parts[1] / "codec" / "decoder.safetensors")
-    assert (half["conv"].dtype, half["book.codebook.embed_sum"].dtype) == (torch.float16, torch.float32)
     with pytest.raises(FileExistsError):
         bundle.bundle(made, tmp_path / "out", most, system)
 
 
+def test_the_first_part_has_all_that_codes_are_made_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bundle, "LINES", 20)
+    write_made(tmp_path / "made", tmp_path / "system")
+    part = bundle.bundle(tmp_path / "made", tmp_path / "out", 10**9, tmp_path / "system")[0]
+    bundle.unpack(part)
+    assert (part / "tokenizer" / "tokenizer.json").exists()
+    assert (part / "codes" / "silence.npy").exists()
+    assert (part / "first-shard").read_text() == "9\n"  # 0 to 8 are sent
+    assert (part / "texts.txt").read_text() == "A dog.\n" * 20
+    assert {path.read_bytes() for path in (part / "flite").iterdir()} == {b"library"}
+    half = load_file(part / "codec" / "decoder.safetensors")
+    assert (half["conv"].dtype, half["book.codebook.embed_sum"].dtype) == (torch.float16, torch.float32)
+
+
 def test_a_part_that_can_hold_nothing_is_refused(tmp_path: Path) -> None:
-    write_codes(tmp_path / "codes", [0, 1], frames=1000)
-    with pytest.raises(ValueError, match="a shard of "):
-        bundle.bundle(tmp_path, tmp_path / "out", most=100)
+    write_made(tmp_path / "made", tmp_path / "system", shards=1)
+    (tmp_path / "made" / "tokenizer" / "tokenizer.json").write_text("{}" * 100_000)
+    shard = (tmp_path / "made" / "codes" / "0000.npz").stat().st_size
+    for most, fault in ((100, "a shard of "), (shard, "without codes, the first part has ")):
+        with pytest.raises(ValueError, match=fault):
+            bundle.bundle(tmp_path / "made", tmp_path / f"out-{most}", most, tmp_path / "system")
 
 
 def test_matrices_are_exported_in_8_bits_and_the_rest_in_float16() -> None:

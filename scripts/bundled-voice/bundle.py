@@ -1,7 +1,8 @@
-"""Packs what a GPU machine needs into folders that can travel: `bundle.py FOLDER OUT [--mib 18]`.
+"""Packs what a GPU machine needs into folders that can travel: `bundle.py pack FOLDER OUT [--mib 18]`.
 
-FOLDER is that of `make`. OUT/1, OUT/2 ... have at most so many MiB each: tokenizer and codes, and with the second the
-codec, Flite's libraries and the texts that sound for the decoder is made of there. `device` collects them.
+FOLDER is that of `make`. OUT/1, OUT/2 ... have at most so many MiB each. The first has tokenizer, codec, Flite's
+libraries and texts, of which codes are made there, and as many shards of codes as fit; the others have further shards.
+`device` collects them, and `bundle.py unpack` decompresses what was packed.
 """
 
 import argparse
@@ -10,33 +11,48 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-import codec
 import corpus
 from flite import VOICES
-from safetensors.torch import load_file, save_file
 
-LINES = 20_000  # of the texts, which are some 20 hours of sound
+LINES = 300_000  # of the texts, which are some 330 hours of sound
 LIBRARIES = ("libflite", "libflite_usenglish", "libflite_cmulex", *(f"libflite_cmu_us_{name}" for name in VOICES))
 SYSTEM = Path("/usr/lib/x86_64-linux-gnu")
+XZ = ".xz"
 
 
 def halved(path: Path, out: Path) -> None:
     """A half of the codec in float16, but for codebooks: codes must stay what they are."""
+    from safetensors.torch import load_file, save_file
+
     weights = load_file(path)
     save_file({name: w if "codebook" in name else w.half() for name, w in weights.items()}, out)
 
 
-def decoder_needs(folder: Path, out: Path, system: Path) -> None:
-    """Codec, Flite and texts."""
-    (out / "codec").mkdir(parents=True, exist_ok=True)
+def pack(content: bytes, path: Path) -> None:
+    """Writes PATH.xz."""
+    path.with_name(path.name + XZ).write_bytes(lzma.compress(content, preset=6))
+
+
+def unpack(folder: Path) -> None:
+    """Each FILE.xz below a folder becomes FILE."""
+    for path in list(folder.rglob(f"*{XZ}")):
+        path.with_suffix("").write_bytes(lzma.decompress(path.read_bytes()))
+        path.unlink()
+
+
+def basis(folder: Path, out: Path, system: Path) -> None:
+    """All but codes: the codec without its encoder, as codes are made by its analysis."""
+    import codec
+
+    shutil.copytree(folder / "tokenizer", out / "tokenizer")
+    (out / "codec").mkdir(parents=True)
     shutil.copyfile(folder / "codec" / codec.ANALYSIS, out / "codec" / codec.ANALYSIS)
-    for half in ("encoder", "decoder"):
-        halved(folder / "codec" / f"{half}.safetensors", out / "codec" / f"{half}.safetensors")
-    (out / "flite").mkdir(exist_ok=True)
+    halved(folder / "codec" / "decoder.safetensors", out / "codec" / "decoder.safetensors")
+    (out / "flite").mkdir()
     for name in (*(f"{library}.so.1" for library in LIBRARIES), "libasound.so.2"):
-        (out / "flite" / f"{name}.xz").write_bytes(lzma.compress((system / name).read_bytes(), preset=6))
+        pack((system / name).read_bytes(), out / "flite" / name)
     lines = (folder / "texts" / "texts.txt").read_text(encoding="utf-8").splitlines()[:LINES]
-    (out / "texts.txt").write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+    pack("".join(f"{line}\n" for line in lines).encode(), out / "texts.txt")
 
 
 def size(folder: Path) -> int:
@@ -47,7 +63,8 @@ def size(folder: Path) -> int:
 def bundle(folder: Path, out: Path, most: int, system: Path = SYSTEM) -> list[Path]:
     """Writes the parts, of `most` bytes each; returns them.
 
-    Raises FileExistsError if there are some, and ValueError if a part could not hold a single shard.
+    Raises FileExistsError if there are some, and ValueError if the first part is too large without codes, or a part
+    could not hold a single shard.
     """
     out.mkdir(parents=True, exist_ok=True)
     if any(out.iterdir()):
@@ -58,15 +75,17 @@ def bundle(folder: Path, out: Path, most: int, system: Path = SYSTEM) -> list[Pa
         raise ValueError(f"a shard of {largest} bytes does not fit into a part of {most}")
     shards: Iterator[Path] = iter(found)
     shard, parts = next(shards, None), list[Path]()
-    while shard is not None or len(parts) < 2:
+    while shard is not None or not parts:
         part = out / str(len(parts) + 1)
         (part / "codes").mkdir(parents=True)
         if not parts:
-            shutil.copytree(folder / "tokenizer", part / "tokenizer")
+            basis(folder, part, system)
             shutil.copyfile(folder / "codes" / "silence.npy", part / "codes" / "silence.npy")
-        elif len(parts) == 1:
-            decoder_needs(folder, part, system)
+            # No shard that is sent is made there again.
+            (part / "first-shard").write_text(f"{1 + int(found[-1].stem)}\n")
         used = size(part)
+        if used > most:
+            raise ValueError(f"without codes, the first part has {used} bytes, more than {most}")
         while shard is not None and (used := used + shard.stat().st_size) <= most:
             shutil.copyfile(shard, part / "codes" / shard.name)
             shard = next(shards, None)
@@ -76,10 +95,16 @@ def bundle(folder: Path, out: Path, most: int, system: Path = SYSTEM) -> list[Pa
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=["pack", "unpack"])
     parser.add_argument("folder", type=Path)
-    parser.add_argument("out", type=Path)
+    parser.add_argument("out", type=Path, nargs="?")
     parser.add_argument("--mib", type=float, default=18.0)
     given = parser.parse_args()
+    if given.what == "unpack":
+        unpack(given.folder)
+        return
+    if given.out is None:
+        parser.error("pack: OUT is missing")
     for part in bundle(given.folder, given.out, round(given.mib * 2**20)):
         print(f"{part}: {size(part) / 2**20:.1f} MiB, {corpus.hours(part / 'codes'):.1f} hours")
 

@@ -179,8 +179,9 @@ def save(net: CodecNet, folder: Path, half: str | None = None) -> None:
 
 
 def read(folder: Path) -> CodecNet:
-    """What `save` wrote."""
-    return CodecNet(load_file(folder / "encoder.safetensors") | load_file(folder / "decoder.safetensors"))
+    """What `save` wrote. Without encoder.safetensors, a codec that encodes by its analysis alone."""
+    halves = [path for half in ("encoder", "decoder") if (path := folder / f"{half}.safetensors").exists()]
+    return CodecNet({name: weight for path in halves for name, weight in load_file(path).items()})
 
 
 class Encoder:

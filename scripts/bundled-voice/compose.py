@@ -9,7 +9,7 @@ on, which stands in the audio of column s + delay.
 """
 
 import random
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import NamedTuple
@@ -169,15 +169,22 @@ class Composer:
         seed: int = 0,
         mix: Mix = Mix(),
     ) -> None:
-        said: dict[int, list[Utterance]] = {0: [], 1: []}
-        for utterance in utterances:
-            said.setdefault(utterance.speaker, []).append(utterance)
-        self.of = [said.pop(speaker) for speaker in (0, 1)]
+        self.of: list[list[Utterance]] = [[], []]
+        self.guests: list[list[Utterance]] = []
+        self.add(utterances)
         if not all(self.of):
             raise ValueError("both speakers must have utterances")
-        self.guests = [own for own in said.values() if len(own) > 1]  # a clip, and what is said in its voice
         self.silence, self.ids, self.length, self.mix = silence, ids, length, mix
         self.dice = random.Random(seed)
+
+    def add(self, utterances: Iterable[Utterance]) -> None:
+        """More to draw from; all of a guest's at once."""
+        visiting: dict[int, list[Utterance]] = {}
+        for utterance in utterances:
+            is_guest = utterance.speaker > 1
+            own = visiting.setdefault(utterance.speaker, []) if is_guest else self.of[utterance.speaker]
+            own.append(utterance)
+        self.guests += [own for own in visiting.values() if len(own) > 1]  # a clip, and what is said in its voice
 
     def compose(self) -> tuple[np.ndarray, np.ndarray]:
         """Columns int16 [length + 1, 10] and actions int8 [length] (NO_ACTION: none to learn)."""

@@ -162,6 +162,9 @@ def main() -> None:
     parser.add_argument("codes", type=Path)
     parser.add_argument("--processes", type=int, default=1)
     parser.add_argument("--shard", type=int, default=speak.SHARD, help="utterances in a shard")
+    parser.add_argument(
+        "--first", type=int, default=0, help="number of the first shard: those before are made elsewhere"
+    )
     parser.add_argument("--hours", type=float, default=math.inf, help="of speech in the folder, at most")
     parser.add_argument("--until", type=float, default=math.inf, help="seconds since 1970: no shard is begun later")
     given = parser.parse_args()
@@ -169,7 +172,7 @@ def main() -> None:
     there = hours(given.codes)
     print(f"{there:.2f} hours are there", flush=True)
     if there < given.hours:
-        waiting = speak.jobs(given.texts, given.codes, given.shard)
+        waiting = [job for job in speak.jobs(given.texts, given.codes, given.shard) if job.number >= given.first]
         stop = lambda made: there + made >= given.hours or time.time() >= given.until  # noqa: E731
         speak.work(_Make(given.codec), waiting, given.processes, stop)
 

@@ -10,6 +10,7 @@ its phases add up to the same (`Smooth`), which is what repeating samples and th
 """
 
 import argparse
+import math
 import os
 import sys
 import time
@@ -44,6 +45,7 @@ SPECTRAL, MATCHING, FOOLING = 15.0, 2.0, 1.0  # what the decoder's losses count
 UPSAMPLING = ("upsample.conv.weight", *(f"decoder.layers.{3 * n + 2}.conv.weight" for n in range(len(RATIOS))))
 AVERAGE = 0.999
 MARGIN = 4.0  # seconds before the deadline
+LEAST = 16_000 * 60  # samples of speech to begin with; more may come while it learns
 REPORT = 10.0  # seconds
 KEEP = 60.0
 
@@ -204,10 +206,9 @@ def _update(optimizer: torch.optim.Optimizer, parameters: list[Tensor]) -> None:
 def train(trainer: Trainer, speech: Speech, schedule: Schedule, given: argparse.Namespace) -> None:
     """Learns until the deadline or the end of the schedule."""
     batch = lambda: speech.batch(given.batch, given.frames)  # noqa: E731
-    start = told = kept = time.time()
-    before = schedule.spent
+    start = last = told = kept = time.time()
     while (now := time.time()) < given.deadline - MARGIN and schedule.progress < 1:
-        schedule.spent = before + now - start
+        schedule.spent, last = schedule.spent + now - last, now
         adversarial = schedule.progress >= QUIET
         if trainer.device.type == "cuda" and not given.eager and adversarial not in trainer.graphs:
             trainer.capture(adversarial, batch())
@@ -216,10 +217,12 @@ def train(trainer: Trainer, speech: Speech, schedule: Schedule, given: argparse.
             torch.cuda.synchronize()  # so that the clock tells the truth
         if now - told > REPORT:
             told = now
-            shown = " ".join(f"{loss:.3f}" for loss in trainer.shown.tolist())
-            print(
-                f"{now - start:5.0f} s, {trainer.steps} steps: spectral, matching, fooling, telling {shown}", flush=True
-            )
+            speech.look(most=10_000)
+            shown, hours = trainer.shown.tolist(), speech.filled / codec.SPEECH_RATE / 3600
+            print(f"{now - start:5.0f} s, {trainer.steps} steps, {hours:.1f} h of sound", flush=True)
+            print("       spectral, matching, fooling, telling", *(f"{loss:.3f}" for loss in shown), flush=True)
+            if not all(map(math.isfinite, shown)):
+                raise SystemExit("that is no number")
         if now - kept > KEEP:
             kept = now
             trainer.save(given.codec)
@@ -250,8 +253,10 @@ def main() -> None:
     device = torch.device(given.device)
     torch.manual_seed(0)
     speech = Speech(given.speech, device, given.hours)
-    if not speech.look(most=10_000):
-        raise SystemExit(f"{given.speech}: no speech there")
+    while speech.look(most=10_000) < LEAST:
+        if time.time() > given.deadline:
+            raise SystemExit(f"{given.speech}: no speech there")
+        time.sleep(0.2)
     net = codec.read(given.codec)
     analysis = Analysis.read(given.codec / ANALYSIS, device)
     trainer = Trainer(net, analysis, given.batch, given.frames, device, given.width)

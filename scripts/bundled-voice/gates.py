@@ -21,6 +21,7 @@ from dia2.voice.loudness import TARGET_LUFS, loudness
 
 LINES, RARE = 500_000, 0.01
 LEVEL_DB, PACE = 0.7, 0.05
+SHARDS, MEASURED = 4, 60.0  # of speech that are looked at; seconds at a time
 HOURS, SHARE = 20.0, 0.05
 MEGABYTES = 40.0
 WRONG, APART = 8.0, 2.0  # percent of words; points between the speakers
@@ -39,23 +40,38 @@ def of_texts(folder: Path) -> Iterator[str]:
 
 def of_speech(folder: Path) -> Iterator[str]:
     """Faults of a folder that speak.py wrote."""
-    sounds: dict[int, list[np.ndarray]] = {0: [], 1: []}
+    powers: tuple[list[float], list[float]] = ([], [])
     letters, seconds = [0, 0], [0.0, 0.0]
-    for path in sorted(folder.glob("[0-9]*[0-9].npz"))[:4]:
+    for path in sorted(folder.glob("[0-9]*[0-9].npz"))[:SHARDS]:
         shard = np.load(path)
-        parts = np.split(shard["sound"], shard["ends"][:-1])
-        for (speaker, text, times), sound in zip(json.loads(str(shard["about"])), parts, strict=True):
+        about, parts = json.loads(str(shard["about"])), np.split(shard["sound"], shard["ends"][:-1])
+        for speaker, text, times in about:
             if speaker < 2:
-                sounds[speaker].append(sound)
                 letters[speaker] += len(text)
                 seconds[speaker] += times[-1][1] - times[0][0]
-    for speaker, own in sounds.items():
-        level = loudness((np.concatenate(own) / 32768).astype(np.float32), 16_000)
+        for speaker in (0, 1):
+            own = [sound for (who, *_), sound in zip(about, parts, strict=True) if who == speaker]
+            powers[speaker].extend(10 ** (level / 10) for level in levels(own))
+    for speaker, found in enumerate(powers):
+        level = 10 * np.log10(np.mean(found))
         if abs(level - TARGET_LUFS) > LEVEL_DB:
             yield f"S{speaker + 1} is at {level:.1f} LUFS, not {TARGET_LUFS:.0f}"
     paces = [count / length for count, length in zip(letters, seconds, strict=True)]
     if abs(paces[0] / paces[1] - 1) > PACE:
         yield f"S1 says {paces[0]:.1f} letters a second, S2 {paces[1]:.1f}"
+
+
+def levels(sounds: list[np.ndarray]) -> Iterator[float]:
+    """LUFS of int16 sounds at 16 kHz, a piece of at least MEASURED seconds after the other, and of what is left.
+
+    In pieces, as `loudness` takes a hundred bytes a sample.
+    """
+    waiting: list[np.ndarray] = []
+    for number, sound in enumerate(sounds, 1):
+        waiting.append(sound)
+        if number == len(sounds) or sum(map(len, waiting)) >= MEASURED * 16_000:
+            yield loudness((np.concatenate(waiting) / 32768).astype(np.float32), 16_000)
+            waiting = []
 
 
 def of_codes(folder: Path) -> Iterator[str]:

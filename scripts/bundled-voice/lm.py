@@ -47,6 +47,7 @@ from training import (
 from dia2.model.config import Dia2Config
 
 CORRUPTED, ROWS_CORRUPTED = 0.08, 0.5  # of the codes that are read, in so many sequences
+NEWS = 1.0  # seconds between two looks at whether there are more codes
 JUDGE = 30.0  # seconds between two looks at what is held out
 MARGIN = 3.0  # seconds before the deadline in which nothing is learnt, but the last weights are written
 VALIDATION = 100  # one utterance in so many
@@ -57,22 +58,37 @@ BACKENDS = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBacke
 # ---- Data ----
 
 
-def read_utterances(folder: Path, tokenizer: Tokenizer) -> tuple[list[Utterance], list[Utterance]]:
-    """Those to train on, and those to validate with."""
-    known: dict[str, tuple[list[int], list[list[int]]]] = {}
-    found: tuple[list[Utterance], list[Utterance]] = [], []
-    for path in corpus.shards(folder):
-        for speaker, text, times, codes in corpus.read_shard(path):
-            words = []
-            for word, (start, stop) in zip(text.split(), times, strict=True):
-                if word not in known:
-                    own = tokenizer.encode(word, add_special_tokens=False).ids
-                    known[word] = own, other_tokens(tokenizer, word, random.Random(word))
-                tokens, others = known[word]
-                words.append(Word(tokens, start, stop, others))
-            validates = zlib.crc32(text.lower().encode()) % VALIDATION == 0
-            found[validates].append(Utterance(speaker, codes, words))
-    return found
+class Reader:
+    """Reads shards of codes, each once; `new` reads those that have come since."""
+
+    def __init__(self, folder: Path, tokenizer: Tokenizer) -> None:
+        self.folder, self.tokenizer = folder, tokenizer
+        self._known: dict[str, tuple[list[int], list[list[int]]]] = {}
+        self._seen: set[Path] = set()
+
+    def new(self, most: int | None = None) -> tuple[list[Utterance], list[Utterance]]:
+        """Of at most so many shards that were not read yet: utterances to train on, and those to validate with."""
+        found: tuple[list[Utterance], list[Utterance]] = [], []
+        for path in [path for path in corpus.shards(self.folder) if path not in self._seen][:most]:
+            self._seen.add(path)
+            for spoken in corpus.read_shard(path):
+                validates = zlib.crc32(spoken.text.lower().encode()) % VALIDATION == 0
+                found[validates].append(self._utterance(spoken))
+        return found
+
+    def _utterance(self, spoken: corpus.Spoken) -> Utterance:
+        words = [
+            Word(*self._tokens(word, start, stop))
+            for word, (start, stop) in zip(spoken.text.split(), spoken.times, strict=True)
+        ]
+        return Utterance(spoken.speaker, spoken.codes, words)
+
+    def _tokens(self, word: str, start: float, stop: float) -> tuple[list[int], float, float, list[list[int]]]:
+        if word not in self._known:
+            own = self.tokenizer.encode(word, add_special_tokens=False).ids
+            self._known[word] = own, other_tokens(self.tokenizer, word, random.Random(word))
+        tokens, others = self._known[word]
+        return tokens, start, stop, others
 
 
 def shared(shape: tuple[int, ...], dtype: type) -> np.ndarray:
@@ -85,14 +101,22 @@ class Feed:
     """Sequences made by other processes, each in rows of its own, over and over; read as they are.
 
     Training waits for nobody: it draws from whatever rows there are. A process rests when its rows are all unread.
+    Codes that others make meanwhile are taken up: `news` gives the utterances that have come, a few at a time.
     """
 
-    def __init__(self, composer: Callable[[int], Composer], rows: int, workers: int, length: int) -> None:
+    def __init__(
+        self,
+        composer: Callable[[int], Composer],
+        rows: int,
+        workers: int,
+        length: int,
+        news: Callable[[], list[Utterance]] = list,
+    ) -> None:
         self.columns = shared((rows, length + 1, 10), np.int16)
         self.actions = shared((rows, length), np.int8)
         self.made = shared((workers,), np.int64)
         self.reads = shared((1,), np.int64)
-        self.share = rows // workers
+        self.share, self.news = rows // workers, news
         gc.freeze()  # what nobody collects stays one copy
         context = multiprocessing.get_context("fork")  # the utterances are there already
         self.processes = [
@@ -102,8 +126,11 @@ class Feed:
             process.start()
 
     def _work(self, composer: Callable[[int], Composer], number: int) -> None:
-        own, turn = composer(1000 + number), 0
+        own, turn, looked = composer(1000 + number), 0, time.monotonic()
         while True:
+            if time.monotonic() - looked > NEWS:
+                own.add(self.news())
+                looked = time.monotonic()
             row = number * self.share + turn % self.share
             self.columns[row], self.actions[row] = own.compose()
             turn += 1
@@ -120,6 +147,7 @@ class Feed:
         """Ends the processes."""
         for process in self.processes:
             process.terminate()
+        gc.unfreeze()
 
 
 # ---- Loss ----
@@ -286,7 +314,7 @@ class Best:
         self.trainer, self.given, self.loss, self.worse = trainer, given, loss, worse
 
     def look(self, loss: float) -> bool:
-        """Takes a loss; returns whether it is time to stop: `patience` looks and no better one."""
+        """Takes a loss; returns whether it is time to come to an end: `patience` looks and no better one."""
         if loss < self.loss:
             self.loss, self.worse = loss, 0
             with self.trainer.averaged():
@@ -330,12 +358,12 @@ class Pool:
 
 
 def train(trainer: Trainer, pool: Pool, schedule: Schedule, best: Best, valid: list[Tensor], say: Say) -> None:
-    """Learns until the deadline, the end of the schedule, or as long as what is held out gets better."""
+    """Learns until the deadline or the end of the schedule, which comes sooner if what is held out gets no better."""
     given, length = best.given, trainer.actions.shape[1]
-    start = told = judged = refilled = time.time()
-    before, stop, shown = schedule.spent, given.deadline - MARGIN, trainer.steps
+    last = told = judged = refilled = time.time()
+    stop, shown = given.deadline - MARGIN, trainer.steps
     while (now := time.time()) < stop and schedule.progress < 1:
-        schedule.spent = before + now - start
+        schedule.spent, last = schedule.spent + now - last, now
         pool.draw()
         trainer.learn(schedule.rate, given.average)
         if trainer.device.type == "cuda" and trainer.steps % 8 == 0:
@@ -345,6 +373,8 @@ def train(trainer: Trainer, pool: Pool, schedule: Schedule, best: Best, valid: l
             refilled = now
         if now - told > 5:
             losses = (trainer.total / (trainer.steps - shown)).tolist()
+            if not all(map(math.isfinite, losses)):
+                raise SystemExit(f"step {trainer.steps}: losses {numbers(losses)}")
             trainer.total.zero_()
             speed = (trainer.steps - shown) * len(trainer.columns) * length / (now - told)
             made = pool.feed.made.sum()
@@ -355,16 +385,16 @@ def train(trainer: Trainer, pool: Pool, schedule: Schedule, best: Best, valid: l
             loss, text = judge(trainer, *valid)
             say(text)
             if best.look(loss):
-                say(f"no better for {best.worse} looks: stopped")
-                schedule.spent = schedule.seconds
+                say(f"no better for {best.worse} looks: the learning rate falls from now on")
+                schedule.cool_down()
     loss, text = judge(trainer, *valid)
     best.look(loss)
     say(f"{trainer.steps} steps, {schedule.progress:.0%} of the time; {text}; best {best.loss:.4f}")
 
 
-def save_state(path: Path, trainer: Trainer, schedule: Schedule, best: Best) -> None:
-    """All that the next call needs."""
-    told = {"trainer": trainer.state(), "spent": schedule.spent, "best": best.loss, "worse": best.worse}
+def save_state(path: Path, trainer: Trainer, schedule: Schedule, best: Best, valid: list[Tensor]) -> None:
+    """All that the next call needs. valid: what all calls are judged by, as losses of other calls say nothing here."""
+    told = {"trainer": trainer.state(), "spent": schedule.spent, "best": best.loss, "worse": best.worse, "valid": valid}
     write_state(path, told)
 
 
@@ -381,6 +411,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--rows", type=int, default=8192, help="sequences kept to draw from")
     parser.add_argument("--length", type=int, default=lm_net.CONTEXT, help="columns of a sequence")
+    parser.add_argument("--shards", type=int, default=60, help="read before it begins; the others follow meanwhile")
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--lr", type=float, default=2e-3)
@@ -389,7 +420,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--dropout", type=float, default=0.1)
     parser.add_argument("--average", type=float, default=0.999, help="of the averages, what stays at each step")
     parser.add_argument("--judge", type=float, default=JUDGE, help="seconds between two looks at what is held out")
-    parser.add_argument("--patience", type=int, default=8, help="looks without a better one, after which it ends")
+    parser.add_argument("--patience", type=int, default=8, help="looks without a better one, after which it cools down")
     parser.add_argument("--layers", type=int, help="of the backbone, for a try")
     parser.add_argument("--eager", action="store_true", help="no CUDA graph")
     parser.add_argument("--seed", type=int, default=0)
@@ -401,7 +432,10 @@ def main() -> None:
     began = time.time()
     say = lambda text: print(f"{time.time() - began:6.1f} s  {text}", flush=True)  # noqa: E731
     tokenizer = Tokenizer.from_file(str(given.tokenizer / "tokenizer.json"))
-    utterances, held_out = read_utterances(given.codes, tokenizer)
+    reader = Reader(given.codes, tokenizer)
+    utterances, held_out = reader.new(given.shards)
+    if len({u.speaker for u in held_out} & {0, 1}) < 2:
+        held_out = utterances
     silence, length = np.load(given.codes / "silence.npy"), given.length
     ids = Ids(tags=tuple(tokenizer.token_to_id(tag) for tag in ("[S1]", "[S2]")))
     frames = sum(u.codes.shape[1] for u in utterances)
@@ -409,15 +443,17 @@ def main() -> None:
     # Before CUDA is touched: processes are forked. Another call's sequences are others.
     first = 100_000 * (int(began) % 1000) if given.seed == 0 else given.seed
     feed = Feed(
-        lambda seed: Composer(utterances, silence, ids, length, first + seed), given.rows, given.workers, length
+        lambda seed: Composer(utterances, silence, ids, length, first + seed),
+        given.rows,
+        given.workers,
+        length,
+        lambda: reader.new(most=4)[0],
     )
-    if len({u.speaker for u in held_out} & {0, 1}) < 2:
-        held_out = utterances
-    judged = Composer(held_out, silence, ids, length, 1, Mix(untexted=0.0, split=0.0))
-    some = [judged.compose() for _ in range(48 if given.device != "cpu" else 4)]
-    valid = [torch.from_numpy(np.stack(part)) for part in zip(*some, strict=True)]
-
-    trainer, schedule, best = _trainer(given, lm_net.config(tokenizer.get_vocab_size(), given.layers))
+    trainer, schedule, best, valid = _trainer(given, lm_net.config(tokenizer.get_vocab_size(), given.layers))
+    if not valid:
+        judged = Composer(held_out, silence, ids, length, 1, Mix(untexted=0.0, split=0.0))
+        some = [judged.compose() for _ in range(48 if given.device != "cpu" else 4)]
+        valid = [torch.from_numpy(np.stack(part)) for part in zip(*some, strict=True)]
     pool = Pool(feed, trainer)
     pool.wait(4 * given.batch)
     pool.draw()
@@ -434,12 +470,12 @@ def main() -> None:
     train(trainer, pool, schedule, best, valid, say)
     feed.stop()
     if given.state is not None:
-        save_state(given.state, trainer, schedule, best)
+        save_state(given.state, trainer, schedule, best, valid)
     say(f"{given.deadline - time.time():.1f} s left")
 
 
-def _trainer(given: argparse.Namespace, config: Dia2Config) -> tuple[Trainer, Schedule, Best]:
-    """Where training stands: new, from weights, or where another call stopped."""
+def _trainer(given: argparse.Namespace, config: Dia2Config) -> tuple[Trainer, Schedule, Best, list[Tensor]]:
+    """Where training stands: new, from weights, or where another call stopped, with what that was judged by."""
     torch.manual_seed(given.seed)
     torch.set_float32_matmul_precision("high")
     net = lm_net.LmNet(config, given.dropout).initialise(given.seed)
@@ -450,7 +486,8 @@ def _trainer(given: argparse.Namespace, config: Dia2Config) -> tuple[Trainer, Sc
     if (told := read_state(given.state, trainer.device)) is not None:
         trainer.restore(told["trainer"])
         schedule.spent, best.loss, best.worse = told["spent"], told["best"], told["worse"]
-    return trainer, schedule, best
+        return trainer, schedule, best, [part.cpu() for part in told["valid"]]
+    return trainer, schedule, best, []
 
 
 if __name__ == "__main__":

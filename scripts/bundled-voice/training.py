@@ -12,11 +12,15 @@ from torch import Tensor
 
 
 class Schedule:
-    """How much of the time in all was trained, and what the learning rate is now."""
+    """How much of the time in all was trained, and what the learning rate is now.
 
-    def __init__(self, seconds: float, peak: float, warm_up: float, spent: float = 0.0) -> None:
-        """seconds: in all. spent: of them, by calls before. warm_up: a part of all."""
-        self.seconds, self.peak, self.warm_up, self.spent = seconds, peak, warm_up, spent
+    The rate stays at its peak until the last part of the time. So a later call may change how much time there is in
+    all, and a call that is the last one without having been meant so leaves averages that are nearly as good.
+    """
+
+    def __init__(self, seconds: float, peak: float, warm_up: float, spent: float = 0.0, cool: float = 0.4) -> None:
+        """seconds: in all. spent: of them, by calls before. warm_up, cool: parts of all, at the start and the end."""
+        self.seconds, self.peak, self.warm_up, self.spent, self.cool = seconds, peak, warm_up, spent, cool
 
     @property
     def progress(self) -> float:
@@ -25,9 +29,13 @@ class Schedule:
 
     @property
     def rate(self) -> float:
-        """Up to `peak`, and down along half a cosine."""
-        cosine = 0.02 + 0.98 * (1 + math.cos(math.pi * self.progress)) / 2
-        return self.peak * min(1.0, (self.progress + 1e-3) / self.warm_up) * cosine
+        """Up to `peak`, level, and down at last to a hundredth: quickly at first, then ever more slowly."""
+        left = min(1.0, (1 - self.progress) / self.cool)
+        return self.peak * min(1.0, (self.progress + 1e-3) / self.warm_up) * max(0.01, 1 - math.sqrt(1 - left))
+
+    def cool_down(self) -> None:
+        """The last part of the time begins now, if it has not begun."""
+        self.spent = max(self.spent, self.seconds * (1 - self.cool))
 
 
 class Averages:
