@@ -167,6 +167,21 @@ def test_shards_that_are_there_are_not_made_again_and_work_stops_when_told(tmp_p
     assert [job.number for job in speak.jobs(tmp_path / "texts.txt", tmp_path / "out", 3)] == [2, 3]
 
 
+def touch(job: speak.Job) -> float:
+    """For another process."""
+    job.path.touch()
+    return 1.0
+
+
+def test_several_processes_end_when_told_and_finish_what_they_have_begun(tmp_path: Path) -> None:
+    (tmp_path / "texts.txt").write_text("A line.\n" * 40)
+    waiting = speak.jobs(tmp_path / "texts.txt", tmp_path / "out", 1)
+    speak.work(touch, waiting, 2, lambda hours: hours >= 3)
+    assert len(list((tmp_path / "out").glob("*.npz"))) in (3, 4)
+    speak.work(touch, speak.jobs(tmp_path / "texts.txt", tmp_path / "out", 1), 2, lambda _: False)
+    assert len(list((tmp_path / "out").glob("*.npz"))) == 40
+
+
 def test_random_lines_of_every_length_are_dealt_out_whole(tmp_path: Path) -> None:
     lines = ["word " * random.Random(n).randint(1, 9) for n in range(25)]
     (tmp_path / "texts.txt").write_text("\n".join(lines) + "\n")

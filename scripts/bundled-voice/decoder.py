@@ -207,6 +207,7 @@ def train(trainer: Trainer, speech: Speech, schedule: Schedule, given: argparse.
     """Learns until the deadline or the end of the schedule."""
     batch = lambda: speech.batch(given.batch, given.frames)  # noqa: E731
     start = last = told = kept = time.time()
+    before = trainer.steps
     while (now := time.time()) < given.deadline - MARGIN and schedule.progress < 1:
         schedule.spent, last = schedule.spent + now - last, now
         adversarial = schedule.progress >= QUIET
@@ -226,6 +227,8 @@ def train(trainer: Trainer, speech: Speech, schedule: Schedule, given: argparse.
         if now - kept > KEEP:
             kept = now
             trainer.save(given.codec)
+    if trainer.steps == before and schedule.progress < 1:
+        raise SystemExit("no step was made: too little time")
     trainer.save(given.codec)
     write_state(given.state, {"trainer": trainer.state(), "spent": schedule.spent})
     print(f"{trainer.steps} steps, {schedule.progress:.0%} of the time", flush=True)

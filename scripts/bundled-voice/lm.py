@@ -361,7 +361,8 @@ def train(trainer: Trainer, pool: Pool, schedule: Schedule, best: Best, valid: l
     """Learns until the deadline or the end of the schedule, which comes sooner if what is held out gets no better."""
     given, length = best.given, trainer.actions.shape[1]
     last = told = judged = refilled = time.time()
-    stop, shown = given.deadline - MARGIN, trainer.steps
+    stop, before = given.deadline - MARGIN, trainer.steps
+    shown = before
     while (now := time.time()) < stop and schedule.progress < 1:
         schedule.spent, last = schedule.spent + now - last, now
         pool.draw()
@@ -387,6 +388,8 @@ def train(trainer: Trainer, pool: Pool, schedule: Schedule, best: Best, valid: l
             if best.look(loss):
                 say(f"no better for {best.worse} looks: the learning rate falls from now on")
                 schedule.cool_down()
+    if trainer.steps == before and schedule.progress < 1:
+        raise SystemExit("no step was made: too little time")
     loss, text = judge(trainer, *valid)
     best.look(loss)
     say(f"{trainer.steps} steps, {schedule.progress:.0%} of the time; {text}; best {best.loss:.4f}")
@@ -408,13 +411,13 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--state", type=Path, help="where a call leaves what the next one goes on with")
     parser.add_argument("--resume", type=Path, help="weights to start from: a file, or a folder of parts")
     parser.add_argument("--parts", type=Path, help="a folder to write the weights to as well, halved and in parts")
-    parser.add_argument("--batch", type=int, default=16)
+    parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--rows", type=int, default=8192, help="sequences kept to draw from")
     parser.add_argument("--length", type=int, default=lm_net.CONTEXT, help="columns of a sequence")
     parser.add_argument("--shards", type=int, default=60, help="read before it begins; the others follow meanwhile")
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--lr", type=float, default=2e-3)
+    parser.add_argument("--lr", type=float, default=1.5e-3)
     parser.add_argument("--warm-up", type=float, default=0.03, help="of the time")
     parser.add_argument("--decay", type=float, default=0.1)
     parser.add_argument("--dropout", type=float, default=0.1)

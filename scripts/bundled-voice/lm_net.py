@@ -23,7 +23,7 @@ CODEBOOKS, CODES = 8, 512
 GROUPS = 3  # of depformer weights, spread over the stages
 DELAYS = (8, *[10] * (CODEBOOKS - 1))  # shorter than published: a laptop has fewer steps to take before the first sound
 CONTEXT = 750
-LAYERS = 8
+LAYERS = 6
 PART = 15 << 20  # bytes of a part of split weights
 
 

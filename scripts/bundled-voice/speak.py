@@ -10,11 +10,13 @@ voice in every shard (speaker 2 and up): callers and voices from clips sound lik
 import argparse
 import json
 import math
+import multiprocessing
 import random
 import re
 import signal
 from collections.abc import Callable, Iterator
-from multiprocessing import Pool
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
@@ -142,11 +144,19 @@ def work(make: Callable[[Job], float], waiting: list[Job], processes: int, stop:
 
 
 def _made(make: Callable[[Job], float], waiting: list[Job], processes: int) -> Iterator[tuple[Job, float]]:
+    """Each job once it is done. No job is begun ahead, so that ending waits for those that are running alone."""
     if processes == 1:
         yield from ((job, make(job)) for job in waiting)
         return
-    with Pool(processes) as pool:
-        yield from zip(waiting, pool.imap(make, waiting), strict=True)
+    # Not forked: what makes codes has used threads before.
+    with ProcessPoolExecutor(processes, multiprocessing.get_context("spawn")) as pool:
+        left = iter(waiting)
+        running = {pool.submit(make, job): job for job in islice(left, processes)}
+        while running:
+            done = next(as_completed(running))
+            job = running.pop(done)
+            yield job, done.result()
+            running |= {pool.submit(make, job): job for job in islice(left, 1)}
 
 
 def write_sound(job: Job) -> float:
