@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from importlib.util import find_spec
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import torch
 
@@ -17,6 +17,9 @@ from dia2.steps.stepper import Stepper
 
 if TYPE_CHECKING:
     from dia2.checkpoint.load import Checkpoint
+    from dia2.cuda.choice import Chooser
+
+Kernels = Literal["auto", "timed", "retimed"]
 
 
 def make_stepper(
@@ -26,12 +29,14 @@ def make_stepper(
     *,
     ahead: bool = False,
     speculate: bool | None = None,
+    kernels: Kernels = "auto",
 ) -> tuple[Stepper, str]:
     """The fastest stepper this machine can run, ready to step, and one line that says which and why.
 
     blocks: of the key/value cache; None: as many as all slots' full contexts take. ahead: of the graphs, begin a lone
     conversation's next lead-in step before the host knows the action of this one. speculate: run lead-ins as trees of
-    columns (dia2/steps/speculation.py); None: where that was measured to be faster, which is on a CPU.
+    columns (dia2/steps/speculation.py); None: where that was measured to be faster, which is on a CPU. kernels: how the
+    form of one conversation's graphs is chosen (dia2/cuda/forms.py): by the rule, or by time, once or now.
     """
     why_not = obstacle_to_graphs(checkpoint.device)
     if why_not is not None:
@@ -40,9 +45,17 @@ def make_stepper(
         return stepper, f"steps run eagerly: {why_not}"
     from dia2.cuda.stepper import GraphStepper  # imports triton
 
-    graphs = GraphStepper(checkpoint, slots, blocks=blocks, ahead=ahead, speculate=bool(speculate))
+    chooser = None if kernels == "auto" else _make_chooser(checkpoint, again=kernels == "retimed")
+    graphs = GraphStepper(checkpoint, slots, blocks=blocks, ahead=ahead, speculate=bool(speculate), chooser=chooser)
     one = f"one conversation's backbone is {graphs.backbone_kind}, its depformer {graphs.depformer_kind}"
-    return graphs, f"steps are CUDA graphs of {graphs.kind}; {one}"
+    form = "" if chooser is None else f"; the form is {graphs.form.name}: {graphs.form_reason}"
+    return graphs, f"steps are CUDA graphs of {graphs.kind}; {one}{form}"
+
+
+def _make_chooser(checkpoint: Checkpoint, *, again: bool) -> Chooser:
+    from dia2.cuda.forms import make_chooser  # imports triton
+
+    return make_chooser(checkpoint, again=again)
 
 
 def make_codec(codec: Mimi, slots: int = 1, *, fuse: bool = False) -> FrameCodec:

@@ -15,6 +15,7 @@ Weights = Literal["dtype", "fp8"]
 Encoding = Literal["pcm16", "mulaw", "alaw"]
 SampleRate = Literal[24000, 16000, 8000]
 Speculate = Literal["auto", "on", "off"]
+Kernels = Literal["auto", "timed", "retimed"]
 LogLevel = Literal["debug", "info", "warning", "error"]
 LogFormat = Literal["text", "json"]
 TextRulesOption = Literal["auto", "off", "clean", "spoken"]
@@ -78,6 +79,13 @@ class ModelOptions:
             "less time. Not measured on a GPU yet."
         ),
     ] = False
+    kernels: Annotated[
+        Kernels,
+        CliFlag(
+            "How the kernels of one conversation are chosen on CUDA. auto: by the kind of GPU. timed: by the time of "
+            "whole steps, once, then from a file in the cache folder. retimed: time them again."
+        ),
+    ] = "auto"
     tokenizer: Annotated[str | None, CliFlag("Repo id or folder of another tokenizer than the model's.", "MODEL")] = (
         None
     )

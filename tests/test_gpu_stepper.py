@@ -10,6 +10,7 @@ import statistics
 import time
 from collections.abc import Iterator, Sequence
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -349,6 +350,27 @@ def closeness(theirs: Tensor, ours: Tensor, a: int, b: int) -> float:
         edge = values.topk(GREEDY.cfg_filter_k).values[-1]
         return float((edge - values[out]) / (2 * (values - moved).abs().max()))
     return float((mine[a] - mine[b]) / (2 * (theirs[0] - ours[0]).abs().max()))
+
+
+# ---- The form that was timed ----
+
+
+@pytest.mark.parametrize("weights", ["dtype", "fp8"])
+def test_the_form_that_is_timed_to_be_the_fastest_is_kept_and_repeats_its_tokens(tmp_path: Path, weights: str) -> None:
+    from dia2.cuda.choice import Chooser
+    from dia2.cuda.forms import FORMS, LAYERS, device_milliseconds, key_for
+
+    checkpoint, said = loaded(MODEL, "bfloat16", weights), []
+    for _ in range(2):
+        chooser = Chooser(tmp_path, key_for(checkpoint), device_milliseconds)
+        stepper = captured(checkpoint, chooser=chooser)
+        said.append((stepper.form, talk(stepper, SAMPLED, columns=20)[0].tolist()))
+        kept = chooser.kept([form.name for form in (*FORMS, LAYERS)])
+        assert kept is not None
+        assert kept.form == stepper.form.name
+        assert all("logits" not in each.reason for each in kept.left_out), kept.left_out
+    assert "read from" in stepper.form_reason
+    assert said[0] == said[1]
 
 
 # ---- Offline generation ----

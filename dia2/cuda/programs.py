@@ -120,6 +120,17 @@ class StepProgram(ABC):
     def codes(self) -> None:
         """Runs the depformer on what `column` left; draws all other codebooks."""
 
+    @abstractmethod
+    def column_logits(self) -> Tensor:
+        """`column` without its draws: the logits of codebook 0, then of the action, float32 [2 n, V + actions]."""
+
+    @abstractmethod
+    def codes_after(self, given: Tensor) -> Tensor:
+        """For checks: `codes`, where each stage reads the code before it from given, int64 [C].
+
+        Returns its logits, float32 [stages, 2 n, V].
+        """
+
     def draw_action(self, logits: Tensor) -> None:
         """logits float32 [2 n, actions] -> the last entry of `drawn`."""
         tensors = self.tensors
@@ -147,23 +158,45 @@ class LayerProgram(StepProgram):
     """
 
     def column(self) -> None:
+        self._hidden()
+        self.draw_action(self.tensors.backbone.action_logits(self.tensors.hidden))
+        self.draw_code(self.tensors.backbone.cb0_logits(self.tensors.hidden), 0)
+
+    def column_logits(self) -> Tensor:
+        self._hidden()
+        backbone, hidden = self.tensors.backbone, self.tensors.hidden
+        return torch.cat([backbone.cb0_logits(hidden), backbone.action_logits(hidden)], dim=1)
+
+    def _hidden(self) -> None:
         tensors = self.tensors
         position, index = (_twice(tensors.fields[:, field])[:, None] for field in (COLUMN, INDEX))
         tensors.hidden.copy_(
             tensors.backbone(tensors.tokens(), index, position, self._cache(), tensors.capacity).squeeze(1)
         )
-        self.draw_action(tensors.backbone.action_logits(tensors.hidden))
-        self.draw_code(tensors.backbone.cb0_logits(tensors.hidden), 0)
 
     def _cache(self) -> CacheView:
         slots = self.tensors.slots()
         alone = len(self.tensors.codes) == 1  # then every line is that slot's, and nothing has to be gathered
         return self.tensors.cache.view(SlotIndex((), slots, slice(0, 1) if alone else slots), branches=2)
 
-    def codes(self) -> None:
+    def codes_after(self, given: Tensor) -> Tensor:
+        tensors, depformer = self.tensors, self.tensors.depformer
+        rows, text = 2 * tensors.lines, self._text()
+        return torch.stack(
+            [
+                depformer.stage(stage, tensors.hidden, given[stage].expand(rows), text, tensors.depformer_cache)
+                for stage in range(depformer.stages)
+            ]
+        )
+
+    def _text(self) -> Tensor | None:
+        """The embedding of the next column's text, in a model whose depformer has one."""
         tensors, depformer = self.tensors, self.tensors.depformer
         main, second = tensors.next_text[:, 0], tensors.next_text[:, 1]
-        text = depformer.embed_text(_twice(main), _twice(second))
+        return depformer.embed_text(_twice(main), _twice(second))
+
+    def codes(self) -> None:
+        tensors, depformer, text = self.tensors, self.tensors.depformer, self._text()
         for stage in range(depformer.stages):
             previous = _twice(tensors.drawn[:, stage])
             logits = depformer.stage(stage, tensors.hidden, previous, text, tensors.depformer_cache)
@@ -178,8 +211,11 @@ def _twice(x: Tensor) -> Tensor:
 class KernelProgram(StepProgram):
     """The kernels: five a layer, each reading its weights once for all rows."""
 
-    def __init__(self, tensors: StepTensors, buffers: "KernelBuffers") -> None:
+    def __init__(
+        self, tensors: StepTensors, buffers: "KernelBuffers", tiles: kernels.Tiles = kernels.H100_TILES
+    ) -> None:
         super().__init__(tensors)
+        self.tiles = tiles
         config, device = tensors.config, tensors.fields.device
         rows = 2 * tensors.lines
         self.few = rows <= MOST_ROWS
@@ -195,12 +231,15 @@ class KernelProgram(StepProgram):
         self.attend_stages = Attention(rows, heads, heads, small.gqa_head_dim, 1, device, long=False)
 
     def column(self) -> None:
-        backbone = self.tensors.backbone
+        logits, codes = self.column_logits(), len(self.tensors.backbone.cb0_head)
+        self.draw_action(logits[:, codes:])
+        self.draw_code(logits[:, :codes], 0)
+
+    def column_logits(self) -> Tensor:
         self._embed()
         self.layers()
-        self._linear(self.big, self.big.x, self.heads, self.logits, backbone.norm.weight)
-        self.draw_action(self.logits[:, len(backbone.cb0_head) :])
-        self.draw_code(self.logits[:, : len(backbone.cb0_head)], 0)
+        self._linear(self.big, self.big.x, self.heads, self.logits, self.tensors.backbone.norm.weight)
+        return self.logits
 
     def layers(self) -> None:
         """All layers of the backbone: `big.x`, the embedded column, becomes what the last of them gives."""
@@ -223,6 +262,15 @@ class KernelProgram(StepProgram):
         for stage in range(self.tensors.depformer.stages):
             self._stage(stage)
             self.draw_code(self.stage_logits, stage + 1)
+
+    def codes_after(self, given: Tensor) -> Tensor:
+        self.project()
+        seen = []
+        for stage in range(self.tensors.depformer.stages):
+            self.tensors.drawn[:, stage] = given[stage]
+            self._stage(stage)
+            seen.append(self.stage_logits.clone())
+        return torch.stack(seen)
 
     def project(self) -> None:
         """The hidden state as every weight group reads it, in one product, before the first stage."""
@@ -267,6 +315,7 @@ class KernelProgram(StepProgram):
                 self.big.x,
                 data.text_zero_token_id,
                 data.text_pad_token_id,
+                self.tiles,
             )
         else:
             self.big.x.copy_(backbone.embed(tensors.tokens()).squeeze(1))
@@ -284,7 +333,7 @@ class KernelProgram(StepProgram):
     ) -> None:
         """out = norm(x + embedding) @ matrix.T."""
         if self.few:
-            kernels.linear(x, matrix, out, norm=norm, eps=self.eps, embedding=embedding)
+            kernels.linear(x, matrix, out, norm=norm, eps=self.eps, embedding=embedding, tiles=self.tiles)
             return
         kernels.normed(x, norm, self.eps, buffers.normed, embedding)
         library_product(buffers.normed, matrix, out)
@@ -292,13 +341,14 @@ class KernelProgram(StepProgram):
     def _add(self, x: Tensor, matrix: Matrix, total: Tensor, again: bool = False) -> None:
         """total += x @ matrix.T; again: the next stage reads the matrix too."""
         if self.few:
-            kernels.linear(x, matrix, total, add=True, again=again)
+            kernels.linear(x, matrix, total, add=True, again=again, tiles=self.tiles)
         else:
             add_product(x, matrix, total)
 
     def _mlp(self, buffers: "Activations", layer: Any, activations: tuple[str, ...]) -> None:
         if self.few:
-            kernels.gated(buffers.x, layer.post_norm.weight, self.eps, layer.mlp.wi, buffers.hidden, activations)
+            norm = layer.post_norm.weight
+            kernels.gated(buffers.x, norm, self.eps, layer.mlp.wi, buffers.hidden, activations, self.tiles)
         else:
             kernels.normed(buffers.x, layer.post_norm.weight, self.eps, buffers.normed)
             library_product(buffers.normed, layer.mlp.wi, buffers.both)

@@ -33,12 +33,16 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from dia2.cuda.choice import Candidate, Chooser
 from dia2.cuda.clusters.backbone import ClusterBackbone
 from dia2.cuda.clusters.depformer import ClusterDepformer
 from dia2.cuda.clusters.program import ClusterProgram
+from dia2.cuda.forms import COLUMN as TRIAL_COLUMN
+from dia2.cuda.forms import FORMS, TOLERANCE, TOO_LARGE, Form, farthest, forms_for
 from dia2.cuda.graphs import Capture, batch_sizes, size_for
 from dia2.cuda.kernels.choose import choose
 from dia2.cuda.kernels.launch import STEP_FIELDS, UNUSED
+from dia2.cuda.kernels.products import TILE_SETS
 from dia2.cuda.passes import ColumnPasses
 from dia2.cuda.programs import KernelBuffers, KernelProgram, LayerProgram, StepProgram, StepTensors
 from dia2.model.sampling import SlotSettings
@@ -71,6 +75,7 @@ class GraphStepper(Stepper):
     clusters: use the kernels that are all layers of the backbone, and a whole depformer, where they can be used.
     ahead: begin the next lead-in step of a conversation that is alone before the host knows the action of this one.
     speculate: as in `Stepper`; where passes are no graphs, there is none.
+    chooser: chooses how the steps of one conversation are captured, by their time; None: by the rule, without timing.
     """
 
     def __init__(
@@ -84,6 +89,7 @@ class GraphStepper(Stepper):
         block_columns: int | None = None,
         ahead: bool = False,
         speculate: bool = False,
+        chooser: Chooser | None = None,
     ) -> None:
         super().__init__(checkpoint, slots, blocks, block_columns, speculate=speculate)
         self.sizes = batch_sizes(slots)
@@ -92,7 +98,8 @@ class GraphStepper(Stepper):
         slow = checkpoint.dtype == torch.float32 or self.reads_text
         self.kind = "plain ops" if (slow if plain is None else plain) else "kernels"
         self.backbone_kind = self.depformer_kind = "the layers' own operations"
-        self._use_clusters = clusters
+        self._use_clusters, self._chooser = clusters, chooser
+        self.form, self.form_reason = FORMS[0], "by the rule, not timed"
         self._whole_backbone: ClusterBackbone | None = None
         self._whole_depformer: ClusterDepformer | None = None
         self._host = self._shared(lines, STEP_FIELDS)
@@ -310,7 +317,7 @@ class GraphStepper(Stepper):
         buffers = None
         if self.kind == "kernels":
             buffers = KernelBuffers(self.tensors)
-            self._make_clusters()
+            self._settle_form(buffers, capture)
         for size in reversed(self.sizes):
             program = self._program(self.tensors.first(size), buffers)
             self.programs[size] = program
@@ -324,21 +331,80 @@ class GraphStepper(Stepper):
             heads = buffers.heads if self.speculates else None
             self._passes = ColumnPasses(self.tensors, self._unused, capture, heads)
 
+    # ---- The form of one conversation's steps ----
+
+    def _settle_form(self, buffers: KernelBuffers, capture: Capture | None) -> None:
+        """Takes the form of the rule, or the one that was timed to be the fastest, now or in another process."""
+        forms = {form.name: form for form in forms_for(self.sizes)}
+        if self._chooser is None:
+            self._take(FORMS[0])
+            return
+        candidates = [Candidate(name, partial(self._try, form, buffers, capture)) for name, form in forms.items()]
+        name, self.form_reason = self._chooser.choose(candidates)
+        self._take(forms[name])
+        self.slots[0] = Slot(0, self.opening)  # what a trial has left there is void
+        self.blocks.trim(0, 0)
+
+    def _take(self, form: Form) -> None:
+        self.form = form
+        self._whole_backbone = self._whole_depformer = None
+        self.backbone_kind = self.depformer_kind = "a kernel a product" if form.tiles else "the layers' own operations"
+        if form.clusters:
+            self._make_clusters()
+
+    def _try(self, form: Form, buffers: KernelBuffers, capture: Capture | None) -> Run | str:
+        """A whole step in this form, or why the form cannot be taken."""
+        self._take(form)
+        if form.clusters and self._whole_backbone is None and self._whole_depformer is None:
+            return self.backbone_kind
+        tensors = self.tensors.first(1)
+        program = self._program(tensors, buffers)
+        self._stand_in_noise()
+        given = torch.arange(self.config.data.codebooks, device=self.device) * 37 % self.depformer.codes  # any codes
+        try:
+            off = farthest(program, LayerProgram(tensors), given)
+        except TOO_LARGE as error:
+            return str(error).splitlines()[0]
+        if not off <= TOLERANCE:
+            return f"its logits are {off:.2g} from those of the layers, {TOLERANCE} is the most"
+        column, codes = (partial(run, program) for run in (self.run_column, self.run_codes))
+        if capture is not None:
+            column, codes = capture(column), capture(codes)  # type: ignore[assignment]
+
+        def step() -> None:
+            column()
+            codes()
+
+        return step
+
+    def _stand_in_noise(self) -> None:
+        """Puts slot 0 late into a context whose keys and values are noise, and says so to the device."""
+        column = min(TRIAL_COLUMN, self.capacity - 2)
+        self.begin(0, SlotSettings(), seed=0)
+        self.slots[0].column, self.slots[0].known = column, -self.capacity
+        self._host_lines[:1] = [self._line(0)]
+        self.tensors.fields[:1].copy_(self._host[:1])
+        blocks = -(-(column + 1) // self.blocks.columns)
+        dice = torch.Generator(self.device).manual_seed(0)
+        for block in self.cache.table[0, :blocks].tolist():
+            for part in (self.cache.k, self.cache.v):
+                part[:, block].normal_(generator=dice)
+
     def _program(self, tensors: StepTensors, buffers: KernelBuffers | None) -> StepProgram:
-        if buffers is None:
+        if buffers is None or (self.form.tiles is None and tensors.lines == 1):
             return LayerProgram(tensors)
         if tensors.lines == 1 and (self._whole_backbone or self._whole_depformer):
             return ClusterProgram(tensors, buffers, self._whole_backbone, self._whole_depformer)
-        return KernelProgram(tensors, buffers)
+        return KernelProgram(tensors, buffers, TILE_SETS[self.form.tiles or "h100"])
 
     def _make_clusters(self) -> None:
         """The kernels that are a whole part of a step each, where they can be used; the parts' kinds say why not."""
-        self.backbone_kind = self.depformer_kind = "a kernel a product"
         if not self._use_clusters or self.device.type != "cuda":
             return
-        self._whole_backbone, reason = ClusterBackbone.make(self.backbone, self.config, self.cache)
+        untried = self._chooser is not None  # which compares them with the layers first
+        self._whole_backbone, reason = ClusterBackbone.make(self.backbone, self.config, self.cache, untried=untried)
         self.backbone_kind = _kind(self._whole_backbone, reason)
-        self._whole_depformer, reason = ClusterDepformer.make(self.depformer, self.config)
+        self._whole_depformer, reason = ClusterDepformer.make(self.depformer, self.config, untried=untried)
         self.depformer_kind = _kind(self._whole_depformer, reason)
 
     def run_column(self, program: StepProgram) -> None:

@@ -21,7 +21,7 @@ from collections.abc import Callable, Sequence
 from functools import cached_property
 from typing import Any
 
-from dia2.backend import make_codec, make_hearing, make_stepper
+from dia2.backend import Kernels, make_codec, make_hearing, make_stepper
 from dia2.checkpoint.download import Progress
 from dia2.checkpoint.load import BUNDLED, Checkpoint, load_checkpoint
 from dia2.checkpoint.threads import set_threads
@@ -58,7 +58,7 @@ class Engine:
     slots: how many conversations the engine can hold at once, or `auto`: as many as memory holds and this machine
     serves in time. With `auto`, a conversation that would be served badly is refused although a slot is free.
     voices: prefixes by name. history_seconds: how much of itself a conversation remembers that has outlived the model's
-    context. speculate: see `make_stepper`. fuse_codec: see `make_codec`. observers: see `EngineObserver`.
+    context. speculate, kernels: see `make_stepper`. fuse_codec: see `make_codec`. observers: see `EngineObserver`.
 
     stats: what it has done so far. capacity: how many conversations it takes.
     """
@@ -74,6 +74,7 @@ class Engine:
         voice_cache_mb: int = 1000,
         speculate: bool | None = None,
         fuse_codec: bool = False,
+        kernels: Kernels = "auto",
         observers: Sequence[EngineObserver] = (),
     ) -> None:
         mimi = checkpoint.codec
@@ -95,7 +96,7 @@ class Engine:
         codec = make_codec(checkpoint.codec, slots, fuse=fuse_codec)
         self._ears = Ears(make_hearing(checkpoint.codec, slots))
         blocks = blocks_to_build(slots, checkpoint, self.kept_voices.most_bytes)
-        self.stepper, reason = make_stepper(checkpoint, slots, blocks, speculate=speculate)
+        self.stepper, reason = make_stepper(checkpoint, slots, blocks, speculate=speculate, kernels=kernels)
         checkpoint.notes += [reason, f"the codec decodes by {codec.kind}"]
         self._history_frames = history = round(history_seconds * 1000 / FRAME_MS)
         self.pool = ContextPool(self.stepper, codec, history, self.kept_voices)
@@ -117,6 +118,7 @@ class Engine:
         options.setdefault("voice_cache_mb", model.voice_cache_mb)
         options.setdefault("speculate", {"on": True, "off": False}.get(model.speculate))
         options.setdefault("fuse_codec", model.fuse_codec)
+        options.setdefault("kernels", model.kernels)
         checkpoint = load_checkpoint(model.model or default_model(model.device), load_options(model, progress))
         checkpoint.notes.append(set_threads(model.threads, checkpoint))
         if model.listen:

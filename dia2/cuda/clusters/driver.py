@@ -66,6 +66,13 @@ class ClusterKernel:
         _call("cuLaunchKernelEx", ctypes.byref(self._config), self._function, arguments, None)
 
 
+def driver_version() -> str:
+    """The newest CUDA that the driver runs, as "13.0"."""
+    version = ctypes.c_int()
+    _call("cuDriverGetVersion", ctypes.byref(version))
+    return f"{version.value // 1000}.{version.value % 1000 // 10}"
+
+
 def _call(name: str, *arguments: Any) -> None:
     code = getattr(_driver(), name)(*arguments)
     if code:

@@ -5,14 +5,14 @@ NVRTC comes with every CUDA build of torch. It knows its own header files only, 
 
 import ctypes
 import hashlib
-import os
-import tempfile
 from collections.abc import Mapping, Sequence
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 
 import torch
+
+from dia2.cuda.user_cache import cache_folder, keep
 
 _FOLDER = Path(__file__).parent
 
@@ -32,12 +32,12 @@ def compiled(name: str, architecture: str, defines: Mapping[str, int]) -> bytes:
     options = options_for(architecture, defines)
     parts = [name, repr(compiler.version), *options, *files]
     key = hashlib.sha256("\0".join(parts).encode() + b"\0".join(files.values())).hexdigest()[:32]
-    kept = _cache_folder() / f"{Path(name).stem}-{architecture}-{key}.cubin"
+    kept = cache_folder("kernels") / f"{Path(name).stem}-{architecture}-{key}.cubin"
     try:
         return kept.read_bytes()
     except OSError:
         code, _ = compiler.compile(name, files, options)
-    _keep(kept, code)
+    keep(kept, code)
     return code
 
 
@@ -50,22 +50,6 @@ def options_for(architecture: str, defines: Mapping[str, int]) -> list[str]:
     """What NVRTC is told."""
     named = (f"-D{name}={value}" for name, value in defines.items())
     return ["--std=c++17", "--device-as-default-execution-space", f"--gpu-architecture={architecture}", *named]
-
-
-def _cache_folder() -> Path:
-    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(home) / "dia2" / "kernels"
-
-
-def _keep(path: Path, code: bytes) -> None:
-    """Writes a file in one step, so that nobody reads a part of it. Where nothing can be written, nothing is kept."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
-            file.write(code)
-        os.replace(file.name, path)
-    except OSError:
-        pass
 
 
 class Compiler:

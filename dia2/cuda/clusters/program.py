@@ -54,7 +54,7 @@ class ClusterProgram(KernelProgram):
         self._depformer.launch(self._stages)
 
     def codes_after(self, given: Tensor) -> Tensor:
-        """For tests: each stage reads the code before it from given, int64 [C]. Its logits, [stages, 2, V]."""
-        assert self._depformer is not None
+        if self._depformer is None:
+            return super().codes_after(given)
         self.project()
         return self._depformer.launch_given(self._stages, given)

@@ -25,6 +25,7 @@ Every function writes into buffers that it is given. Nothing here allocates, so 
 graph. Knows nothing about models or steps. Importing this module imports triton.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -324,8 +325,25 @@ TILES: dict[tuple[str, int, int], Tile] = {
 """(kind, outputs, inputs) of a product -> its tile, if whole steps on an H100 were faster than with the usual one."""
 
 
-def _tile(kind: str, outputs: int, inputs: int) -> Tile:
-    return TILES.get((kind, outputs, inputs), Tile())
+@dataclass(frozen=True)
+class Tiles:
+    """The tile of every product: the usual one, but for some. special: as `TILES`."""
+
+    usual: Tile
+    special: Mapping[tuple[str, int, int], Tile]
+
+    def of(self, kind: str, outputs: int, inputs: int) -> Tile:
+        return self.special.get((kind, outputs, inputs), self.usual)
+
+
+TILE_SETS = {
+    "h100": Tiles(Tile(), TILES),
+    "4": Tiles(Tile(), {}),
+    "2": Tiles(Tile(2, 2), {}),
+    "8": Tiles(Tile(8, 8), {}),
+}
+"""Tiles by name: those for an H100, and some that are the same for every product, for cards that nobody has tuned."""
+H100_TILES = TILE_SETS["h100"]
 
 
 @dataclass(frozen=True)
@@ -347,6 +365,7 @@ def linear(
     add: bool = False,
     again: bool = False,
     embedding: Embedding | None = None,
+    tiles: Tiles = H100_TILES,
 ) -> None:
     """out [R, N] = (out +) norm(x [R, K] + embedding) @ matrix [N, K].T; x may have a stride.
 
@@ -354,7 +373,7 @@ def linear(
     """
     rows, (outputs, inputs) = x.shape[0], matrix.shape
     values, scale, scaled = _parts(matrix)
-    tile = _tile("linear", outputs, inputs)
+    tile = tiles.of("linear", outputs, inputs)
     whole = norm is not None or embedding is not None  # the norm needs the row in one piece
     width = next_power_of_2(inputs) if whole else min(next_power_of_2(inputs), _WIDEST)
     extra = embedding or Embedding(x, out, x)
@@ -386,11 +405,19 @@ def linear(
     )
 
 
-def gated(x: Tensor, norm: Tensor, eps: float, matrix: Matrix, out: Tensor, activations: tuple[str, ...]) -> None:
+def gated(
+    x: Tensor,
+    norm: Tensor,
+    eps: float,
+    matrix: Matrix,
+    out: Tensor,
+    activations: tuple[str, ...],
+    tiles: Tiles = H100_TILES,
+) -> None:
     """out [R, N] = act0(gate) * act1(up) of norm(x [R, K]) @ matrix [2 N, K].T."""
     (rows, inputs), outputs = x.shape, out.shape[1]
     values, scale, scaled = _parts(matrix)
-    tile = _tile("gated", outputs, inputs)
+    tile = tiles.of("gated", outputs, inputs)
     _gated_kernel[(triton.cdiv(outputs, tile.outputs),)](
         x,
         norm,
@@ -452,6 +479,7 @@ def embed(
     out: Tensor,
     zero: int,
     pad: int,
+    tiles: Tiles = H100_TILES,
 ) -> None:
     """out [2 n, D]: the column and text of n lines of the step's fields, embedded; odd rows have no text.
 
@@ -459,7 +487,7 @@ def embed(
     """
     outputs, inputs = main_proj.shape
     codebooks, vocabulary = audio.shape[:2]
-    tile = _tile("embed", outputs, inputs)
+    tile = tiles.of("embed", outputs, inputs)
     _embed_kernel[(triton.cdiv(outputs, tile.outputs),)](
         fields,
         codes,
