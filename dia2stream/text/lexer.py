@@ -26,7 +26,7 @@ _PLAIN_BEGUN = re.compile(r"[A-Za-z'.,!?;]{1,40}")  # is cheaper to wait for tha
 _SPACE = re.compile(r"\n|[^\S\n]|[\x00-\x08\x0e-\x1f\x7f-\x9f]")
 _INDEXED = re.compile(r"\w\[")  # "matrix[i"; a link has no letter before its bracket
 _WORD_OF_TEXT = re.compile(r"[^\W\d_]{4}$|[.,!?;:\"')]$")
-_FORMULA_BEGUN = re.compile(r"\(*\$+[A-Za-z\\][^$]*")
+_FORMULA_BEGUN = re.compile(r"\(*\$+(?:[A-Za-z](?![A-Za-z])|\\)[^$]*")
 _FORMULA_END = re.compile(r"\$+([.,!?;:)]*)$")
 _ORDINARY = re.compile(r"[^\s\x00-\x1f\x7f-\x9f<\[\]|\u3010]+")
 

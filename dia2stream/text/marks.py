@@ -28,7 +28,7 @@ _INDEX_IN_CODE = re.compile(r"(?<=[\w\]])\[(?=\d+\])")
 _MASK = re.compile(r"(?<![*\u2022])(?:\*{4,}|\u2022{2,})-?(?=\d{3,6}(?![\d*\u2022]))")  # of a card: "****8821"
 _STAR = re.compile(r"(?<![\w*])\*(?=#?\d{2,4}#?(?![\d*]))")
 _FOOTNOTE = re.compile(
-    r"(?:(?<=[A-Za-z]{4})|(?<=[.,!?\"']))[\u00b9\u00b2\u00b3]+$|(?<=[\w.,!?\"'])\[\^?\d{1,3}\]|\[\^[\w-]{1,30}\]:?"
+    r"(?:(?<=[A-Za-z]{4})|(?<=[.,!?\"']))[\u00b9\u00b2\u00b3]+$|(?<=[\w.,!?\"'\]])\[\^?\d{1,3}\]|\[\^[\w-]{1,30}\]:?"
 )
 # What encloses a formula in TeX: "$x + 1$". An amount of money has a figure behind the sign, and none before it.
 _GREEK = "\u0391-\u03a9\u03b1-\u03c9"

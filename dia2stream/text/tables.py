@@ -59,7 +59,7 @@ AKDT MSK
 BEFORE_YEARS = _words("""
 in since by of from until till year to and or before after around circa late early mid during through between summer
 spring fall autumn winter the copyright \u00a9 january february march april may june july august september october
-november december jan feb mar apr jun jul aug sep sept oct nov dec c ca ad a.d
+november december est founded established jan feb mar apr jun jul aug sep sept oct nov dec c ca ad a.d
 """)
 AFTER_YEARS = _words("was is will saw has had were election season edition olympics budget report")
 BEFORE_MODELS = _words("a an this that my your his her our their new used")  # "a 2019 Honda"
@@ -199,7 +199,7 @@ OK=okay | YoY=year over year | QoQ=quarter over quarter | MoM=month over month |
 Ctrl=Control | Cmd=Command | JSON=JSON | JPEG=JPEG | MPEG=MPEG | YAML=YAML | PhDs=P H D's
 TL;DR=T L D R | C++=C plus plus | C#=C sharp | F#=F sharp | .NET=dot net | A+=A plus
 WWI=World War one | WWII=World War two | LGBTQ+=L G B T Q plus
-Rx=R X | pH=P H | NaCl=N A C L | NaOH=N A O H | KCl=K C L | HCl=H C L
+cd=C D | rm=R M | cp=C P | mv=M V | Rx=R X | pH=P H | NaCl=N A C L | NaOH=N A O H | KCl=K C L | HCl=H C L
 """)
 SPELLED_CODES = _words("license plate serial code confirmation reference booking tracking passport vin pnr")
 STATES = _pairs("""
@@ -290,8 +290,7 @@ Del=Delete | Esc=Escape | Fn=Function | Tab=Tab | Enter=Enter | Delete=Delete
 """)
 
 SPELLED_ENDINGS = _words("io ai uk us eu tv co ca de fr au nz me ly gg fm xyz")
-# Commands that are said letter by letter, and what has versions.
-COMMANDS = _words("cd rm cp mv")
+# What has versions: "Python 3.12".
 SOFTWARE = _words("""
 python py node nodejs node.js java jdk ruby rails go golang php rust swift kotlin typescript javascript scala perl ios
 ipados macos watchos android ubuntu debian fedora rhel centos alpine windows chrome firefox safari edge opera django

@@ -25,7 +25,7 @@ _EXPIRY = re.compile(r"(0[1-9]|1[0-2])/(2\d|3\d)")
 _BEFORE_EXPIRY = frozenset(["exp", "expiry", "expiration", "thru"])  # on cards
 _DAY_LETTERS = {"M": "Monday", "Tu": "Tuesday", "W": "Wednesday", "Th": "Thursday", "F": "Friday", "Sa": "Saturday"}
 _DAY_LETTERS |= {"T": "Tuesday", "Su": "Sunday"}
-_OPENING = re.compile(r"\d{1,2}(?::\d\d)?(?:[ap]m?)?-\d{1,2}(?::\d\d)?[ap]m?")
+_OPENING = re.compile(r"\d{1,2}(?::\d\d)?(?:[ap]m?)?-\d{1,2}(?::\d\d)?[ap]m?", re.IGNORECASE)
 _MONTH_NAMES = SHORT_MONTHS | {name: name for name in MONTHS}
 _NAMES = _SHORT | {name: name for name in (*MONTHS, *DAYS)}
 

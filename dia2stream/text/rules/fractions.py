@@ -54,7 +54,11 @@ def _is_date(window: Window, above: int, below: int) -> bool:
 
 def _is_odds(window: Window) -> bool:
     """Whether odds are given: "odds of 5/1", "the odds are 5/1"."""
-    return "odds" in (window.before().core.lower(), window.before(2).core.lower())
+    following = window.joined(1)
+    return (following is not None and following.core == "odds") or "odds" in (
+        window.before().core.lower(),
+        window.before(2).core.lower(),
+    )
 
 
 def _mixed(window: Window) -> Reading | None:

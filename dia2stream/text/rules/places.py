@@ -3,7 +3,17 @@
 import re
 
 from dia2stream.text.numbers import cardinal, digits, ordinal, pairs
-from dia2stream.text.tables import DIRECTIONS, DOTTED_STATES, LONG_STREETS, PLACES, ROADS, STATES, STREETS, ZIP_STATES
+from dia2stream.text.tables import (
+    DIRECTIONS,
+    DOTTED_STATES,
+    LONG_STREETS,
+    PLACES,
+    ROADS,
+    SENTENCE_STARTS,
+    STATES,
+    STREETS,
+    ZIP_STATES,
+)
 from dia2stream.text.window import Reading, Said, Token, Window
 
 _HOUSE = re.compile(r"(\d{1,5})([A-Z])?")
@@ -12,7 +22,9 @@ _ROAD = re.compile(r"(?:[A-Z]{1,2}-)?\d{1,4}")  # "I-95", "520"
 _ZIP = re.compile(r"\d{5}(-\d{4})?")
 _BEFORE_DIRECTIONS = frozenset(["wind", "winds", "heading", "head", "due", "from", "toward", "turn", "the"])
 _BEHIND_DIRECTIONS = frozenset(["wind", "winds", "corner", "side", "at", "of", "gusts"])
+_LANDS = frozenset(["Korea", "Africa", "America", "Carolina", "Dakota", "Virginia"])  # "S. Korea"
 _STREETS = frozenset(["ave", "blvd", "rd", "ln", "hwy", "pkwy"])
+_ROOMS_AND_STREETS = PLACES.keys() | _STREETS | {"fl"}
 
 WORDS = frozenset([*STREETS, *PLACES, *DOTTED_STATES, *map(str.lower, DIRECTIONS)])
 
@@ -79,6 +91,8 @@ def saints_and_doctors(window: Window) -> Reading | None:
         before.is_capitalised and not before.tail and before.core.lower() not in ("the", "in", "at", "from", "to")
     )
     before_name = following is not None and following.is_capitalised
+    if following is not None and following.core in SENTENCE_STARTS:
+        before_name = False
     if behind_name and not before_name:
         tail = window.without_dot() if window.first.tail.startswith(".") else None
         return (Said(1, STREETS[core], tail),)
@@ -90,6 +104,8 @@ def saints_and_doctors(window: Window) -> Reading | None:
 def rooms_and_roads(window: Window) -> Reading | None:
     """Parts of an address, most without a dot: "Apt 3", "Hwy 101", "5th Ave", "2nd fl."."""
     token, core = window.first, window.first.core.lower()
+    if core not in _ROOMS_AND_STREETS:
+        return None
     if core in PLACES and token.is_capitalised and token.tail in ("", "."):
         following = window.joined_after_dot()
         if following is not None and (following.core[:1] in "#0123456789" or len(following.core) == 1):
@@ -145,7 +161,7 @@ def compass(window: Window) -> Reading | None:
     if not before.tail.strip(".") and _is_road(window, before):
         return (Said(1, DIRECTIONS[core], window.without_dot() if window.first.tail.startswith(".") else None),)
     following = window.joined_after_dot()
-    if following is not None and _STREET_ORDINAL.fullmatch(following.core):
+    if following is not None and (following.core in _LANDS or _STREET_ORDINAL.fullmatch(following.core)):
         return (Said(1, DIRECTIONS[core], ""),)
     return None if len(core) == 1 else _wind(window, core)
 

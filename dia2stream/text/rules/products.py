@@ -8,6 +8,7 @@ from dia2stream.text.window import Reading, Said, Window
 
 _BOEING = re.compile(rf"({'|'.join(sorted(PLANES))})(?:-(\d{{1,4}}))?(ER|LR|F|MAX)?('s|s)?")
 _AIRBUS = re.compile(r"(A|MD|CRJ|ERJ|E|DC|ATR)-?(\d{2,3})(?:-(\d{2,4}))?(neo|ceo|XLR|LR|ER)?")
+_BEFORE_RANGES = frozenset(["page", "pages", "pp", "p", "lines", "rooms", "from", "between"])
 _FORM = re.compile(rf"({'|'.join(sorted(FORMS))})-([A-Z]{{1,4}})")
 _OIL = re.compile(r"(\d{1,2})W-(\d{2})")
 _TEAM = re.compile(r"(\d{1,2})ers('?)")
@@ -15,12 +16,17 @@ _HASH = re.compile(r"(sha|md)-?(\d{1,3})(?::([\da-f]{6,}))?", re.IGNORECASE)
 _LONG_HASH = 12  # characters of one that are said
 _CARD = re.compile(r"(?:[xX]+-(?=\d{4})|[xX]{2,}|\u2022)(\d{3,6})")
 _PART = re.compile(r"([A-Z]{2,4})-(\d{4,6})")
+_ANY = re.compile(
+    r"7\d7|[A-Z]{1,4}-?\d|\d{4}-[A-Z]|\d{1,2}(?:W-|ers)|sha|md|[xX\u2022]", re.IGNORECASE
+)  # how one begins
 _STANDARDS = frozenset(["ISO", "RFC", "IEC", "IEEE", "DIN", "ANSI", "RTX", "GTX"])
 
 
 def products(window: Window) -> Reading | None:
     """Any of them."""
     core = window.first.core
+    if not _ANY.match(core):
+        return None
     if match := _BOEING.fullmatch(core):
         return _boeing(window, match)
     if (match := _AIRBUS.fullmatch(core)) and (match[3] or match[4]):
@@ -42,6 +48,8 @@ def products(window: Window) -> Reading | None:
 def _boeing(window: Window, match: re.Match[str]) -> Reading | None:
     """A plane by its number; the number alone may be one of something else."""
     number, variant, suffix, ending = match.groups()
+    if window.before().core.lower() in _BEFORE_RANGES:
+        return None
     if not variant and (not ending or ending == "s"):
         return None
     said = [_pairs(number), _pairs(variant), _suffix(suffix)]

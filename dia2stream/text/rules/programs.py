@@ -4,7 +4,7 @@ import re
 
 from dia2stream.text.rules.acronyms import letters
 from dia2stream.text.rules.web import read_aloud
-from dia2stream.text.tables import COMMANDS, KEYS
+from dia2stream.text.tables import KEYS
 from dia2stream.text.window import Reading, Said, Window
 
 # Signs that stand alone in the text of a program, and in no other.
@@ -37,12 +37,9 @@ def _flag(text: str) -> str:
     return text.replace("-", " ") if len(text) == 1 or _SAID_AS_WORD.search(text) else " ".join(text.upper())
 
 
-def commands(window: Window) -> Reading | None:
-    """Names of commands without a vowel, "rm", and what begins with capitals, "OOMKilled"."""
-    core = window.first.core
-    if core in COMMANDS and not window.before().is_numeric:
-        return (Said(1, " ".join(core.upper())),)
-    match = _CAPITALS_AND_WORD.fullmatch(core)
+def capitals_and_word(window: Window) -> Reading | None:
+    """A name that begins with letters: "OOMKilled", "HTMLElement"."""
+    match = _CAPITALS_AND_WORD.fullmatch(window.first.core)
     return match and (Said(1, f"{letters(match[1])} {match[2]}"),)
 
 

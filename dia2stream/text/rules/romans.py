@@ -7,6 +7,7 @@ from dia2stream.text.tables import BEFORE_ROMANS, KINGS
 from dia2stream.text.window import Reading, Said, Token, Window
 
 _VALUES = {"I": 1, "V": 5, "X": 10, "L": 50, "C": 100, "D": 500, "M": 1000}
+_FIRST = frozenset([*_VALUES, "i", "v", "x"])
 _ROMAN = re.compile(r"M{0,3}(?:C[MD]|D?C{0,3})(?:X[CL]|L?X{0,3})(?:I[XV]|V?I{0,3})")
 _BEHIND_KINGS = frozenset(["and", "of", "was", "died", "ruled", "reigned", "to"])
 WORDS = frozenset("ii iii iv vi vii viii ix xi xii xiii".split())  # noqa: SIM905 -- that may be numerals in small letters
@@ -15,10 +16,12 @@ WORDS = frozenset("ii iii iv vi vii viii ix xi xii xiii".split())  # noqa: SIM90
 def romans(window: Window) -> Reading | None:
     """A numeral behind what it numbers."""
     core, before = window.first.core, window.before()
+    if core[:1] not in _FIRST:
+        return None
     is_numbered = before.core.lower() in BEFORE_ROMANS
     if core in WORDS:
         return (Said(1, cardinal(_value(core.upper()))),) if is_numbered else None
-    if not core or core[0] not in _VALUES or not _ROMAN.fullmatch(core):
+    if not _ROMAN.fullmatch(core):
         return None
     if before.core in ("and", "&") and _is_numeral(window.before(2)) and _is_numeral(window.first):
         return (Said(1, cardinal(_value(core))),)

@@ -28,7 +28,7 @@ from dia2stream.text.rules import (
     versions,
     web,
 )
-from dia2stream.text.tables import CODE_WORDS, COMMANDS
+from dia2stream.text.tables import CODE_WORDS
 from dia2stream.text.window import Reading, Rule, Said, Window
 
 _SUFFIXED = re.compile(r"(\S*\d\S*?)-([a-z]{3,}(?:-[a-z]+)*)")
@@ -92,10 +92,10 @@ _WITH_FIGURES: tuple[tuple[str, Rule], ...] = (
     ("", codes.any_parts),
 )
 _WITHOUT_FIGURES: tuple[tuple[str, Rule], ...] = (
-    ("", keypad.keys),
+    ("#*", keypad.keys),
     ("*", programs.all_columns),
     ("", symbols.signs),
-    ("aA", programs.commands),
+    ("A", programs.capitals_and_word),
     ("aA", times.half_of_day),
     ("A", times.zones),
     ("", quantities.units),
@@ -106,11 +106,11 @@ _WITHOUT_FIGURES: tuple[tuple[str, Rule], ...] = (
     ("aA", places.saints_and_doctors),
     ("A", places.dotted_states),
     ("aA", abbreviations.abbreviations),
+    ("A", places.compass),
     ("A", abbreviations.initials),
     ("aA", places.rooms_and_roads),
     ("@#.:/", web.web),
     ("aA", romans.romans),
-    ("A", places.compass),
     ("aA", acronyms.acronyms),
     ("&/_-+", acronyms.joined_words),
     (maths.CERTAIN, maths.formulas),
@@ -140,7 +140,8 @@ _PREFIXED = re.compile(r"([a-z]*[aeiouy][a-z]*)-('?\d.*)")
 def _read(window: Window) -> Reading | None:
     if window.first.core[0:1] == STAR and not keypad.keypad(window):
         window = window.respelt(window.first.core[1:])
-    if reading := _prefixed(window) or versions.requirements(window) or _assigned(window):
+    signed = not window.first.core.isalnum()
+    if signed and (reading := _prefixed(window) or versions.requirements(window) or _assigned(window)):
         return reading
     for rule in _rules(window.first.core.translate(_SHAPE)):
         if reading := rule(window):
@@ -169,5 +170,9 @@ def _assigned(window: Window) -> Reading | None:
 
 SPOKEN: tuple[Rule, ...] = (_read,)
 SPECIAL_WORDS = (
-    abbreviations.WORDS | places.WORDS | romans.WORDS | dates.WORDS | COMMANDS | {"i", "in.", "x", "rx", "ctrl", "cmd"}
+    abbreviations.WORDS
+    | places.WORDS
+    | romans.WORDS
+    | dates.WORDS
+    | {"i", "in.", "x", "rx", "ctrl", "cmd", "cd", "rm", "cp", "mv"}
 )

@@ -18,6 +18,8 @@ _DATED = frozenset([*MONTHS, *SHORT_MONTHS, *DAYS, *SHORT_DAYS])
 def signs(window: Window) -> Reading | None:
     """A sign that stands alone."""
     core, before = window.first.core, window.before()
+    if core.isalpha() and core not in dimensions.BY:
+        return None
     if core == "-":
         return _dash(window)
     if core == "#" and (following := window.joined(1)) is not None and following.core[:1].isdecimal():

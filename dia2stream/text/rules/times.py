@@ -40,7 +40,7 @@ def clock(hour: int, minute: int, half: str = "", has_half: bool = False) -> str
 def early(window: Window) -> Reading | None:
     """A time of the morning without a colon: "departs at 0615"."""
     core = window.first.core
-    if not _EARLY.fullmatch(core) or window.before().core.lower() not in _BEFORE_EARLY:
+    if core[0] != "0" or not _EARLY.fullmatch(core) or window.before().core.lower() not in _BEFORE_EARLY:
         return None
     return (Said(1, f"oh {clock(int(core[:2]), int(core[2:]), has_half=True)}{'' if int(core[2:]) else ' hundred'}"),)
 
