@@ -55,7 +55,6 @@ _TEX_LETTER = re.compile(rf"\\({'|'.join(_TEX_LETTERS)})(?![A-Za-z])")
 _TEX_FRACTION = re.compile(r"\\[dt]?frac(?=\{)")
 _TEX_OVER, _TEX_OF = re.compile(r"(?<!\d)\}\{|\}\{(?!\d)"), re.compile(r"\}\{")  # "a over b", "one half"
 _TEX_NAME = re.compile(rf"^\\(?=[A-Za-z]+[^\\]*$)|\\(?=(?:{'|'.join(_TEX_LETTERS)})(?![A-Za-z]))")
-_EDGE = r"(?:(?<![A-Za-z0-9])|(?![A-Za-z0-9]))"  # not between two letters or digits
 _MARKS = re.compile(
     r"\\(?=[^\w\s]|_)|`+|~~|\(\)|"  # an escape, code, struck out, a call
     r"(?:(?<![A-Za-z0-9])[*_]+|[*_]+(?![A-Za-z0-9])|(?<=[A-Za-z])\*\*(?=[A-Za-z]))|"  # emphasis

@@ -149,7 +149,7 @@ def dotted_states(window: Window) -> Reading | None:
     name = DOTTED_STATES.get(token.core.lower())
     if token.core[0] in "NSR" and "." in token.core:  # "M.D." and "P.A." are mostly other things
         name = STATES.get(token.core.replace(".", ""))
-    return name and (Said(1, name, window.without_dot()),)
+    return (Said(1, name, window.without_dot()),) if name else None
 
 
 def compass(window: Window) -> Reading | None:
