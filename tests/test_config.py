@@ -152,6 +152,8 @@ def test_an_item_of_a_list_is_named_by_its_place() -> None:
         ("model.depformer.n_layer", 10**9, "model.depformer.n_layer must be at most 1000"),
         ("data.action_vocab_size", 1, "data.action_vocab_size must be at least 2, not 1"),
         ("data.second_stream_ahead", -1, "data.second_stream_ahead must be at least 0, not -1"),
+        ("data.pause_padding", -1, "data.pause_padding must be at least 0, not -1"),
+        ("data.pause_padding", 10**30, "data.pause_padding must be at most 1000"),
         ("model.decoder.n_layer", 0, "model.decoder.n_layer must be at least 1, not 0"),
         ("model.decoder.kv_heads", 3, "model.decoder.kv_heads must divide gqa_query_heads, 4, not 3"),
         ("model.decoder.gqa_head_dim", 15, "model.decoder.gqa_head_dim must be even, not 15"),

@@ -13,10 +13,14 @@ from dia2.text.script import Entry
 
 NEW_WORD, PAD = 2, 3
 
-words = st.builds(entry, st.lists(st.integers(10, 400), min_size=1, max_size=3), st.just("word"), st.integers(0, 4))
+words = st.builds(
+    entry, st.lists(st.integers(10, 400), min_size=1, max_size=3), st.sampled_from(["word", "end."]), st.integers(0, 4)
+)
 breaks = st.builds(entry, st.just([]), st.just(""), st.integers(1, 4))
 scripts = st.lists(words | breaks, max_size=8)
-machines = st.builds(TextMachine, st.just(NEW_WORD), st.just(PAD), st.integers(0, 3), st.integers(1, 7))
+machines = st.builds(
+    TextMachine, st.just(NEW_WORD), st.just(PAD), st.integers(0, 3), st.integers(1, 7), st.integers(0, 4)
+)
 actions = st.sampled_from([0, 1, NEW_WORD, PAD, 9])
 
 
@@ -82,6 +86,29 @@ def test_a_second_stream_shows_the_word_ahead() -> None:
     assert state.end_step == 4
 
 
+def test_a_model_that_always_holds_may_pause_longer_behind_a_stop_but_not_before_a_break_or_the_end() -> None:
+    script = [entry([10], "a", 0), entry([11], "b.", 0), entry([12], 'c,"', 0), entry([13], "d.", 0)]
+    script += [entry([], "", 2), entry([14], "e?", 0)]
+    for pause, steps in ((0, [0, 7, 14, 21, 28, 30]), (5, [0, 7, 19, 31, 38, 40])):
+        machine = TextMachine(NEW_WORD, PAD, ahead=1, pause_padding=pause)
+        state = started(machine, script)
+        for step in range(60):
+            machine.process(state, step, action=0)
+        assert [step for step, _ in state.taken] == steps
+        assert state.end_step == steps[-1] + MAX_PADDING + 1
+
+
+def test_a_model_may_take_a_word_in_each_step_of_a_longer_pause() -> None:
+    machine = TextMachine(NEW_WORD, PAD, ahead=0, pause_padding=5)
+    state = started(machine, [entry([10], "a.", 0), entry([11], "b", 0)])
+    free = []
+    for step in range(10):
+        free.append(machine.is_free(state))
+        machine.process(state, step, action=int(step == 9))
+    assert free == [False, False, *[True] * 8]
+    assert state.transcript == [("a.", 0), ("b", 9)]
+
+
 def test_without_a_second_stream_both_tokens_are_the_same_and_the_end_is_not_shown() -> None:
     machine = TextMachine(NEW_WORD, PAD, ahead=0)
     state = started(machine, [entry([10, 11], "a", 0)])
@@ -102,7 +129,7 @@ def test_a_model_that_always_holds_still_speaks_and_ends(
         assert step < 100
     assert [e for _, e in state.taken] == script
     gaps = zip([0, *(at for at, _ in state.taken)], [*(at for at, _ in state.taken), state.end_step], strict=True)
-    assert all(b - a <= max(machine.max_padding, 4) + 1 for a, b in gaps)
+    assert all(b - a <= max(machine.max_padding + machine.pause_padding, 4) + 1 for a, b in gaps)
 
 
 @given(machines, scripts, scripts, st.lists(actions, min_size=1, max_size=40), st.integers(0, 3))

@@ -62,6 +62,14 @@ def test_a_word_that_was_forced_without_a_pause_is_told_when_the_word_before_may
     assert [w.start for w in words] == [60, 60 + 15 * 50, 810 + 8 * 50, 1740]  # in time again
 
 
+def test_a_model_that_may_pause_longer_is_not_behind_with_a_word_that_it_took_after_the_usual_hold() -> None:
+    """The silence behind "well?" begins late. If "Yes," was forced, it is the pause before "Yes,", else a later one."""
+    for pause_padding, first, start in ((0, "well?", 1800), (14, "well?", 1500), (14, "everything", 1540)):
+        words = [word(11, first), word(18, "Yes,")]
+        told(WordTimes(HEARS, pause_padding), words, [(1650, 1800)], 40)
+        assert words[1].start == start
+
+
 def test_a_word_that_the_model_chose_is_told_at_once_unless_it_is_silent_there() -> None:
     words = [word(1, "One"), word(4, "two"), word(8, "three")]
     assert told(WordTimes(HEARS), words, [(650, 800)], 12) == {"One": 1, "two": 4, "three": 10}

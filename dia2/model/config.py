@@ -27,7 +27,11 @@ _UNUSED_KEYS = frozenset({"first_word_min_start", "max_pad", "dropout"})
 
 @dataclass(frozen=True)
 class DataConfig:
-    """Vocabularies and special ids; `channels` is 2 text streams plus the audio codebooks."""
+    """Vocabularies and special ids; `channels` is 2 text streams plus the audio codebooks.
+
+    pause_padding: by how many steps a hold between two sentences may be longer than by the published rule, see
+    dia2/text/machine.py. Published checkpoints do not name it.
+    """
 
     channels: int
     text_vocab_size: int
@@ -42,6 +46,7 @@ class DataConfig:
     audio_bos_token_id: int = -1  # -1 stands for its default, audio_vocab_size - 2
     delay_pattern: tuple[int, ...] = ()
     second_stream_ahead: int = 0
+    pause_padding: int = 0
     tokenizer_path: str | None = None
 
     def __post_init__(self) -> None:
@@ -176,10 +181,12 @@ def _check(config: Dia2Config) -> None:
     _at_least("data.channels", data.channels, 3)
     _at_least("data.action_vocab_size", data.action_vocab_size, 2)
     _at_least("data.second_stream_ahead", data.second_stream_ahead, 0)
+    _at_least("data.pause_padding", data.pause_padding, 0)
     _at_least("data.audio_vocab_size", data.audio_vocab_size, 3)
     for where, count in (
         ("data.channels", data.channels),
         ("data.second_stream_ahead", data.second_stream_ahead),
+        ("data.pause_padding", data.pause_padding),
         ("model.decoder.n_layer", model.decoder.n_layer),
         ("model.depformer.n_layer", model.depformer.n_layer),
     ):

@@ -5,8 +5,9 @@ of words and turns the action into the two text tokens of the next column. The m
 now; the second stream shows the word that comes `ahead` words later.
 
 An action is overruled where the rules want something else: a word's tokens come out one a step, a break lasts its
-frames, and a hold lasts at most `max_padding` steps. Example without a second stream; the tokens of "Hello" are 5 and
-6:
+frames, and a hold lasts at most `max_padding` steps. A checkpoint may let a hold between two sentences, or two parts of
+one, last longer: a model that pauses there takes the next word when it is to sound. Example without a second stream;
+the tokens of "Hello" are 5 and 6:
 
     step    action      main token  because
     10      new_word    new_word    "Hello" is taken from the queue
@@ -28,6 +29,8 @@ from dia2.model.config import DataConfig
 from dia2.text.script import Entry
 
 MAX_PADDING = 6
+STOPS = tuple(".?!,;:")  # behind a word with one of these there may be a pause
+QUOTES = "\"')]"  # may stand behind them
 
 
 class Tokens(NamedTuple):
@@ -58,6 +61,7 @@ class Mark(NamedTuple):
     """Where the machine stood before a step, all but its queue."""
 
     padding_budget: int
+    pause_budget: int
     forced_padding: int
     pending: Tokens
     lookahead: Tokens
@@ -70,12 +74,14 @@ class TextState:
 
     queue: entries that are not taken yet. taken: (step, entry) of those that are, oldest first; a caller that has read
     it may clear it.
+    padding_budget: how many steps the hold may still last. pause_budget: how many more, if the next entry is a word.
     pending: tokens of the current word still to come. lookahead: tokens the second stream still has to show.
     end_step: the step at which a word was wanted and there was none.
     """
 
     queue: deque[Entry] = field(default_factory=deque)
     padding_budget: int = 0
+    pause_budget: int = 0
     forced_padding: int = 0
     pending: Tokens = _NO_TOKENS
     lookahead: Tokens = _NO_TOKENS
@@ -85,8 +91,7 @@ class TextState:
     def copy(self) -> "TextState":
         """Another one that stands where this one does."""
         # By hand, because `replace` takes three times as long, and a guess copies some sixty states.
-        machine = self.padding_budget, self.forced_padding, self.pending, self.lookahead, self.end_step
-        return TextState(self.queue.copy(), *machine, self.taken.copy())
+        return TextState(self.queue.copy(), *self.mark(), self.taken.copy())
 
     def append(self, entries: Iterable[Entry]) -> None:
         """Queues more text; a stream that had ended goes on."""
@@ -95,11 +100,12 @@ class TextState:
 
     def mark(self) -> Mark:
         """This point in time."""
-        return Mark(self.padding_budget, self.forced_padding, self.pending, self.lookahead, self.end_step)
+        budgets = self.padding_budget, self.pause_budget, self.forced_padding
+        return Mark(*budgets, self.pending, self.lookahead, self.end_step)
 
     def restore(self, mark: Mark) -> None:
         """Back to a marked point; the queue stays as it is."""
-        self.padding_budget, self.forced_padding, self.pending, self.lookahead, self.end_step = mark
+        self.padding_budget, self.pause_budget, self.forced_padding, self.pending, self.lookahead, self.end_step = mark
 
     @property
     def transcript(self) -> list[tuple[str, int]]:
@@ -109,17 +115,23 @@ class TextState:
 
 @dataclass(frozen=True)
 class TextMachine:
-    """The rules: ids of the special tokens, and how far ahead the second stream looks (0: there is none)."""
+    """The rules: ids of the special tokens, and how far ahead the second stream looks (0: there is none).
+
+    max_padding: how many steps a hold lasts at most. pause_padding: how many more between a word that ends a sentence,
+    or a part of one, and the next word.
+    """
 
     new_word: int
     pad: int
     ahead: int
     max_padding: int = MAX_PADDING
+    pause_padding: int = 0
 
     @classmethod
     def of(cls, data: DataConfig) -> "TextMachine":
         """The machine of a checkpoint."""
-        return cls(data.text_new_word_token_id, data.text_pad_token_id, data.second_stream_ahead)
+        new_word, pad = data.text_new_word_token_id, data.text_pad_token_id
+        return cls(new_word, pad, data.second_stream_ahead, pause_padding=data.pause_padding)
 
     def start(self, initial_padding: int = 0) -> TextState:
         """A new stream whose first word may come after `initial_padding` steps."""
@@ -150,7 +162,10 @@ class TextMachine:
             token = self._take(state, step)
         output = token
         if token == self.pad:
-            state.padding_budget = max(0, state.padding_budget - 1)
+            if state.padding_budget > 0:
+                state.padding_budget -= 1
+            else:
+                state.pause_budget = max(0, state.pause_budget - 1)
             state.forced_padding = max(0, state.forced_padding - 1)
             output = self._next_pending(state)
         if not self.ahead:
@@ -188,7 +203,7 @@ class TextMachine:
 
     def is_free(self, state: TextState) -> bool:
         """Whether the next step's action counts: where it does not, the rules hold or start a word."""
-        return not state.pending and state.forced_padding <= 0 and state.padding_budget > 0
+        return not state.pending and state.forced_padding <= 0 and self._may_hold(state)
 
     def _sanitise(self, action: int) -> int:
         if action in (0, 1):  # 0 and 1 are actions, even in a vocabulary where they are also text ids
@@ -202,7 +217,13 @@ class TextMachine:
             return token
         if state.forced_padding > 0:
             return self.pad
-        return self.new_word if state.padding_budget <= 0 else token
+        return token if self._may_hold(state) else self.new_word
+
+    def _may_hold(self, state: TextState) -> bool:
+        """Whether the hold may go on. A break is a pause itself, and at the end of the text none is needed."""
+        if state.padding_budget > 0:
+            return True
+        return state.pause_budget > 0 and bool(state.queue) and bool(state.queue[0].tokens)
 
     def _take(self, state: TextState, step: int) -> int:
         """Takes the next entry, because new_word was chosen. Returns new_word, or pad if there is no word to start."""
@@ -212,11 +233,13 @@ class TextMachine:
         state.taken.append((step, entry))
         state.forced_padding = entry.padding
         if not entry.tokens:
+            state.pause_budget = 0
             return self.pad
         state.pending = Tokens(entry.tokens)
         if self.ahead:
             state.lookahead = state.lookahead.then(self._upcoming(state.queue) or ())
         state.padding_budget = self.max_padding
+        state.pause_budget = self.pause_padding if may_pause_behind(entry.text) else 0
         return self.new_word
 
     def _end(self, state: TextState, step: int) -> int:
@@ -233,3 +256,8 @@ class TextMachine:
     def _next_pending(self, state: TextState) -> int:
         token, state.pending = state.pending.pop(self.pad)
         return token
+
+
+def may_pause_behind(word: str) -> bool:
+    """Whether a word as it is written ends a sentence, or a part of one."""
+    return word.rstrip(QUOTES).endswith(STOPS)

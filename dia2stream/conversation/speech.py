@@ -88,7 +88,7 @@ class Speech:
         self.words = Words(reader)
         self.callers = Callers(self.ear, self.tokenizer, self.machine)
         self.clock = AudioClock()
-        self.times = WordTimes(self._corrections)
+        self.times = WordTimes(self._corrections, self.machine.pause_padding)
         self.words_at = 0.0
         self.heard_ms: float | None = None
         self._opening: Utterance | None = None  # the utterance that the current turn begins with

@@ -1,8 +1,9 @@
 """When a word is told as spoken: where it sounds, which may be later than where the model took it.
 
-The text machine lets a model hold for so many steps only (`MAX_PADDING`) and then gives it the next word, whether it
-wants it or not. The model goes on as it was: it ends the sentence, is silent for half a second, and says the word then.
-So a word that was forced is told once the word before it may be over, or where the pause behind that word ends.
+The text machine lets a model hold for so many steps only (`MAX_PADDING`, and a checkpoint's `pause_padding` behind a
+stop) and then gives it the next word, whether it wants it or not. The model goes on as it was: it ends the sentence, is
+silent for half a second, and says the word then. So a word that was forced is told once the word before it may be over,
+or where the pause behind that word ends.
 
 Example, in ms: "well?" is taken at 880 and sounds until 1450, "Yes," is forced at 1440, and it is silent until 2140.
 "Yes," is told as spoken at 2140, and "well?" as over at 1450.
@@ -22,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dia2.checkpoint.corrections import Corrections
-from dia2.text.machine import MAX_PADDING
+from dia2.text.machine import MAX_PADDING, QUOTES, STOPS, may_pause_behind
 from dia2stream.conversation.level import Gain
 from dia2stream.conversation.words import TakenWord
 from dia2stream.items import FRAME_MS
@@ -43,8 +44,6 @@ _BORDER_DB = 8  # how much quieter it must be there
 _LONGEST_WAIT_MS = 1500
 _BEHIND_MS = 150  # a model that is later than that with a word has fallen behind
 _ENDS = tuple(".?!")
-_STOPS = (*_ENDS, *",;:")
-_QUOTES = "\"')]"
 
 
 def quietness(pcm: NDArray[np.float32]) -> NDArray[np.uint8]:
@@ -103,10 +102,12 @@ class Pauses:
 class WordTimes:
     """When the words of one conversation begin and end to sound. Fills in `start` and `end` of a `TakenWord`.
 
+    pause_padding: the text machine's, which tells what words were forced on the model.
     levels: of the frame that was heard last, 8 bytes, or none where they are not known.
     """
 
-    def __init__(self, corrections: Corrections) -> None:
+    def __init__(self, corrections: Corrections, pause_padding: int = 0) -> None:
+        self._pause_padding = pause_padding
         self._delay, self._letter = round(corrections.word_delay_ms), corrections.letter_ms
         self._pauses = Pauses(corrections.pause_db) if corrections.pause_db else None
         self._waiting: deque[TakenWord] = deque()
@@ -236,7 +237,8 @@ class WordTimes:
         return self._letter * (letters + 2)
 
     def _is_forced(self, last: TakenWord, word: TakenWord) -> bool:
-        return bool(self._letter and last.word.tokens) and word.step - last.step == MAX_PADDING + 1
+        longest = MAX_PADDING + (self._pause_padding if may_pause_behind(last.word.text) else 0)
+        return bool(self._letter and last.word.tokens) and word.step - last.step == longest + 1
 
     def _start(self, word: TakenWord, until: float) -> float | None:
         """When a word begins, by what was heard until now; None when that is not known yet."""
@@ -253,10 +255,10 @@ class WordTimes:
 
     def _pause_may_begin(self, last: TakenWord | None, word: TakenWord) -> int:
         """How much later than a word is expected the pause before it may begin, in ms. last: the word before."""
-        text = "" if last is None or not self._is_forced(last, word) else last.word.text.rstrip(_QUOTES)
+        text = "" if last is None or not self._is_forced(last, word) else last.word.text.rstrip(QUOTES)
         if text.endswith(_ENDS):
             return _PAUSE_BEGINS_MS
-        return _PART_PAUSE_BEGINS_MS if text.endswith(_STOPS) else 0
+        return _PART_PAUSE_BEGINS_MS if text.endswith(STOPS) else 0
 
     def _begin(self, start: float) -> TakenWord:
         word, before = self._waiting.popleft(), self._last
