@@ -25,7 +25,7 @@ _DASH = re.compile(rf"(?<=[^\s`*(-])--+(?=[^\s-])|(?<=[^\s-])--+$|{DASH}+")
 # An element of a list: "arr[0]", "list[-1]", "user['name']"; in code also "a[1]", which else is a footnote.
 _INDEX = re.compile(r"(?<=[\w\]])\[(?=(?:0|-\d+|\d+:\d*|[\"'][^\[\]\s]+[\"']|[A-Za-z_]\w*)\])")
 _INDEX_IN_CODE = re.compile(r"(?<=[\w\]])\[(?=\d+\])")
-_MASK = re.compile(r"(?<![*\u2022])(?:\*{4,}|\u2022{2,})-?(?=\d{3,6}(?![\d*\u2022]))")  # of a card: "****8821"
+_MASK = re.compile(r"(?<![\w*\u2022.])(?:\*{4,}|\u2022{2,})-?(?=\d{3,6}(?![\d*\u2022]))")  # of a card: "****8821"
 _STAR = re.compile(r"(?<![\w*])\*(?=#?\d{2,4}#?(?![\d*]))")
 _FOOTNOTE = re.compile(
     r"(?:(?<=[A-Za-z]{4})|(?<=[.,!?\"']))[\u00b9\u00b2\u00b3]+$|(?<=[\w.,!?\"'\]])\[\^?\d{1,3}\]|\[\^[\w-]{1,30}\]:?"

@@ -260,7 +260,8 @@ PLACES = _pairs("""
 apt=Apartment | ste=Suite | rm=Room | bldg=Building | hwy=Highway | rte=Route | fl=Floor | ext=extension
 """)
 WITHOUT_DOT = _pairs("""
-vs=versus | w/o=without | w/out=without | w/=with | b/c=because | e.g=for example | i.e=that is | a.k.a=also known as
+vs=versus | y/y=year over year | q/q=quarter over quarter | m/m=month over month
+w/o=without | w/out=without | w/=with | b/c=because | e.g=for example | i.e=that is | a.k.a=also known as
 approx=approximately | etc=et cetera | ext=extension | c/o=care of | n\u00b0=number | p.a=per annum | cont'd=continued
 gov't=government | int'l=international | y/o=years old | qty=quantity | attn=attention | appt=appointment
 appts=appointments | pkg=package | pkgs=packages

@@ -112,6 +112,8 @@ def short_names(window: Window) -> Reading | None:
     low, dash, high = core.replace(".", "").partition("-")
     if dash and low in _NAMES and high in _NAMES:
         return (Said(1, f"{_NAMES[low]} to {_NAMES[high]}"),)
+    if "/" in core and all(day in SHORT_DAYS for day in core.split("/")):  # "Sat/Sun"
+        return (Said(1, ", ".join(SHORT_DAYS[day] for day in core.split("/"))),)
     if low in _DAY_LETTERS and (not dash or high in _DAY_LETTERS):
         return _day_letters(window, _DAY_LETTERS[low], _DAY_LETTERS.get(high))
     if core not in _SHORT:

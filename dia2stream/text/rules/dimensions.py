@@ -35,7 +35,7 @@ def marks(window: Window) -> Reading | None:
     if tail[0] == "'":
         if following is not None and following.core.isdecimal() and following.tail.startswith('"'):
             return (Said(2, f"{value(core)} foot {value(following.core)}", following.tail[1:]),)
-        is_side = following is not None and following.core in _BEHIND_FEET
+        is_side = window.before().core in BY or (following is not None and following.core in _BEHIND_FEET)
         if not is_side and window.before().core.lower() not in ("a", "an"):
             return None
     if following is not None and following.core in (*BY, "by"):

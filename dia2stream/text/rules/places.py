@@ -138,7 +138,7 @@ def states(window: Window) -> Reading | None:
         return None
     if following is None or not has_zip:
         return (Said(1, STATES[core]),)
-    return Said(1, STATES[core]), Said(1, ", ".join(map(digits, following.core.split("-"))))
+    return Said(1, STATES[core]), Said(1, _zip_said(following.core))
 
 
 def dotted_states(window: Window) -> Reading | None:
@@ -149,7 +149,14 @@ def dotted_states(window: Window) -> Reading | None:
     name = DOTTED_STATES.get(token.core.lower())
     if token.core[0] in "NSR" and "." in token.core:  # "M.D." and "P.A." are mostly other things
         name = STATES.get(token.core.replace(".", ""))
+    following = window.joined_after_dot() if name else None
+    if name and following is not None and _ZIP.fullmatch(following.core):
+        return Said(1, name, ""), Said(1, _zip_said(following.core))
     return (Said(1, name, window.without_dot()),) if name else None
+
+
+def _zip_said(code: str) -> str:
+    return ", ".join(map(digits, code.split("-")))
 
 
 def compass(window: Window) -> Reading | None:

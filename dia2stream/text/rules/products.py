@@ -3,7 +3,7 @@
 import re
 
 from dia2stream.text.numbers import cardinal, digits, pairs, spelled
-from dia2stream.text.rules.figures import FORMS, PLANES
+from dia2stream.text.rules.figures import FORMS, PLANES, is_named
 from dia2stream.text.window import Reading, Said, Window
 
 _BOEING = re.compile(rf"({'|'.join(sorted(PLANES))})(?:-(\d{{1,4}}))?(ER|LR|F|MAX)?('s|s)?")
@@ -14,10 +14,12 @@ _OIL = re.compile(r"(\d{1,2})W-(\d{2})")
 _TEAM = re.compile(r"(\d{1,2})ers('?)")
 _HASH = re.compile(r"(sha|md)-?(\d{1,3})(?::([\da-f]{6,}))?", re.IGNORECASE)
 _LONG_HASH = 12  # characters of one that are said
-_CARD = re.compile(r"(?:[xX]+-(?=\d{4})|[xX]{2,}|\u2022)(\d{3,6})")
+_CARD = re.compile(r"(?:[xX]+-(?=\d{4})|[xX]{2,}|\u2022|\.{3}(?=\d{4}$))(\d{3,6})")
 _PART = re.compile(r"([A-Z]{2,4})-(\d{4,6})")
+_HEX = re.compile(r"0x([\da-f]{2,16})", re.IGNORECASE)
+_ELEMENTS = re.compile(r"(?:He|Li|Na|Mg|Al|Si|Cl|Ca|Fe|Cu|Zn|Ag|[HCNOFPSKIB]|\d{1,2}(?!\d))+")  # "C6H12O6"
 _ANY = re.compile(
-    r"7\d7|[A-Z]{1,4}-?\d|\d{4}-[A-Z]|\d{1,2}(?:W-|ers)|sha|md|[xX\u2022]", re.IGNORECASE
+    r"0x|\.{3}|7\d7|[A-Z]{1,4}-?\d|\d{4}-[A-Z]|\d{1,2}(?:W-|ers)|sha|md|[xX\u2022]", re.IGNORECASE
 )  # how one begins
 _STANDARDS = frozenset(["ISO", "RFC", "IEC", "IEEE", "DIN", "ANSI", "RTX", "GTX"])
 
@@ -42,7 +44,13 @@ def products(window: Window) -> Reading | None:
     if match := _HASH.fullmatch(core):
         said = f"{_letters(match[1].upper())} {_pairs(match[2])}"
         return (Said(1, f"{said} colon {spelled(match[3][:_LONG_HASH])}" if match[3] else said),)
-    return _numbered(core)
+    if match := _HEX.fullmatch(core):
+        return (Said(1, f"zero X {spelled(match[1])}"),)
+    if _ELEMENTS.fullmatch(core) and core[0].isalpha() and re.search(r"\d\d[A-Z]", core) and not is_named(window):
+        return (
+            Said(1, " ".join(_pairs(p) if p.isdecimal() else _letters(p) for p in re.findall(r"\d+|[A-Za-z]", core))),
+        )
+    return _numbered(window, core)
 
 
 def _boeing(window: Window, match: re.Match[str]) -> Reading | None:
@@ -56,9 +64,9 @@ def _boeing(window: Window, match: re.Match[str]) -> Reading | None:
     return (Said(1, " ".join(filter(None, said)) + (ending or "")),)
 
 
-def _numbered(core: str) -> Reading | None:
+def _numbered(window: Window, core: str) -> Reading | None:
     """The last figures of a card, "x-1009", and what letters and a number name, "ABC-1234"."""
-    if match := _CARD.fullmatch(core):
+    if (match := _CARD.fullmatch(core)) and (core[0] != "." or is_named(window)):
         return (Said(1, f"X {digits(match[1])}" if core[0] in "xX" and core[1:2] == "-" else digits(match[1])),)
     if (match := _PART.fullmatch(core)) and match[1] not in _STANDARDS:
         return (Said(1, f"{_letters(match[1])} {digits(match[2])}"),)

@@ -88,7 +88,7 @@ def units(window: Window) -> Reading | None:
     before, core = window.before(), window.first.core
     if core == "in" and before.core.lower() in _MEASURES and window.before(2).is_numeric:
         return (Said(1, "inches", window.without_dot()),)
-    if before.tail or not before.is_numeric:
+    if before.tail or not before.is_numeric or (core in DIRECTIONS and before.core.startswith(("I-", "US-", "SR-"))):
         return None
     if core == "A" and "." in before.core and before.core[-1].isdecimal():
         return (Said(1, "amps"),)

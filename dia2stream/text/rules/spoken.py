@@ -53,7 +53,7 @@ _WITH_FIGURES: tuple[tuple[str, Rule], ...] = (
     ("*#\u2217", keypad.keypad),
     ("-", keypad.ten_four),
     ("", phones.phones),
-    ("-'aA*\u2022", products.products),
+    ("-'aA*.\u2022", products.products),
     ("aA", maths.scientific),
     ("^", maths.ions),
     ("\u00b2\u00b3^", quantities.units),
