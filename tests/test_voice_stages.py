@@ -136,11 +136,14 @@ def test_parts_have_every_shard_once_and_keep_to_their_size(tmp_path: Path, monk
     made, system = tmp_path / "made", tmp_path / "system"
     write_made(made, system)
     shard = (made / "codes" / "0000.npz").stat().st_size
-    most = 3 * shard + 10_000
+    most = bundle.size(bundle.bundle(made, tmp_path / "all", 10**9, system)[0]) - 3 * shard
     parts = bundle.bundle(made, tmp_path / "out", most, system)
     assert all(bundle.size(part) <= most for part in parts)
     names = [path.name for part in parts for path in corpus.shards(part / "codes")]
     assert sorted(names) == [f"{n:04}.npz" for n in range(9)]
+    assert len(parts) > 1
+    assert all((part / "tokenizer" / "tokenizer.json").exists() for part in parts)
+    assert all((part / "codes" / "silence.npy").exists() for part in parts)
     with pytest.raises(FileExistsError):
         bundle.bundle(made, tmp_path / "out", most, system)
 
@@ -163,7 +166,7 @@ def test_a_part_that_can_hold_nothing_is_refused(tmp_path: Path) -> None:
     write_made(tmp_path / "made", tmp_path / "system", shards=1)
     (tmp_path / "made" / "tokenizer" / "tokenizer.json").write_text("{}" * 100_000)
     shard = (tmp_path / "made" / "codes" / "0000.npz").stat().st_size
-    for most, fault in ((100, "a shard of "), (shard, "without codes, the first part has ")):
+    for most, fault in ((100, "a shard of "), (shard, "without codes, a part has ")):
         with pytest.raises(ValueError, match=fault):
             bundle.bundle(tmp_path / "made", tmp_path / f"out-{most}", most, tmp_path / "system")
 

@@ -1,7 +1,8 @@
 """Packs what a GPU machine needs into folders that can travel: `bundle.py pack FOLDER OUT [--mib 18]`.
 
-FOLDER is that of `make`. OUT/1, OUT/2 ... have at most so many MiB each. The first has tokenizer, codec, Flite's
-libraries and texts, of which codes are made there, and as many shards of codes as fit; the others have further shards.
+FOLDER is that of `make`. OUT/1, OUT/2 ... have at most so many MiB each, and each has the tokenizer. The first has
+codec, Flite's libraries and texts, of which codes are made there, and as many shards of codes as fit; the others have
+more of these.
 `device` collects them, and `bundle.py unpack` decompresses what was packed.
 """
 
@@ -44,7 +45,6 @@ def basis(folder: Path, out: Path, system: Path) -> None:
     """All but codes: the codec without its encoder, as codes are made by its analysis."""
     import codec
 
-    shutil.copytree(folder / "tokenizer", out / "tokenizer")
     (out / "codec").mkdir(parents=True)
     shutil.copyfile(folder / "codec" / codec.ANALYSIS, out / "codec" / codec.ANALYSIS)
     halved(folder / "codec" / "decoder.safetensors", out / "codec" / "decoder.safetensors")
@@ -78,14 +78,16 @@ def bundle(folder: Path, out: Path, most: int, system: Path = SYSTEM) -> list[Pa
     while shard is not None or not parts:
         part = out / str(len(parts) + 1)
         (part / "codes").mkdir(parents=True)
+        # In each part, so that the language model can learn from any of them where a machine was lost.
+        shutil.copytree(folder / "tokenizer", part / "tokenizer")
+        shutil.copyfile(folder / "codes" / "silence.npy", part / "codes" / "silence.npy")
         if not parts:
             basis(folder, part, system)
-            shutil.copyfile(folder / "codes" / "silence.npy", part / "codes" / "silence.npy")
             # No shard that is sent is made there again.
             (part / "first-shard").write_text(f"{1 + int(found[-1].stem)}\n")
         used = size(part)
         if used > most:
-            raise ValueError(f"without codes, the first part has {used} bytes, more than {most}")
+            raise ValueError(f"without codes, a part has {used} bytes, more than {most}")
         while shard is not None and (used := used + shard.stat().st_size) <= most:
             shutil.copyfile(shard, part / "codes" / shard.name)
             shard = next(shards, None)
