@@ -1,10 +1,11 @@
 """Compiles every Triton kernel that a step, a pass and the codec launch, for a GPU that need not be here.
 
-    compiled_kernels.py CAPABILITY [WEIGHTS]        80, 86, 89, 90, 100 or 120; "dtype" or "fp8"
+    compiled_kernels.py CAPABILITY [WEIGHTS [tiles]]        80, 86, 89, 90, 100 or 120; "dtype" or "fp8"
 
 The model has the 2B shape, one layer of each kind and a short vocabulary: the same kernels as the whole model's. They
 are launched as in a real step, on tensors of the CPU, and Triton compiles each of them instead of running it. The only
-line that is printed is JSON: what every kernel takes, its name, shared memory in bytes and warps.
+line that is printed is JSON: what every kernel takes, its name, shared memory in bytes and warps. With "tiles", it
+is only a step of one conversation, with every set of tiles.
 """
 
 import json
@@ -28,7 +29,9 @@ from dia2.codec.mimi import Mimi
 from dia2.codec.ring import RingView
 from dia2.cuda.fused_codec import MOST_ROWS, FusedDecoder
 from dia2.cuda.graphs import batch_sizes
+from dia2.cuda.kernels.products import TILE_SETS
 from dia2.cuda.kernels.ring import attend_ring_fused
+from dia2.cuda.programs import KernelBuffers, KernelProgram
 from dia2.cuda.stepper import GraphStepper
 from dia2.model.sampling import SlotSettings
 
@@ -90,6 +93,17 @@ def launch_steps(checkpoint: Checkpoint) -> None:
         stepper.prefill(0, [stepper.opening] * columns)
 
 
+def launch_tiles(checkpoint: Checkpoint) -> None:
+    """A step of one conversation with every set of tiles."""
+    stepper = GraphStepper(checkpoint, 1)
+    buffers = KernelBuffers(stepper.tensors)
+    stepper.begin(0, SlotSettings(), seed=0)
+    for tiles in TILE_SETS.values():
+        program = KernelProgram(stepper.tensors, buffers, tiles)
+        program.column()
+        program.codes()
+
+
 def launch_codec() -> None:
     """The attention of a codec's frame, in the published shape."""
     groups, width = PUBLISHED.num_key_value_heads, PUBLISHED.head_dim
@@ -112,17 +126,20 @@ def launch_fused_codec() -> None:
             decoder(codes, torch.arange(rows), sound)
 
 
-def main(capability: int, weights: str) -> None:
+def main(capability: int, weights: str, tiles_alone: bool) -> None:
     warnings.simplefilter("ignore")
     driver.set_active(AbsentGpu(capability))
     torch.cuda.get_device_capability = lambda device=None: divmod(capability, 10)
     compiled = Compiled()
     JITFunction.run = lambda function, *args, **options: compiled.run(function, *args, **options)
-    launch_steps(short_model(weights))
-    launch_codec()
-    launch_fused_codec()
+    if tiles_alone:
+        launch_tiles(short_model(weights))
+    else:
+        launch_steps(short_model(weights))
+        launch_codec()
+        launch_fused_codec()
     print(json.dumps(list(compiled.kernels.values())))
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), sys.argv[2] if len(sys.argv) > 2 else "dtype")
+    main(int(sys.argv[1]), sys.argv[2] if len(sys.argv) > 2 else "dtype", sys.argv[3:] == ["tiles"])

@@ -5,11 +5,14 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tools import require
 
 require("triton")
+
+from dia2.cuda.kernels.products import TILE_SETS
 
 PROGRAM = Path(__file__).parent / "compiled_kernels.py"
 KERNELS = Path(__file__).parent.parent / "dia2" / "cuda" / "kernels"
@@ -29,15 +32,27 @@ SHARED_KB = {
 @pytest.mark.parametrize("weights", ["dtype", "fp8"])
 @pytest.mark.parametrize("card", SHARED_KB)
 def test_every_kernel_compiles_for_a_card_and_fits_into_it(card: str, weights: str) -> None:
+    kernels = compiled(card, weights)
+    assert {kernel["name"] for kernel in kernels} == launched_kernels()
+
+
+@pytest.mark.slow
+def test_every_set_of_tiles_compiles_for_a_card_of_little_shared_memory_and_fits_into_it() -> None:
+    products = [kernel for kernel in compiled("4090, L40S", "dtype", "tiles") if kernel["name"] == "_gated_kernel"]
+    assert {kernel["warps"] for kernel in products} >= {tiles.usual.warps for tiles in TILE_SETS.values()}
+
+
+def compiled(card: str, *arguments: str) -> list[dict[str, Any]]:
+    """The kernels that were compiled for a card, all of which fit into its shared memory."""
     capability, most = SHARED_KB[card]
     environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
-    command = [sys.executable, str(PROGRAM), str(capability), weights]
+    command = [sys.executable, str(PROGRAM), str(capability), *arguments]
     told = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=500)
     assert told.returncode == 0, told.stderr[-2000:]
-    kernels = json.loads(told.stdout.splitlines()[-1])
-    assert {kernel["name"] for kernel in kernels} == launched_kernels()
+    kernels: list[dict[str, Any]] = json.loads(told.stdout.splitlines()[-1])
     for kernel in kernels:
         assert kernel["shared"] <= most * 1024, f"{kernel} on {card}"
+    return kernels
 
 
 def launched_kernels() -> set[str]:
