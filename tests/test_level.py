@@ -3,9 +3,11 @@
 import numpy as np
 import pytest
 from conversations import Rig, toy, toy_voice
+from hypothesis import given
+from hypothesis import strategies as st
 
 from dia2.checkpoint.corrections import Corrections
-from dia2stream.conversation.level import Gain, Level, amplified, factor
+from dia2stream.conversation.level import Gain, Level, amplified, amplified_together, factor
 from dia2stream.options import SpeechOptions
 from dia2stream.protocol.messages import Inject, Pause, Resume, Start, WordEvent
 
@@ -45,6 +47,22 @@ def test_amplified_sound_has_no_step_and_stays_within_full_scale() -> None:
     assert np.abs(np.diff(ramp)).max() < 0.001
     loud = amplified(np.array([-3.0, -0.5, 0.5, 3.0], np.float32), Gain(4.0, 4.0))
     assert loud.tolist() == [-1.0, -1.0, 1.0, 1.0]
+
+
+factors = st.sampled_from([0.5, 1.0, 1.4, factor(6)])
+some_gains = st.lists(st.one_of(st.none(), st.builds(Gain, factors, factors)), min_size=1, max_size=6)
+
+
+@given(some_gains, st.integers(0, 9))
+def test_conversations_that_share_a_step_sound_as_loud_as_each_alone_bit_for_bit(
+    gains: list[Gain | None], seed: int
+) -> None:
+    sound = np.random.default_rng(seed).normal(0, 0.6, (len(gains), 240)).astype(np.float32)
+    together = amplified_together(sound, gains)
+    for row, gain in enumerate(gains):
+        alone = np.clip(sound[row], -1.0, 1.0) if gain is None else amplified(sound[row], gain)
+        assert together[row].tobytes() == alone.tobytes()
+        assert not np.shares_memory(together, sound)
 
 
 @pytest.mark.parametrize("make", [lambda: levelled(corrections=EVENED), lambda: levelled(6.0, corrections=EVENED)])

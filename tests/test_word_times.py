@@ -11,7 +11,7 @@ from taping import TapedRig, revived
 from dia2.checkpoint.corrections import Corrections
 from dia2.text.machine import MAX_PADDING
 from dia2stream.conversation.level import Gain
-from dia2stream.conversation.word_times import WordTimes, amplified_levels, quietness
+from dia2stream.conversation.word_times import WordTimes, levels_together, quietness
 from dia2stream.conversation.words import QueuedWord, TakenWord
 from dia2stream.protocol.messages import Resume, Start, WordEvent
 
@@ -194,9 +194,10 @@ def test_levels_are_decibels_below_full_scale_and_follow_the_gain() -> None:
     sound = np.stack([np.full(1920, 0.1, np.float32), np.zeros(1920, np.float32)])
     sound[1, 240:480] = 1.0
     assert quietness(sound).tolist() == [[20] * 8, [120, 0, *[120] * 6]]
-    assert amplified_levels(quietness(sound)[0], None) == bytes([20] * 8)
-    assert amplified_levels(quietness(sound)[0], Gain(1.0, 2.0)) == bytes([14] * 8)
-    assert amplified_levels(quietness(sound)[1], Gain(4.0, 4.0))[:2] == bytes([108, 0])
+    assert levels_together(sound, [None, None]) == [bytes([20] * 8), bytes([120, 0, *[120] * 6])]
+    first, second = levels_together(sound, [Gain(1.0, 2.0), Gain(4.0, 4.0)])
+    assert first == bytes([14] * 8)
+    assert second[:2] == bytes([108, 0])
 
 
 def test_a_conversation_that_is_taken_over_tells_every_word_once_and_at_the_same_time(
@@ -207,7 +208,7 @@ def test_a_conversation_that_is_taken_over_tells_every_word_once_and_at_the_same
         silent = np.rint(pcm[:, 0] * 2**20).astype(int) % 8 < 3
         return np.repeat(np.where(silent, SILENCE, SPEECH)[:, None], 8, axis=1).astype(np.uint8)
 
-    monkeypatch.setattr("dia2stream.engine.batch.quietness", toy_levels)
+    monkeypatch.setattr("dia2stream.conversation.word_times.quietness", toy_levels)
     text = Start("[S1] One two three. [S2] Four five, six seven. [S1] Eight.", seed=3)
 
     def heard(*rigs: Any) -> list[Any]:

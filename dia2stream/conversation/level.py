@@ -4,6 +4,7 @@ The gain of a frame goes with the speaker of the word that sounds in it. Where t
 course of one frame, so that nothing jumps. It depends on the words alone: a frame that is made again sounds the same.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -40,6 +41,18 @@ def amplified(pcm: NDArray[np.float32], gain: Gain) -> NDArray[np.float32]:
     """A frame's samples with their gain, within -1..1."""
     ramp = np.linspace(gain.begins, gain.ends, len(pcm), dtype=np.float32)
     louder: NDArray[np.float32] = np.clip(pcm * ramp, -1.0, 1.0)
+    return louder
+
+
+def amplified_together(pcm: NDArray[np.float32], gains: Sequence[Gain | None]) -> NDArray[np.float32]:
+    """The frames of several conversations [n, samples], each with its gain, within -1..1: as `amplified` makes each."""
+    if not any(gains):
+        return np.clip(pcm, -1.0, 1.0)
+    factors = np.array([1.0 if gain is None else gain.begins for gain in gains], np.float32)
+    louder: NDArray[np.float32] = np.clip(pcm * factors[:, None], -1.0, 1.0)
+    for row, gain in enumerate(gains):
+        if gain is not None and gain.begins != gain.ends:
+            louder[row] = amplified(pcm[row], gain)
     return louder
 
 

@@ -28,8 +28,8 @@ from dia2.steps.speculation import LEAST_DEPTH, Tree
 from dia2.steps.stepper import Stepper, TextColumn
 from dia2stream.conversation.conversation import Conversation
 from dia2stream.conversation.events import MadeFrame
-from dia2stream.conversation.level import amplified
-from dia2stream.conversation.word_times import amplified_levels, quietness
+from dia2stream.conversation.level import amplified_together
+from dia2stream.conversation.word_times import levels_together
 from dia2stream.engine.observer import StepReport
 from dia2stream.journal.prepared_tape import StepTape
 
@@ -177,16 +177,14 @@ class Batch:
         self._frames = self._drawn = None
 
     def _deliver(self, frames: _Frames) -> None:
-        unclipped = self._timed(frames.sounds.pcm).numpy()
-        pcm = np.clip(unclipped, -1.0, 1.0)
+        unclipped, gains = self._timed(frames.sounds.pcm).numpy(), [made.gain for _, made in frames.made]
+        pcm = amplified_together(unclipped, gains)
         listens = any(conversation.times.listens for conversation, _ in frames.made)
-        quiet = quietness(pcm) if listens else None
+        levels = levels_together(np.clip(unclipped, -1.0, 1.0), gains) if listens else [b""] * len(gains)
         for row, (conversation, made) in enumerate(frames.made):
             if made is not _LOST:
                 # A copy, because one slow reader would keep the sound of all conversations in memory.
-                sound = pcm[row].copy() if made.gain is None else amplified(unclipped[row], made.gain)
-                levels = b"" if quiet is None else amplified_levels(quiet[row], made.gain)
-                self._try(conversation, conversation.deliver, made, sound, levels)
+                self._try(conversation, conversation.deliver, made, pcm[row].copy(), levels[row])
 
     def _note(self, made: Sequence["_Step"]) -> None:
         """Keeps what steps drew for conversations that are written down; a frame that ends a turn comes first."""
