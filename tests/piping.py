@@ -33,6 +33,11 @@ def a_second() -> float:
     return max(1.0, os.getloadavg()[0] / (os.cpu_count() or 1), (time.monotonic() - began) / 0.05)
 
 
+def soon() -> float:
+    """Seconds that suffice for what happens at once. Where it does not, a deadline of 10 s or more is waited for."""
+    return max(5.0, 2 * a_second())
+
+
 def dia2stream(*arguments: str) -> list[str]:
     """The command line of a `dia2stream` command."""
     return [sys.executable, "-m", "dia2stream", *arguments]

@@ -17,7 +17,7 @@ import pytest
 import soundfile
 from hypothesis import given
 from hypothesis import strategies as st
-from piping import Event, Pipe, a_second
+from piping import Event, Pipe, a_second, soon
 
 from dia2stream.conversation.words import MAX_QUEUED_WORDS
 from dia2stream.engine.engine import Engine
@@ -304,7 +304,7 @@ def test_a_stuck_reader_gets_answers_costs_no_memory_and_loses_nothing_and_one_t
         assert_a_stuck_reader_costs_nothing(other, spoken(pipe, LONG), seconds=2)
         other.send("start", text=LONG, id="cut short")
         other.wait_for("word", id="cut short")
-        assert other.close_stdout() < a_second()
+        assert other.close_stdout() < soon()
         assert other.wait() == 0
         assert {event["event"] for event in other.events} <= {*EVENTS_OF_SPEECH, "error"}
 
@@ -321,7 +321,7 @@ def test_a_reader_that_stops_for_a_minute_goes_on_where_it_was(pipe):
 def test_a_reader_that_quits_while_nothing_is_said_ends_it_quietly():
     with Pipe() as pipe:
         pipe.wait_for("ready")
-        assert pipe.close_stdout() < a_second()
+        assert pipe.close_stdout() < soon()
         assert pipe.wait() == 0
         assert [event["event"] for event in pipe.events] == ["ready"]
 
@@ -447,7 +447,7 @@ def test_signals_end_it_at_once_and_without_a_word(number, code):
         pipe.process.send_signal(number)
         started = time.monotonic()
         assert pipe.wait() == code
-        assert time.monotonic() - started < a_second()
+        assert time.monotonic() - started < soon()
         assert {event["event"] for event in pipe.events} <= EVENTS_OF_SPEECH
 
 

@@ -7,7 +7,7 @@ from typing import cast
 
 import pytest
 from engines import HELLO, LONG, ToyEngine, alone, audio, eventually, full, kinds, spoken, take_until
-from piping import PATIENCE, a_second
+from piping import PATIENCE, soon
 
 from dia2stream.errors import CommandError
 from dia2stream.items import Frame, Item
@@ -158,7 +158,7 @@ def test_a_lead_holds_sending_back_and_the_loop_waits_just_so_long(engine: ToyEn
         items = take_until(session, Frame)
         while sum(isinstance(item, Frame) for item in items) < 12:
             items.append(cast(Item, session.next()))
-        assert 7 * 0.08 - 0.05 < time.monotonic() - began < 7 * 0.08 + a_second()
+        assert 7 * 0.08 - 0.05 < time.monotonic() - began < 7 * 0.08 + soon()
 
 
 # ---- Commands at any moment ----

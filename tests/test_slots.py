@@ -221,8 +221,8 @@ async def test_a_conversation_that_lost_its_client_has_its_slot_for_ten_seconds_
         client = await take_slot(server)
         await client.start(LONG, seed=7)
         await hear(client, Audio)
-        await client.close()
         began = time.monotonic()
+        await client.close()
         with pytest.raises(CommandError, match="every slot is taken"):
             await connect(server.url)
         async with await connect(server.url, conversation=client.ready.conversation) as back:  # in time
@@ -248,8 +248,8 @@ async def test_a_client_that_idles_gives_way_to_one_that_waits_and_one_that_is_a
                 with pytest.raises(CommandError, match="every slot is taken"):
                     await connect(server.url, wait=1)
                 refused += 1
-            await forgotten.pause()
             began = time.monotonic()
+            await forgotten.pause()
             async with await connect(server.url, wait=30) as other:
                 assert time.monotonic() - began > 2
                 await other.start(SHORT)
