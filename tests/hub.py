@@ -12,7 +12,6 @@ huggingface_hub reads its settings when it is imported, so tests load models in 
 import contextlib
 import hashlib
 import json
-import multiprocessing
 import os
 import re
 import resource
@@ -24,6 +23,8 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
+
+from forked import context
 
 LARGE = 100_000  # bytes from which a file lives in the store
 
@@ -125,10 +126,8 @@ def forked(target: Callable[..., None], *arguments: Any) -> str:
 
     It is forked off a server that has imported torch, which takes most of the time, but not huggingface_hub.
     """
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["dia2.checkpoint.load"])
     with tempfile.TemporaryDirectory() as folder:
-        process = context.Process(target=_redirected, args=(folder, target, arguments))
+        process = context().Process(target=_redirected, args=(folder, target, arguments))
         process.start()
         process.join(timeout=120)
         process.kill()

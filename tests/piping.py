@@ -12,6 +12,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from forked import Forked
+
 ROOT = Path(__file__).parent.parent
 PATIENCE = 90.0 * float(os.environ.get("TEST_PATIENCE", "1"))  # seconds until a test gives up on something
 
@@ -43,6 +45,46 @@ def dia2stream(*arguments: str) -> list[str]:
     return [sys.executable, "-m", "dia2stream", *arguments]
 
 
+def begin(*arguments: str, env: dict[str, str], before: str = "", **options: Any) -> "subprocess.Popen[Any] | Forked":
+    """Starts a `dia2stream` command. before: Python to run in the process first. Options are Popen's.
+
+    Tests fork it off a process that has loaded PyTorch, if the environment is that of the tests, but for our settings.
+    """
+    program = f"{before}\nfrom dia2stream.__main__ import main; main()"
+    if "PYTEST_CURRENT_TEST" in os.environ and all(ours(name) for name, _ in env.items() ^ os.environ.items()):
+        return Forked(program, arguments, env=env, **options)
+    command = [sys.executable, "-c", program, *arguments] if before else dia2stream(*arguments)
+    return subprocess.Popen(command, env=env, **options)
+
+
+def ran(
+    *arguments: str,
+    env: dict[str, str] | None = None,
+    input: Any = None,
+    text: bool = True,
+    timeout: float = PATIENCE,
+    **options: Any,
+) -> "subprocess.CompletedProcess[Any]":
+    """Runs a `dia2stream` command to its end. Its output is kept. env: ENVIRONMENT where none is given."""
+    pipes = {"stdin": subprocess.DEVNULL if input is None else subprocess.PIPE, "stdout": subprocess.PIPE}
+    options = {**pipes, "stderr": subprocess.PIPE, **options}
+    process = begin(*arguments, env=ENVIRONMENT if env is None else env, text=text, **options)
+    try:
+        out, err = process.communicate(input, timeout)
+    except BaseException:
+        process.kill()
+        raise
+    return subprocess.CompletedProcess(arguments, process.wait(), out, err)
+
+
+def ours(name: str) -> bool:
+    """Whether a variable of the environment is none that a library reads when it is loaded.
+
+    PYTHONPATH is not needed: a forked process looks for modules where the tests do.
+    """
+    return name.startswith(("DIA2STREAM_", "PYTEST_")) or name in ("PATH", "PYTHONPATH")
+
+
 def put_on_path(folder: Path) -> None:
     """Makes a `dia2stream` command in a folder that is, or will be, on the path."""
     script = folder / "dia2stream"
@@ -57,11 +99,8 @@ class Pipe:
     """
 
     def __init__(self, *flags: str, before: str = "", env: dict[str, str] | None = None, **options: Any) -> None:
-        command = dia2stream("pipe", *flags)
-        if before:
-            command[1:3] = ["-c", f"{before}\nfrom dia2stream.__main__ import main; main()"]
-        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-        self.process = subprocess.Popen(command, bufsize=0, env=ENVIRONMENT | (env or {}), **{**pipes, **options})
+        options = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **options}
+        self.process = begin("pipe", *flags, before=before, env=ENVIRONMENT | (env or {}), bufsize=0, **options)
         self.audio = bytearray()
         self.lines: list[str] = []  # of stderr
         self._events: list[Event] = []

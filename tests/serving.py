@@ -12,7 +12,6 @@ import signal
 import socket
 import ssl
 import subprocess
-import sys
 import threading
 import time
 import urllib.error
@@ -24,7 +23,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from piping import PATIENCE
+from piping import PATIENCE, begin
 
 from dia2stream.client import Client, connect
 from dia2stream.protocol.audio_message import Audio
@@ -104,14 +103,9 @@ class Serve:
         self.ping_seconds = float(str(flags.get("ping_seconds", 15)))
         self._key = {"Authorization": f"Bearer {flags['token']}"} if "token" in flags else {}
         clean = {name: value for name, value in os.environ.items() if not name.startswith("DIA2STREAM_")}
-        program = ["-c", f"{before}\nfrom dia2stream.__main__ import main; main()"] if before else ["-m", "dia2stream"]
-        self.process = subprocess.Popen(
-            [sys.executable, *program, "serve", *arguments, *extra],
-            stderr=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            env={**clean, "OMP_NUM_THREADS": "1", **(environment or {})},
-        )
+        env = {**clean, "OMP_NUM_THREADS": "1", **(environment or {})}
+        pipes: dict[str, Any] = {"stderr": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+        self.process = begin("serve", *arguments, *extra, before=before, env=env, **pipes)
         self.log: list[str] = []
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from piping import PATIENCE
+from piping import PATIENCE, ran
 from websockets.asyncio.server import serve
 
 from dia2.checkpoint import random_models
@@ -40,8 +40,7 @@ SERVED = ["cold_start", "inject_after_silence", "inject_after_barge_in", "pieces
 def bench(*arguments, **options) -> subprocess.CompletedProcess[str]:
     """dia2stream bench, as a process, on the quick model."""
     environment = {key: value for key, value in os.environ.items() if not key.startswith("DIA2STREAM_")}
-    command = [sys.executable, "-m", "dia2stream", "bench", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=2.5 * PATIENCE, env=environment, **options)
+    return ran("bench", *map(str, arguments), timeout=2.5 * PATIENCE, env=environment, **options)
 
 
 class Measured:

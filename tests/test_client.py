@@ -4,12 +4,12 @@ import asyncio
 import json
 import os
 import socket
-import subprocess
 import sys
 import wave
 
 import numpy as np
 import pytest
+from piping import ran
 from serving import QUICK, SHORT, Serve, hear, on_loop, sound, take_slot
 from websockets.asyncio.server import serve
 
@@ -27,8 +27,7 @@ def server():
 
 def run(*args, **environment):
     clean = {name: value for name, value in os.environ.items() if not name.startswith("DIA2STREAM_")}
-    command = [sys.executable, "-m", "dia2stream", "client", *args]
-    return subprocess.run(command, capture_output=True, text=True, timeout=100, env={**clean, **environment})
+    return ran("client", *args, env={**clean, **environment})
 
 
 @on_loop

@@ -3,7 +3,6 @@
 Left out where the extra `dia2stream[asr]` is not installed.
 """
 
-import subprocess
 from collections.abc import Iterator
 from itertools import pairwise
 
@@ -11,7 +10,7 @@ import numpy as np
 import pytest
 from conftest import CLIPS
 from ears import Ears
-from piping import ENVIRONMENT, PATIENCE, Pipe, dia2stream
+from piping import ENVIRONMENT, Pipe, ran
 from serving import QUICK, Serve, events, hear, on_loop, sound, take_slot
 from tools import needs
 
@@ -155,13 +154,8 @@ def test_in_a_voice_made_for_it_the_text_is_said_and_nothing_of_the_clips(tmp_pa
     clips = [
         part for n, name in ((1, "slt"), (2, "rms")) for part in (f"--speaker-{n}", str(CLIPS / f"flite_{name}.flac"))
     ]
-    subprocess.run(
-        dia2stream("voice", "make", "ann", *clips, "-o", str(voice)),
-        env=ENVIRONMENT | BUNDLED,
-        check=True,
-        capture_output=True,
-        timeout=PATIENCE,
-    )
+    made = ran("voice", "make", "ann", *clips, "-o", str(voice), env=ENVIRONMENT | BUNDLED)
+    assert made.returncode == 0, made.stderr
     with Pipe("--voice", str(voice), env=BUNDLED) as pipe:
         assert pipe.wait_for("ready")["voices"] == ["ann"]
         assert_heard(ears, Talk(pipe, f"[S1] {FIRST}").until_done("first"), FIRST)

@@ -1,7 +1,6 @@
 """A fork: a copy of a conversation that goes on as its original would, and knows nothing of what that does."""
 
 import json
-import subprocess
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +12,7 @@ from conversations import HISTORY, Memory, Rig, assert_same_memory, tiny
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from journals import redis_running
-from piping import ENVIRONMENT, dia2stream
+from piping import ran
 from serving import Serve, hear, on_loop, sound
 from test_journal import TEXT, WORDS, words
 from test_replay import replayed
@@ -240,8 +239,9 @@ def test_a_fork_that_cannot_be_had_is_one_clear_error_and_closes_nothing(server:
 
 def test_a_pipe_has_no_place_for_a_fork() -> None:
     given = b'{"cmd": "start", "text": "Hello."}\n{"cmd": "fork"}\n'
-    ran = subprocess.run(dia2stream("pipe"), input=given, capture_output=True, env=ENVIRONMENT, check=True)
-    told = [json.loads(line) for line in ran.stderr.splitlines() if line.startswith(b"{")]
+    done = ran("pipe", input=given, text=False)
+    assert done.returncode == 0
+    told = [json.loads(line) for line in done.stderr.splitlines() if line.startswith(b"{")]
     [error] = [event for event in told if event["event"] == "error"]
     assert (error["code"], error["cmd"]) == ("bad_command", "fork")
     assert error["message"] == "there is one conversation here: fork is for a server's clients"

@@ -413,7 +413,8 @@ def test_who_comes_while_the_model_is_loading_is_kept_waiting_and_then_served():
 
 
 def test_who_comes_to_a_model_that_never_loads_is_told_to_come_again():
-    with Serve(wait=False, before=NEVER_LOADED) as starting:
+    impatient = "\nfrom dia2stream.server import front\nfront.REQUEST_SECONDS = 0.5"
+    with Serve(wait=False, before=NEVER_LOADED + impatient) as starting:
         answer = Answer(starting, "/v1/text-to-speech/any", {"text": "Hi."})
         assert (answer.status, answer.json["detail"]["status"]) == (503, "system_busy")
         assert answer.headers["Retry-After"]

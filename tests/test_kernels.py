@@ -143,10 +143,20 @@ def test_a_column_is_embedded_with_its_text_and_without(slots: int) -> None:
     close(out, torch.stack(expected))
 
 
+SHAPES = [(4, 2, 16, True), (3, 3, 16, False), (6, 2, 32, True), (2, 2, 32, True)]  # heads, kv_heads, dim, rope
+PIECES = [(4, 32), (1, 64), (4, 600)]  # splits, columns of a block
+
+
 @pytest.mark.parametrize(
-    ("heads", "kv_heads", "dim", "rope"), [(4, 2, 16, True), (3, 3, 16, False), (6, 2, 32, True), (2, 2, 32, True)]
+    ("heads", "kv_heads", "dim", "rope", "splits", "columns"),
+    # All with all on a GPU. Triton's interpreter takes seconds for each, so there each is in one case at least.
+    [
+        (*shape, *pieces)
+        for n, shape in enumerate(SHAPES)
+        for m, pieces in enumerate(PIECES)
+        if DEVICE.type == "cuda" or n % len(PIECES) == m
+    ],
 )
-@pytest.mark.parametrize(("splits", "columns"), [(1, 64), (4, 32), (4, 600)])
 def test_attention_is_norm_rotation_cache_and_softmax(
     heads: int, kv_heads: int, dim: int, rope: bool, splits: int, columns: int
 ) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import soundfile
 from conftest import CLIPS
-from piping import ENVIRONMENT, PATIENCE, ROOT, dia2stream, put_on_path
+from piping import ENVIRONMENT, PATIENCE, ROOT, put_on_path, ran
 from tools import needs
 
 MANUALS = [*(ROOT / "dia2").rglob("README.md"), *(ROOT / "dia2stream").rglob("README.md"), ROOT / "README.md"]
@@ -42,8 +42,8 @@ cat said
     (folder / "dia2stream").chmod(0o755)
     (folder / "script.txt").write_text("[S1] Hello there.\n[S2] Hi!\n")
     clip = ["--speaker-1", str(CLIPS / "flite_slt.flac"), "-o", "ann.voice.safetensors"]
-    make = dia2stream("voice", "make", "ann", *clip)
-    subprocess.run(make, cwd=folder, env=ENVIRONMENT, check=True, capture_output=True, timeout=PATIENCE)
+    made = ran("voice", "make", "ann", *clip, cwd=folder)
+    assert made.returncode == 0, made.stderr
     return folder
 
 

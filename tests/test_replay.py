@@ -1,13 +1,11 @@
 """`serve --record` writes conversations down, and `dia2stream replay` speaks them again."""
 
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
-from piping import PATIENCE
+from piping import ran
 from serving import Serve, hear, on_loop, sound, take_slot
 
 from dia2stream.journal.record import CommandEntry, EarEntry, Record, StepsEntry, read_record
@@ -18,10 +16,8 @@ NOISE = np.random.default_rng(1).integers(-3000, 3000, 24000).astype("<i2").toby
 
 
 def replayed(path: Path, out: Path, *flags: str) -> tuple[np.ndarray, str]:
-    command = [sys.executable, "-m", "dia2stream", "replay", str(path), "-o", str(out), "--model", "random:tiny"]
-    run = subprocess.run(
-        [*command, "--device", "cpu", *flags], capture_output=True, text=True, timeout=PATIENCE, check=False
-    )
+    model = ("--model", "random:tiny", "--device", "cpu")
+    run = ran("replay", str(path), "-o", str(out), *model, *flags)
     assert run.returncode == 0, run.stderr
     return soundfile.read(out, dtype="int16")[0], run.stderr.splitlines()[-1]
 
@@ -103,8 +99,7 @@ def test_a_recorded_call_is_heard_again(tmp_path: Path, secret: bool) -> None:
 
 def test_what_cannot_be_replayed_or_recorded_is_one_clear_line(tmp_path: Path) -> None:
     def failure(*arguments: str) -> str:
-        command = [sys.executable, "-m", "dia2stream", *arguments]
-        run = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, check=False)
+        run = ran(*arguments)
         assert run.returncode in (1, 2)
         return run.stderr.splitlines()[-1] if run.returncode == 1 else run.stderr
 

@@ -8,7 +8,7 @@ import subprocess
 import numpy as np
 import pytest
 import soundfile
-from piping import ENVIRONMENT, PATIENCE, dia2stream
+from piping import ran
 
 from dia2stream.audio import UNKNOWN_SIZE
 from dia2stream.cli import app
@@ -33,8 +33,7 @@ def say(capfd, monkeypatch, tmp_path):
 
 
 def say_in_a_process(*arguments: str, **options) -> subprocess.CompletedProcess[bytes]:
-    command = dia2stream("say", *arguments, *MODEL)
-    return subprocess.run(command, capture_output=True, env=ENVIRONMENT, timeout=PATIENCE, **options)
+    return ran("say", *arguments, *MODEL, text=False, **options)
 
 
 def test_a_text_longer_than_a_command_may_be_is_spoken_into_a_file(say, tmp_path, monkeypatch):

@@ -1,10 +1,8 @@
 """Prepared replies over a socket, and through pipe."""
 
 import json
-import subprocess
-import sys
 
-from piping import PATIENCE
+from piping import ran
 from serving import Serve, hear, on_loop, sound, take_slot
 
 from dia2stream.client import connect
@@ -63,9 +61,9 @@ def test_pipe_makes_replies_in_advance_and_forgets_them_at_the_end_of_input() ->
         {"cmd": "commit", "id": "b"},
         {"cmd": "prepare", "text": REPLY, "id": "c"},
     ]
-    command = [sys.executable, "-m", "dia2stream", "pipe", "--model", "random:tiny", "--device", "cpu"]
     lines = "".join(f"{json.dumps(command)}\n" for command in commands)
-    run = subprocess.run(command, input=lines.encode(), capture_output=True, timeout=PATIENCE, check=True)
+    run = ran("pipe", "--device", "cpu", input=lines)
+    assert run.returncode == 0
     events = [json.loads(line) for line in run.stderr.splitlines()]
     assert [event["id"] for event in events if event["event"] == "done"] == ["1", "b"]
     assert [event["id"] for event in events if event["event"] == "discarded"] == ["c"]

@@ -85,4 +85,4 @@ async def test_nobody_waits_while_the_first_listen_loads_what_hears_callers():
                     last = time.monotonic()
             await listener.inject(SHORT, id="answer")
             assert any(isinstance(item, Audio) for item in await hear(listener))
-    assert longest < 2.5
+    assert longest < 4  # not the 5 s of the loading

@@ -2,7 +2,6 @@
 
 import json
 import os
-import subprocess
 import sys
 import warnings
 from collections.abc import Callable
@@ -14,7 +13,7 @@ import numpy as np
 import pytest
 import soundfile
 from conftest import CLIPS
-from piping import ENVIRONMENT, PATIENCE, dia2stream
+from piping import ran
 from whisper import save_whisper
 
 from dia2.voice.voice import Voice
@@ -177,8 +176,7 @@ def test_a_damaged_mp3_is_told_in_one_line_although_its_decoder_has_more_to_say(
     for name, damage in (("cut.mp3", lambda whole: whole[: len(whole) // 2]), ("noise.mp3", lambda whole: whole[::-1])):
         soundfile.write(tmp_path / name, np.random.default_rng(0).normal(0, 0.1, 4 * RATE), RATE)
         (tmp_path / name).write_bytes(damage((tmp_path / name).read_bytes()))
-        command = dia2stream("voice", "make", "x", "--speaker-1", name, "--text-1", "Hi", *out, *TINY)
-        done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=ENVIRONMENT, timeout=PATIENCE)
+        done = ran("voice", "make", "x", "--speaker-1", name, "--text-1", "Hi", *out, *TINY, cwd=tmp_path)
         assert (done.returncode, done.stdout) == (1, "")
         assert done.stderr.startswith(f"dia2stream: voice clip {name} ")
         assert done.stderr.count("\n") == 1
