@@ -62,7 +62,7 @@ def test_pipe_makes_replies_in_advance_and_forgets_them_at_the_end_of_input() ->
         {"cmd": "prepare", "text": REPLY, "id": "c"},
     ]
     lines = "".join(f"{json.dumps(command)}\n" for command in commands)
-    run = ran("pipe", "--device", "cpu", input=lines)
+    run = ran("pipe", "--device", "cpu", input=lines.encode(), text=False)
     assert run.returncode == 0
     events = [json.loads(line) for line in run.stderr.splitlines()]
     assert [event["id"] for event in events if event["event"] == "done"] == ["1", "b"]
