@@ -5,7 +5,7 @@ from typing import Any, cast
 import pytest
 import torch
 from conversations import ToyCodec
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -120,6 +120,7 @@ operations = st.lists(
 
 
 @given(operations)
+@example([("skip", 2), ("back", 1), ("play", 1), ("back", 1)])  # into the midst of what the caller said
 def test_the_codec_has_heard_what_was_played_wherever_it_goes_back_to(done: list[tuple[str, Any]]) -> None:
     player = Player()
     for what, value in done:

@@ -7,9 +7,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dia2.steps.history import ARCHIVE_FRAMES, History, new_archive
-from dia2.text.machine import Mark, Tokens
+from dia2.text.machine import Mark, TextMachine, Tokens
 
 CODEBOOKS = 3
+BEGUN = TextMachine(2, 3, ahead=0).start().mark()
 
 
 def history() -> History:
@@ -18,7 +19,8 @@ def history() -> History:
 
 def mark(number: int, pending: bool = False, lookahead: bool = False) -> Mark:
     """A mark that no other number has."""
-    return Mark(number, 0, Tokens((1, 2)) if pending else Tokens(), Tokens((3,)) if lookahead else Tokens(), None)
+    pending_tokens, later = Tokens((1, 2)) if pending else Tokens(), Tokens((3,)) if lookahead else Tokens()
+    return BEGUN._replace(padding_budget=number, pending=pending_tokens, lookahead=later)
 
 
 def filled(steps: int) -> History:

@@ -118,7 +118,7 @@ class Playback:
             self.codec.go_back(self._decoded_between(frame, self.decoded))
         else:
             self._hear_again(frame, oldest, opening)
-        self._unplayed = [gap for gap in self._unplayed if gap.start < frame]
+        self._unplayed = [range(gap.start, min(gap.stop, frame)) for gap in self._unplayed if gap.start < frame]
         self._forgotten = [cut for cut in self._forgotten if cut[0] <= frame]
         self.decoded = min(self.decoded, frame)
 
