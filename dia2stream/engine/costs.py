@@ -90,7 +90,6 @@ class CostCurve:
                 return {int(size): float(seconds) for size, seconds in parts[name].items()}
 
             parts.setdefault("trees", {})  # older files have none
-
             return cls.measured(
                 str(parts["name"]),
                 backbone=costs("backbone"),

@@ -72,7 +72,8 @@ def _passes(pool: ContextPool, timer: _Timer) -> dict[int, float]:
 
 def _trees(pool: ContextPool, timer: _Timer) -> dict[int, float]:
     """Seconds of passes of trees by how many slots have one."""
-    counts = [count for count in batch_sizes(len(pool.contexts)) if pool.stepper.tree_size(count)]
+    slots = len(pool.contexts)
+    counts = [count for count in batch_sizes(slots) if count <= slots and pool.stepper.tree_size(count)]
     return {count: timer.median(partial(_tree, pool, range(count))) for count in counts}
 
 
