@@ -78,6 +78,43 @@ def keep_context(
 
 
 @triton.jit
+def tap_products(
+    x_ptr,
+    w_ptr,
+    log_ptr,
+    old,
+    row,
+    t,
+    n,
+    live,
+    STEPS: tl.constexpr,
+    TAPS: tl.constexpr,
+    DILATION: tl.constexpr,
+    K: tl.constexpr,
+    N: tl.constexpr,
+    ELU: tl.constexpr,
+    LINES: tl.constexpr,
+    BN: tl.constexpr,
+    BK: tl.constexpr,
+    PRECISION: tl.constexpr,
+):
+    """A tile of a convolution: lines of [context, frame], behind the ELU, by w [N, TAPS * K]. [LINES, BN]."""
+    CONTEXT: tl.constexpr = (TAPS - 1) * DILATION
+    y = tl.zeros([LINES, BN], tl.float32)
+    for tap in tl.static_range(TAPS):
+        j = t + tap * DILATION
+        for start in range(0, K, BK):
+            k = start + tl.arange(0, BK)
+            there = (n < N)[:, None] & (k < K)[None, :]
+            w = tl.load(w_ptr + n[:, None] * (TAPS * K) + tap * K + k[None, :], mask=there, other=0.0)
+            x = from_frame(x_ptr, row, j, k, live, STEPS, CONTEXT, K, ELU)
+            if CONTEXT > 0:
+                x += from_context(log_ptr, old, j, k, live, CONTEXT, K)
+            y = tl.dot(x, tl.trans(w), y, input_precision=PRECISION)
+    return y
+
+
+@triton.jit
 def finished(y, bias_ptr, more_ptr, line, n, inside, N: tl.constexpr, ADD: tl.constexpr, ELU: tl.constexpr):
     """Sums [lines, BN] with their bias, and what is added to them, and behind an ELU."""
     y += tl.load(bias_ptr + n, mask=n < N, other=0.0)[None, :]
@@ -193,18 +230,9 @@ def _conv_dot_kernel(
     if CONTEXT > 0:
         old, _ = carries(slots_ptr, position_ptr, row, live, ENTRIES, FLOATS)
     wait_for_previous(PDL)
-    y = tl.zeros([LINES, BN], tl.float32)
-    for tap in tl.static_range(TAPS):
-        j = t + tap * DILATION
-        for start in range(0, K, BK):
-            k = start + tl.arange(0, BK)
-            w = tl.load(
-                w_ptr + n[:, None] * (TAPS * K) + tap * K + k[None, :], (n < N)[:, None] & (k < K)[None, :], 0.0
-            )
-            x = from_frame(x_ptr, row, j, k, live, STEPS, CONTEXT, K, ELU_IN)
-            if CONTEXT > 0:
-                x += from_context(log_ptr, old, j, k, live, CONTEXT, K)
-            y = tl.dot(x, tl.trans(w), y, input_precision=PRECISION)
+    y = tap_products(
+        x_ptr, w_ptr, log_ptr, old, row, t, n, live, STEPS, TAPS, DILATION, K, N, ELU_IN, LINES, BN, BK, PRECISION
+    )
     inside = live[:, None] & (n < N)[None, :]
     y = finished(y, bias_ptr, more_ptr, line, n, inside, N, ADD, ELU_OUT)
     tl.store(out_ptr + line[:, None] * N + n[None, :], y, mask=inside)

@@ -10,7 +10,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from dia2.cuda.kernels.codec_conv import elu, from_context, from_frame, keep_context
+from dia2.cuda.kernels.codec_conv import elu, from_context, from_frame, keep_context, tap_products
 from dia2.cuda.kernels.codec_front import Memory, carries
 from dia2.cuda.kernels.launch import launch_options, next_power_of_2, wait_for_previous
 
@@ -53,16 +53,26 @@ def _residual_kernel(
     i = tl.arange(0, BI)
     old, _ = carries(slots_ptr, position_ptr, row, live, ENTRIES, FLOATS)
     wait_for_previous(PDL)
-    h = tl.zeros([LINES, BI], tl.float32)
-    for tap in tl.static_range(TAPS):
-        j = t + tap * DILATION
-        for start in range(0, K, CHUNK):
-            k = start + tl.arange(0, CHUNK)
-            there = (i < INNER)[:, None] & (k < K)[None, :]
-            w = tl.load(squeeze_ptr + i[:, None] * (TAPS * K) + tap * K + k[None, :], mask=there, other=0.0)
-            x = from_frame(x_ptr, row, j, k, live, STEPS, CONTEXT, K, True)
-            x += from_context(log_ptr, old, j, k, live, CONTEXT, K)
-            h = tl.dot(x, tl.trans(w), h, input_precision=PRECISION)
+    h = tap_products(
+        x_ptr,
+        squeeze_ptr,
+        log_ptr,
+        old,
+        row,
+        t,
+        i,
+        live,
+        STEPS,
+        TAPS,
+        DILATION,
+        K,
+        INNER,
+        True,
+        LINES,
+        BI,
+        CHUNK,
+        PRECISION,
+    )
     h = elu(h + tl.load(squeeze_bias_ptr + i, mask=i < INNER, other=0.0)[None, :])
     for start in range(0, K, CHUNK):
         n = start + tl.arange(0, CHUNK)
