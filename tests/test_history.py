@@ -1,5 +1,7 @@
 """What was said at each step: columns are counted backwards, frames forwards, and both are known for ten minutes."""
 
+import gc
+
 import pytest
 import torch
 from conversations import ToyStepper
@@ -121,6 +123,19 @@ def test_a_word_begins_where_none_is_under_way(first: int, last: int, found: int
     ):
         made.add((step, step), mark(step, pending, lookahead))
     assert made.word_start(first, last) == found
+
+
+def test_columns_are_nothing_that_the_garbage_collector_visits() -> None:
+    # A full collection stops every thread, for 0.1 s where some million objects are visited.
+    made = history()
+    gc.collect()
+    before = len(gc.get_objects())
+    for step in range(1000):
+        made.add((step, step + 1), mark(step, pending=step % 2 == 0, lookahead=step % 3 == 0))
+    gc.collect()  # finds that the tuples of a column refer to numbers alone
+    gc.collect()  # and then the same of the columns
+    assert len(gc.get_objects()) < before + 100
+    assert made.back(400) == ((600, 601), mark(600, pending=True, lookahead=True))
 
 
 # ---- Frames ----

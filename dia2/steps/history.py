@@ -2,6 +2,10 @@
 
 Steps are counted from the last one backwards: the text of the column that was run 3 steps ago is `back(3)`. Frames are
 counted from the conversation's first one on.
+
+The garbage collector visits every object that may refer to others, and meanwhile all threads stand still. Named tuples
+are such objects, plain tuples of numbers are not. So columns are kept as plain tuples of numbers: a server remembers
+hundreds of thousands of them, and would stand still for 0.1 s and more.
 """
 
 from collections import deque
@@ -13,7 +17,7 @@ import torch
 from torch import Tensor
 
 from dia2.steps.stepper import Stepper, TextColumn
-from dia2.text.machine import Mark
+from dia2.text.machine import Mark, Tokens
 
 ARCHIVE_FRAMES = 7500  # ten minutes: how far back a rewind can go
 
@@ -25,6 +29,21 @@ class Column(NamedTuple):
     mark: Mark
 
 
+_Flat = tuple[int, int, int, int, int, tuple[int, ...], int, tuple[int, ...], int, int | None]
+"""A column without an object in it that the garbage collector would visit: the text, then the mark's fields."""
+
+
+def _flat(text: TextColumn, mark: Mark) -> _Flat:
+    *budgets, pending, lookahead, end_step = mark
+    return (*text, *budgets, *pending, *lookahead, end_step)  # type: ignore[return-value]  # the lengths are known
+
+
+def _column(flat: _Flat) -> Column:
+    main, second, padding, pause, forced, pending, pending_at, lookahead, lookahead_at, end_step = flat
+    tokens = Tokens(pending, pending_at), Tokens(lookahead, lookahead_at)
+    return Column((main, second), Mark(padding, pause, forced, *tokens, end_step))
+
+
 class History:
     """The last columns and complete frames of one conversation.
 
@@ -33,58 +52,63 @@ class History:
 
     def __init__(self, archive: Tensor) -> None:
         self.archive = archive
-        self.columns: deque[Column] = deque(maxlen=ARCHIVE_FRAMES)
+        self._columns: deque[_Flat] = deque(maxlen=ARCHIVE_FRAMES)
 
     def __len__(self) -> int:
-        return len(self.columns)
+        return len(self._columns)
 
     def draft(self) -> "History":
         """Another one with the same columns, over the same archive."""
         other = History(self.archive)
-        other.columns = self.columns.copy()
+        other._columns = self._columns.copy()
         return other
 
     def copy(self, other: "History") -> None:
         """Becomes a copy of another one."""
         self.archive.copy_(other.archive)
-        self.columns = other.columns.copy()
+        self._columns = other._columns.copy()
 
     # ---- Columns ----
 
     def clear(self) -> None:
         """A new conversation: no column was run."""
-        self.columns.clear()
+        self._columns.clear()
 
     def add(self, text: TextColumn, mark: Mark) -> None:
         """The column of the next step."""
-        self.columns.append(Column(text, mark))
+        self._columns.append(_flat(text, mark))
 
     def extend(self, texts: Iterable[TextColumn], marks: Iterable[Mark]) -> None:
         """The columns of the next steps, as many as there are marks."""
-        self.columns.extend(map(Column, texts, marks))
+        self._columns.extend(map(_flat, texts, marks))
 
     def back(self, steps: int) -> Column:
         """The column of so many steps ago, 1 to len(self)."""
-        return self.columns[-steps]
+        return _column(self._columns[-steps])
+
+    @property
+    def columns(self) -> list[Column]:
+        """All columns, oldest first."""
+        return [_column(flat) for flat in self._columns]
 
     def last(self, steps: int) -> list[TextColumn]:
         """The texts of so many last columns, oldest first."""
-        return [column.text for column in islice(self.columns, len(self.columns) - steps, None)]
+        return [flat[:2] for flat in islice(self._columns, len(self) - steps, None)]
 
     def drop(self, steps: int) -> None:
         """Goes back by so many steps."""
         for _ in range(steps):
-            self.columns.pop()
+            self._columns.pop()
 
     def retell(self, steps: int, text: TextColumn) -> None:
         """Gives so many last columns another text."""
-        for at in range(len(self.columns) - steps, len(self.columns)):
-            self.columns[at] = self.columns[at]._replace(text=text)
+        for at in range(len(self) - steps, len(self)):
+            self._columns[at] = _flat(text, _column(self._columns[at]).mark)
 
     def word_start(self, first: int, last: int) -> int | None:
         """How many steps ago no word was under way: the first such place of `first`, first - 1, ... last + 1."""
         for steps in range(first, last, -1):
-            mark = self.columns[-steps].mark
+            mark = self.back(steps).mark
             if not mark.pending and not mark.lookahead:
                 return steps
         return None
