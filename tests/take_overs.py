@@ -115,6 +115,7 @@ class Rounds:
             random.Random(options.seed),
         )
         self.servers: list[Serve] = []
+        self._checks: list[asyncio.Task[None]] = []  # of servers that were ended
 
     async def run(self) -> None:
         """All calls. What is wrong is in the figures."""
@@ -124,8 +125,10 @@ class Rounds:
             while self.figures.counts["calls that moved"] < self.options.calls:
                 await self._round(self.options.together)
         finally:
+            await asyncio.gather(*self._checks)
             for server in self.servers:
                 server.end()
+                self._note_faults(server)
 
     async def _server(self) -> Serve:
         options = self.options
@@ -165,12 +168,15 @@ class Rounds:
         def check() -> None:
             code = server.process.wait(60)
             server.end()
-            for line in server.faults:
-                self.figures.fault("log", AssertionError(line.strip()))
+            self._note_faults(server)
             if how is signal.SIGTERM and code != 0:
                 self.figures.fault("exit", AssertionError(f"SIGTERM ended a server with {code}"))
 
-        self._checked = asyncio.create_task(asyncio.to_thread(check))
+        self._checks.append(asyncio.create_task(asyncio.to_thread(check)))
+
+    def _note_faults(self, server: Serve) -> None:
+        for line in server.faults:
+            self.figures.fault("log", AssertionError(line.strip()))
 
     async def _hold(self, call: Call, after: float) -> None:
         await asyncio.sleep(after)

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from taping import TapedRig, revived, speaker
 
 from dia2stream.errors import CommandError, RecordError
+from dia2stream.journal import rerun
 from dia2stream.journal.record import CommandEntry, EarEntry, StepsEntry, read_record
 from dia2stream.journal.revived import Revived
 from dia2stream.protocol.messages import (
@@ -131,6 +132,20 @@ def test_whatever_was_done_the_other_stands_where_the_first_one_stood(
     rig.context.run_due()
     other.context.run_due()
     assert_same_memory(Memory(other), Memory(rig))
+
+
+@pytest.mark.parametrize("uptime", [0.0, 3600.0, 1e7])
+def test_it_goes_on_whatever_the_clock_of_the_machine_says(uptime: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also on one that was started a moment ago: its monotonic clock begins there."""
+    rig = TapedRig().do(Start(HELLO))
+    rig.run_until_sent(12)
+    rig.do(Pause(), Resume())
+    rig.run_until_sent(20)
+    rig.stand_still()
+    record = rig.record()
+    monkeypatch.setattr(rerun.time, "monotonic", lambda: uptime)
+    other = Revived(record, speaker(rig), 20, max_lead_ms=400)
+    assert (other.behind, other.conversation.outbox.sent) == (0, 20)
 
 
 def test_a_conversation_may_be_taken_over_again_and_again() -> None:

@@ -8,6 +8,7 @@ Times are the caller's: seconds on any clock that only goes forward. One thread 
 every operation is atomic.
 """
 
+import math
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
@@ -114,7 +115,8 @@ class Outbox:
     def take(self, now: float, answers_only: bool = False) -> Item | float | None:
         """The next item; seconds to wait where the pace asks for it; None when nothing may leave.
 
-        answers_only: leave the stream alone, as one who cannot send audio just now does.
+        now: infinite for a listener who has played everything, whatever the clock says. answers_only: leave the stream
+        alone, as one who cannot send audio just now does.
         """
         with self._lock:
             if self._urgent:
@@ -124,7 +126,7 @@ class Outbox:
             if self._held or answers_only or not self._stream:
                 return None
             kind = type(self._stream[0])
-            if kind is Frame or kind is FirstFrame:  # a latency is told when its frame can leave
+            if now < math.inf and (kind is Frame or kind is FirstFrame):  # a latency is told when its frame can leave
                 wait = self._pace.wait(self.sent * FRAME_MS, now)
                 if wait > 0:
                     return wait
