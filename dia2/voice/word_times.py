@@ -83,7 +83,7 @@ def _spans(recording: Recording, parts: Sequence[str]) -> list[tuple[float, floa
     decoder = _decoder()
     for part in set(parts):
         if decoder.lookup_word(part) is None:
-            decoder.add_word(part, " ".join(_SOUNDS[letters] for letters in _SPELLING.findall(part)), True)
+            decoder.add_word(part, guessed_sounds(part), True)
     samples = recording.at(_RATE).samples
     pcm = (samples * (_LEVEL * 32767 / max(float(np.abs(samples).max()), 1e-6))).astype("<i2")
     try:
@@ -97,6 +97,11 @@ def _spans(recording: Recording, parts: Sequence[str]) -> list[tuple[float, floa
     if len(found) != len(parts):
         raise ScriptError(f"the text does not fit {recording.name}: give exactly the words that it says, all of them")
     return [(s.start_frame / 100, min((s.end_frame + 1) / 100, recording.seconds)) for s in found]
+
+
+def guessed_sounds(word: str) -> str:
+    """The sounds of a word of small letters a to z, as PocketSphinx writes them: those that its letters often have."""
+    return " ".join(_SOUNDS[letters] for letters in _SPELLING.findall(word))
 
 
 def _decoder() -> Any:
