@@ -81,59 +81,60 @@ INTERRUPTED_AT = (1100, 1720, 2450)
 _SHIFT_MS = 37
 
 
-# A second set, written when all choices had been made. Nothing may be chosen by it: then it has to be written anew.
+# A second set, written when all choices had been made. Nothing may be chosen by it: then it has to be written anew, as
+# it was twice.
 HELD_OUT_SENTENCES = {
     "statement": [
-        "The nurse wrote his number on a yellow card.",
-        "Nobody in our family has ever liked fish.",
-        "We painted the fence before the guests arrived.",
-        "A strong wind broke the branches of the apple tree.",
+        "The baker on our corner makes the best bread.",
+        "Her uncle drives a truck for a large company.",
+        "Snow covered the roofs of the whole village.",
+        "They sat under a big umbrella and drank cold tea.",
     ],
     "question": [
-        "Which of these two roads is the shorter one?",
-        "Do you want me to wait outside?",
-        "Why did they move the table to the other room?",
-        "Is there a bank anywhere near here?",
+        "Who left the light on in the kitchen?",
+        "Are you sure that this is the right bus?",
+        "How did you learn to cook so well?",
+        "Can we meet a little later in the evening?",
     ],
     "service": [
-        "One of my colleagues will call you back today.",
-        "Your table is ready, please follow me.",
-        "I need your name and the date of your birth.",
-        "We can change the room if you do not like it.",
+        "Your package is waiting at the front desk.",
+        "I will send you the new password in a minute.",
+        "There is one free place on Thursday morning.",
+        "Somebody from our team is on the way to your house.",
     ],
     "several sentences": [
-        "[S1] The lift does not work. Take the stairs at the end of the hall. My door is the second one.",
-        "[S2] I know her well. We went to the same school. She plays the piano, and her brother sings.",
-        "[S1] Sit here, it is warmer. The fire needs more wood. Shall I bring you a blanket?",
-        "[S2] It is late. The last bus has gone. You can sleep in our guest room tonight.",
-        "[S1] Do not worry. Everything will be fine. I have done this many times before.",
-        "[S2] What a day! First the car would not start, then I lost my phone. Now it rains.",
-        "[S1] They live by the sea. Their house is small, but the garden is lovely. You should visit them.",
-        "[S2] Let me see. Yes, that is the right one. Put it back when you have finished.",
+        "[S1] The road is closed. You have to turn around here. There is another bridge near the mill.",
+        "[S2] My father was a sailor. He was never home for long. But he wrote to us every week.",
+        "[S1] Wait a moment, I hear something. It comes from the cellar. Did you lock the door?",
+        "[S2] That was a good film. I liked the music most. Who was the woman with the hat?",
+        "[S1] Try this one. It is softer than the other. You can wear it in summer and in winter.",
+        "[S2] What a pity! We came to see the lake, but there is too much fog. Maybe it will clear up.",
+        "[S1] Our neighbors are very quiet. They have two dogs, and nobody ever hears them. I wish ours were like that.",
+        "[S2] First wash the potatoes. Then cut them in half, and put them in the oven. Salt comes last.",
     ],
     "dialogue": [
-        "[S1] Is anybody home? [S2] I am up here. [S1] Come down, dinner is ready.",
-        "[S2] How long have you lived here? [S1] Almost ten years. [S2] Then you know everyone.",
-        "[S1] I cannot find my glasses. [S2] They are on your nose. [S1] Oh, so they are.",
-        "[S2] Shall we play cards? [S1] Not tonight. I am too tired. [S2] Maybe tomorrow.",
+        "[S1] Have you got a minute? [S2] Of course, sit down. [S1] It is about the garden wall.",
+        "[S2] Which color do you want? [S1] I think the blue one. [S2] Good, blue is cheaper today.",
+        "[S1] My phone is broken again. [S2] You should buy a new one. [S1] I bought this one in June.",
+        "[S2] Was the exam hard? [S1] Not at all. I knew every answer. [S2] I am so proud of you.",
     ],
 }
 HELD_OUT = [
-    "[S1] The farmer sold his old horse in spring, and with the money he bought a little red tractor.",
-    "[S2] When the lesson was over, the boys ran out to the field and played football until the sun went down.",
-    "[S1] Do you remember the winter of the big snow? [S2] Of course, we could not open the front door.",
-    "[S2] Water the plants twice a week. The key is under the stone, and the cat sleeps in the kitchen.",
-    "[S2] My brother has a new job in the north. [S1] I hope that he took his warm coat with him.",
-    "[S1] This machine is easy to use. Press the green button, wait for the light, and take your ticket.",
+    "[S1] My grandfather built this house with his own hands, and it took him almost three years to finish it.",
+    "[S2] After the concert we walked home through the park, because the last train had left an hour before.",
+    "[S1] Why is the shop so full today? [S2] They are selling all the winter shoes for half of the price.",
+    "[S2] Turn left behind the church. You will see a yellow house, and the office is on the second floor.",
+    "[S2] I lost my ring on the beach last week. [S1] A little girl found it and gave it to the police.",
+    "[S1] Your bill is not very high this month. Just send the money before Friday, and keep the letter.",
 ]
 HELD_OUT_REPLIES = [
-    "Stop, that is the wrong address.",
-    "[S2] Did anybody ask for me?",
-    "Okay, but I can only pay on Monday.",
-    "[S1] Tell me more about the second one.",
-    "Good, then we will see you at noon.",
+    "Wait, I did not understand that.",
+    "[S2] How far is it from the airport?",
+    "Fine, but please speak a bit slower.",
+    "[S1] Nobody told me about this before.",
+    "Yes, I would like to hear the rest later.",
 ]
-_HELD_OUT_FROM_MS, _HELD_OUT_TO_MS, _HELD_OUT_SEED = 700, 3900, 9000
+_HELD_OUT_FROM_MS, _HELD_OUT_TO_MS, _HELD_OUT_SEED = 700, 3900, 9600
 
 
 @dataclass(frozen=True)
