@@ -22,7 +22,9 @@ HOLD = 200  # characters that a construct may hold back
 _LINK_HOLD = 2000  # the address of a link, which has no spaces: a word could not be said before its end either
 
 _PLAIN_WORD = re.compile(r"([A-Za-z][A-Za-z']*[.,!?;]?) +")
-_PLAIN_BEGUN = re.compile(r"[A-Za-z'.,!?;]{1,40}")  # is cheaper to wait for than to take apart
+# A word of which nothing is a mark, but that may be of figures: `marks.clean_word` would return the same word.
+_CLEAN_WORD = re.compile(r"(?![:;])((?:[A-Za-z0-9.,!?;:'\"%/@+]|\)(?!\$)|-(?!-)|\((?!\))|(?<![A-Za-z])\$(?=\d))+) +")
+_BEGUN = re.compile(r"[A-Za-z0-9.,!?;:'\"()$%/@+-]{1,40}")  # is cheaper to wait for than to take apart
 _SPACE = re.compile(r"\n|[^\S\n]|[\x00-\x08\x0e-\x1f\x7f-\x9f]")
 _INDEXED = re.compile(r"\w\[")  # "matrix[i"; a link has no letter before its bracket
 _WORD_OF_TEXT = re.compile(r"[^\W\d_]{4}$|[.,!?;:\"')]$")
@@ -107,7 +109,7 @@ class Lexer:
         if not self._word:
             if self._newlines and (mark_end := self._line_mark(position, items)) is not None:
                 return mark_end
-            if not self._newlines and (after := self._plain_words(position, items)) > position:
+            if not self._newlines and (after := self._clean_words(position, items)) > position:
                 return after
         construct = _CONSTRUCTS.get(self._text[position])
         if construct is not None and (end := construct(self, position, items)) is not None:
@@ -119,14 +121,15 @@ class Lexer:
         self._extend_word(position, after)
         return after
 
-    def _plain_words(self, position: int, items: list[Item]) -> int:
+    def _clean_words(self, position: int, items: list[Item]) -> int:
         """Takes all that come, without a look at anything else: most words of most texts."""
-        begun = position
-        while match := _PLAIN_WORD.match(self._text, position):
+        text, begun = self._text, position
+        clean_word = _PLAIN_WORD if self._in_formula else _CLEAN_WORD
+        while match := _PLAIN_WORD.match(text, position) or clean_word.match(text, position):
             start = self._at + position
             items.append(Item(WORD, match[1], start, start + len(match[1])))
             position = match.end()
-        if position == begun and not self._final and _PLAIN_BEGUN.fullmatch(self._text, position):
+        if position == begun and not self._final and _BEGUN.fullmatch(text, position):
             raise _NeedMoreText
         return position
 
