@@ -21,9 +21,11 @@ from dia2stream.text.tables import INLINE_TAGS, KNOWN_TAGS, LEFT_OUT_TAGS, STRUC
 HOLD = 200  # characters that a construct may hold back
 _LINK_HOLD = 2000  # the address of a link, which has no spaces: a word could not be said before its end either
 
-_PLAIN_WORD = re.compile(r"([A-Za-z][A-Za-z']*[.,!?;]?) +")
+_PLAIN_WORD = re.compile(r"([A-Za-z][A-Za-z']*[.,!?;]?)(?: +|(?=\n))")
 # A word of which nothing is a mark, but that may be of figures: `marks.clean_word` would return the same word.
-_CLEAN_WORD = re.compile(r"(?![:;])((?:[A-Za-z0-9.,!?;:'\"%/@+]|\)(?!\$)|-(?!-)|\((?!\))|(?<![A-Za-z])\$(?=\d))+) +")
+_CLEAN_WORD = re.compile(
+    r"(?![:;])((?:[A-Za-z0-9.,!?;:'\"%/@+]|\)(?!\$)|-(?!-)|\((?!\))|(?<![A-Za-z])\$(?=\d))+)(?: +|(?=\n))"
+)
 _BEGUN = re.compile(r"[A-Za-z0-9.,!?;:'\"()$%/@+-]{1,40}")  # is cheaper to wait for than to take apart
 _SPACE = re.compile(r"\n|[^\S\n]|[\x00-\x08\x0e-\x1f\x7f-\x9f]")
 _INDEXED = re.compile(r"\w\[")  # "matrix[i"; a link has no letter before its bracket

@@ -64,6 +64,7 @@ _MARKS = re.compile(
 _ANGLES = re.compile(r"(?<=[A-Za-z])[<>](?=[A-Za-z])|<(?![\d=$.-])|(?<![\d=])>(?![\d=$.-])")
 
 
+_PARTING = re.compile(f"[ {DASH}{ARROW}]")  # stand between words
 _OPERATORS = frozenset(["*=", "||", "===", "!==", "~="])  # that a mark is in
 
 
@@ -74,12 +75,26 @@ class Segment(NamedTuple):
     start: int
 
 
-class _Glyph(NamedTuple):
-    """A character that is left, and the characters of the utterance that it stands for."""
+Place = tuple[int, int]
+
+
+class _Written(NamedTuple):
+    """The characters that are left, and for each of them where those that it stands for begin and end."""
 
     text: str
-    start: int
-    end: int
+    places: list[Place]
+
+    def replaced(self, pattern: re.Pattern[str], by: str | Callable[[re.Match[str]], str]) -> "_Written":
+        """With one character, or nothing, instead of every match."""
+        parts, places, at = [], [], 0
+        for match in pattern.finditer(self.text):
+            parts.append(self.text[at : match.start()])
+            places += self.places[at : match.start()]
+            if character := by if isinstance(by, str) else by(match):
+                parts.append(character)
+                places.append((self.places[match.start()][0], self.places[match.end() - 1][1]))
+            at = match.end()
+        return _Written("".join([*parts, self.text[at:]]), places + self.places[at:]) if parts else self
 
 
 def clean_word(segments: Sequence[Segment], is_spoken: bool) -> list[Item]:
@@ -91,94 +106,83 @@ def clean_word(segments: Sequence[Segment], is_spoken: bool) -> list[Item]:
         text, start = segments[0]
         if not _DIRTY.search(text):
             return [Item(WORD, text, start, start + len(text))]
-    glyphs = [glyph for segment in segments for glyph in _decoded(segment)]
-    text = "".join(glyph.text for glyph in glyphs)
-    if _FACE.fullmatch(text):
+    word = _decoded(segments)
+    if _FACE.fullmatch(word.text):
         return []
-    if text in _OPERATORS and is_spoken:
-        return [Item(WORD, text, glyphs[0].start, glyphs[-1].end)]
-    glyphs = _replaced(glyphs, _ARROW, ARROW)
+    if word.text in _OPERATORS and is_spoken:
+        return [Item(WORD, word.text, word.places[0][0], word.places[-1][1])]
+    is_path = _DRIVE.match(word.text) is not None
+    word = word.replaced(_ARROW, ARROW)
     if is_spoken:
-        glyphs = _with_signs(glyphs, text)
-    glyphs = _replaced(glyphs, _FOOTNOTE, "")
-    if "\\" in text and not _DRIVE.match(text):
-        glyphs = _replaced(glyphs, _ESCAPED_SPACE, " ")
-    glyphs = _without_tex(glyphs, text, is_spoken)
-    glyphs = _replaced(glyphs, _DASH, DASH)
-    if sum(not glyph.text.isspace() for glyph in glyphs) > 1:  # a mark that stands alone may be a sign
-        glyphs = _replaced(glyphs, _MARKS, "")
-        glyphs = _replaced(glyphs, _ANGLES, " ")
-    return list(_words(glyphs, "," if is_spoken else "-"))
+        word = _with_signs(word)
+    word = word.replaced(_FOOTNOTE, "")
+    if "\\" in word.text and not is_path:
+        word = word.replaced(_ESCAPED_SPACE, " ")
+    word = _without_tex(word, is_spoken, is_path).replaced(_DASH, DASH)
+    if len("".join(word.text.split())) > 1:  # a mark that stands alone may be a sign
+        word = word.replaced(_MARKS, "").replaced(_ANGLES, " ")
+    return list(_words(word, "," if is_spoken else "-"))
 
 
-def _with_signs(glyphs: list[_Glyph], text: str) -> list[_Glyph]:
+def _with_signs(word: _Written) -> _Written:
     """With other characters for marks that rules read, and that are taken for marks of markdown else."""
-    if "[" in text:
-        glyphs = _replaced(glyphs, _INDEX, " ")
-        glyphs = _replaced(glyphs, _INDEX_IN_CODE, " ") if "`" in text else glyphs
-    if "*" in text or "\u2022" in text:
-        glyphs = _replaced(_replaced(glyphs, _MASK, "\u2022"), _STAR, STAR)
-    return glyphs
+    if "[" in word.text:
+        is_code = "`" in word.text
+        word = word.replaced(_INDEX, " ")
+        word = word.replaced(_INDEX_IN_CODE, " ") if is_code else word
+    if "*" in word.text or "\u2022" in word.text:
+        word = word.replaced(_MASK, "\u2022").replaced(_STAR, STAR)
+    return word
 
 
-def _without_tex(glyphs: list[_Glyph], text: str, is_spoken: bool) -> list[_Glyph]:
+def _without_tex(word: _Written, is_spoken: bool, is_path: bool) -> _Written:
     """Formulas as one writes them without TeX: "\\frac{1}{2}" -> "1/2"."""
-    if "$" in text:
-        glyphs = _replaced(glyphs, _TEX_EDGE, "")
-    if "\\" in text and not _DRIVE.match(text):
-        if _TEX_FRACTION.search(text):
-            glyphs = _replaced(glyphs, _TEX_OVER, OVER if is_spoken else "/")
-            glyphs = _replaced(_replaced(glyphs, _TEX_OF, "/"), _TEX_FRACTION, "")
-        glyphs = _replaced(glyphs, _TEX_SIGN, lambda match: _TEX_SIGNS[match[0][1:]])
-        glyphs = _replaced(glyphs, _TEX_LETTER, lambda match: _TEX_LETTERS[match[1]]) if is_spoken else glyphs
-        glyphs = _replaced(glyphs, _TEX_NAME, "")
-    return glyphs
+    if "$" in word.text:
+        word = word.replaced(_TEX_EDGE, "")
+    if "\\" in word.text and not is_path:
+        if _TEX_FRACTION.search(word.text):
+            word = word.replaced(_TEX_OVER, OVER if is_spoken else "/")
+            word = word.replaced(_TEX_OF, "/").replaced(_TEX_FRACTION, "")
+        word = word.replaced(_TEX_SIGN, lambda match: _TEX_SIGNS[match[0][1:]])
+        word = word.replaced(_TEX_LETTER, lambda match: _TEX_LETTERS[match[1]]) if is_spoken else word
+        word = word.replaced(_TEX_NAME, "")
+    return word
 
 
-def _decoded(segment: Segment) -> list[_Glyph]:
+def _decoded(segments: Sequence[Segment]) -> _Written:
     """Entities and characters as plain ones."""
-    text, start = segment
-    glyphs, at = [], 0
-    for match in _ENTITY.finditer(text):
-        glyphs += [_Glyph(p, start + i, start + i + 1) for i in range(at, match.start()) for p in plain_at(text, i)]
-        span = start + match.start(), start + match.end()
-        decoded = html.unescape(re.sub("(?:amp;)+(?=.)", "", match[0]))  # "&amp;lt;" was escaped twice
-        glyphs += [
-            _Glyph(p, *span) for character in decoded for p in (plain(character) if decoded != match[0] else character)
-        ]
-        at = match.end()
-    return glyphs + [_Glyph(p, start + i, start + i + 1) for i in range(at, len(text)) for p in plain_at(text, i)]
+    parts: list[str] = []
+    places: list[Place] = []
+
+    def add(character: str, begin: int, end: int) -> None:
+        parts.append(character)
+        places.extend([(begin, end)] * len(character))
+
+    for text, start in segments:
+        at = 0
+        for match in _ENTITY.finditer(text) if "&" in text else ():
+            for i in range(at, match.start()):
+                add(plain_at(text, i), start + i, start + i + 1)
+            decoded = html.unescape(re.sub("(?:amp;)+(?=.)", "", match[0]))  # "&amp;lt;" was escaped twice
+            decoded = "".join(map(plain, decoded)) if decoded != match[0] else decoded
+            add(decoded, start + match.start(), start + match.end())
+            at = match.end()
+        for i in range(at, len(text)):
+            add(plain_at(text, i), start + i, start + i + 1)
+    return _Written("".join(parts), places)
 
 
-def _replaced(glyphs: list[_Glyph], pattern: re.Pattern[str], by: str | Callable[[re.Match[str]], str]) -> list[_Glyph]:
-    """With one glyph, or nothing, instead of every match."""
-    text = "".join(glyph.text for glyph in glyphs)  # one character each
-    left, at = [], 0
-    for match in pattern.finditer(text):
-        left += glyphs[at : match.start()]
-        if glyph := by if isinstance(by, str) else by(match):
-            left.append(_Glyph(glyph, glyphs[match.start()].start, glyphs[match.end() - 1].end))
-        at = match.end()
-    return left + glyphs[at:] if at else glyphs
-
-
-def _words(glyphs: Iterable[_Glyph], dash: str) -> Iterable[Item]:
-    word: list[_Glyph] = []
-    for glyph in glyphs:
-        if glyph.text not in (" ", DASH, ARROW):
-            word.append(glyph)
-            continue
-        ends_a_word = glyph.text == DASH and bool(word)
-        if ends_a_word:
-            word.append(_Glyph("" if word[-1].text in ".,!?;:" else dash, glyph.start, glyph.end))
-        if word:
-            yield _item(word)
-            word = []
-        if glyph.text != " " and not ends_a_word:
-            yield Item(PAUSE, f"{DASH_SECONDS:g}", glyph.start, glyph.start)
-    if word:
-        yield _item(word)
-
-
-def _item(word: Sequence[_Glyph]) -> Item:
-    return Item(WORD, "".join(glyph.text for glyph in word), word[0].start, word[-1].end)
+def _words(word: _Written, dash: str) -> Iterable[Item]:
+    at = 0  # where the next word begins
+    for mark in _PARTING.finditer(word.text):
+        text, is_dash = word.text[at : mark.start()], mark[0] == DASH
+        if text:
+            closing = dash if is_dash and text[-1] not in ".,!?;:" else ""
+            last = mark.start() if is_dash else mark.start() - 1
+            yield Item(WORD, text + closing, word.places[at][0], word.places[last][1])
+        if mark[0] != " " and not (text and is_dash):
+            begin = word.places[mark.start()][0]
+            yield Item(PAUSE, f"{DASH_SECONDS:g}", begin, begin)
+        at = mark.end()
+    if text := word.text[at:]:
+        yield Item(WORD, text, word.places[at][0], word.places[-1][1])

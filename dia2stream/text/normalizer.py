@@ -58,7 +58,8 @@ class Normalizer:
         raw: bool = False,
         makes_sounds: bool = True,
     ) -> None:
-        self._rules, self._special, self._lexicon = rules, special, lexicon
+        self._rules, self._special = rules, special
+        self._lexicon = lexicon or None
         self._raw, self._makes_sounds = raw, makes_sounds
         self._notices: tuple[Notice, ...] = ()
         self._begin()
@@ -105,7 +106,7 @@ class Normalizer:
         core = text.rstrip(".,!?;").lower()
         if core in self._special or text in self._special:
             return False
-        return not self._lexicon or (self._lexicon.find(text) is None and self._lexicon.find(core) is None)
+        return self._lexicon is None or (self._lexicon.find(text) is None and self._lexicon.find(core) is None)
 
     def _no_word(self, item: Item, spoken: list[Spoken]) -> None:
         if item.kind is PAUSE:
@@ -143,8 +144,9 @@ class Normalizer:
                 self._after_number = token_of(words[-1].text).is_numeric
                 self._say_words(said, words, spoken)
                 for word in words:
-                    lead, _, closing = token_of(word.text)
-                    self._in_quotes = '"' not in closing and (self._in_quotes or '"' in lead)
+                    if '"' in word.text:
+                        lead, _, closing = token_of(word.text)
+                        self._in_quotes = '"' not in closing and (self._in_quotes or '"' in lead)
 
     def _say_words(self, said: Said, words: Sequence[Item], spoken: list[Spoken]) -> None:
         first, last = token_of(words[0].text), token_of(words[-1].text)
@@ -164,18 +166,19 @@ class Normalizer:
             return found
         if self._raw:
             return (Said(1, token.core),)
-        if token.lead.endswith("(") and (sound := _sound(window)):
+        if token.lead[-1:] == "(" and (sound := _sound(window)):
             return sound if self._makes_sounds else (Said(len(sound), ""),)
         if len(token.core) > LONGEST_WORD and _is_unsayable(token.core):
             return (Said(1, self._cut(token.core)),)
         for rule in self._rules:
             if reading := rule(window):
                 return reading
-        return (Said(1, "" if _SILENT.fullmatch(token.core) else token.core),)
+        is_silent = not token.core.isalnum() and _SILENT.fullmatch(token.core)
+        return (Said(1, "" if is_silent else token.core),)
 
     def _listed(self, token: Token) -> Reading | None:
         """What the lexicon says of a word, as it is written."""
-        if not self._lexicon or not token.core:
+        if self._lexicon is None or not token.core:
             return None
         if token.tail.startswith(".") and (said := self._lexicon.find(f"{token.core}.")) is not None:
             return (Said(1, said, token.tail[1:]),)
