@@ -109,7 +109,7 @@ HELD_OUT_SENTENCES = {
         "[S2] That was a good film. I liked the music most. Who was the woman with the hat?",
         "[S1] Try this one. It is softer than the other. You can wear it in summer and in winter.",
         "[S2] What a pity! We came to see the lake, but there is too much fog. Maybe it will clear up.",
-        "[S1] Our neighbors are very quiet. They have two dogs, and nobody ever hears them. I wish ours were like that.",
+        "[S1] Our neighbors are very quiet. They have two dogs, and nobody hears them. I wish ours were like that.",
         "[S2] First wash the potatoes. Then cut them in half, and put them in the oven. Salt comes last.",
     ],
     "dialogue": [
