@@ -35,21 +35,26 @@ def make_stepper(
 
     blocks: of the key/value cache; None: as many as all slots' full contexts take. ahead: of the graphs, begin a lone
     conversation's next lead-in step before the host knows the action of this one. speculate: run lead-ins as trees of
-    columns (dia2/steps/speculation.py); None: where that was measured to be faster, which is on a CPU. kernels: how the
-    form of one conversation's graphs is chosen (dia2/cuda/forms.py): by the rule, or by time, once or now.
+    columns (dia2/steps/speculation.py); None: where that was measured to be faster. kernels: how the form of one
+    conversation's graphs is chosen (dia2/cuda/forms.py): by the rule, or by time, once or now.
     """
     why_not = obstacle_to_graphs(checkpoint.device)
+    if speculate is None:
+        speculate = _is_faster_with_trees(checkpoint.device, slots, graphs=why_not is None)
     if why_not is not None:
-        on_cpu = checkpoint.device.type == "cpu"
-        stepper = Stepper(checkpoint, slots, blocks, speculate=on_cpu if speculate is None else speculate)
-        return stepper, f"steps run eagerly: {why_not}"
+        return Stepper(checkpoint, slots, blocks, speculate=speculate), f"steps run eagerly: {why_not}"
     from dia2.cuda.stepper import GraphStepper  # imports triton
 
     chooser = None if kernels == "auto" else _make_chooser(checkpoint, again=kernels == "retimed")
-    graphs = GraphStepper(checkpoint, slots, blocks=blocks, ahead=ahead, speculate=bool(speculate), chooser=chooser)
+    graphs = GraphStepper(checkpoint, slots, blocks=blocks, ahead=ahead, speculate=speculate, chooser=chooser)
     one = f"one conversation's backbone is {graphs.backbone_kind}, its depformer {graphs.depformer_kind}"
     form = "" if chooser is None else f"; the form is {graphs.form.name}: {graphs.form_reason}"
     return graphs, f"steps are CUDA graphs of {graphs.kind}; {one}{form}"
+
+
+def _is_faster_with_trees(device: torch.device, slots: int, *, graphs: bool) -> bool:
+    """Whether lead-ins were measured to be faster as trees of columns: on a CPU, and for one conversation in graphs."""
+    return device.type == "cpu" or (graphs and slots == 1)
 
 
 def _make_chooser(checkpoint: Checkpoint, *, again: bool) -> Chooser:
@@ -58,11 +63,11 @@ def _make_chooser(checkpoint: Checkpoint, *, again: bool) -> Chooser:
     return make_chooser(checkpoint, again=again)
 
 
-def make_codec(codec: Mimi, slots: int = 1, *, fuse: bool = False) -> FrameCodec:
+def make_codec(codec: Mimi, slots: int = 1, *, fuse: bool = True) -> FrameCodec:
     """The codec of `slots` conversations: captured graphs on CUDA, else plain calls. Its `kind` says which and why.
 
-    fuse: try kernels that do several operations at once for few rows, which have not been measured on a GPU yet; each
-    batch size takes them only if they prove right and faster there.
+    fuse: for few rows, try kernels that do several operations at once; each batch size takes them only if they prove
+    right and faster there.
     """
     if codec.device.type != "cuda":
         return FrameCodec(codec, slots)

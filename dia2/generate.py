@@ -189,7 +189,7 @@ class Dia2:
             if self._kind == "eager":
                 self._stepper, self.stepping = Stepper(self.checkpoint), "steps run eagerly: asked for"
             else:
-                self._stepper, self.stepping = make_stepper(self.checkpoint)
+                self._stepper, self.stepping = make_stepper(self.checkpoint, speculate=False)
             _log.info("%s", self.stepping)
         return self._stepper
 

@@ -15,6 +15,7 @@ Weights = Literal["dtype", "fp8"]
 Encoding = Literal["pcm16", "mulaw", "alaw"]
 SampleRate = Literal[24000, 16000, 8000]
 Speculate = Literal["auto", "on", "off"]
+FuseCodec = Literal["auto", "off"]
 Kernels = Literal["auto", "timed", "retimed"]
 LogLevel = Literal["debug", "info", "warning", "error"]
 LogFormat = Literal["text", "json"]
@@ -69,21 +70,21 @@ class ModelOptions:
         Speculate,
         CliFlag(
             "Before first audio, guess when words begin and run many steps at once; what is said stays the same. auto "
-            "is on for a CPU, where that was measured, and off for CUDA."
+            "is on where it was measured to be faster: on a CPU, and on CUDA for one conversation (--slots 1)."
         ),
     ] = "auto"
     fuse_codec: Annotated[
-        bool,
+        FuseCodec,
         CliFlag(
-            "On CUDA, try fused kernels for the codec at the start, and take them where they make the same sound in "
-            "less time. Not measured on a GPU yet."
+            "auto tries fused kernels for the codec on CUDA at the start, and takes them where they make the same "
+            "sound in less time. off: the first start on a machine has fewer kernels to compile."
         ),
-    ] = False
+    ] = "auto"
     kernels: Annotated[
         Kernels,
         CliFlag(
             "How the kernels of one conversation are chosen on CUDA. auto: by the kind of GPU. timed: by the time of "
-            "whole steps, once, then from a file in the cache folder. retimed: time them again."
+            "whole steps, once, which takes some 8 s more, then from a file in the cache folder. retimed: time again."
         ),
     ] = "auto"
     tokenizer: Annotated[str | None, CliFlag("Repo id or folder of another tokenizer than the model's.", "MODEL")] = (

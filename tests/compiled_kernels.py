@@ -1,11 +1,12 @@
 """Compiles every Triton kernel that a step, a pass and the codec launch, for a GPU that need not be here.
 
-    compiled_kernels.py CAPABILITY [WEIGHTS [tiles]]        80, 86, 89, 90, 100 or 120; "dtype" or "fp8"
+    compiled_kernels.py CAPABILITY [WEIGHTS [tiles|together]]        80, 86, 89, 90, 100 or 120; "dtype" or "fp8"
 
 The model has the 2B shape, one layer of each kind and a short vocabulary: the same kernels as the whole model's. They
 are launched as in a real step, on tensors of the CPU, and Triton compiles each of them instead of running it. The only
 line that is printed is JSON: what every kernel takes, its name, shared memory in bytes and warps. With "tiles", it
-is only a step of one conversation, with every set of tiles.
+is only a step of one conversation, with every set of tiles. With "together", it is a frame of the codec, whose kernels
+are compiled at the same time, and how many of them a launch behind that would have to compile.
 """
 
 import json
@@ -18,6 +19,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import torch
+from triton import knobs
 from triton.backends.compiler import GPUTarget
 from triton.runtime import driver
 from triton.runtime.jit import JITFunction
@@ -29,6 +31,7 @@ from dia2.codec.mimi import Mimi
 from dia2.codec.ring import RingView
 from dia2.cuda.fused_codec import MOST_ROWS, FusedDecoder
 from dia2.cuda.graphs import batch_sizes
+from dia2.cuda.kernels.launch import compiling_together
 from dia2.cuda.kernels.products import TILE_SETS
 from dia2.cuda.kernels.ring import attend_ring_fused
 from dia2.cuda.programs import KernelBuffers, KernelProgram
@@ -117,22 +120,45 @@ def launch_codec() -> None:
 
 def launch_fused_codec() -> None:
     """A frame of the codec by fused kernels, in the published shape, at the batch sizes that they take."""
-    mimi = Mimi.random(replace(PUBLISHED, num_hidden_layers=1, codebook_size=16), 32, "cpu", seed=1)
-    decoder = FusedDecoder(mimi.decoder, mimi.state(MOST_ROWS, back=1))
-    for precision, most in (("ieee", MOST_ROWS), ("tf32x3", 1)):
-        decoder.precision = precision
+    for precision, most in (("tf32x3", MOST_ROWS), ("ieee", 1)):
         for rows in batch_sizes(most):
-            codes, sound = torch.zeros(rows, 32, 1, dtype=torch.int64), torch.zeros(rows, PUBLISHED.frame_samples)
-            decoder(codes, torch.arange(rows), sound)
+            launch_frame(codec_decoder(precision), rows)
 
 
-def main(capability: int, weights: str, tiles_alone: bool) -> None:
+def codec_decoder(precision: str) -> FusedDecoder:
+    mimi = Mimi.random(replace(PUBLISHED, num_hidden_layers=1, codebook_size=16), 32, "cpu", seed=1)
+    return FusedDecoder(mimi.decoder, mimi.state(MOST_ROWS, back=1), precision)
+
+
+def launch_frame(decoder: FusedDecoder, rows: int) -> None:
+    codes, sound = torch.zeros(rows, 32, 1, dtype=torch.int64), torch.zeros(rows, PUBLISHED.frame_samples)
+    decoder(codes, torch.arange(rows), sound)
+
+
+def compile_together() -> None:
+    """A frame of the codec of one row, compiled as the product does it."""
+    names: list[str] = []
+    knobs.runtime.jit_post_compile_hook = lambda *, fn, **_: names.append(fn.name)
+    decoder = codec_decoder("tf32x3")
+    with compiling_together():
+        launch_frame(decoder, 1)
+    together, run = len(names), JITFunction.run
+    JITFunction.run = lambda function, *args, warmup, **options: run(function, *args, warmup=True, **options)
+    launch_frame(decoder, 1)
+    told = {"name": "compiled together", "kernels": together, "in_the_next_launch": len(names) - together}
+    print(json.dumps([told]))
+
+
+def main(capability: int, weights: str = "dtype", part: str = "") -> None:
     warnings.simplefilter("ignore")
     driver.set_active(AbsentGpu(capability))
     torch.cuda.get_device_capability = lambda device=None: divmod(capability, 10)
+    if part == "together":
+        compile_together()
+        return
     compiled = Compiled()
     JITFunction.run = lambda function, *args, **options: compiled.run(function, *args, **options)
-    if tiles_alone:
+    if part == "tiles":
         launch_tiles(short_model(weights))
     else:
         launch_steps(short_model(weights))
@@ -142,4 +168,5 @@ def main(capability: int, weights: str, tiles_alone: bool) -> None:
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), sys.argv[2] if len(sys.argv) > 2 else "dtype", sys.argv[3:] == ["tiles"])
+    _, capability, *more = sys.argv
+    main(int(capability), *more)

@@ -126,15 +126,15 @@ def test_a_whole_file_is_taken_as_it_is(tmp_path: Path, caplog: pytest.LogCaptur
 
 
 def test_when_its_time_is_over_no_further_form_is_begun(tmp_path: Path) -> None:
-    machine = Machine({"a": 5.0, "b": 4.0, "c": 3.0, "d": 2.0}, seconds=SECONDS * 0.6)
+    machine = Machine({"a": 5.0, "b": 4.0, "c": 3.0, "d": 2.0, "e": 1.0}, seconds=SECONDS * 0.6)
     name, reason = machine.chooser(tmp_path).choose(machine.candidates())
-    assert (name, machine.made) == ("b", ["a", "b"])
-    assert "c: not tried, 6 s were over; d: not tried, 6 s were over" in reason
+    assert (name, machine.made) == ("c", ["a", "b", "c"])
+    assert "d: not tried, 6 s were over; e: not tried, 6 s were over" in reason
 
 
-def test_its_time_does_not_count_before_there_is_a_form_that_works(tmp_path: Path) -> None:
-    machine = Machine({"a": "no", "b": "no", "c": 3.0, "d": 2.0}, seconds=SECONDS)
-    assert machine.choose(tmp_path) == "c"
+def test_its_time_begins_behind_the_first_form_that_works(tmp_path: Path) -> None:
+    machine = Machine({"a": "no", "b": "no", "c": 3.0, "d": 2.0, "e": 1.0}, seconds=SECONDS * 1.1)
+    assert machine.choose(tmp_path) == "d"
 
 
 def test_where_no_form_works_it_says_why_of_each(tmp_path: Path) -> None:

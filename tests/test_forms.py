@@ -175,6 +175,26 @@ def test_asked_for_on_a_gpu_it_is_made_for_the_card_and_its_reason_is_told(
     assert not list(tmp_path.iterdir())  # nothing was timed, so nothing is kept
 
 
+@pytest.mark.parametrize(
+    ("slots", "asked", "made"),
+    [(1, None, True), (2, None, False), (64, None, False), (64, True, True), (1, False, False)],
+)
+def test_on_a_gpu_lead_ins_are_trees_for_one_conversation_unless_somebody_asks_for_another_way(
+    slots: int, asked: bool | None, made: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found: list[object] = []
+
+    def stepper(self: GraphStepper, *_: object, speculate: bool, **__: object) -> None:
+        fake_stepper(self, loaded(), chooser=None)
+        found.append(speculate)
+
+    monkeypatch.setattr("dia2.backend.obstacle_to_graphs", lambda device: None)
+    monkeypatch.setattr(GraphStepper, "__init__", stepper)
+    monkeypatch.setattr(loaded(), "device", torch.device("cuda"))
+    make_stepper(loaded(), slots, speculate=asked)
+    assert found == [made]
+
+
 def fake_stepper(self: GraphStepper, checkpoint: Checkpoint, *_: object, chooser: Chooser | None, **__: object) -> None:
     self.kind = self.backbone_kind = self.depformer_kind = "kernels"
     self.form, self.form_reason = FORMS[1], "of whole steps timed"

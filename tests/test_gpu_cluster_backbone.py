@@ -73,7 +73,7 @@ def bench(block_columns: int | None = 64, weights: str = "dtype") -> Bench:
     config = checkpoint.config
     slots = 1 if block_columns is None else SLOTS
     cache = KVCache(config, slots, 2, context_columns(config), CUDA, torch.bfloat16, block_columns)
-    whole, reason = ClusterBackbone.make(checkpoint.backbone, config, cache, untried=weights == "fp8")
+    whole, reason = ClusterBackbone.make(checkpoint.backbone, config, cache)
     if whole is None:
         pytest.skip(reason)
     return Bench(checkpoint, whole, cache)

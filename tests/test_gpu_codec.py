@@ -10,6 +10,7 @@ from functools import cache
 import pytest
 import torch
 from torch import Tensor
+from triton.runtime.errors import OutOfResources
 
 from dia2.backend import make_codec
 from dia2.codec.config import PUBLISHED
@@ -30,7 +31,7 @@ def mimi() -> Mimi:
 
 def captured(slots: int = 1, kernels: str = "plain") -> FrameCodec:
     """A codec of graphs; if they are fused, then at all batch sizes that the fused kernels take, faster or not."""
-    codec = make_codec(mimi(), slots)
+    codec = make_codec(mimi(), slots, fuse=False)
     assert isinstance(codec, GraphCodec)
     if kernels != "plain":
         codec.passes |= codec.fused_passes(kernels)
@@ -117,8 +118,8 @@ def test_fused_kernels_give_the_same_bits_every_time(kernels: str) -> None:
     assert all(torch.equal(sound, sounds[0]) for sound in sounds)
 
 
-def test_fused_kernels_that_are_asked_for_prove_right_and_are_told_with_their_times() -> None:
-    codec = make_codec(mimi(), 8, fuse=True)
+def test_fused_kernels_prove_right_and_are_told_with_their_times() -> None:
+    codec = make_codec(mimi(), 8)
     assert isinstance(codec, GraphCodec)
     assert "differ" not in codec.kind
     assert codec.kind.startswith("CUDA graphs, of fused kernels for ")
@@ -128,5 +129,17 @@ def test_fused_kernels_that_are_asked_for_prove_right_and_are_told_with_their_ti
 
 def test_a_codec_that_fused_kernels_do_not_take_keeps_plain_ones_and_says_why() -> None:
     wide = Mimi.random(replace(PUBLISHED, intermediate_size=4096, num_hidden_layers=1), 32, "cuda", seed=1)
-    codec = make_codec(wide, fuse=True)
+    codec = make_codec(wide)
     assert codec.kind == "CUDA graphs of plain operations: a layer has 4096 channels, the kernels take up to 2048"
+
+
+def test_on_a_card_that_has_too_little_for_fused_kernels_the_codec_keeps_plain_ones_and_says_why(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def too_large(codec: GraphCodec, precision: str = "") -> dict[int, object]:
+        raise OutOfResources(180_000, 101_376, "shared memory")
+
+    monkeypatch.setattr(GraphCodec, "fused_passes", too_large)
+    codec = make_codec(mimi())
+    assert codec.kind.startswith("CUDA graphs of plain operations: out of resource: shared memory, Required: 180000")
+    close(codec.submit([0], draw_codes(1)).pcm()[0], mimi().decode(draw_codes(1))[0])

@@ -23,7 +23,7 @@ Timer = Callable[[Step], float]
 """Runs a whole step again and again; the median of its milliseconds."""
 
 SECONDS = 6.0
-"""After so many seconds no further form is begun, once there is one that works."""
+"""So long after the first form that works, no further one is begun. The first one is needed anyway."""
 FASTER = 0.98
 """Another form than the first is taken if it needs at most this share of the first one's time."""
 
@@ -135,11 +135,11 @@ class Chooser:
         return choice
 
     def _time(self, candidates: Sequence[Candidate]) -> Choice:
-        began = self._clock()
+        began = float("inf")
         timed: list[Timed] = []
         left_out: list[LeftOut] = []
         for candidate in candidates:
-            if timed and self._clock() - began > self._seconds:
+            if self._clock() - began > self._seconds:
                 left_out.append(LeftOut(candidate.name, f"not tried, {self._seconds:g} s were over"))
                 continue
             step = candidate.make()
@@ -147,6 +147,7 @@ class Chooser:
                 left_out.append(LeftOut(candidate.name, step))
             else:
                 timed.append(Timed(candidate.name, self._timer(step)))
+                began = min(began, self._clock())
         if not timed:
             raise RuntimeError("; ".join(f"{each.form}: {each.reason}" for each in left_out))
         return Choice(self._key, _fastest(timed), tuple(timed), tuple(left_out))

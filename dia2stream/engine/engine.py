@@ -73,7 +73,7 @@ class Engine:
         history_seconds: float = 30.0,
         voice_cache_mb: int = 1000,
         speculate: bool | None = None,
-        fuse_codec: bool = False,
+        fuse_codec: bool = True,
         kernels: Kernels = "auto",
         observers: Sequence[EngineObserver] = (),
     ) -> None:
@@ -117,7 +117,7 @@ class Engine:
         options.setdefault("history_seconds", model.history_seconds)
         options.setdefault("voice_cache_mb", model.voice_cache_mb)
         options.setdefault("speculate", {"on": True, "off": False}.get(model.speculate))
-        options.setdefault("fuse_codec", model.fuse_codec)
+        options.setdefault("fuse_codec", model.fuse_codec != "off")
         options.setdefault("kernels", model.kernels)
         checkpoint = load_checkpoint(model.model or default_model(model.device), load_options(model, progress))
         checkpoint.notes.append(set_threads(model.threads, checkpoint))

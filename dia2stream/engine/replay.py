@@ -55,7 +55,7 @@ class Replay:
         self.checkpoint: Checkpoint = load_checkpoint(name, load_options(model, progress))
         check_model(record, fingerprint(self.checkpoint))
         self.differences = Differences()
-        stepper, _ = make_stepper(self.checkpoint, 1)
+        stepper, _ = make_stepper(self.checkpoint, 1, speculate=False)
         codec = make_codec(self.checkpoint.codec, 1)
         self._pool = ContextPool(stepper, codec, record.header.history_frames, VoiceCache(0))
         self._heard: list[Frame] = []  # by their place on the audio clock

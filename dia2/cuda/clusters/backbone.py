@@ -5,9 +5,9 @@ one ends and the next one begins. This kernel stays on the GPU from the first la
 block does nothing but load: weights and the cache's columns come through a ring of shared memory ahead of their use.
 The sources beside this file say how; backbone.cu is where to begin.
 
-It is made for one shape, that of Dia2-2B, in bfloat16 and for two rows, and for a Hopper GPU on which 15 clusters of 8
-blocks run at once. `make` says why it cannot be used elsewhere. Its weights may be in 8 bits, and the GPU a Blackwell
-one; nobody has run either yet, so both have to be asked for (`untried`).
+It is made for one shape, that of Dia2-2B, in bfloat16 and for two rows, with weights in 16 or 8 bits, and for a Hopper
+GPU on which 15 clusters of 8 blocks run at once. `make` says why it cannot be used elsewhere. On a Blackwell GPU nobody
+has run it yet, so there it has to be asked for (`untried`).
 """
 
 import ctypes
@@ -101,12 +101,12 @@ class ClusterBackbone:
     ) -> "tuple[ClusterBackbone | None, str]":
         """The kernel for a backbone on a CUDA device, compiled and packed; or None. And the reason, for the log.
 
-        untried: also where it was compiled, but never run: on Blackwell, and with 8-bit weights.
+        untried: also where it was compiled, but never run, which is on Blackwell.
         """
         device = backbone.cb0_head.device
         first: Any = backbone.layers[0]
         matrix = first.attention.qkv
-        reason = gpu_obstacle(device, untried) or weights_obstacle(backbone.cb0_head.dtype, matrix, untried)
+        reason = gpu_obstacle(device, untried) or weights_obstacle(backbone.cb0_head.dtype)
         reason = reason or shape_obstacle(config) or cache_obstacle(cache)
         if reason is not None:
             return None, reason

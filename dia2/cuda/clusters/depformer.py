@@ -5,9 +5,9 @@ reading. This kernel stays on the GPU from the first stage to the last: its bloc
 through the shared memory of their cluster and through L2, while weights stream into shared memory ahead of their use.
 The sources beside this file say how; depformer.cu is where to begin.
 
-It is made for one shape, the published depformers', in bfloat16 and for two rows, and for a Hopper GPU on which 15
-clusters of 8 blocks run at once. `make` says why it cannot be used elsewhere. Weights but those of the logits may be in
-8 bits, and the GPU a Blackwell one; nobody has run either yet, so both have to be asked for (`untried`).
+It is made for one shape, the published depformers', in bfloat16 and for two rows, with weights but those of the logits
+in 16 or 8 bits, and for a Hopper GPU on which 15 clusters of 8 blocks run at once. `make` says why it cannot be used
+elsewhere. On a Blackwell GPU nobody has run it yet, so there it has to be asked for (`untried`).
 """
 
 import ctypes
@@ -130,10 +130,10 @@ class ClusterDepformer:
     ) -> "tuple[ClusterDepformer | None, str]":
         """The kernel for a depformer on a CUDA device, compiled and packed; or None. And the reason, for the log.
 
-        untried: also where it was compiled, but never run: on Blackwell, and with 8-bit weights.
+        untried: also where it was compiled, but never run, which is on Blackwell.
         """
         device, matrix = depformer.heads.device, depformer.project_in
-        reason = gpu_obstacle(device, untried) or weights_obstacle(depformer.heads.dtype, matrix, untried)
+        reason = gpu_obstacle(device, untried) or weights_obstacle(depformer.heads.dtype)
         reason = reason or shape_obstacle(config)
         if reason is not None:
             return None, reason

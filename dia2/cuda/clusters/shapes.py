@@ -4,8 +4,6 @@ from collections.abc import Mapping
 
 import torch
 
-from dia2.model.fp8 import Fp8Matrix, Matrix
-
 ARCHITECTURES = {(9, 0): "sm_90a", (10, 0): "sm_100a"}
 """Compute capability -> what the kernels are compiled for. The code of one does not run on the other."""
 TRIED = (9, 0)
@@ -19,11 +17,9 @@ def gpu_obstacle(device: torch.device, untried: bool) -> str | None:
     return f"the GPU's compute capability is {capability[0]}.{capability[1]}, the kernel needs 9.0"
 
 
-def weights_obstacle(dtype: torch.dtype, matrix: Matrix, untried: bool) -> str | None:
-    """Why weights are not the kernels'; None where they are. matrix: one of the layers'. untried: 8 bits, too."""
-    if dtype == torch.bfloat16 and (untried or not isinstance(matrix, Fp8Matrix)):
-        return None
-    return "the kernel is for bfloat16 weights"
+def weights_obstacle(dtype: torch.dtype) -> str | None:
+    """Why weights are not the kernels'; None where they are. dtype: of those that are never in 8 bits."""
+    return None if dtype == torch.bfloat16 else "the kernel is for bfloat16 weights"
 
 
 def size_obstacle(part: str, wanted: Mapping[str, tuple[int, int]]) -> str | None:

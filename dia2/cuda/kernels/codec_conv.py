@@ -16,7 +16,7 @@ import triton.language as tl
 from torch import Tensor
 
 from dia2.cuda.kernels.codec_front import Memory, carries
-from dia2.cuda.kernels.launch import launch_options, next_power_of_2, wait_for_previous
+from dia2.cuda.kernels.launch import launch, launch_options, next_power_of_2, wait_for_previous
 
 SUMMED_LINES = 16
 """Up to so many lines, products are summed up in registers."""
@@ -287,9 +287,18 @@ def conv(
     if lines <= SUMMED_LINES:
         tile = next_power_of_2(lines)
         block = min(8, max(1, _PRODUCTS // (tile * width)))
-        _conv_sum_kernel[(triton.cdiv(outputs, block),)](*given, **options, LINES=tile, BN=block, BK=width, num_warps=8)
+        launch(
+            _conv_sum_kernel,
+            (triton.cdiv(outputs, block),),
+            *given,
+            **options,
+            LINES=tile,
+            BN=block,
+            BK=width,
+            num_warps=8,
+        )
     else:
         grid = (triton.cdiv(outputs, TILE), triton.cdiv(lines, TILE))
         chunk = min(_CHUNK, max(16, width))
         tiles = {"LINES": TILE, "BN": TILE, "BK": chunk, "WHOLE": width, "PRECISION": precision}
-        _conv_dot_kernel[grid](*given, **options, **tiles, num_warps=4)
+        launch(_conv_dot_kernel, grid, *given, **options, **tiles, num_warps=4)

@@ -14,7 +14,7 @@ from torch import Tensor
 from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
 from dia2.codec.state import CodecState
-from dia2.cuda.kernels.launch import launch_options, next_power_of_2
+from dia2.cuda.kernels.launch import launch, launch_options, next_power_of_2
 
 
 @dataclass(frozen=True)
@@ -125,7 +125,9 @@ def front(
     rows, _, hidden = out.shape
     turns = torch.empty(rows, 2, len(frequencies), 2, device=out.device)
     width = min(64, next_power_of_2(hidden))
-    _front_kernel[(rows, triton.cdiv(hidden, width))](
+    launch(
+        _front_kernel,
+        (rows, triton.cdiv(hidden, width)),
         codes,
         table,
         taps,

@@ -9,7 +9,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from dia2.cuda.kernels.launch import launch_options, next_power_of_2, wait_for_previous
+from dia2.cuda.kernels.launch import launch, launch_options, next_power_of_2, wait_for_previous
 from dia2.cuda.kernels.ring_splits import Parts
 
 WIDEST = 2048
@@ -148,7 +148,9 @@ def normed_product(
     """out [R, N] = gelu(layer norm(x [R, K]) @ weight [N, K].T)."""
     (outputs, inputs), width = weight.shape, next_power_of_2(weight.shape[1])
     cut = _cut(len(x), outputs, width)
-    _normed_kernel[(triton.cdiv(outputs, cut["BN"]),)](
+    launch(
+        _normed_kernel,
+        (triton.cdiv(outputs, cut["BN"]),),
         x,
         gain,
         shift,
@@ -175,7 +177,9 @@ def added_product(x: Tensor | Parts, weight: Tensor, out: Tensor) -> None:
     cut = _cut(len(out), outputs, blocks["BH"] * blocks["BD"])
     if split and len(out) > 2:
         cut["num_warps"] = 8  # the splits of all lines lie in registers at once
-    _added_kernel[(triton.cdiv(outputs, cut["BN"]),)](
+    launch(
+        _added_kernel,
+        (triton.cdiv(outputs, cut["BN"]),),
         mixed,
         best,
         total,

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from dia2.cuda.kernels.codec_conv import elu, from_context, from_frame, keep_context, tap_products
 from dia2.cuda.kernels.codec_front import Memory, carries
-from dia2.cuda.kernels.launch import launch_options, next_power_of_2, wait_for_previous
+from dia2.cuda.kernels.launch import launch, launch_options, next_power_of_2, wait_for_previous
 
 WIDEST = 128
 """Channels of a residual block that is one kernel."""
@@ -162,7 +162,9 @@ def residual(
     """
     rows, steps, width = x.shape
     inner, block = len(squeeze[0]), max(16, next_power_of_2(width))
-    _residual_kernel[(triton.cdiv(rows * steps, _TILE),)](
+    launch(
+        _residual_kernel,
+        (triton.cdiv(rows * steps, _TILE),),
         x,
         *squeeze,
         *expand,
@@ -196,7 +198,9 @@ def last(x: Tensor, weight: Tensor, bias: Tensor, taps: int, memory: Memory, nam
     """
     rows, steps, width = x.shape
     lines = 32
-    _last_kernel[(rows, triton.cdiv(steps, lines))](
+    launch(
+        _last_kernel,
+        (rows, triton.cdiv(steps, lines)),
         x,
         weight,
         bias,

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from dia2.cuda.kernels.codec_conv import SUMMED_LINES, TILE
 from dia2.cuda.kernels.codec_front import Memory, carries
-from dia2.cuda.kernels.launch import launch_options, next_power_of_2, wait_for_previous
+from dia2.cuda.kernels.launch import launch, launch_options, next_power_of_2, wait_for_previous
 
 _CHUNK = 64  # inputs that a tile reads at once
 _PRODUCTS = 8192  # numbers that a program of four warps multiplies and sums up at once
@@ -138,10 +138,17 @@ def transposed_conv(
     if lines <= SUMMED_LINES:
         tile = next_power_of_2(lines)
         block = min(8, max(1, _PRODUCTS // (tile * width)))
-        _up_sum_kernel[(triton.cdiv(outputs, block),)](
-            *given, **options, LINES=tile, BN=block, BK=width, num_warps=_warps(tile * block * width)
+        launch(
+            _up_sum_kernel,
+            (triton.cdiv(outputs, block),),
+            *given,
+            **options,
+            LINES=tile,
+            BN=block,
+            BK=width,
+            num_warps=_warps(tile * block * width),
         )
     else:
         grid = (triton.cdiv(outputs, TILE), triton.cdiv(lines, TILE))
         tiles = {"LINES": TILE, "BN": TILE, "BK": min(_CHUNK, max(16, width)), "PRECISION": precision}
-        _up_dot_kernel[grid](*given, **options, **tiles, num_warps=4)
+        launch(_up_dot_kernel, grid, *given, **options, **tiles, num_warps=4)

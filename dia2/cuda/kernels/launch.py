@@ -6,6 +6,10 @@ during a step, weights above all, may be loaded before it, so that the memory is
 """
 
 import os
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, nullcontext
+from contextvars import ContextVar
 from typing import Any
 
 import torch
@@ -33,6 +37,33 @@ def launch_options() -> dict[str, Any]:
     if INTERPRETED or not DEPENDENT_LAUNCH or torch.cuda.get_device_capability()[0] < 9:
         return {"PDL": False, **FUSED}
     return {"PDL": True, "launch_pdl": True, **FUSED}
+
+
+_only_compiles: ContextVar[bool] = ContextVar("only_compiles", default=False)
+
+
+def launch(kernel: Any, grid: tuple[int, ...], *given: Any, **options: Any) -> None:
+    """Launches a kernel on a grid of programs; within `compiling_together`, it is only compiled."""
+    if _only_compiles.get():
+        kernel.warmup(*given, grid=grid, **options)
+    else:
+        kernel[grid](*given, **options)
+
+
+@contextmanager
+def compiling_together() -> Iterator[None]:
+    """What is launched by `launch` meanwhile is compiled, on all cores at the same time, and not run.
+
+    Compiling is most of a first start, and a kernel takes about a second of it. One that cannot be compiled is left to
+    its first launch, which raises. Triton before 3.5 compiles one after the other.
+    """
+    mode = getattr(triton, "AsyncCompileMode", None)
+    with ThreadPoolExecutor() as pool, nullcontext() if mode is None else mode(pool, ignore_errors=True):
+        before = _only_compiles.set(True)
+        try:
+            yield
+        finally:
+            _only_compiles.reset(before)
 
 
 def next_power_of_2(n: int) -> int:

@@ -14,7 +14,7 @@ import triton.language as tl
 from torch import Tensor
 
 from dia2.cuda.kernels.codec_front import Memory
-from dia2.cuda.kernels.launch import launch_options, next_power_of_2, wait_for_previous
+from dia2.cuda.kernels.launch import launch, launch_options, next_power_of_2, wait_for_previous
 
 _BLOCK = 32  # positions of one split
 
@@ -129,7 +129,9 @@ def attend_ring_in_splits(
     _, groups, capacity, width = keys.shape
     shape = (len(memory.slots), heads, splits_of(window), 2)
     parts = Parts(*(torch.empty(*shape, *more, device=qkv.device) for more in ((width,), (), ())))
-    _ring_splits_kernel[shape[:3]](
+    launch(
+        _ring_splits_kernel,
+        shape[:3],
         qkv,
         turns,
         memory.slots,
