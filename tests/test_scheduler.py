@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dia2stream.engine.costs import H100, CostCurve
+from dia2stream.engine.costs import H100, TREE_STEPS, CostCurve
 from dia2stream.engine.scheduler import Decision, Demand, Kind, Policy, Scheduler, Waits
 
 FRAME = 0.08
@@ -111,6 +111,22 @@ def test_lead_in_steps_follow_each_other_as_long_as_nobody_else_is_next(others, 
 
 
 @pytest.mark.parametrize(
+    ("other", "steps"),
+    [
+        (Demand(Waits.NOBODY, columns=100), 17),  # what the caller said waits for up to 5 s
+        (Demand(Waits.NOBODY, columns=100, since=-POLICY.background), TREE_STEPS),  # it has waited: one tree, then it
+        (Demand(Waits.NOBODY, columns=100, since=0.05 - POLICY.background), 14),  # two trees and a bit until then
+        (STARTER._replace(columns=900), TREE_STEPS),
+    ],
+)
+def test_a_pass_takes_turns_with_trees_once_it_is_wanted(other, steps):
+    scheduler = scheduler_of({0: STARTER, 1: other}, TREES)
+    first = scheduler.decide(0.0)
+    decision = scheduler.decide(0.0) if first.kind is Kind.PASS else first
+    assert (decision.kind, decision.steps) == (Kind.LEAD_IN, steps)
+
+
+@pytest.mark.parametrize(
     ("until_dry", "steps", "seconds"),
     [
         (2.0, 17, TREES.tree(1)),
@@ -177,6 +193,24 @@ def test_a_turn_that_begins_behind_a_long_one_does_not_hurry():
 def test_a_context_is_rebuilt_before_its_listener_runs_dry():
     assert decide({0: speaking(0.3, columns=400), 1: speaking(1.0)}).kind is Kind.PASS
     assert decide({0: speaking(0.3, columns=400), 1: speaking(0.020)}).slots == (1,)
+
+
+def test_full_contexts_are_rebuilt_one_by_one_when_nobody_waits():
+    full = speaking(2.0, rebuild=375)
+    decision = decide({0: full, 1: full, 2: speaking(2.0, ready=False)})
+    assert (decision.kind, decision.slots) == (Kind.FRAMES, (0,))
+    assert decision.seconds == pytest.approx(H100.one_pass(375) + H100.frame(1, 1))
+    assert decide({0: full, 1: speaking(0.3)}).slots == (1,)
+    assert decide({0: full, 1: STARTER}).slots == (1,)
+    behind = decide({0: speaking(2.0, rebuild=375, lead_in=3)})
+    assert (behind.kind, behind.steps) == (Kind.LEAD_IN, 1)
+
+
+def test_full_contexts_whose_listeners_are_about_to_run_dry_take_turns_with_starters():
+    full = speaking(0.3, rebuild=375)
+    scheduler = scheduler_of({0: full, 1: full, 2: STARTER})
+    decisions = [scheduler.decide(0.0) for _ in range(4)]
+    assert [decision.slots for decision in decisions] == [(0,), (2,)] * 2
 
 
 # ---- Frames in advance, and what nobody waits for ----
@@ -254,6 +288,7 @@ DEMANDS = st.builds(
     deadline=st.floats(-0.1, 4.0),
     since=st.floats(-8.0, 0.0),
     rows=st.sampled_from([1, 2, 2]),
+    rebuild=st.sampled_from([0, 0, 0, 375]),
 )
 TABLES = st.dictionaries(st.integers(0, 255), DEMANDS, max_size=200)
 
@@ -280,6 +315,7 @@ def test_a_decision_names_only_slots_that_want_what_it_is(table, costs):
             assert all(table[slot].lead_in and not table[slot].columns for slot in decision.riders)
         case Kind.REST:
             assert not named
+    assert len(named) == 1 or not any(demand.rebuild for demand in wants)
 
 
 @given(TABLES, st.randoms(use_true_random=False))
@@ -361,7 +397,7 @@ class World:
             return self.again(slot) or speaking(self.now + FRAME)
         if self.now > demand.deadline:
             self.late.append(self.now - demand.deadline)
-        return demand._replace(deadline=max(demand.deadline, self.now) + FRAME)
+        return demand._replace(rebuild=0, deadline=max(demand.deadline, self.now) + FRAME)
 
     def again(self, slot: int) -> Demand | None:
         """What a starter does when its first frame is there."""
@@ -423,6 +459,16 @@ def test_speakers_are_never_late_because_others_start_without_end(speakers, star
     world.run(3.0)
     assert world.late == []
     assert len(world.done) == speakers + starters
+
+
+@settings(max_examples=10, deadline=None)
+@given(st.integers(1, 60), st.randoms(use_true_random=False))
+def test_contexts_that_are_full_at_the_same_time_make_nobody_late_while_others_start(full, random):
+    demands = {slot: speaking(1.0 + random.random(), rebuild=375 if slot < full else 0) for slot in range(64)}
+    world = RestartingWorld(H100, {**demands, 200: STARTER})
+    world.run(3.0)
+    assert world.late == []
+    assert len(world.done) == 65
 
 
 @settings(max_examples=10, deadline=None)

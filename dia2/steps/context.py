@@ -235,6 +235,11 @@ class Context:
         """Steps until the context is full, or finds no further block of the cache."""
         return self.reach - self.columns.next
 
+    @property
+    def columns_to_rebuild(self) -> int:
+        """How many columns the next step runs first, because the context is full: at most; 0 if it has room."""
+        return self._voice.frames + self._most_history() if self.room <= 0 else 0
+
     def prepare(self) -> None:
         """Before a step: rebuilds a context without room, and runs all columns that are due."""
         if self.columns.is_ready:
@@ -409,14 +414,18 @@ class Context:
 
     def _history_start(self, step: int) -> int:
         """The first step of the history in a context that is rebuilt at `step`: where a word begins, if one is near."""
-        # Where blocks of the cache are short, less history, so that the context has room for longer.
-        share = 4 if self.columns.is_short else 2
-        # Even in a very short context the history reaches back to the last complete frame, which is one lead-in ago.
-        most = max(self.lead_in, min(self.history_frames, (self.reach - self._voice.frames) // share))
+        most = self._most_history()
         earliest = max(step - most, self.first_frame, step - len(self.history))
         latest = min(step - most // 2, self.frames)
         steps_ago = self.history.word_start(step - earliest, step - latest)
         return earliest if steps_ago is None else step - steps_ago
+
+    def _most_history(self) -> int:
+        """How many steps of the history a context that is rebuilt begins with, at most."""
+        # Where blocks of the cache are short, less history, so that the context has room for longer.
+        share = 4 if self.columns.is_short else 2
+        # Even in a very short context the history reaches back to the last complete frame, which is one lead-in ago.
+        return max(self.lead_in, min(self.history_frames, (self.reach - self._voice.frames) // share))
 
     def _rewind_playback(self, frame: int) -> None:
         """Puts the codec where it was before `frame`."""

@@ -65,13 +65,14 @@ def demand_of(conversation: "Conversation", changed: float, now: float) -> Deman
     if not conversation.wants_step():
         return Demand(Waits.NOBODY, columns=context.due, since=changed) if context.due else None
     rows = 2 if context.guided else 1
+    rebuild = 0 if context.due else context.columns_to_rebuild
     since, dry = conversation.waits_since, conversation.outbox.dry_at()
     if since is not None and (dry is None or dry <= now):
-        return Demand(Waits.STARTING, context.due, context.lead_in_left, since=since, rows=rows)
+        return Demand(Waits.STARTING, context.due, context.lead_in_left, since=since, rows=rows, rebuild=rebuild)
     if dry is None:  # frames are there, and nobody has begun to take them
         dry = now + conversation.outbox.waiting * FRAME_MS / 1000
     ready = conversation.has_room
-    return Demand(Waits.SPEAKING, context.due, context.lead_in_left, ready=ready, deadline=dry, rows=rows)
+    return Demand(Waits.SPEAKING, context.due, context.lead_in_left, ready, dry, rows=rows, rebuild=rebuild)
 
 
 def _demand_of_draft(draft: "Conversation") -> Demand | None:

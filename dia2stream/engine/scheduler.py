@@ -18,6 +18,7 @@ The rules, first to last:
    conversation whose lead-in is done, and which nobody hears yet, is overdue like one whose listener has run dry.
 2. **Starters.** Until then, whoever waits for the first frame goes first. All starters share their steps: four cost
    little more than one. A voice that has to be run first takes turns with the lead-in steps of the others.
+   So does a step that has to rebuild a full context first, once that is urgent; until then it is done when nobody waits.
 3. **Frames in advance.** Nobody is in danger and nobody starts: speakers are stepped in the batch that makes the most
    frames a second. Who has less than `comfort` in hand is served at once. Otherwise such work takes at most `share`
    of the time, so that a starter finds the model free. A conversation that is alone is stepped whenever it can.
@@ -72,6 +73,7 @@ class Demand(NamedTuple):
     waits: who waits for it. columns: of a pass that comes first; 0: none. lead_in: steps of the backbone alone before
     its next whole step. ready: False if it speaks, but its outbox is full; then it is not stepped. deadline: when the
     listener of one that is SPEAKING runs dry. since: when the others began to wait. rows: 2 with guidance, 1 without.
+    rebuild: columns that its next step itself runs first, because its context is full; 0: it is not.
     """
 
     waits: Waits
@@ -81,6 +83,7 @@ class Demand(NamedTuple):
     deadline: float = inf
     since: float = 0.0
     rows: int = 2
+    rebuild: int = 0
 
 
 @dataclass(frozen=True)
@@ -144,6 +147,7 @@ class Scheduler:
         self._prepared: list[int] = []  # whose frames nobody waits for
         self._calm_until = -inf  # frames in advance rest until then
         self._last = Kind.REST
+        self._passed = False  # the last decision was for one who has columns to run first
 
     def update(self, slot: int, demand: Demand | None) -> None:
         """What a slot asks for from now on; None: nothing."""
@@ -160,7 +164,8 @@ class Scheduler:
         if self._stale:
             self._sort()
         decision = self._decide(now)
-        self._last = decision.kind
+        first = self._demands[decision.slots[0]] if decision.slots else None
+        self._last, self._passed = decision.kind, first is not None and (first.columns or first.rebuild) > 0
         return decision
 
     def margin(self, now: float) -> float | None:
@@ -192,7 +197,7 @@ class Scheduler:
         for slot, demand in self._demands.items():
             if not demand.ready:
                 continue
-            if demand.columns:
+            if demand.columns or demand.rebuild:
                 self._passes.append(self._timed(slot, demand))
             elif demand.lead_in:
                 self._leads.append(self._timed(slot, demand))
@@ -212,7 +217,8 @@ class Scheduler:
         if demand.waits is Waits.STARTING:
             return _Job(-inf, demand.since + self.policy.patience, slot, demand)
         if demand.waits is Waits.SPEAKING:
-            passing = self.costs.one_pass(demand.columns) if demand.columns else 0.0
+            columns = demand.columns or demand.rebuild
+            passing = self.costs.one_pass(columns) if columns else 0.0
             takes = passing + self.costs.lead_ins(1, demand.lead_in) + self.costs.frame(1, 1)
             return _Job(demand.deadline - takes - self.policy.comfort, demand.deadline - takes, slot, demand)
         if demand.waits is Waits.NOBODY:
@@ -239,22 +245,33 @@ class Scheduler:
         """The pass or the lead-in steps that somebody waits for."""
         passing = bool(self._passes) and self._passes[0].due <= now
         leading = bool(self._leads) and self._leads[0].due <= now
-        if passing and not (leading and self._last is Kind.PASS):
+        if passing and not (leading and self._passed):
             return self._pass(self._passes[0])
         return self._lead_in(now) if leading else None
 
     def _starves(self, now: float) -> bool:
         """Whether a pass or a lead-in has waited for so long that it takes turns with frames in need."""
         overdue = min(job.overdue for job in (*self._passes[:1], *self._leads[:1]))
-        return self._last is Kind.FRAMES and overdue <= now
+        return self._last is Kind.FRAMES and not self._passed and overdue <= now
 
     def _pass(self, job: _Job) -> Decision:
-        """The next part of a pass: all of it for one who is alone, else what takes no longer than `piece`."""
+        """The next part of a pass: all of it for one who is alone, else what takes no longer than `piece`.
+
+        A context that is full is rebuilt by the step that needs the room, which nobody else has to wait for then.
+        """
         columns = job.demand.columns
+        if not columns:
+            return self._step_with_rebuild(job)
         if len(self._demands) > 1:
             within = max(self.policy.piece, self.costs.one_pass(1))
             columns = min(columns, self.costs.columns_within(within))
         return Decision(Kind.PASS, (job.slot,), columns=columns, seconds=self.costs.one_pass(columns))
+
+    def _step_with_rebuild(self, job: _Job) -> Decision:
+        seconds = self.costs.one_pass(job.demand.rebuild)
+        if job.demand.lead_in:
+            return Decision(Kind.LEAD_IN, (job.slot,), seconds=seconds + self.costs.lead_in(1, 1))
+        return Decision(Kind.FRAMES, (job.slot,), seconds=seconds + self.costs.frame(1, 1))
 
     def _lead_in(self, now: float) -> Decision:
         """One step for all who start; what is free in their batch goes to those who need not hurry."""
@@ -262,20 +279,24 @@ class Scheduler:
         count = max(min(len(hurried), self.costs.largest), self.costs.padded(self._places(hurried)))
         slots = [job.slot for job in self._leads[:count]]
         places = self._places(slots)
-        seconds = self.costs.lead_in(places, len(slots))
         alone = len(slots) == len(hurried) and now < inf  # everybody who hurries, and somebody does
-        most = self._steps_in_a_row(slots) if alone else 1
-        tree, time = self.costs.tree(len(slots)), self._latest - now
-        if self.costs.by_trees(len(slots), most):
-            if tree <= time:
-                steps = int(min(most, TREE_STEPS * time / tree))
-                return Decision(Kind.LEAD_IN, tuple(slots), steps=steps, seconds=tree)
-            most = LEAST_DEPTH - 1
-        return Decision(Kind.LEAD_IN, tuple(slots), steps=int(max(1, min(most, time / seconds))), seconds=seconds)
+        most = min(self._demands[slot].lead_in for slot in slots) if alone else 1
+        return self._steps_in_a_row(slots, places, most, now)
 
-    def _steps_in_a_row(self, slots: Sequence[int]) -> int:
-        """How many lead-in steps of all who hurry are next, if nothing new is wanted meanwhile: a pass takes turns."""
-        return 1 if self._passes else min(self._demands[slot].lead_in for slot in slots)
+    def _steps_in_a_row(self, slots: Sequence[int], places: int, most: int, now: float) -> Decision:
+        """Lead-in steps of these slots, at most so many, until frames have to begin or a pass is wanted.
+
+        A pass that is wanted already takes turns with one step, or with one pass of trees.
+        """
+        seconds, made, tree = self.costs.lead_in(places, len(slots)), 1, self.costs.tree(len(slots))
+        if self.costs.by_trees(len(slots), most):
+            if now + tree <= self._latest:
+                seconds, made = tree, TREE_STEPS
+            else:
+                most = LEAST_DEPTH - 1
+        time = min(self._latest, self._passes[0].due if self._passes else inf) - now
+        steps = int(min(most, max(made, made * time / seconds)))
+        return Decision(Kind.LEAD_IN, tuple(slots), steps=steps, seconds=seconds)
 
     def _unheard(self) -> Decision | None:
         """What nobody waits for now."""

@@ -70,6 +70,11 @@ class _Call:
     full: bool = False
 
     @property
+    def rebuild(self) -> int:
+        """Columns that the next step runs first, because the context is full."""
+        return _HISTORY if self.columns >= _CONTEXT else 0
+
+    @property
     def sounding(self) -> bool:
         """Whether a frame of this turn was heard."""
         return self.begun < inf
@@ -81,13 +86,15 @@ class Outcome:
 
     point: as `bench --calls` reports it. records: of the calls. most_at_once: calls that had a slot. batches: how often
     a decision of each kind had how many slots. wasted: frames that were made and, because of a barge-in, never heard.
-    frames, rows: that were made, and that were in the backbone's batches. busy, host: seconds, host a part of busy.
+    rebuilt: contexts that were full and rebuilt by a step. frames, rows: that were made, and that were in the
+    backbone's batches. busy, host: seconds, host a part of busy.
     """
 
     records: list[CallRecord] = field(default_factory=list)
     batches: Counter[tuple[Kind, int]] = field(default_factory=Counter)
     most_at_once: int = 0
     wasted: int = 0
+    rebuilt: int = 0
     frames: int = 0
     rows: int = 0
     busy: float = 0.0
@@ -321,7 +328,8 @@ class SimulatedMachine:
         if not call.sounding:
             return Demand(Waits.STARTING, columns=call.passing, lead_in=call.lead_in, since=call.asked)
         dry = self.now + call.playback.left(self.now)
-        return Demand(Waits.SPEAKING, columns=call.passing, ready=not call.full, deadline=dry)
+        ready, rebuild = not call.full, 0 if call.passing else call.rebuild
+        return Demand(Waits.SPEAKING, columns=call.passing, ready=ready, deadline=dry, rebuild=rebuild)
 
     def _carry_out(self, decision: Decision) -> None:
         taken = decision.seconds * (1 + abs(self._random.gauss(0, self._settings.jitter)))
@@ -359,7 +367,8 @@ class SimulatedMachine:
         """A frame reaches its listener."""
         assert call.saying is not None
         call.left -= 1
-        call.columns += 1
+        self.outcome.rebuilt += call.rebuild > 0
+        call.columns = (call.rebuild or call.columns) + 1
         call.record.frames += 1
         underrun = max(0.0, at - (self.now + call.playback.left(self.now))) if call.sounding else 0.0
         if underrun > 0 and self._admission is not None:
@@ -369,8 +378,6 @@ class SimulatedMachine:
             self._be_heard(call, at)
         if call.left <= 0:
             self._later(call, at + call.playback.left(at) - TAIL_FRAMES * FRAME_SECONDS, self._go_on)
-        elif call.columns >= _CONTEXT:
-            self._roll_over(call, at)
         self._look_for_room(call)
         self._tell(call)
 
