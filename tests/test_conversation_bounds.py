@@ -1,5 +1,7 @@
 """Bounds: what is refused has changed nothing, and what is allowed is taken."""
 
+import gc
+
 import pytest
 from conversations import HELLO, Rig, toy
 
@@ -44,6 +46,23 @@ def test_a_long_word_costs_no_more_memory_than_its_steps() -> None:
     rig = toy(limit=2000).do(Start("x" * MAX_TEXT_CHARS)).run(1000)
     rows = {id(mark.pending.row) for _, mark in rig.context.history.columns}
     assert len(rows) == 2  # none, and the word's
+
+
+def test_the_garbage_collector_visits_four_objects_for_a_word_and_none_for_a_step() -> None:
+    def said(rig: Rig, turns: int) -> int:
+        """Says some turns of ten words. Returns what the collector then visits."""
+        for _ in range(turns):
+            rig.do(Inject("One two three four five six seven eight nine ten.")).run()
+        rig.items.clear()
+        gc.collect()  # finds that tuples of numbers need no visits
+        gc.collect()  # and then the same of tuples of such tuples
+        return len(gc.get_objects())
+
+    rig = toy(limit=200).do(Start("Hello."))
+    before, steps = said(rig, 5), rig.steps
+    after = said(rig, 20)
+    assert rig.steps - steps > 1000
+    assert after - before < 4 * 200 + 100
 
 
 @pytest.mark.parametrize("played", [None, 800])

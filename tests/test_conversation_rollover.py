@@ -29,6 +29,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dia2.model.blocks import assured_blocks
+from dia2stream.engine.demands import demand_of
 from dia2stream.protocol.messages import Done, Error, Inject, Listen, Pause, Reset, Resume, Start, WordEvent
 
 
@@ -43,6 +44,26 @@ def test_a_monologue_of_many_contexts_is_said_once_from_end_to_end(limit: int, h
     starts = [word.start_ms for word in rig.of(WordEvent)]
     assert starts == sorted(set(starts))
     assert rig.of(Done) == [Done("1", len(rig.frames) * 80)]
+
+
+def test_a_conversation_whose_context_is_full_asks_for_a_step_that_rebuilds_it() -> None:
+    rig = toy(limit=100, history=40).do(Start(LONG))
+    while rig.context.room > 0:
+        demand = demand_of(rig.conversation, 0.0, rig.now)
+        assert demand is not None
+        assert demand.rebuild == 0
+        rig.step()
+        rig.take()
+    asked = demand_of(rig.conversation, 0.0, rig.now)
+    assert asked is not None
+    assert (asked.columns, rig.context.rollovers) == (0, 0)
+    rig.step()
+    assert rig.context.rollovers == 1
+    ran = rig.context.columns.next - 1  # by the pass, besides the step's own column
+    assert 20 <= ran <= asked.rebuild <= 40
+    after = demand_of(rig.conversation, 0.0, rig.now)
+    assert after is not None
+    assert after.rebuild == 0
 
 
 @pytest.mark.parametrize(

@@ -23,6 +23,7 @@ CUTTING = CostCurve(
 )
 
 TREES = replace(H100, trees=((1, 0.02),))
+CHEAP_TREES = replace(H100, trees=((1, 0.003), (8, 0.005)))
 
 
 def speaking(in_hand: float, **fields: Any) -> Demand:
@@ -149,8 +150,26 @@ def test_lead_ins_that_nobody_waits_for_are_decided_one_by_one():
     assert decide({0: Demand(Waits.PREPARED, lead_in=17)}).steps == 1
 
 
-def test_more_starters_than_places_take_turns():
-    assert decide(dict.fromkeys(range(200), STARTER)).steps == 1
+def test_of_more_starters_than_places_those_go_first_who_came_first():
+    starters = {slot: STARTER._replace(since=-slot) for slot in range(200)}
+    assert {*decide(starters).slots} == {*range(72, 200)}
+
+
+def test_starters_who_have_no_room_in_one_pass_of_trees_have_theirs_in_turns_where_that_is_faster():
+    demands = {slot: STARTER._replace(since=-slot) for slot in range(20)}
+    decision = decide(demands, CHEAP_TREES)
+    assert (decision.slots, decision.steps) == (tuple(range(19, 11, -1)), 17)
+    assert decision.seconds == CHEAP_TREES.tree(8)
+    slow = replace(CHEAP_TREES, trees=((1, 0.003), (8, 0.03)))
+    assert len(decide(demands, slow).slots) == 20
+
+
+def test_whoever_is_nearly_done_goes_before_trees():
+    nearly, prepared = Demand(Waits.STARTING, lead_in=1), Demand(Waits.PREPARED, lead_in=17)
+    decision = decide({0: STARTER, 1: nearly, 2: prepared}, CHEAP_TREES)
+    assert (decision.slots, decision.steps) == ((1,), 1)
+    first_frame = decide({0: STARTER, 1: Demand(Waits.STARTING)}, CHEAP_TREES)
+    assert (first_frame.kind, first_frame.slots, first_frame.riders) == (Kind.FRAMES, (1,), ())
 
 
 def test_starters_share_their_steps_and_go_before_frames_in_advance():
@@ -293,7 +312,7 @@ DEMANDS = st.builds(
 TABLES = st.dictionaries(st.integers(0, 255), DEMANDS, max_size=200)
 
 
-@given(TABLES, st.sampled_from([H100, CUTTING]))
+@given(TABLES, st.sampled_from([H100, CUTTING, CHEAP_TREES]))
 def test_a_decision_names_only_slots_that_want_what_it_is(table, costs):
     decision = decide(table, costs)
     named = [*decision.slots, *decision.riders]

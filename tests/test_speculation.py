@@ -182,3 +182,50 @@ def test_a_model_that_guesses_draws_what_single_steps_draw(model: str, defaults:
     assert len(ran) < len(ones)
     assert guessed.told == stepped.told
     assert_same_memory(Memory(guessed), Memory(stepped))
+
+
+class Wide(Stepper):
+    """Guesses for up to four conversations in one pass, as steppers on a GPU do for up to eight."""
+
+    def tree_size(self, slots: int) -> int:
+        return 24 if slots <= 4 else 0
+
+
+def talk(rigs: Sequence[Rig], texts: Sequence[str], heard: Sequence[int]) -> set[int]:
+    """Conversations that start, and are interrupted when so many of their frames were heard: steps whoever can.
+
+    Returns how many at once were in passes of several columns.
+    """
+    together = set()
+    for rig, text in zip(rigs, texts, strict=True):
+        rig.do(Start(text))
+    waiting = dict(zip(rigs, heard, strict=True))
+    while active := [rig for rig in rigs if rig.can_step()]:
+        starting = [rig for rig in active if rig.context.lead_in_left >= 3]
+        steps = min((rig.context.lead_in_left for rig in starting), default=1)
+        stepped = [rig.conversation.current for rig in starting or active]
+        if rigs[0].batch.step(stepped, steps=steps).columns > 1:
+            together.add(len(stepped))
+        for rig in rigs:
+            rig.prepare()
+            rig.take()
+            if rig.sent >= waiting.get(rig, rig.sent + 1):
+                rig.do(Pause(80.0 * waiting.pop(rig)), Inject("Wait, please."))
+    rigs[0].batch.settle()
+    for rig in rigs:
+        rig.take()
+    return together
+
+
+def test_conversations_that_guess_together_each_say_what_they_say_alone() -> None:
+    loaded = load_checkpoint("random:tiny", LoadOptions(device="cpu", dtype="float32"))
+    texts, heard = ["[S1] Your table is booked.", "[S2] Good morning!", "Yes.", "[S1] Hello there."], [3, 3, 5, 5]
+    seeds = [SpeechOptions(seed=number) for number in range(4)]
+    shared = Wide(loaded, slots=4, speculate=True)
+    rigs = [real(loaded, seed, stepper=shared, slot=slot) for slot, seed in enumerate(seeds)]
+    assert talk(rigs, texts, heard) >= {2, 4}
+    for rig, seed, text, frames in zip(rigs, seeds, texts, heard, strict=True):
+        alone = real(loaded, seed, stepper=Stepper(loaded))
+        assert talk([alone], [text], [frames]) == set()
+        assert rig.told == alone.told
+        assert_same_memory(Memory(rig), Memory(alone))

@@ -34,9 +34,9 @@ MAX_WAITING_CHARS = 200_000  # of the text of utterances that wait: markup and s
 class Utterance:
     """What one start or inject, and the pieces after it, asked for.
 
-    arrived: when its command came, seconds on the caller's clock. before: the reader that stood before its text.
-    open: more pieces may come. unheard: words and breaks that have not sounded yet. announced: `first_audio` is told,
-    or is on its way.
+    arrived: when its command came, seconds on the caller's clock. before: the reader that stood before its text; None
+    once it is begun. open: more pieces may come. unheard: words and breaks that have not sounded yet.
+    announced: `first_audio` is told, or is on its way.
     begun: a word of it was taken, or is the first one of the turn; until then `text` is kept.
     waits: for the end of the turn that is spoken now. It answers what the caller said, or has another voice, or one
     before it does.
@@ -45,7 +45,7 @@ class Utterance:
 
     id: str
     arrived: float
-    before: TextReader
+    before: TextReader | None
     open: bool = True
     waits: bool = False
     replies: bool = False
@@ -57,7 +57,8 @@ class Utterance:
 
     def begin(self) -> None:
         """It is spoken from now on, and can no longer be cancelled."""
-        self.begun, self.waits, self.text = True, False, ""
+        # A reader has a dozen objects, which the garbage collector would visit for as long as the words are remembered.
+        self.begun, self.waits, self.text, self.before = True, False, "", None
 
 
 @dataclass(frozen=True)
@@ -140,7 +141,7 @@ class Words:
         queued = [cast(QueuedWord, word) for word in queue]  # as every entry of it went through `add`
         words = chain(queued, self.backlog, (taken.word for taken in self.taken))
         utterances = {*self.utterances, *(word.utterance for word in words), *filter(None, [self.opened, opening])}
-        own = {utterance: replace(utterance, before=utterance.before.copy()) for utterance in utterances}
+        own = {each: replace(each, before=each.before and each.before.copy()) for each in utterances}
 
         def owned(word: QueuedWord) -> QueuedWord:
             # What has become of an utterance that is done changes no more, so its words may be shared.
@@ -233,6 +234,7 @@ class Words:
         if any(other.begun for other in later):  # it has no word, and what comes behind it was read long ago
             later = []
         else:
+            assert utterance.before is not None, "an utterance that is begun is not cancelled"
             self.reader = utterance.before
         in_queue = {cast(QueuedWord, word).utterance for word in queue}
         if later:

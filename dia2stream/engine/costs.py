@@ -11,7 +11,7 @@ from bisect import bisect_left
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from itertools import accumulate, pairwise
-from math import inf
+from math import ceil, inf
 from pathlib import Path
 from types import MappingProxyType
 
@@ -145,6 +145,17 @@ class CostCurve:
     def by_trees(self, slots: int, steps: int) -> bool:
         """Whether so many lead-in steps of so many slots, one behind the other, are made by trees."""
         return steps >= LEAST_DEPTH and self.tree(slots) < inf
+
+    def starters(self, slots: int, steps: int) -> int:
+        """Of so many slots with so many lead-in steps to make, how many are best stepped at once.
+
+        Either all, step by step, or as many as have their trees in one pass.
+        """
+        slots, most = min(slots, self.largest), self.trees[-1][0] if self.trees else slots
+        if slots <= most or steps < LEAST_DEPTH:
+            return slots
+        groups = ceil(slots / most)
+        return most if groups * self.lead_ins(most, steps) < self.lead_ins(slots, steps) else slots
 
     def lead_ins(self, slots: int, steps: int) -> float:
         """So many lead-in steps of so many slots with guidance, one by one or by trees, whichever is faster."""

@@ -17,8 +17,8 @@ The rules, first to last:
    follows the latest moment at which the next frames have to begin. Nothing else is begun that would end after it. A
    conversation whose lead-in is done, and which nobody hears yet, is overdue like one whose listener has run dry.
 2. **Starters.** Until then, whoever waits for the first frame goes first. All starters share their steps: four cost
-   little more than one. A voice that has to be run first takes turns with the lead-in steps of the others.
-   So does a step that has to rebuild a full context first, once that is urgent; until then it is done when nobody waits.
+   little more than one. A voice that has to be run first takes turns with the lead-in steps of the others. So does a
+   step that has to rebuild a full context first, once that is urgent; until then it is made when nobody else waits.
 3. **Frames in advance.** Nobody is in danger and nobody starts: speakers are stepped in the batch that makes the most
    frames a second. Who has less than `comfort` in hand is served at once. Otherwise such work takes at most `share`
    of the time, so that a starter finds the model free. A conversation that is alone is stepped whenever it can.
@@ -274,21 +274,29 @@ class Scheduler:
         return Decision(Kind.FRAMES, (job.slot,), seconds=seconds + self.costs.frame(1, 1))
 
     def _lead_in(self, now: float) -> Decision:
-        """One step for all who start; what is free in their batch goes to those who need not hurry."""
-        hurried = [job.slot for job in self._leads if job.due <= now]
-        count = max(min(len(hurried), self.costs.largest), self.costs.padded(self._places(hurried)))
-        slots = [job.slot for job in self._leads[:count]]
-        places = self._places(slots)
-        alone = len(slots) == len(hurried) and now < inf  # everybody who hurries, and somebody does
-        most = min(self._demands[slot].lead_in for slot in slots) if alone else 1
-        return self._steps_in_a_row(slots, places, most, now)
+        """Steps for all who start, or for the first of very many; what is free in their batch goes to who can wait."""
+        hurried = [job for job in self._leads if job.due <= now < inf]
+        if self.costs.by_trees(1, LEAST_DEPTH):
+            # Who has too few steps left for trees goes first, and alone: trees serve the others better.
+            hurried = [job for job in hurried if job.demand.lead_in < LEAST_DEPTH] or hurried
+        most = min((job.demand.lead_in for job in hurried), default=1)
+        hurried = hurried[: self.costs.starters(len(hurried), most)]
+        if not self.costs.by_trees(len(hurried), most):
+            slots = [job.slot for job in hurried]
+            chosen = {*slots}
+            free = max(0, self.costs.padded(self._places(slots)) - len(slots))
+            others = [job for job in self._leads if job.slot not in chosen][:free]
+            if others:
+                return self._steps_in_a_row([*hurried, *others], 1, now)
+        return self._steps_in_a_row(hurried, most, now)
 
-    def _steps_in_a_row(self, slots: Sequence[int], places: int, most: int, now: float) -> Decision:
+    def _steps_in_a_row(self, jobs: Sequence[_Job], most: int, now: float) -> Decision:
         """Lead-in steps of these slots, at most so many, until frames have to begin or a pass is wanted.
 
         A pass that is wanted already takes turns with one step, or with one pass of trees.
         """
-        seconds, made, tree = self.costs.lead_in(places, len(slots)), 1, self.costs.tree(len(slots))
+        slots = [job.slot for job in jobs]
+        seconds, made, tree = self.costs.lead_in(self._places(slots), len(slots)), 1, self.costs.tree(len(slots))
         if self.costs.by_trees(len(slots), most):
             if now + tree <= self._latest:
                 seconds, made = tree, TREE_STEPS
@@ -351,7 +359,7 @@ class Scheduler:
         if places + riding > self.costs.largest:
             return False
         alone = self.costs.frame(places, places)
-        return self.costs.frame(places, places, riding) - alone <= self.costs.lead_in(riding, 0)
+        return self.costs.frame(places, places, riding) - alone <= self.costs.lead_ins(riding, 1)
 
     def _places(self, slots: Sequence[int]) -> int:
         """The places that slots take in a batch: one with guidance, half of one without."""
