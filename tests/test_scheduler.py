@@ -98,7 +98,7 @@ def test_a_demand_that_is_gone_is_not_named():
         ({}, 17),
         ({1: Demand(Waits.STARTING, lead_in=5)}, 5),  # both are in the batch, and one is done earlier
         ({1: speaking(2.0)}, 17),
-        ({1: speaking(0.035)}, 12),  # its frame takes 3.9 ms and is wanted 12 ms early; a step takes 1.5 ms
+        ({1: speaking(0.035)}, 16),  # its frame takes 3.5 ms and is wanted 12 ms early; a step takes 1.2 ms
         ({1: STARTER._replace(columns=900)}, 1),  # a pass takes turns
         ({1: Demand(Waits.PREPARED, lead_in=3)}, 17),
     ],

@@ -226,12 +226,14 @@ def _ms(*values: float, at: tuple[int, ...] = _SIZES) -> dict[int, float]:
     return {size: ms / 1000 for size, ms in zip(at, values, strict=True)}
 
 
-# Captured graphs at column 400 of 128 slots, one H100 80GB, random:2b, bf16, guidance on. The backbone of 32 is drawn
-# between those of 16 and 64. One conversation has a depformer kernel of its own.
+# Captured graphs, one H100 80GB, random:2b, bf16, guidance on. Of one conversation: its kernels of clusters, at column
+# 400 on the line between what the backbone took at 10 (1.04 ms) and at 1,490 (1.17); scripts/gpu-notes.md, section 10.
+# Of more: a kernel a product, at column 400 of 128 slots; the backbone of 32 is drawn between those of 16 and 64. The
+# codec by plain operations. Of an H200, only one conversation was measured (section 15), which makes no curve.
 H100 = CostCurve.measured(
     "H100 80GB, 2B, bf16",
-    backbone=_ms(1.41, 2.04, 2.22, 2.54, 2.90, 3.51, 4.74, 6.99),
-    depformer=_ms(1.46, 4.22, 5.06, 5.14, 5.30, 5.60, 6.59, 8.39),
+    backbone=_ms(1.07, 2.04, 2.22, 2.54, 2.90, 3.51, 4.74, 6.99),
+    depformer=_ms(1.41, 4.22, 5.06, 5.14, 5.30, 5.60, 6.59, 8.39),
     codec=_ms(0.89, 1.17, 1.58, 2.36, 3.63, 6.20, at=(1, 4, 16, 32, 64, 128)),
     passes=padded_passes(_ms(1.95, 1.95, 2.05, 2.35, 3.4, 4.65, 6.0, at=(16, 32, 64, 128, 256, 384, 512))),
 )
