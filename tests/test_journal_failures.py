@@ -1,5 +1,6 @@
 """A journal whose store is full, torn, slow or gone: nothing is lost that can be kept, and nobody waits."""
 
+import asyncio
 import errno
 import os
 import threading
@@ -12,18 +13,19 @@ from typing import Any
 import pytest
 from engines import eventually
 
-from dia2stream.errors import JournalError
+from dia2stream.errors import CommandError, JournalError
 from dia2stream.journal import journal as journal_module
 from dia2stream.journal.folder import FolderStore
 from dia2stream.journal.journal import Journal
 from dia2stream.journal.store import Lease, Renewal, Unreachable, key_of
+from dia2stream.server.keeping import KeepingJournal
 
 
 class Written:
     """A tape on which a test writes."""
 
     def __init__(self) -> None:
-        self.lost = False
+        self.lost, self.begins = False, 0
         self.notes: deque[bytes | None] = deque()
 
     def take(self) -> Iterator[bytes | None]:
@@ -38,7 +40,7 @@ class Tapes:
         self.last = Written()
 
     def tape(self, keeps_text: bool = True, on_command: Callable[[], None] = lambda: None) -> Any:
-        self.last = Written()
+        self.last, self.hurry = Written(), on_command
         return self.last
 
 
@@ -81,8 +83,8 @@ def test_what_a_disk_refuses_is_written_when_it_takes_it_again(
     assert journal.may_speak(entry)
     broken.clear()
     eventually(lambda: log_of(tmp_path) == b"first;second;third;")
-    eventually(lambda: not journal.waiting_bytes)
-    assert (journal.problem, journal.counts.given_up) == (None, 0)
+    eventually(lambda: not journal.waiting_bytes and journal.problem is None)
+    assert journal.counts.given_up == 0
     journal.close()
 
 
@@ -118,9 +120,14 @@ class Gone:
         self._ask()
         return Renewal.LOST if self.lost else Renewal.HELD
 
-    def append(self, lease: Lease, at: int, data: bytes) -> None:
+    def has(self, key: str) -> bool:
+        self._ask()
+        return bool(self.data)
+
+    def append(self, lease: Lease, at: int, data: bytes) -> bool:
         self._ask()
         self.data = self.data[:at] + data
+        return False
 
     def release(self, lease: Lease) -> None:
         self._ask()
@@ -182,6 +189,127 @@ def test_what_waits_for_the_store_is_bounded(monkeypatch: pytest.MonkeyPatch) ->
     store.gone = False
     tapes.last.notes.extend([None, b"a new conversation"])  # which is whole again
     eventually(lambda: store.data == b"a new conversation")
+    journal.close()
+
+
+class Slow(Gone):
+    """A store that writes nothing until it is told to."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.writes = threading.Event()
+
+    def append(self, lease: Lease, at: int, data: bytes) -> bool:
+        self.writes.wait(60)
+        return super().append(lease, at, data)
+
+
+def test_nothing_is_heard_of_a_conversation_before_its_beginning_is_in_the_store(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Else a client that has heard something is told that its conversation never was."""
+    monkeypatch.setattr(journal_module, "BEGIN_SECONDS", 60.0)
+    store, tapes = Slow(), Tapes()
+    journal = Journal(store)  # type: ignore[arg-type]
+    entry = journal.begin("a", tapes, lambda: None)  # type: ignore[arg-type]
+    for begins in (1, 2):  # the second one after a reset
+        store.writes.clear()
+        tapes.last.notes.extend([None, b"the beginning;"])
+        tapes.last.begins = begins
+        assert not journal.may_speak(entry)
+        tapes.hurry()
+        time.sleep(0.05)
+        assert not journal.may_speak(entry)
+        store.writes.set()
+        eventually(lambda: journal.may_speak(entry))
+        assert store.data == b"the beginning;"
+    journal.close()
+
+
+def test_a_store_that_is_slow_holds_a_conversations_first_audio_up_for_a_moment_only(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(journal_module, "BEGIN_SECONDS", 0.1)
+    store, tapes = Slow(), Tapes()
+    journal = Journal(store)  # type: ignore[arg-type]
+    entry = journal.begin("a", tapes, lambda: None)  # type: ignore[arg-type]
+    tapes.last.notes.append(b"the beginning;")
+    tapes.last.begins = 1
+    assert not journal.may_speak(entry)
+    eventually(lambda: journal.may_speak(entry))
+    assert store.data == b""
+    store.writes.set()
+    journal.close()
+
+
+def test_a_conversation_whose_owner_does_not_let_go_is_not_gone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(journal_module, "TAKE_OVER_SECONDS", 0.1)
+    owner, journal = FolderStore(str(tmp_path), 30), Journal(FolderStore(str(tmp_path), 30))
+    lease = owner.acquire(key_of("a"), new=True)
+    assert lease is not None
+    owner.append(lease, 0, b"something was heard of it")
+
+    async def come(id: str) -> object:
+        keeping = KeepingJournal(journal, lambda served: None)
+        return await keeping.take_over(id, Tapes(), None, None)  # type: ignore[arg-type]
+
+    with pytest.raises(CommandError, match="does not let go of it yet") as refused:
+        asyncio.run(come("a"))
+    assert refused.value.code == "busy"
+    files = sorted(os.listdir(tmp_path))
+    assert asyncio.run(come("b")) is None
+    assert sorted(os.listdir(tmp_path)) == files  # nothing is left of one that never was
+    journal.close()
+    owner.close()
+
+
+def test_a_conversation_in_a_store_that_does_not_answer_is_not_gone() -> None:
+    store = Gone()
+    store.gone, journal = True, Journal(store)  # type: ignore[arg-type]
+
+    async def come() -> object:
+        keeping = KeepingJournal(journal, lambda served: None)
+        return await keeping.take_over("a", Tapes(), None, None)  # type: ignore[arg-type]
+
+    with pytest.raises(CommandError, match="does not answer") as refused:
+        asyncio.run(come())
+    assert refused.value.code == "busy"
+    journal.close()
+
+
+def test_a_conversation_that_is_asked_for_is_handed_over_with_the_next_write(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(journal_module, "RENEW_SECONDS", 1e9)
+    journal, other, tapes = Journal(FolderStore(str(tmp_path), 30)), FolderStore(str(tmp_path), 30), Tapes()
+    lost = threading.Event()
+    journal.begin("a", tapes, lost.set)  # type: ignore[arg-type]
+    tapes.last.notes.append(b"one;")
+    eventually(lambda: log_of(tmp_path) == b"one;")
+    other.want(key_of("a"))
+    tapes.last.notes.append(b"two;")
+    eventually(lost.is_set)
+    lease = other.acquire(key_of("a"))
+    assert lease is not None
+    assert other.read(lease) == b"one;two;"
+    journal.close()
+    other.close()
+
+
+def test_a_command_has_its_own_conversation_written_at_once_and_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(journal_module, "PERIOD_SECONDS", 1e6)
+    store, tapes = Gone(), Tapes()
+    journal = Journal(store)  # type: ignore[arg-type]
+    journal.begin("a", tapes, lambda: None)  # type: ignore[arg-type]
+    tapes.last.notes.append(b"one;")
+    other = tapes.last
+    journal.begin("b", tapes, lambda: None)  # type: ignore[arg-type]
+    tapes.last.notes.append(b"two;")
+    tapes.hurry()
+    eventually(lambda: store.data == b"two;")
+    assert list(other.notes) == [b"one;"]
     journal.close()
 
 

@@ -24,6 +24,7 @@ class FolderStore:
     def __init__(self, folder: str, linger: float, fsync: bool = False) -> None:
         self._folder, self._linger, self._fsync = private_folder("--journal", folder), linger, fsync
         self._locks: dict[str, int] = {}  # descriptors, by key
+        self._logs: dict[str, int] = {}  # the same, of logs that are written to
 
     def acquire(self, key: str, new: bool = False) -> Lease | None:
         """See Store."""
@@ -49,6 +50,10 @@ class FolderStore:
             return Lease(key, fence, self._path(key, "log").stat().st_size)
         return Lease(key, fence, 0)
 
+    def has(self, key: str) -> bool:
+        """See Store."""
+        return self._path(key, "log").exists()
+
     def want(self, key: str) -> None:
         """See Store."""
         self._path(key, "want").touch(0o600)
@@ -58,24 +63,23 @@ class FolderStore:
         self._check(lease)
         with contextlib.suppress(FileNotFoundError):
             os.utime(self._path(lease.key, "log"))  # so that it does not expire
-        return Renewal.WANTED if self._path(lease.key, "want").exists() else Renewal.HELD
+        return Renewal.WANTED if self._is_wanted(lease.key) else Renewal.HELD
 
-    def append(self, lease: Lease, at: int, data: bytes) -> None:
+    def append(self, lease: Lease, at: int, data: bytes) -> bool:
         """See Store."""
         self._check(lease)
-        fd = os.open(self._path(lease.key, "log"), os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        try:
-            if os.fstat(fd).st_size < at:
-                raise LogLost(f"of {at} bytes that were written, {os.fstat(fd).st_size} are left")
+        fd, size = self._log(lease.key)
+        if size < at:
+            raise LogLost(f"of {at} bytes that were written, {size} are left")
+        if size > at:
             os.ftruncate(fd, at)  # what a write left that failed half-way
-            view = memoryview(data)
-            while view:
-                written = os.pwrite(fd, view, at)
-                view, at = view[written:], at + written
-            if self._fsync:
-                os.fsync(fd)
-        finally:
-            os.close(fd)
+        view = memoryview(data)
+        while view:
+            written = os.pwrite(fd, view, at)
+            view, at = view[written:], at + written
+        if self._fsync:
+            os.fsync(fd)
+        return self._is_wanted(lease.key)
 
     def read(self, lease: Lease) -> bytes:
         """See Store."""
@@ -84,17 +88,16 @@ class FolderStore:
 
     def release(self, lease: Lease) -> None:
         """See Store."""
-        fd = self._locks.pop(lease.key, None)
-        if fd is not None:
+        if lease.key in self._locks:
             with contextlib.suppress(FileNotFoundError):
                 os.utime(self._path(lease.key, "log"))
-            os.close(fd)
+            self._let_go(lease.key)
 
     def delete(self, lease: Lease) -> None:
         """See Store."""
         if lease.key in self._locks:
             self._remove(lease.key)
-            os.close(self._locks.pop(lease.key))
+            self._let_go(lease.key)
 
     def sweep(self) -> None:
         """Deletes logs that nobody has owned for `linger` seconds."""
@@ -108,8 +111,31 @@ class FolderStore:
 
     def close(self) -> None:
         """Releases everything."""
-        while self._locks:
-            os.close(self._locks.popitem()[1])
+        for key in list(self._locks):
+            self._let_go(key)
+
+    def _log(self, key: str) -> tuple[int, int]:
+        """The log's descriptor and its size, opened anew if somebody has removed it.
+
+        It stays open, because a conversation is written to many times a second.
+        """
+        if key in self._logs:
+            found = os.fstat(self._logs[key])
+            if found.st_nlink:
+                return self._logs[key], found.st_size
+            os.close(self._logs.pop(key))
+        fd = os.open(self._path(key, "log"), os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        self._logs[key] = fd
+        return fd, os.fstat(fd).st_size
+
+    def _is_wanted(self, key: str) -> bool:
+        return os.path.exists(f"{self._folder}/{key}.want")
+
+    def _let_go(self, key: str) -> None:
+        """Closes the log before its lock, which ends with its descriptor."""
+        if key in self._logs:
+            os.close(self._logs.pop(key))
+        os.close(self._locks.pop(key))
 
     def _remove(self, key: str) -> None:
         for ending in ("log", "want", "lock"):  # the lock last: until then nobody else can begin

@@ -5,6 +5,9 @@ engine nor the event loop ever waits for it. While the store cannot be reached, 
 MAX_WAITING_BYTES of it at most; what has no room is given up, and such a conversation can no longer be taken over.
 Nothing else changes for it.
 
+No audio leaves before the store has the conversation's beginning: whatever happens then, what somebody has heard of it
+can go on. A store that takes longer than BEGIN_SECONDS for that, or does not answer, is not waited for.
+
 Who may speak: the owner of the lease, by this machine's own clock. A server that has not been able to renew a lease
 because the store did not answer goes on speaking; one that finds its lease lost stops at once. After the process stood
 still for longer than a lease, nothing is sent until the store has answered.
@@ -28,6 +31,8 @@ from dia2stream.journal.store import (
     Fenced,
     Lease,
     LogLost,
+    NoLog,
+    Owned,
     Renewal,
     Store,
     Unreachable,
@@ -41,11 +46,13 @@ if TYPE_CHECKING:  # brings torch along
 
 _log = logging.getLogger(__name__)
 
-PERIOD_SECONDS = 0.03  # between two rounds of writing; a command is written at once
+PERIOD_SECONDS = 0.1  # between two rounds of writing; a command is written at once
+BEGIN_SECONDS = 0.25  # for which the first audio of a conversation waits for the store to have its beginning
 MAX_WAITING_BYTES = 64 * 2**20
 SWEEP_SECONDS = 5.0
 TAKE_OVER_SECONDS = 2.0  # for the owner to hand a conversation over, or for its lease to end
-_ASK_AGAIN_SECONDS = 0.05
+UNKNOWN_SECONDS = 0.3  # after which a conversation that no log tells of does not exist
+_ASK_AGAIN_SECONDS = 0.02
 
 
 class JournaledEngine(Protocol):
@@ -61,11 +68,14 @@ class JournaledEngine(Protocol):
 
 @dataclass(eq=False)
 class Entry:
-    """A conversation of this server. Only the journal's thread changes it, but for `ends` and `deletes`.
+    """A conversation of this server. Only the journal's thread changes it, but for `hurries`, `ends`, `deletes` and
+    `first_asked`.
 
     waiting: bytes that are not in the store. written: bytes of the log. since: when the oldest of `waiting` was taken.
     unborn: a fork whose original has not been written down up to the fork. origin: of a fork whose log has not begun.
     valid_until: of the lease, on the monotonic clock. on_lost: called once when another server has the conversation.
+    begins: of its tape, as much as was taken. safe: the same, as much as is in the store. first_asked: `begins` of the
+    tape when somebody asked first whether that may be heard, and the time. hurries: something is to be written at once.
     """
 
     key: str
@@ -81,6 +91,10 @@ class Entry:
     unborn: bool = False
     origin: "Origin | None" = None
     lost: bool = False
+    begins: int = 0
+    safe: int = 0
+    first_asked: tuple[int, float] = (-1, 0.0)
+    hurries: bool = False
     ends: bool = False  # nothing more is on the tape: to be released
     deletes: bool = False  # and deleted
 
@@ -138,26 +152,42 @@ class Journal:
 
         is_fork: its log begins with that of another conversation, whose tape says where.
         """
-        return self._add(Entry(key_of(id), engine.tape(on_command=self._wake.set), on_lost, unborn=is_fork))
+        tape = engine.tape(on_command=lambda: self._hurry(entry))
+        entry = self._add(Entry(key_of(id), tape, on_lost, unborn=is_fork, safe=-1 if is_fork else 0))
+        return entry
 
     def may_speak(self, entry: Entry) -> bool:
         """Whether a frame of it may be sent: it is owned, or nobody knows because the store does not answer."""
-        if entry.lost:
-            return False
         now = time.monotonic()
+        if entry.lost or not self._may_begin(entry, now):
+            return False
         # A conversation that is not in the store yet can belong to nobody else.
         return entry.lease is None or now < entry.valid_until or now < self._unanswered + LEASE_SECONDS
+
+    def _may_begin(self, entry: Entry, now: float) -> bool:
+        """Whether the store has the beginning of what is heard next, or is not waited for."""
+        begins = entry.tape.begins
+        if entry.safe >= begins or entry.given_up or now < self._unanswered + LEASE_SECONDS:
+            return True
+        if entry.first_asked[0] != begins:
+            entry.first_asked = begins, now
+        return now >= entry.first_asked[1] + BEGIN_SECONDS
+
+    def _hurry(self, entry: Entry) -> None:
+        """Something of it is to be written at once."""
+        entry.hurries = True
+        self._wake.set()
 
     def end(self, entry: Entry, delete: bool = True) -> None:
         """The conversation is over here. delete: it is over everywhere; else another server may go on with it."""
         entry.ends, entry.deletes = True, delete
-        self._wake.set()
+        self._hurry(entry)
 
     def take_over(self, id: str, engine: JournaledEngine, received: int | None, max_lead_ms: float | None) -> "Taken":
         """A conversation that another server had. Blocks for some seconds at most.
 
-        received: how many frames its client has. Raises RecordError when it cannot be gone on with, KeyError when there
-        is no such conversation, OSError when the store does not answer.
+        received: how many frames its client has. Raises RecordError when it cannot be gone on with, NoLog when there
+        is no such conversation, Owned when its owner does not let go of it, OSError when the store does not answer.
         """
         from dia2stream.journal.record import read_record
         from dia2stream.journal.revived import Revived
@@ -176,7 +206,7 @@ class Journal:
 
     def keep(self, taken: "Taken", engine: JournaledEngine, on_lost: Callable[[], None]) -> Entry:
         """Goes on writing a conversation that was taken over."""
-        tape = engine.tape(on_command=self._wake.set)
+        tape = engine.tape(on_command=lambda: self._hurry(entry))
         taken.revived.write_down(tape, taken.record)
         entry = Entry(taken.lease.key, tape, on_lost, taken.lease, written=taken.record.size)
         entry.valid_until = taken.owned_until
@@ -210,14 +240,16 @@ class Journal:
     # ---- Taking over ----
 
     def _acquire(self, key: str) -> Lease:
-        deadline = time.monotonic() + TAKE_OVER_SECONDS
+        began = time.monotonic()
         while True:
             lease = self._store.acquire(key)
             if lease is not None:
                 return lease
-            if time.monotonic() > deadline:
-                raise KeyError(key)
-            self._store.want(key)
+            waited, exists = time.monotonic() - began, self._store.has(key)
+            if exists:
+                self._store.want(key)
+            if waited > (TAKE_OVER_SECONDS if exists else UNKNOWN_SECONDS):
+                raise Owned if exists else NoLog
             time.sleep(_ASK_AGAIN_SECONDS)
 
     @contextlib.contextmanager
@@ -246,25 +278,36 @@ class Journal:
         return entry
 
     def _run(self) -> None:
+        due = time.monotonic() + PERIOD_SECONDS
         while not self._closing:
-            self._wake.wait(PERIOD_SECONDS)
+            self._wake.wait(max(0.0, due - time.monotonic()))
             self._wake.clear()
-            self._round()
-        self._round()
-        for entry in list(self._entries):
+            if time.monotonic() >= due:
+                self._round(self._all())
+                self._sweep()
+                due = time.monotonic() + PERIOD_SECONDS
+            else:
+                self._round([entry for entry in self._all() if entry.hurries])
+        entries = self._all()
+        self._round(entries)
+        for entry in entries:
             self._finish(entry)
 
-    def _round(self) -> None:
-        """Everything once, for all conversations."""
+    def _all(self) -> list[Entry]:
         with self._lock:
-            entries = list(self._entries)
+            return list(self._entries)
+
+    def _round(self, entries: list[Entry]) -> None:
+        """Everything once, for these conversations."""
         random.shuffle(entries)
         for entry in entries:
+            entry.hurries = False
             self._take(entry)
         for entry in entries:
             try:
-                self._write(entry)
-                self._renew(entry)
+                # Both, because a lease is renewed whatever was written.
+                if any([self._write(entry), self._renew(entry)]):
+                    self._hand_over(entry)
                 self.problem = None
             except Fenced:
                 self._lose(entry)
@@ -276,6 +319,8 @@ class Journal:
                     break  # each would wait as long again; the next round begins with another one
             if entry.ends and (entry.deletes or not (entry.waiting or entry.unborn)):
                 self._finish(entry)
+
+    def _sweep(self) -> None:
         if time.monotonic() - self._swept > SWEEP_SECONDS:
             self._swept = time.monotonic()
             with contextlib.suppress(OSError):
@@ -283,6 +328,7 @@ class Journal:
 
     def _take(self, entry: Entry) -> None:
         """What the tape holds."""
+        entry.begins = entry.tape.begins  # before the notes: all of these beginnings are among them
         for data in entry.tape.take():
             if not isinstance(data, bytes | None):
                 self._fork(entry, data.copy)
@@ -341,20 +387,22 @@ class Journal:
                 _log.warning("the journal could not delete a conversation", extra={"reason": str(error)})
             entry.lease = None
 
-    def _write(self, entry: Entry) -> None:
+    def _write(self, entry: Entry) -> bool:
+        """Writes what waits. Returns whether another server asks for the conversation."""
         if entry.unborn or not entry.waiting or entry.lost:
-            return
+            return False
         self._begin_fork(entry)
         if entry.given_up:
-            return
+            return False
         if entry.lease is None:
             self._own(entry)
         lease = entry.lease
         assert lease is not None
         size = len(entry.waiting)
-        self._store.append(lease, entry.written, bytes(entry.waiting))
+        is_wanted = self._store.append(lease, entry.written, bytes(entry.waiting))
         del entry.waiting[:size]
-        entry.written, entry.since = entry.written + size, None
+        entry.written, entry.since, entry.safe = entry.written + size, None, entry.begins
+        return is_wanted
 
     def _own(self, entry: Entry) -> None:
         asked = time.monotonic()
@@ -363,16 +411,16 @@ class Journal:
             raise Fenced
         entry.valid_until, entry.renewed = asked + self._lease_seconds, asked
 
-    def _renew(self, entry: Entry) -> None:
+    def _renew(self, entry: Entry) -> bool:
+        """Renews its lease when it is time. Returns whether another server asks for the conversation."""
         asked = time.monotonic()
         if entry.lease is None or entry.lost or asked < entry.renewed + RENEW_SECONDS:
-            return
+            return False
         renewal = self._store.renew(entry.lease)
         if renewal is Renewal.LOST:
             raise Fenced
         entry.renewed, entry.valid_until = asked, asked + self._lease_seconds
-        if renewal is Renewal.WANTED:
-            self._hand_over(entry)
+        return renewal is Renewal.WANTED
 
     def _hand_over(self, entry: Entry) -> None:
         """Another server asks for it. What is sent behind the last thing written, the other one makes again."""
@@ -400,7 +448,8 @@ class Journal:
         self.problem = error.strerror or str(error)
 
     def _finish(self, entry: Entry) -> None:
-        """The conversation is over here."""
+        """The conversation is over here, and nothing more of it is sent."""
+        entry.lost = True
         if entry.lease is not None:
             with contextlib.suppress(OSError, Fenced):
                 (self._store.delete if entry.deletes else self._store.release)(entry.lease)

@@ -53,7 +53,7 @@ elseif size == at then redis.call('append', KEYS[1], ARGV[4])
 else redis.call('set', KEYS[1], redis.call('getrange', KEYS[1], 0, at - 1) .. ARGV[4]) end
 redis.call('pexpire', KEYS[1], ARGV[1])
 redis.call('pexpire', KEYS[3], ARGV[1])
-return 1
+return redis.call('exists', KEYS[4])
 """
 )
 _READ = _MINE + "return redis.call('get', KEYS[1])\n"
@@ -84,6 +84,10 @@ class RedisStore:
         found = self._run(self._acquire, key, int(new), _LEASE_MS)
         return Lease(key, int(found[0]), found[1]) if found else None
 
+    def has(self, key: str) -> bool:
+        """See Store."""
+        return bool(self._ask(lambda: self._redis.exists(_keys(key)[0])))
+
     def want(self, key: str) -> None:
         """See Store."""
         self._ask(lambda: self._redis.set(_keys(key)[3], 1, px=2 * _LEASE_MS))
@@ -93,10 +97,12 @@ class RedisStore:
         answer = self._run(self._renew, lease.key, lease.fence, _LEASE_MS)
         return {-1: Renewal.LOST, 1: Renewal.WANTED}.get(answer, Renewal.HELD)
 
-    def append(self, lease: Lease, at: int, data: bytes) -> None:
+    def append(self, lease: Lease, at: int, data: bytes) -> bool:
         """See Store."""
-        if self._owned(self._run(self._append, lease.key, lease.fence, at, data)) == -2:
+        answer = self._owned(self._run(self._append, lease.key, lease.fence, at, data))
+        if answer == -2:
             raise LogLost(f"fewer than the {at} bytes that were written are left")
+        return bool(answer)
 
     def read(self, lease: Lease) -> bytes:
         """See Store."""

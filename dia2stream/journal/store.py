@@ -25,6 +25,14 @@ class Fenced(Exception):
     """Another server owns the conversation now, or it was deleted."""
 
 
+class NoLog(Exception):
+    """There is no such conversation."""
+
+
+class Owned(Exception):
+    """Another server owns the conversation, and has not let go of it for as long as one waits."""
+
+
 class Unreachable(OSError):
     """The store does not answer."""
 
@@ -58,14 +66,20 @@ class Store(Protocol):
     def acquire(self, key: str, new: bool = False) -> Lease | None:
         """The log's lease; None while another server has it, or if there is no such log and `new` is not said."""
 
+    def has(self, key: str) -> bool:
+        """Whether there is such a log, whoever owns it."""
+
     def want(self, key: str) -> None:
         """Asks the owner to hand the log over."""
 
     def renew(self, lease: Lease) -> Renewal:
         """Goes on owning it."""
 
-    def append(self, lease: Lease, at: int, data: bytes) -> None:
-        """Writes behind the first `at` bytes of the log; what was there is replaced. Raises Fenced, LogLost."""
+    def append(self, lease: Lease, at: int, data: bytes) -> bool:
+        """Writes behind the first `at` bytes of the log; what was there is replaced. Raises Fenced, LogLost.
+
+        Returns whether another server asks for the log.
+        """
 
     def read(self, lease: Lease) -> bytes:
         """The log. Raises Fenced."""

@@ -95,7 +95,7 @@ class Tape:
     def __init__(self, facts: "Facts", keeps_text: bool = True, on_command: Callable[[], None] = lambda: None) -> None:
         self.lost = False  # whether something was left out because nobody took it
         self.begun = False  # whether there is a conversation to write down
-        self.begins = 0  # how often one began
+        self.begins = 0  # how often one began: counted when its `start` is noted
         self._facts, self._keeps_text, self._on_command = facts, keeps_text, on_command
         self._notes: deque[bytes | Entry | _Step | ForkNote | None] = deque()
         self._heard: list[Tensor] = []  # codes of what the caller said, since the last entry
@@ -148,6 +148,7 @@ class Tape:
         made = conversation.outbox.clock_ms // FRAME_MS
         self._note(CommandEntry(message, before.step, sent, made, conversation.context.frames, samples))
         self._note_clock(conversation)
+        self.begins += isinstance(command, Start)
         self._on_command()
 
     def step(self, conversation: Conversation, step: int, action: int, codes: NDArray[np.int16]) -> None:
@@ -188,7 +189,7 @@ class Tape:
         self._on_command()
 
     def _begin(self, conversation: Conversation) -> None:
-        self.begun, self.begins = True, self.begins + 1
+        self.begun = True
         self._voices.clear()
         self._segments = ()
         self._reach = ReachEntry(conversation.context.columns.limit)

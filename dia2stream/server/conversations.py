@@ -343,7 +343,7 @@ class ServedConversation:
                 self._note(item)
                 if isinstance(item, Frame):
                     while not self.may_speak():
-                        await asyncio.sleep(0.01)
+                        await asyncio.sleep(0.002)
                 await _send(connection, encoder, item)
 
     def _note(self, item: Item) -> None:

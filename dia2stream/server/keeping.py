@@ -7,9 +7,10 @@ import time
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Protocol
 
-from dia2stream.errors import RecordError
+from dia2stream.errors import CommandError, RecordError
 from dia2stream.items import FRAME_MS
 from dia2stream.journal.journal import Entry, Journal, Taken
+from dia2stream.journal.store import NoLog, Owned
 from dia2stream.journal.writer import Recorder
 from dia2stream.options import ServeOptions
 from dia2stream.server.conversations import ServedConversation
@@ -37,7 +38,7 @@ class Keeping(Protocol):
         """It is over here. delete: and everywhere."""
 
     def close(self) -> None:
-        """The server stops. Writes what there is."""
+        """The server stops. Writes what there is, and lets go of it. May be called twice."""
 
 
 class KeepingNothing:
@@ -95,13 +96,21 @@ class KeepingJournal:
     async def take_over(
         self, id: str, engine: "Engine", received_ms: float | None, max_lead_ms: float | None
     ) -> Taken | None:
-        """A conversation that another server had; None if there is none that can go on here."""
+        """A conversation that another server had; None if there is none that can go on here.
+
+        Raises CommandError `busy` where that cannot be known yet: then its client comes back, and nothing is lost.
+        """
         received = None if received_ms is None else round(received_ms / FRAME_MS)
         try:
             return await asyncio.to_thread(self.journal.take_over, id, engine, received, max_lead_ms)
-        except KeyError:
+        except NoLog:
             return None
-        except (OSError, RecordError) as error:
+        except Owned:
+            raise CommandError("busy", "the server that has this conversation does not let go of it yet") from None
+        except OSError as error:
+            _log.warning("the journal does not answer", extra={"conversation": id[:6], "reason": str(error)})
+            raise CommandError("busy", "the journal of the conversations does not answer") from None
+        except RecordError as error:
             _log.error("a conversation could not be taken over", extra={"conversation": id[:6], "reason": str(error)})
             return None
 

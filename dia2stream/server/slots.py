@@ -91,7 +91,7 @@ class Slots:
         return await self._begin(fresh if taken is None else cast(str, wanted), old, paced, taken)
 
     async def _take_over(self, wanted: str | None, client: ClientConnection | None, paced: bool) -> "Taken | None":
-        """The conversation, if another server had it."""
+        """The conversation, if another server had it. Raises CommandError `busy` where that cannot be known yet."""
         if wanted is None or self.engine is None or not isinstance(self.keeping, KeepingJournal):
             return None
         received_ms = None if client is None else client.received_ms
