@@ -49,8 +49,8 @@ DAYS = tuple("Monday Tuesday Wednesday Thursday Friday Saturday Sunday".split())
 SHORT_MONTHS = {name[:3]: name for name in MONTHS if name != "May"} | {"Sept": "September"}
 SHORT_DAYS = {name[:3]: name for name in DAYS} | {"Tues": "Tuesday", "Thur": "Thursday", "Thurs": "Thursday"}
 BEFORE_DATES = _words("""
-on by until till since before after due through thru ships arrives arriving delivered expires starts ends begins
-closes
+on by until till since before after due through thru ships shipped arrives arriving departs returns delivered expires
+starts ends begins opens closes renews renewed posts posted dated effective scheduled
 """)
 ZONES = _words("""
 ET EST EDT CT CST CDT MT MST MDT PT PST PDT GMT UTC BST CET CEST EET EEST WET IST JST KST SGT HKT AEST AEDT HST AKST
@@ -128,7 +128,9 @@ GiB=gibibyte | kbps=kilobit per second | Mbps=megabit per second | Gbps=gigabit 
 GB/s=gigabyte per second | mW=milliwatt | W=watt | kW=kilowatt | MW=megawatt | GW=gigawatt | kWh=kilowatt hour
 mAh=milliamp hour | V=volt | mV=millivolt | A=amp | mA=milliamp | dB=decibel | Pa=pascal | kPa=kilopascal | psi=P S I
 kcal=kilocalorie | cal=calorie | J=joule | kJ=kilojoule | N=newton | hp=horsepower | rpm=R P M | fps=frame per second
-mmHg=millimeters of mercury | mph=mile per hour | kph=kilometer per hour | km/h=kilometer per hour
+ft-lb=foot pound | ft-lbs=foot pound
+lb-ft=pound foot | mmHg=millimeters of mercury | mph=mile per hour
+kph=kilometer per hour | km/h=kilometer per hour
 m/s=meter per second | mpg=mile per gallon | m/s\u00b2=meter per second squared | m/s^2=meter per second squared
 bpm=beat per minute | dpi=D P I | DPI=D P I | ppi=P P I | MP=megapixel | Wh=watt hour | Ah=amp hour | lm=lumen
 inHg=inches of mercury | hPa=hectopascal | kn=knot | kt=knot | kts=knot | mmol/L=millimole per liter | \u2605=star
@@ -146,9 +148,9 @@ MEASURED = _words("""
 angle apartment bag band battery bed bill board bottle box bowl bulb cable camera can card charger circle coin condo
 contract dash deal delay discount disk display door drive drop engine farm fee fence file fine gift hike home house
 interval jar jug lead lens limit loan lot lunch monitor motor note offer outlet pack package pan panel phone pipe
-pizza plan plant plate pool pot prize race radius relay rally raise ride rod room rope ruler run salary screen service
-shift sirloin sprint steak supply swim tank tape ticket tip townhouse trip tube turn voucher walk wall warranty watch
-wind gust zone
+pizza plan plank plant plate pool pot prize race radius relay rally raise ride rod room rope ruler run salary screen
+service shift sirloin sprint steak supply swim tank tape ticket tip townhouse trip tube turn voucher walk wall warranty
+watch wind gust zone
 """)
 NOT_MEASURED = _words("""
 wide tall long deep high thick by x in of and or to from per apart away at on is are was for with i we you it diameter
@@ -160,6 +162,8 @@ mo=month | yr=year | hr=hour | h=hour | s=second | sec=second | min=minute | wk=
 GB=gigabyte | kWh=kilowatt hour | mi=mile | qtr=quarter | mol=mole | ml=milliliter | mL=milliliter | dl=deciliter
 dL=deciliter | l=liter | L=liter
 """)
+
+PERIODS = _words("day days week weeks wk wks month months mo mos night nights hour hours hr hrs d")  # "20 mg x7 days"
 
 # ---- Names, codes and letters ----
 
@@ -194,6 +198,8 @@ TWO_LETTER_WORDS = _words("""
 AH AM AN AS AT AX BE RE BY DO EH GO HA HE HI HO IF IN IS IT LA ME MY NO OF OH OK ON OR OW OX SO TO UH UM UP US WE YA
 YE YO
 """)
+# Three capitals in brackets that are a word behind a name: "Premium (NEW)".
+SHOUTED = _words("NEW OLD ALL NOT NOW YES MAX MIN BIG HOT TOP ANY OUT OFF LOW ONE TWO SIX TEN DAY GIF JAR SIM PIN RAM")
 SPECIAL_NAMES = _pairs("""
 OK=okay | YoY=year over year | QoQ=quarter over quarter | MoM=month over month | M-F=Monday to Friday
 Ctrl=Control | Cmd=Command | JSON=JSON | JPEG=JPEG | MPEG=MPEG | YAML=YAML | PhDs=P H D's
@@ -254,6 +260,7 @@ apt=Apartment | incl=including | excl=excluding | ext=extension | intl=internati
 blvd=Boulevard | rd=Road | ln=Lane | hwy=Highway | pkwy=Parkway | sq=Square | co=Company | esq=Esquire | qtr=quarter
 ea=each | attn=attention | appt=appointment | appts=appointments | qty=quantity | exp=expires | rte=Route
 mgr=manager | asst=assistant | amt=amount | mfg=manufacturing | acct=account | wt=weight | ht=height | dist=distance
+civ=Civil | crim=Criminal | proc=Procedure
 hr=hour | hrs=hours | yr=year | yrs=years | med=medium | lg=large | sm=small | pkg=package | pkgs=packages
 """)
 PLACES = _pairs("""
@@ -267,7 +274,7 @@ gov't=government | int'l=international | y/o=years old | qty=quantity | attn=att
 appts=appointments | pkg=package | pkgs=packages
 """)
 # Their dot ends no sentence.
-NEVER_LAST = _words("incl excl attn tel med lg sm")
+NEVER_LAST = _words("incl excl attn tel med lg sm civ crim")
 BEFORE_LETTERS = _words("""
 plan vitamin option grade hepatitis team answer line choice size item question group model column table figure school
 """)  # behind these, a letter is no initial
@@ -284,6 +291,12 @@ LONG_STREETS = _words("street avenue boulevard road lane drive court place highw
 DIRECTIONS = _pairs("N=North | S=South | E=East | W=West | NE=Northeast | NW=Northwest | SE=Southeast | SW=Southwest")
 
 # ---- Keyboards and the web ----
+
+# Small letters that are no word. What has a file's ending of these is read by the same list.
+SMALL_LETTERS = _words("""
+npm npx ssh scp ftp sftp html css sql csv xml http https tcp udp dns vpn url urls api apis usb ssl tls aws gcp sdk cli
+dvd tv asap fyi phd src pdf pdfs
+""")
 
 KEYS = _pairs("""
 Ctrl=Control | Control=Control | Cmd=Command | Command=Command | Alt=Alt | Shift=Shift | Option=Option | Win=Windows

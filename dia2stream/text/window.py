@@ -37,9 +37,9 @@ class Token(NamedTuple):
 
     @property
     def is_numeric(self) -> bool:
-        """Whether it ends as a number does, also one with its unit or fraction."""
+        """Whether it ends as a number does, also one with its unit or fraction, or in thousands: "48k"."""
         end = self.core[-1:]
-        return end.isdecimal() or end in _NUMERIC_ENDS
+        return end.isdecimal() or end in _NUMERIC_ENDS or (end in "kKM" and self.core[-2:-1].isdecimal())
 
 
 @lru_cache(maxsize=1024)

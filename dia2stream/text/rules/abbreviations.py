@@ -2,7 +2,9 @@
 
 import re
 
-from dia2stream.text.rules.places import street_said
+from dia2stream.text.numbers import plural
+from dia2stream.text.rules.places import ORDINAL, street_said
+from dia2stream.text.rules.quantity import unit_said
 from dia2stream.text.tables import (
     BEFORE_LETTERS,
     BEFORE_ROMANS,
@@ -14,17 +16,40 @@ from dia2stream.text.tables import (
     SEATS,
     SENTENCE_STARTS,
     TITLES,
+    UNITS,
     WITHOUT_DOT,
 )
 from dia2stream.text.window import Reading, Said, Token, Window
 
 _YEAR = re.compile(r"\d{3,4}s?")
+_SPAN = re.compile(r"\d+-\d+")
+_SEVERAL = frozenset(["ch", "fig", "vol", "para", "eq", "p"])  # of these a span is said as several: "Ch. 3-5"
 _LETTERED = BEFORE_LETTERS | BEFORE_ROMANS | SEATS  # behind these, a letter is no initial: "Plan B."
 _BEFORE_STREETS = frozenset(["jr", "sr", "ave", "blvd", "rd", "ln", "pkwy"])  # "King Jr. Blvd.", "3rd Ave. S."
 _EXPIRY = re.compile(r"\d\d/\d\d(?:\d\d)?")
 
+_BY_NEIGHBOURS = "st dr c ca al et exp v cir hr wk mo yr".split()  # noqa: SIM905
 WORDS = frozenset(
-    [*TITLES, *DOTTED_TITLES, *DOTTED, *WITHOUT_DOT, *NUMBERED, "st", "dr", "c", "ca", "al", "et", "exp", "v"]
+    [
+        *TITLES,
+        *DOTTED_TITLES,
+        *DOTTED,
+        *WITHOUT_DOT,
+        *NUMBERED,
+        "st",
+        "dr",
+        "c",
+        "ca",
+        "al",
+        "et",
+        "exp",
+        "v",
+        "cir",
+        "hr",
+        "wk",
+        "mo",
+        "yr",
+    ]
 )
 
 
@@ -47,7 +72,8 @@ def _before_number(window: Window, core: str) -> Reading | None:
     if core in NUMBERED and dotted:
         following = window.word(1)
         if following is not None and (_is_number(following) or (core == "no" and following.core == "of")):
-            return (Said(1, NUMBERED[core], token.tail[1:]),)
+            several = core in _SEVERAL and _SPAN.fullmatch(following.core)
+            return (Said(1, plural(NUMBERED[core]) if several else NUMBERED[core], token.tail[1:]),)
     if core in ("c", "ca") and dotted and (following := window.joined_after_dot()) and _YEAR.fullmatch(following.core):
         return (Said(1, "circa", token.tail[1:]),)
     if core == "exp" and (following := window.joined_after_dot()) and _EXPIRY.fullmatch(following.core):
@@ -56,7 +82,7 @@ def _before_number(window: Window, core: str) -> Reading | None:
 
 
 def _by_neighbours(window: Window, core: str) -> Reading | None:
-    """What the words around it tell: "et al.", "$5 est." and "est. 1990", "Roe v. Wade"."""
+    """What the words around it tell: "et al.", "$5 est.", "est. delivery", "88th min.", "9th Cir.", "Roe v. Wade"."""
     if not window.first.tail.startswith("."):
         return None
     before = window.before()
@@ -64,6 +90,16 @@ def _by_neighbours(window: Window, core: str) -> Reading | None:
         return (Said(1, "al", window.without_dot()),)
     if core == "est" and before.is_numeric:
         return (Said(1, "estimated", window.without_dot()),)
+    following = window.joined_after_dot() if core == "est" else None
+    if following is not None and (
+        following.core.islower() or (window.first.is_capitalised and following.is_capitalised)
+    ):
+        return (Said(1, "estimated", window.first.tail[1:]),)
+    if ORDINAL.fullmatch(before.core) and not before.tail:
+        if core == "cir":  # of a court
+            return (Said(1, "Circuit", window.without_dot()),)
+        if core in UNITS and len(core) > 1:
+            return (Said(1, unit_said(core, is_singular=True), window.without_dot()),)
     if core == "v" and before.is_capitalised and not before.tail and _before_name(window):
         return (Said(1, "versus", ""),)
     return None
@@ -79,7 +115,8 @@ def _always(window: Window, core: str) -> Reading | None:
     if core in DOTTED and dotted:
         following = window.word(1) if core in _BEFORE_STREETS else None
         in_street = following is not None and (street_said(following) is not None or following.core in DIRECTIONS)
-        goes_on = in_street or core in NEVER_LAST
+        is_rank = core in ("jr", "sr") and not window.before().is_capitalised  # "Jr. Sgt. Lee"
+        goes_on = in_street or is_rank or core in NEVER_LAST
         return (Said(1, DOTTED[core], token.tail[1:] if goes_on else window.without_dot()),)
     return None
 

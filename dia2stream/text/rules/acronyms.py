@@ -9,6 +9,8 @@ from dia2stream.text.tables import (
     LETTER_WORDS,
     LETTERS_OR_WORDS,
     PER,
+    SHOUTED,
+    SMALL_LETTERS,
     SPECIAL_NAMES,
     SPELLED_LABELS,
     TWO_LETTER_WORDS,
@@ -43,6 +45,10 @@ def acronyms(window: Window) -> Reading | None:
     core = window.first.core
     if core in SPECIAL_NAMES:
         return (Said(1, SPECIAL_NAMES[core]),)
+    if core in SMALL_LETTERS:
+        return (Said(1, _small(core)),)
+    if _in_brackets(window):
+        return (Said(1, " ".join(core)),)
     if match := _GRADE.fullmatch(core):
         return (Said(1, f"{match[1]} {'plus' if match[2] == '+' else 'minus'}"),)
     if _DOTTED.fullmatch(core) and window.first.tail.startswith("."):
@@ -59,6 +65,20 @@ def acronyms(window: Window) -> Reading | None:
         return None
     said = letters(core)
     return (Said(1, said),) if said != core else None
+
+
+def _small(text: str) -> str:
+    """Small letters one by one: "ssh", "urls"."""
+    one = text.removesuffix("s")
+    return f"{' '.join(one.upper())}'s" if one != text and one in SMALL_LETTERS else " ".join(text.upper())
+
+
+def _in_brackets(window: Window) -> bool:
+    """Whether three capitals are what stands for the name before them: "Reykjavik (KEF)"."""
+    token, before = window.first, window.before()
+    if len(token.core) != 3 or not token.core.isupper() or token.lead != "(" or token.tail[:1] != ")":
+        return False
+    return before.is_capitalised and not before.core.isupper() and token.core not in SHOUTED
 
 
 def _is_name(window: Window) -> bool:

@@ -2,20 +2,23 @@
 
 import re
 
-from dia2stream.text.numbers import cardinal, digits, number, pairs, plural, spelled
+from dia2stream.text.numbers import cardinal, digits, number, ordinal, pairs, plural, spelled
 from dia2stream.text.rules.acronyms import letters
 from dia2stream.text.rules.figures import is_code, is_named
-from dia2stream.text.tables import CODE_WORDS, LETTER_WORDS, SPELLED_CODES
+from dia2stream.text.tables import CODE_WORDS, LETTER_WORDS, PERIODS, SPELLED_CODES
 from dia2stream.text.window import Reading, Said, Window
 
 _ADDRESS = re.compile(r"(\d{1,3}(?:\.\d{1,3}){3})(?:([:/])(\d{1,5}))?")
 _IPV6 = re.compile(r"(?=.*::|(?:[^:]*:){7})[\da-f]{0,4}(?::[\da-f]{0,4}){2,7}(?:/(\d{1,3}))?", re.IGNORECASE)
-_EXTENSION = re.compile(r"x(\d{1,6})")
+_X_NUMBER = re.compile(r"x(\d{1,6})")
 _NAMED_NUMBER = re.compile(r"([A-Za-z]+)-?(\d+)([A-Za-z]?)")
 _NUMBER_LETTER = re.compile(r"(\d{1,4})([A-Za-z])")
 _GROUPS = re.compile(r"\d+(?:-\d+)+")
 _SEATS = re.compile(r"(\d{1,3})([A-Z])-(\d{1,3})([A-Z])")
-_SECTIONS = re.compile(r"(\d{1,4})(-\d{1,4})?((?:\([A-Za-z\d]{1,4}\))*\([A-Za-z\d]{1,4})\)?")
+_SECTIONS = re.compile(
+    r"\u00a7*(\d{1,4})((?<=\d{3})[a-z]|\.\d{1,4}|-\d{1,4})?((?:\([A-Za-z\d]{1,4}\))*\([A-Za-z\d]{1,4})\)?"
+)
+_REPORTER = re.compile(r"((?:[A-Z]\.)+)(2|3|4|5)(?:d|th)")
 _ROMAN_PARTS = {"ii": "two", "iii": "three", "iv": "four", "vi": "six", "vii": "seven", "viii": "eight", "ix": "nine"}
 _MIXED = re.compile(r"(?=.*\d)(?=.*[A-Za-z])[A-Za-z\d]+(?:[-_/][A-Za-z\d]+)*")
 _NUMBER_SIGN = re.compile(r"#(\d+)")
@@ -23,6 +26,7 @@ _POUND_KEY = re.compile(r"(\d+)#")
 _PERIOD_RANGE = re.compile(r"([QH])(\d)-\1(\d)")  # of a year
 _PLURAL = re.compile(r"([A-Za-z]+)-?(\d{1,3})s")
 _SECTION = re.compile(r"\u00a7+(\d+(?:\.\d+)?)")
+_HASHTAG = re.compile(r"#[A-Z]?[a-z]{2,}")
 _CODE_SIGN = re.compile(r"#(?=.*\d)([A-Za-z\d]+(?:-[A-Za-z\d]+)*)")
 _ANY_PARTS = re.compile(r"(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?|[^\W\d_]+(?:['-][^\W\d_]+)*|.")
 _LETTER = re.compile(r"[^\W\d_]")
@@ -62,10 +66,12 @@ def addresses(window: Window) -> Reading | None:
 
 
 def extensions(window: Window) -> Reading | None:
-    """The extension of a telephone number: "555-0199 x12"."""
-    match, before = _EXTENSION.fullmatch(window.first.core), window.before()
+    """The extension of a telephone number, "555-0199 x12", and how long a medicine is taken, "20 mg x7 days"."""
+    match, before = _X_NUMBER.fullmatch(window.first.core), window.before()
     if match is None or before.tail:
         return None
+    if (following := window.joined(1)) is not None and following.core in PERIODS:
+        return (Said(1, f"for {number(match[1])}"),)
     if not (before.is_numeric and len(before.core) > 3) and not (before.core == "at" and len(match[1]) > 1):
         return None
     return (Said(1, f"extension {_figures(match[1])}"),)
@@ -80,21 +86,37 @@ def number_sign(window: Window) -> Reading | None:
         return (Said(1, f"{_figures(match[1])} pound"),)
     match = _NUMBER_SIGN.fullmatch(window.first.core)
     if match is None:
-        code = _CODE_SIGN.fullmatch(window.first.core)
+        code = None if _HASHTAG.match(window.first.core) else _CODE_SIGN.fullmatch(window.first.core)
         return code and (Said(1, f"number {spelled(code[1])}"),)
     by_digits = len(match[1]) > 3 or match[1].startswith("0") or window.before().core.lower() in CODE_WORDS
     return (Said(1, f"number {digits(match[1]) if by_digits else cardinal(int(match[1]))}"),)
 
 
 def sections(window: Window) -> Reading | None:
-    """Parts of a law: "401(k)", "12(b)(6)", "501(c)(3)"."""
+    """Parts of a law: "401(k)", "12(b)(6)", "1692e(5)", "1798.100(a)(1)"."""
     match = _SECTIONS.fullmatch(window.first.core)
-    if match is None or not re.search("[A-Za-z]", match[3]) or not (window.first.core + window.first.tail).count(")"):
+    if match is None or ")" not in window.first.core + window.first.tail:
+        return None
+    is_law = window.first.core[0] == "\u00a7" or window.before().core == "\u00a7"
+    if not is_law and not _LETTER.search(match[3]):
         return None
     parts = re.findall(r"[A-Za-z\d]+", match[3])
     said = (cardinal(int(p)) if p.isdecimal() else _ROMAN_PARTS.get(p) or " ".join(p.upper()) for p in parts)
-    dash = f" {_figures(match[2][1:])}" if match[2] else ""
-    return (Said(1, f"{_figures(match[1])}{dash} {' '.join(said)}"),)
+    sign = "section " if window.first.core[0] == "\u00a7" else ""
+    return (Said(1, f"{sign}{_figures(match[1])}{_subsection(match[2] or '')} {' '.join(said)}"),)
+
+
+def _subsection(text: str) -> str:
+    """What stands behind the number of a section, with a blank before it: "e", ".100", "-3"."""
+    if text.isalpha() or not text:
+        return f" {text.upper()}".rstrip()
+    return f"{' point' if text[0] == '.' else ''} {_figures(text[1:])}"
+
+
+def reporters(window: Window) -> Reading | None:
+    """Where a judgment is printed: "512 F.3d 88"."""
+    match = _REPORTER.fullmatch(window.first.core)
+    return match and (Said(1, f"{' '.join(match[1].replace('.', ''))} {ordinal(int(match[2]))}"),)
 
 
 def groups(window: Window) -> Reading | None:

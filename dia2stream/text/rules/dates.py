@@ -16,6 +16,7 @@ _WEEK = re.compile(r"(\d{4})-W(\d\d)")
 _ISO_SPAN = re.compile(r"(\d{4}-\d\d-\d\d)(?:\.\.\.?|/|-)(\d{4}-\d\d-\d\d)")
 _SLASHED = re.compile(r"(\d{1,2})([/.-])(\d{1,2})\2(\d{4}|\d\d)")
 _DATES = re.compile(r"(\d{1,2})/(\d{1,2})/(\d{4}|\d\d)-(\d{1,2})/(\d{1,2})/(\d{4}|\d\d)")
+_DAY_TO_DAY = re.compile(r"(\d{1,2})/(\d{1,2})-([A-Z][a-z]+)")  # the first word of "Wed 3/19-Fri 3/21"
 _NO_YEAR = re.compile(r"(\d{1,2})/(\d{1,2})")
 _DAY = re.compile(r"\d{1,2}")
 _DAY_RANGE = re.compile(r"(\d{1,2})(?:st|nd|rd|th)?-(\d{1,2}|[A-Z][a-z]+)(?:st|nd|rd|th)?")
@@ -25,7 +26,7 @@ _EXPIRY = re.compile(r"(0[1-9]|1[0-2])/(2\d|3\d)")
 _BEFORE_EXPIRY = frozenset(["exp", "expiry", "expiration", "thru"])  # on cards
 _DAY_LETTERS = {"M": "Monday", "Tu": "Tuesday", "W": "Wednesday", "Th": "Thursday", "F": "Friday", "Sa": "Saturday"}
 _DAY_LETTERS |= {"T": "Tuesday", "Su": "Sunday"}
-_OPENING = re.compile(r"\d{1,2}(?::\d\d)?(?:[ap]m?)?-\d{1,2}(?::\d\d)?[ap]m?", re.IGNORECASE)
+_OPENING = re.compile(r"\d{1,2}(?::\d\d)?(?:[ap]m?)?-\d{1,2}(?::\d\d(?:[ap]m?)?|[ap]m?)", re.IGNORECASE)
 _MONTH_NAMES = SHORT_MONTHS | {name: name for name in MONTHS}
 _NAMES = _SHORT | {name: name for name in (*MONTHS, *DAYS)}
 
@@ -55,7 +56,10 @@ def dates(window: Window) -> Reading | None:
         return (Said(1, f"{MONTHS[int(match[1]) - 1]} {year(int(match[2]))}"),)
     if (match := _NAMED.fullmatch(core)) and match[2] in _MONTH_NAMES:
         return (Said(1, f"the {ordinal(int(match[1]))} of {_MONTH_NAMES[match[2]]} {year(_full_year(match[3]))}"),)
-    before = window.before().core
+    if (match := _DAY_TO_DAY.fullmatch(core)) and match[3] in SHORT_DAYS:
+        said = _date(None, int(match[1]), int(match[2]))
+        return (Said(1, f"{said} to {SHORT_DAYS[match[3]]}"),) if said else None
+    before = window.before().core.rpartition("-")[2]
     if (match := _EXPIRY.fullmatch(core)) and before.lower() in _BEFORE_EXPIRY:
         return (Said(1, f"{MONTHS[int(match[1]) - 1]} {year(2000 + int(match[2]))}"),)
     if (match := _NO_YEAR.fullmatch(core)) and (before.lower() in BEFORE_DATES or before in _WEEKDAYS):
@@ -114,6 +118,8 @@ def short_names(window: Window) -> Reading | None:
         return (Said(1, f"{_NAMES[low]} to {_NAMES[high]}"),)
     if "/" in core and all(day in SHORT_DAYS for day in core.split("/")):  # "Sat/Sun"
         return (Said(1, ", ".join(SHORT_DAYS[day] for day in core.split("/"))),)
+    if "/" in core and all(day in _DAY_LETTERS for day in core.split("/")):  # "M/W/F 10-11"
+        return _day_letters(window, ", ".join(_DAY_LETTERS[day] for day in core.split("/")), None)
     if low in _DAY_LETTERS and (not dash or high in _DAY_LETTERS):
         return _day_letters(window, _DAY_LETTERS[low], _DAY_LETTERS.get(high))
     if core not in _SHORT:
@@ -126,7 +132,8 @@ def short_names(window: Window) -> Reading | None:
     dotted = window.first.tail.startswith(".")
     if core == "Sun" and window.before().core.lower() == "the":
         return None
-    if core in _WORDS and not by_date and not after_day and not dotted:
+    is_alone = following is None and core in SHORT_DAYS and not window.first.tail  # in a table
+    if core in _WORDS and not (by_date or after_day or dotted or is_alone):
         return None
     tail = (window.first.tail.removeprefix(".") if by_date else window.without_dot()) if dotted else None
     return (Said(1, _SHORT[core], tail),)

@@ -4,10 +4,11 @@ import re
 
 from dia2stream.text.numbers import VALUE, cardinal, is_fraction, pairs, value
 from dia2stream.text.rules.quantity import Quantity, is_singular, unit_said
-from dia2stream.text.tables import ATTACHED_UNITS, MONEY, NOT_MEASURED, UNITS
+from dia2stream.text.tables import NOT_MEASURED, UNITS
 from dia2stream.text.window import Reading, Said, Token, Window
 
 BY = frozenset(["x", "X", "\u00d7"])
+_LENGTHS = frozenset(["mm", "cm", "m", "km", "ft", "in", "yd", "mi", "nm", "px", "\u03bcm"])
 _MARKS = {'"': ("inch", "inches"), "'": ("foot", "feet")}
 _BEHIND_FEET = frozenset(["tall", "wide", "long", "deep", "high", "by", *BY])
 _VALUE = re.compile(VALUE)
@@ -69,6 +70,7 @@ def sizes(window: Window) -> Reading | None:
         if match[2] not in UNITS:
             return None
         unit = unit_said(match[2], window.is_adjective())
+        tail = window.without_dot() if window.first.tail.startswith(".") else None
     elif window.first.tail.startswith('"') and not window.in_quotes:
         following = window.word(1) if window.first.tail == '"' else None
         unit, tail = _MARKS['"'][not _is_one(match[1], following)], window.first.tail[1:]
@@ -86,7 +88,7 @@ def is_size(window: Window) -> bool:
     """Whether an "x" between two numbers stands between sides, and not for "times": "20 x 30 cm"."""
     before = window.before()
     if (
-        before.core in UNITS
+        before.core in _LENGTHS
         or before.tail[:1] in _MARKS
         or is_fraction(before.core or "0")
         or window.before(2).core.lower() in ("a", "an")
@@ -100,11 +102,9 @@ def is_size(window: Window) -> bool:
     last = window.word(side)
     if last is None or last.tail[:1] in _MARKS:
         return last is not None
-    return _has_unit(last) or (
-        behind is not None and (behind.core in UNITS.keys() - ATTACHED_UNITS or behind[1:] == ("in", "."))
-    )
+    return _has_unit(last) or (behind is not None and (behind.core in _LENGTHS or behind[1:] == ("in", ".")))
 
 
 def _has_unit(token: Token) -> bool:
     quantity = Quantity.read(token.core)
-    return quantity is not None and quantity.unit in UNITS and not quantity.money and quantity.unit not in ("%", *MONEY)
+    return quantity is not None and not quantity.money and quantity.unit in _LENGTHS

@@ -9,6 +9,7 @@ from dia2stream.text.window import Window
 _SERVICES = re.compile("[2-9]11|988")  # 911
 _CALLING = frozenset(["call", "dial", "or", "text"])
 _NAMING = frozenset(["is", "number", "no", "was", "in", "with"])  # between what is named and its code
+_FLAG = re.compile(r"--?[A-Za-z][A-Za-z-]*")
 _PERIOD = re.compile(r"[QH][1-4]")  # of a year
 _BEFORE_EARLY = frozenset(["in", "since", "circa", "c", "ca", "year", "until", "ad", "a.d"])  # years from 1000 to 1099
 FORMS = frozenset(["1099", "1040", "1095", "1098", "5498"])
@@ -21,7 +22,7 @@ def figures(window: Window, text: str) -> str:
         return value(text)
     if is_code(window, text):
         return digits(text)
-    if len(text) in (3, 4) and _is_label(window, text):
+    if len(text) in (3, 4) and (_is_label(window, text) or _is_argument(window, text)):
         return pairs(int(text))
     if is_year(text) and _is_dated(window, text):
         return year(int(text))
@@ -43,6 +44,8 @@ def is_code(window: Window, text: str) -> bool:
         return True  # "Text HELP to 741741"
     if is_year(text) and before == "in":
         return False  # "The season ends in 2024"
+    if len(text) == 4 and window.before(2).core.lower() == "flight":  # "flight AA 2291"
+        return False
     return len(text) > 2 and is_named(window)
 
 
@@ -66,6 +69,11 @@ def _is_label(window: Window, text: str) -> bool:
         return before.core.lower() in ("a", "the", "my", "your")
     following = window.joined(1) if len(text) == 3 else None
     return following is not None and following.core in ("error", "errors", "freeway", "interstate")
+
+
+def _is_argument(window: Window, text: str) -> bool:
+    """Whether figures are what a flag of a command is given, as a port: "-p 2222"."""
+    return len(text) == 4 and text[-2:] != "00" and _FLAG.fullmatch(window.before().core) is not None
 
 
 def is_seat(window: Window) -> bool:

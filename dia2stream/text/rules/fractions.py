@@ -4,8 +4,8 @@ import re
 
 from dia2stream.text.numbers import FRACTIONS, cardinal, digits, fraction, mixed, number, ordinal, pairs, plural, year
 from dia2stream.text.rules.figures import is_year
-from dia2stream.text.rules.quantity import unit_said
-from dia2stream.text.tables import BEFORE_DECADES, MONTHS, UNITS
+from dia2stream.text.rules.quantity import Quantity, joined_thousands, unit_said
+from dia2stream.text.tables import BEFORE_DECADES, CURRENCIES, MONEY, MONTHS, UNITS
 from dia2stream.text.window import Reading, Said, Window
 
 _ORDINAL = re.compile(r"(\d[\d,]*)(?:st|nd|rd|th)(?:-(\d[\d,]*)(?:st|nd|rd|th))?", re.IGNORECASE)
@@ -13,7 +13,7 @@ _DECADE = re.compile(r"'?(\d{1,3}0)'?s")
 _SHORT_YEAR = re.compile(r"'0([1-9]|0s)")
 _OF_YEAR = re.compile(r"(\d{4})'s")
 _FRACTION = re.compile(r"(\d+)/(\d+)")
-_RATING = re.compile(r"(\d+\.\d+)/(\d+)")
+_RATING = re.compile(r"(\d+\.\d+)/(\d+(?:\.\d+)?)")
 _BEHIND_NUMBER = re.compile(rf"(\d+/\d+|[{''.join(FRACTIONS)}])(?:-([a-z]+)|([A-Za-z%\u00b0]+))?")
 _VULGAR = re.compile(rf"(\d*)([{''.join(FRACTIONS)}])")
 _NO_DENOMINATORS = frozenset([13, 14, 17, 18, 19, 21, 22, 23, 26, 27, 28, 29, 31])
@@ -32,7 +32,7 @@ def fractions(window: Window) -> Reading | None:
         above, below = FRACTIONS[match[2]]
         return (Said(1, mixed(int(match[1]), above, below) if match[1] else fraction(above, below)),)
     if match := _RATING.fullmatch(core):
-        return (Said(1, f"{number(match[1])} out of {cardinal(int(match[2]))}"),)
+        return (Said(1, f"{number(match[1])} out of {number(match[2])}"),)
     if match := _FRACTION.fullmatch(core):
         if not core.startswith("0") and _is_date(window, int(match[1]), int(match[2])):
             return (Said(1, f"{MONTHS[int(match[1]) - 1]} {ordinal(int(match[2]))}"),)
@@ -82,13 +82,14 @@ def _mixed(window: Window) -> Reading | None:
 
 def _thousands(window: Window) -> Reading | None:
     """A large number whose thousands stand apart: "1 000 000"."""
-    core, words = window.first.core, 1
-    if not re.fullmatch(r"[1-9]\d{0,2}", core):
+    text, words = joined_thousands(window)
+    quantity = Quantity.read(text) if words > 1 else None
+    if quantity is None or quantity.unit:
         return None
-    text = core
-    while (word := window.joined(words)) is not None and word.core == "000":
-        text, words = text + word.core, words + 1
-    return (Said(words, cardinal(int(text))),) if words > 1 else None
+    following = window.joined(words)
+    if following is not None and following.core in (*MONEY, *CURRENCIES):
+        return None
+    return (Said(words, f"{quantity.value_said}{quantity.per_said}"),)
 
 
 def _is_rating(window: Window) -> bool:

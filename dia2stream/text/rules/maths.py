@@ -38,10 +38,12 @@ CERTAIN = (
     + "".join(map(chr, (*range(0x391, 0x3AA), *range(0x3B1, 0x3CA))))
 )
 _OVER = re.compile(rf"(?<=[A-Za-z{_GREEK}])/|/(?=[A-Za-z{_GREEK}])")
+_INDEX = re.compile(r"_(?=[A-Za-z\d](?![A-Za-z\d]))")  # of a variable: "x_1"
 _GREEK_LETTER = re.compile(f"[{_GREEK}]")
 _SCIENTIFIC = re.compile(r"([-+])?(\d+(?:\.\d+)?)[eE]([-+]?\d{1,3})([A-Za-z]*)")
 _ION = re.compile(r"((?:[A-Z][a-z]?\d*)+)\^(\d)([-+])")
 _CALL = re.compile(r"([A-Za-z][\w.]*)\(([^()]+)\)?")
+_MEMBER_DOT = re.compile(r"\.(?=\w)")
 _FUNCTIONS = {"sin": "sine of", "cos": "cosine of", "tan": "tangent of", "log": "log of", "ln": "natural log of"}
 
 
@@ -75,7 +77,7 @@ def factorials(window: Window) -> Reading | None:
 
 def formulas(window: Window) -> Reading | None:
     """Signs between numbers and letters, in one word that has at least one of CERTAIN."""
-    core = window.first.core
+    core = _INDEX.sub("", window.first.core)
     head, slash, unit = core.rpartition("/")
     if slash and len(unit) > 1 and (unit in PER or unit in UNITS) and _FORMULA.fullmatch(head):
         return (Said(1, f"{formula(head)} per {PER.get(unit) or UNITS[unit]}"),)
@@ -93,6 +95,8 @@ def _part(part: str) -> str:
         return number(part)
     if _GREEK_LETTER.match(part):
         return greek(part)
+    if part[-1] in "0123456789" and part[0] != "^":
+        return spelled(part)
     return "over" if part == "\\" else _INSIDE.get(part, part)
 
 
@@ -109,6 +113,7 @@ def calls(window: Window) -> Reading | None:
     if match is None or ")" not in tail + core[-1]:
         return None
     name, inside = match.groups()
+    name = _MEMBER_DOT.sub(" dot ", name)
     if inside in ("s", "es"):
         said = name + inside
     elif name in _FUNCTIONS or (len(name) == 1 and len(inside) < 4):

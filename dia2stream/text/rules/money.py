@@ -3,7 +3,7 @@
 import re
 
 from dia2stream.text.numbers import cardinal, is_fraction, number
-from dia2stream.text.rules.quantity import Quantity
+from dia2stream.text.rules.quantity import Quantity, joined_thousands
 from dia2stream.text.tables import CURRENCIES, MAGNITUDES, MONEY, PER, SCALES
 from dia2stream.text.window import Reading, Said, Token, Window
 
@@ -14,15 +14,15 @@ _EUROPEAN = re.compile(r"(?:\d{1,3}(?:\.\d{3})+|\d+),\d\d")
 
 def money(window: Window) -> Reading | None:
     """An amount, with the "million" and the letters of its currency behind it."""
-    core = window.first.core
+    core, words = joined_thousands(window)
     amount = Quantity.read(core.replace(".", "").replace(",", ".") if _EUROPEAN.fullmatch(core) else core)
     if amount is None or (amount.unit and amount.unit not in MAGNITUDES):
         return None
-    scale, words, sign = MAGNITUDES.get(amount.unit, ""), 1, amount.money
-    following = window.joined(1)
+    scale, sign = MAGNITUDES.get(amount.unit, ""), amount.money
+    following = window.joined(words)
     if not scale and (scale := _scale(following, short=bool(sign))):
-        words = 2
-        following = window.joined(2)
+        words += 1
+        following = window.joined(words)
     if following is not None and following.core in _CODES:
         sign, words = _CODES[following.core], words + 1
     if not sign:
@@ -36,13 +36,16 @@ def money(window: Window) -> Reading | None:
 def currencies(window: Window) -> Reading | None:
     """An amount behind the letters of its currency: "USD 50", "CHF 1.5 million"."""
     core = window.first.core
-    following = window.joined(1) if core in CURRENCIES else None
-    amount = None if following is None else Quantity.read(following.core)
+    if core not in CURRENCIES:
+        return None
+    text, behind = joined_thousands(window, 1)
+    amount = Quantity.read(text)
     if amount is None or amount.money or (amount.unit and amount.unit not in MAGNITUDES):
         return None
-    scale = MAGNITUDES.get(amount.unit) or _scale(window.joined(2))
-    words = 3 if scale and not amount.unit else 2
-    return (Said(words, amount.sign_said + _amount(amount, CURRENCIES[core], scale, False)),)
+    scale = MAGNITUDES.get(amount.unit) or _scale(window.joined(behind))
+    words = behind + 1 if scale and not amount.unit else behind
+    said = _amount(amount, CURRENCIES[core], scale, is_adjective=False)
+    return (Said(words, f"{amount.sign_said}{said}{amount.per_said}"),)
 
 
 def _scale(word: Token | None, short: bool = False) -> str:

@@ -7,7 +7,7 @@ from dia2stream.text.window import HELD_WORDS, Reading, Said, Window
 
 _GROUPS = re.compile(r"\+?\d+(?:[-.]\(?\d+\)?)*")
 # Lengths of the groups, of numbers that are certainly no other thing.
-_SHAPES = frozenset([(3, 3, 4), (1, 3, 3, 4), (3, 4), (4, 4, 4, 4), (4, 6, 5), (3, 2, 4), (5, 4), (3, 3, 3)])
+_SHAPES = frozenset([(3, 3, 4), (1, 3, 3, 4), (3, 4), (4, 4, 4), (4, 4, 4, 4), (4, 6, 5), (3, 2, 4), (5, 4), (3, 3, 3)])
 _ALONE = frozenset([(3, 4), (5, 4), (3, 3, 3)])  # only within one word: "555-1234", "78701-1234"
 _INTERNATIONAL = re.compile(r"(?:tel:)?\+(\d{8,15})")
 _WITH_LETTERS = re.compile(r"(?:(1)-)?(8\d\d|900)-((?:\d{3}-)?[A-Z][A-Z-]{2,})")
@@ -23,7 +23,8 @@ def phones(window: Window) -> Reading | None:
         figures, letters = (match[3].partition("-")[::2]) if match[3][0].isdecimal() else ("", match[3])
         groups = [group for group in (match[1], match[2], figures, letters.replace("-", " ")) if group]
         return (Said(1, ", ".join(_said_groups(groups))),)
-    first = core.replace(")", "-")  # "(212)555-0147"
+    sign = "number " if core[0] == "#" else ""
+    first = core.removeprefix("#").replace(")", "-")  # "(212)555-0147"
     if not _FIRST.fullmatch(first) or not _GROUPS.fullmatch(first):
         return None
     words: list[list[str]] = []
@@ -36,7 +37,8 @@ def phones(window: Window) -> Reading | None:
         if _is_known(words, first.startswith("+")):
             best = len(words)
     tails = [*[","] * (best - 1), None]
-    return [Said(1, _said(w, not n, window), tails[n]) for n, w in enumerate(words[:best])] or None
+    said = [_said(word, not number, window) for number, word in enumerate(words[:best])]
+    return [Said(1, sign * (not number) + text, tails[number]) for number, text in enumerate(said)] or None
 
 
 def _international(figures: str) -> str:

@@ -17,11 +17,12 @@ from dia2stream.text.tables import (
 from dia2stream.text.window import Reading, Said, Token, Window
 
 _HOUSE = re.compile(r"(\d{1,5})([A-Z])?")
-_STREET_ORDINAL = re.compile(r"(\d+)(?:st|nd|rd|th)", re.IGNORECASE)
+ORDINAL = re.compile(r"(\d+)(?:st|nd|rd|th)", re.IGNORECASE)
 _ROAD = re.compile(r"(?:[A-Z]{1,2}-)?\d{1,4}")  # "I-95", "520"
 _ZIP = re.compile(r"\d{5}(-\d{4})?")
 _BEFORE_DIRECTIONS = frozenset(["wind", "winds", "heading", "head", "due", "from", "toward", "turn", "the"])
 _BEHIND_DIRECTIONS = frozenset(["wind", "winds", "corner", "side", "at", "of", "gusts"])
+_CODES_OF_LAW = frozenset(["Civ", "Penal", "Code", "Stat", "Gov", "Const", "Crim"])  # "Cal. Civ. Code"
 _LANDS = frozenset(["Korea", "Africa", "America", "Carolina", "Dakota", "Virginia"])  # "S. Korea"
 _STREETS = frozenset(["ave", "blvd", "rd", "ln", "hwy", "pkwy"])
 _ROOMS_AND_STREETS = PLACES.keys() | _STREETS | {"fl"}
@@ -48,7 +49,7 @@ def houses(window: Window) -> Reading | None:
             said.append(Said(1, "Saint", ""))
         elif word.tail or word.lead:
             return None
-        elif place := _STREET_ORDINAL.fullmatch(word.core):
+        elif place := ORDINAL.fullmatch(word.core):
             said.append(Said(1, ordinal(int(place[1]))))
         elif word.is_capitalised and word.core.isalpha():
             said.append(Said(1, word.core))
@@ -87,7 +88,7 @@ def saints_and_doctors(window: Window) -> Reading | None:
     if core not in ("st", "dr") or not window.first.is_capitalised:
         return None
     before, following = window.before(), window.joined_after_dot()
-    behind_name = _STREET_ORDINAL.fullmatch(before.core) or (
+    behind_name = ORDINAL.fullmatch(before.core) or (
         before.is_capitalised and not before.tail and before.core.lower() not in ("the", "in", "at", "from", "to")
     )
     before_name = following is not None and following.is_capitalised
@@ -111,7 +112,7 @@ def rooms_and_roads(window: Window) -> Reading | None:
         if following is not None and (following.core[:1] in "#0123456789" or len(following.core) == 1):
             return (Said(1, PLACES[core], ""),)
     before, dotted = window.before(), token.tail.startswith(".")
-    is_numbered = _STREET_ORDINAL.fullmatch(before.core) is not None
+    is_numbered = ORDINAL.fullmatch(before.core) is not None
     if core == "fl" and is_numbered and (token.is_capitalised or dotted):
         return (Said(1, "Floor" if token.is_capitalised else "floor", window.without_dot() if dotted else None),)
     is_named = not before.tail and (before.is_capitalised or is_numbered)
@@ -144,9 +145,13 @@ def states(window: Window) -> Reading | None:
 def dotted_states(window: Window) -> Reading | None:
     """A state with dots behind a city: "St. Louis, Mo.", "Portland, Ore.", "Albany, N.Y."."""
     token, city = window.first, window.before()
-    if not token.tail.startswith(".") or not token.is_capitalised or city.tail != "," or not city.is_capitalised:
+    if not token.tail.startswith(".") or not token.is_capitalised:
         return None
     name = DOTTED_STATES.get(token.core.lower())
+    if name and (code := window.joined_after_dot()) is not None and code.core in _CODES_OF_LAW:
+        return (Said(1, name, ""),)
+    if city.tail != "," or not city.is_capitalised:
+        return None
     if token.core[0] in "NSR" and "." in token.core:  # "M.D." and "P.A." are mostly other things
         name = STATES.get(token.core.replace(".", ""))
     following = window.joined_after_dot() if name else None
@@ -168,7 +173,7 @@ def compass(window: Window) -> Reading | None:
     if not before.tail.strip(".") and _is_road(window, before):
         return (Said(1, DIRECTIONS[core], window.without_dot() if window.first.tail.startswith(".") else None),)
     following = window.joined_after_dot()
-    if following is not None and (following.core in _LANDS or _STREET_ORDINAL.fullmatch(following.core)):
+    if following is not None and (following.core in _LANDS or ORDINAL.fullmatch(following.core)):
         return (Said(1, DIRECTIONS[core], ""),)
     return None if len(core) == 1 else _wind(window, core)
 

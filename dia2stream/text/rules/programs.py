@@ -14,6 +14,10 @@ OPERATORS = {
 }  # fmt: skip
 _FLAG = re.compile(r"(--?)([A-Za-z][\w-]*)")
 _PATH = re.compile(r"(~|\.{1,2}|[A-Z]:)?(?:[/\\][\w.-]+)+[/\\]?")
+_MEMBERS = re.compile(r"[A-Za-z_]\w*(?:\.[A-Za-z_]\w+)+")
+_WORDS_OF_TEXT = frozenset(
+    "the an and it we you to is in of on at as then this that but so if for not yes please my your he she they".split()  # noqa: SIM905
+)
 _INCREMENT = re.compile(r"([A-Za-z_]\w*)(\+\+|--)")
 _CAPITALS_AND_WORD = re.compile(r"([A-Z]{2,})([A-Z][a-z]{3,})")
 _SAID_AS_WORD = re.compile(r"[aeiouy]", re.IGNORECASE)
@@ -41,6 +45,16 @@ def capitals_and_word(window: Window) -> Reading | None:
     """A name that begins with letters: "OOMKilled", "HTMLElement"."""
     match = _CAPITALS_AND_WORD.fullmatch(window.first.core)
     return match and (Said(1, f"{letters(match[1])} {match[2]}"),)
+
+
+def members(window: Window) -> Reading | None:
+    """A name of a program with dots in it: "process.env.PORT"; "the end.the next" only lacks a space."""
+    core = window.first.core
+    if not _MEMBERS.fullmatch(core):
+        return None
+    if core.rpartition(".")[2] in _WORDS_OF_TEXT:
+        return (Said(1, core.replace(".", ". ")),)
+    return (Said(1, read_aloud(core.replace("_", " "))),)
 
 
 def all_columns(window: Window) -> Reading | None:

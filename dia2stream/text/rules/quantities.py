@@ -7,13 +7,14 @@ from dia2stream.text.numbers import VALUE, cardinal, is_fraction, number, ordina
 from dia2stream.text.rules.figures import figures, is_seat, is_year
 from dia2stream.text.rules.money import money
 from dia2stream.text.rules.quantity import Quantity, is_singular, per_said, unit_said
-from dia2stream.text.tables import ATTACHED_UNITS, DIRECTIONS, MAGNITUDES, UNITS
+from dia2stream.text.tables import ATTACHED_UNITS, DIRECTIONS, MAGNITUDES, SEATS, UNITS
 from dia2stream.text.window import Reading, Said, Window
 
 _ISH = re.compile(r"(\d+)ish")
 _COMPOUND = re.compile(rf"(?:(\d+)(?:st|nd|rd|th)|({VALUE}))-([A-Za-z]+(?:-[A-Za-z]+)*)")
 _UNIT_AND_NUMBER = re.compile(rf"([^\d/-]+)([-/])({VALUE})")
-_BETWEEN = re.compile(r"(\d+)-(on|to|for|in|by|up)-(\d+)")
+_BETWEEN = re.compile(r"(\d+)-(on|to|for|in|by|up|of)-(\d+)")
+_COUNTED = re.compile(r"[a-z]{3,}")
 _HOURS, _SECONDS = re.compile(r"\d+h"), re.compile(r"\d+s")
 _TIMED = frozenset("prep cook bake rest chill total time eta wait runtime duration delay timeout every".split())  # noqa: SIM905
 _MEASURES = frozenset(["linear", "square", "cubic"])
@@ -92,6 +93,8 @@ def units(window: Window) -> Reading | None:
         return None
     if core == "A" and "." in before.core and before.core[-1].isdecimal():
         return (Said(1, "amps"),)
+    if core in ("J", "N") and _is_measured(window):
+        return (Said(1, unit_said(core, is_singular=False)),)
     if core in ("N", "S", "E", "W") and before.core.endswith("\u00b0"):
         return (Said(1, DIRECTIONS[core].lower()),)
     if core == "in":
@@ -112,6 +115,12 @@ def units(window: Window) -> Reading | None:
     last = window.word(words - 1)
     tail = window.without_dot(words - 1) if last is not None and last.tail.startswith(".") else None
     return (Said(words, said, tail),)
+
+
+def _is_measured(window: Window) -> bool:
+    """Whether a letter behind a number is joules or newtons: "gives 45 J", "takes 10 N of force"."""
+    what, following = window.before(2).core, window.word(1)
+    return what.islower() and what not in SEATS and (following is None or following.core.islower())
 
 
 def _inches(window: Window) -> Reading | None:
@@ -186,11 +195,15 @@ def _alone(text: str) -> str:
 
 
 def unit_ranges(window: Window) -> Reading | None:
-    """A unit with another number behind it: "20 \u00b0C-25 \u00b0C", "10 mg/5 mL"."""
+    """A unit or a noun with another number behind it: "20 \u00b0C-25 \u00b0C", "10 mg/5 mL", "2 beds/1 bath"."""
     match, before = _UNIT_AND_NUMBER.fullmatch(window.first.core), window.before()
-    if match is None or match[1] not in UNITS or match[1] in ATTACHED_UNITS or before.tail or not before.is_numeric:
+    if match is None or before.tail or not before.is_numeric:
         return None
     unit, sign, high = match.groups()
+    if sign == "/" and unit not in UNITS and _COUNTED.fullmatch(unit):
+        return (Said(1, f"{unit} {value(high)}"),)
+    if unit not in UNITS or unit in ATTACHED_UNITS:
+        return None
     if unit in _ROOMS:  # "3 BR/2 BA"
         return (Said(1, f"{unit_said(unit, before.core == '1')}, {value(high)}"),)
     return (Said(1, f"{unit_said(unit, before.core == '1')} {'to' if sign == '-' else 'per'} {value(high)}"),)

@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 from dia2stream.text.numbers import NUMBER, VALUE, fraction_parts, is_fraction, plural, value
 from dia2stream.text.tables import INVARIABLE_UNITS, IRREGULAR_PLURALS, PER, UNITS
+from dia2stream.text.window import Window
 
 _SIGNS = {
     "": "", "-": "minus ", "+": "plus ", "\u00b1": "plus or minus ", "~": "about ", "\u2248": "about ",
@@ -20,8 +21,13 @@ _QUANTITY = re.compile(
     rf"(?P<unit>{_UNIT}(?:/[sh](?![a-z])[\u00b2\u00b3]?)?)?"
     r"(?P<plus>\+)?(?:/(?P<per>[A-Za-z]+(?:/[A-Za-z]+)?))?"
 )
+_APOSTROPHE = re.compile(r"(?<=\d)'(?=\d{3}(?!\d))")  # between thousands, as the Swiss write them
 _MONEY_BEHIND = re.compile(rf"({NUMBER}|\d+,\d\d)({_MONEY})")
 _EUROPEAN = re.compile(rf"((?:{_MONEY})\d{{1,3}}(?:\.\d{{3}})*),(\d\d)")  # "\u20ac1.234,56"
+
+
+_FIRST_THOUSANDS = re.compile(rf"(?:{_MONEY})?[1-9]\d{{0,2}}")
+_THOUSANDS = re.compile(r"000(?:/[a-z]+)?")
 
 
 class Quantity(NamedTuple):
@@ -40,6 +46,7 @@ class Quantity(NamedTuple):
     @lru_cache(maxsize=1024)
     def read(cls, text: str) -> "Quantity | None":
         """The parts of a word; None where it is no quantity."""
+        text = _APOSTROPHE.sub("", text) if "'" in text else text
         if behind := _MONEY_BEHIND.fullmatch(text):
             text = behind[2] + behind[1]
         if european := _EUROPEAN.fullmatch(text):
@@ -96,3 +103,17 @@ def unit_said(unit: str, is_singular: bool) -> str:
     first, *rest = name.split(" per ")
     head, _, last = first.rpartition(" ")
     return " per ".join([f"{head} {IRREGULAR_PLURALS.get(last) or plural(last)}".strip(), *rest])
+
+
+def joined_thousands(window: Window, number: int = 0) -> tuple[str, int]:
+    """The word so many after the first, with the thousands that stand apart, and the number of the word behind it.
+
+    "1 000 000" -> "1000000", "10 000/day" -> "10000/day".
+    """
+    first = window.joined(number) if number else window.first
+    text, words = "" if first is None else first.core, number + 1
+    if not _FIRST_THOUSANDS.fullmatch(text):
+        return text, words
+    while (word := window.joined(words)) is not None and _THOUSANDS.fullmatch(word.core):
+        text, words = text + word.core, words + 1
+    return text, words

@@ -81,7 +81,7 @@ _WITH_FIGURES: tuple[tuple[str, Rule], ...] = (
     *_SIGNED,
     (r"[*#\u2217]", keypad.keypad),
     (r"^00-0$", keypad.ten_four),
-    (r"^(?:aaa:)?\+0|^0$|^0{3,4}$|^0+[-.()]", phones.phones),
+    (r"^#0{4}$|^(?:aaa:)?\+0|^0$|^0{3,4}$|^0+[-.()]", phones.phones),
     (r"^0[aA]|^00?AA-|^\.\.\.0|^000[-aA']|^000$|^0000-|^00aaa|^[aA]{1,4}-?0|^[aA]+-+0|^\u2022", products.products),
     (r"0[aA][-+]?0", maths.scientific),
     (r"\^", maths.ions),
@@ -102,6 +102,7 @@ _WITH_FIGURES: tuple[tuple[str, Rule], ...] = (
     (r"0[aA]{2}(?:-|$)", fractions.ordinals),
     (r"0'?a$|^'0", fractions.decade),
     (r"", money.money),
+    (r"^A\.(?:A\.)*0a", codes.reporters),
     (r"0-0", codes.groups),
     (r"", quantities.quantities),
     (r"[#\u00a7]", codes.number_sign),
@@ -146,6 +147,7 @@ _WITHOUT_FIGURES: tuple[tuple[str, Rule], ...] = (
     (f"[{re.escape(maths.CERTAIN)}]", maths.formulas),
     (r"\(", maths.calls),
     (r"[.,;!?]", symbols.missing_spaces),
+    (r"[aA]\.[aA_]", programs.members),
     (r"[-+/\\]", programs.typed),
     (r"[@=+*/\\~<>|^%&#_:$]", codes.any_signs),
 )
@@ -177,6 +179,7 @@ SPECIAL_WORDS = (
     abbreviations.WORDS
     | places.WORDS
     | romans.WORDS
+    | acronyms.SMALL_LETTERS
     | dates.WORDS
     | {"i", "in.", "x", "rx", "ctrl", "cmd", "cd", "rm", "cp", "mv"}
 )

@@ -3,13 +3,13 @@
 import re
 
 from dia2stream.text.rules import dimensions, maths, programs
-from dia2stream.text.tables import DAYS, MONTHS, SHORT_DAYS, SHORT_MONTHS, UNITS
+from dia2stream.text.tables import DAYS, MONTHS, PERIODS, SHORT_DAYS, SHORT_MONTHS, UNITS
 from dia2stream.text.window import Reading, Said, Token, Window
 
 _ALONE = maths.SIGNS | programs.OPERATORS | {"@": "at", "\u00a7": "section", "\u00a9": "copyright", "\u2116": "number"}
 _BETWEEN_NUMBERS = dict.fromkeys("*xX\u00d7", "times") | {"/": "divided by", "^": "to the power of"}
 _OPERATORS = frozenset("+-*/=\u00d7\u00f7")
-_VARIABLE = re.compile(r"\d+[a-z]")
+_VARIABLE = re.compile(r"\d+[a-z]|[A-Za-z]_[A-Za-z\d].*")
 _PAUSES = frozenset(["/", ">"])
 _HALVES = frozenset(["am", "pm", "a.m", "p.m"])
 _DATED = frozenset([*MONTHS, *SHORT_MONTHS, *DAYS, *SHORT_DAYS])
@@ -28,6 +28,10 @@ def signs(window: Window) -> Reading | None:
         following = window.word(1)
         if following is not None and _is_operand(following) and not (core == "/" and _is_measured(before, following)):
             return (Said(1, "by" if core in dimensions.BY and dimensions.is_size(window) else _BETWEEN_NUMBERS[core]),)
+    if core in dimensions.BY and (following := window.joined(1)) is not None and following.is_numeric:
+        period = window.joined(2)
+        if period is not None and period.core in PERIODS:
+            return (Said(1, "for"),)  # "twice daily x 7 days"
     if core in _PAUSES and not _compares(window):
         return (Said(1, ""),)
     return (Said(1, _ALONE[core]),) if core in _ALONE else None
@@ -42,6 +46,8 @@ def _dash(window: Window) -> Reading | None:
     if not may_go_on or before.tail not in ("", "."):
         return None
     following = window.word(1)
+    if following is not None and _VARIABLE.fullmatch(before.core) and _VARIABLE.fullmatch(following.core):
+        return (Said(1, "minus"),)
     if following is None or not (following.core[:1].isdecimal() or following.core[:1] in "$\u20ac\u00a3"):
         is_dated = following is not None and following.core in _DATED
         return (Said(1, "to"),) if is_dated else None

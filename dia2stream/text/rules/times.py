@@ -3,12 +3,13 @@
 import re
 
 from dia2stream.text.numbers import cardinal
-from dia2stream.text.tables import ZONES
+from dia2stream.text.tables import UNITS, ZONES
 from dia2stream.text.window import Reading, Said, Window
 
 _HALF = r"(?:[ap]m|[ap]\.m)"
 _CLOCK = re.compile(rf"(\d{{1,2}})(?::|\.(?=\d\d{_HALF}))(\d\d)(?::(\d\d))?({_HALF}|[ap](?![a-z]))?", re.IGNORECASE)
 _HOUR = re.compile(rf"(\d{{1,2}})({_HALF})", re.IGNORECASE)
+_PACE = re.compile(r"(\d{1,2}:\d\d)/(km|mi|mile)")
 _RANGE = re.compile(r"([^-]+)-([^-]+)")
 _EARLY = re.compile(r"0[1-9][0-5]\d")  # "at 0615"
 _BEFORE_EARLY = frozenset(["at", "by", "until", "before", "after", "around"])
@@ -53,6 +54,8 @@ def times(window: Window) -> Reading | None:
         if core.count(":") == 2 and following is not None and following.core in _BEHIND_LENGTHS:
             return (Said(1, _length(core)),)
         return (Said(1, _time(core, following is not None and bool(_APART.fullmatch(following.core))) or core),)
+    if match := _PACE.fullmatch(core):
+        return (Said(1, f"{_time(match[1])} per {UNITS.get(match[2], match[2])}"),)
     if match := _ZULU.fullmatch(core):
         return (Said(1, f"{_time(match[1])} Z"),)
     if _HOURS_OF_DAY.fullmatch(core):

@@ -4,6 +4,7 @@ import re
 
 from dia2stream.text.numbers import cardinal, digits
 from dia2stream.text.rules.acronyms import letters
+from dia2stream.text.rules.versions import version_said
 from dia2stream.text.tables import ENDINGS, FILE_ENDINGS, SPELLED_LABELS
 from dia2stream.text.window import Reading, Said, Window
 
@@ -18,6 +19,7 @@ _DOT_FILE = re.compile(r"\.[a-z][\w.-]+")
 _LOCAL = re.compile(r"localhost(?::\d+)?(?:[/?#]\S*)?")
 _FORUM = re.compile(r"[ru]/\w+")
 _HANDLE = re.compile(r"@([A-Za-z_][\w.-]*)")
+_PACKAGE = re.compile(r"(@?[A-Za-z][\w/-]*)@v?(\d+(?:\.\d+)+)")  # with its version: "eslint@9.1.0"
 _HASHTAG = re.compile(r"#(\d*[A-Za-z]\w*)")
 _HUMP = re.compile(r"(?<=[a-z])(?=[A-Z\d])|(?<=\d)(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
 _PIECE = re.compile(r"[A-Za-z]+|\d+|[^A-Za-z\d]")
@@ -33,9 +35,12 @@ def web(window: Window) -> Reading | None:
     """Anything of the web."""
     core = window.first.core
     if "@" in core:
+        if match := _PACKAGE.fullmatch(core):
+            return (Said(1, f"{read_aloud(match[1])} at {version_said(match[2])}"),)
         if match := _EMAIL.fullmatch(core):
             return (Said(1, read_aloud(match[1])),)
-        return (Said(1, f"at {read_aloud(core[1:])}"),) if _HANDLE.fullmatch(core) else None
+        match = _HANDLE.fullmatch(core)
+        return match and (Said(1, " ".join(["at", *map(_tag_part, _HUMP.split(match[1]))])),)
     if core.startswith("#"):
         match = _HASHTAG.fullmatch(core)
         return match and (Said(1, " ".join(["hashtag", *map(_tag_part, _HUMP.split(match[1]))])),)
