@@ -25,7 +25,7 @@ _DASH = re.compile(rf"(?<=[^\s`*(-])--+(?=[^\s-])|(?<=[^\s-])--+$|{DASH}+")
 # An element of a list: "arr[0]", "list[-1]", "user['name']"; in code also "a[1]", which else is a footnote.
 _INDEX = re.compile(r"(?<=[\w\]])\[(?=(?:0|-\d+|\d+:\d*|[\"'][^\[\]\s]+[\"']|[A-Za-z_]\w*)\])")
 _INDEX_IN_CODE = re.compile(r"(?<=[\w\]])\[(?=\d+\])")
-_INDEX_END = re.compile(r"(?<= [\w\"'])\](?=\.[A-Za-z_])|(?<= \w\w)\](?=\.[A-Za-z_])")  # "items[0].name"
+_INDEX_END = re.compile(r"(?<=[\w\"'])\](?=\.[A-Za-z_])")  # "items[0].name"
 _MASK = re.compile(r"(?<![\w*\u2022.])(?:\*{4,}|\u2022{2,})-?(?=\d{3,6}(?![\d*\u2022]))")  # of a card: "****8821"
 _STAR = re.compile(r"(?<![\w*])\*(?=#?\d{2,4}#?(?![\d*]))")
 _FOOTNOTE = re.compile(
@@ -54,7 +54,10 @@ _TEX_LETTERS = {name: chr(0x3B1 + number) for number, name in enumerate(_GREEK_S
 _TEX_SIGN = re.compile(rf"\\(?:{'|'.join(_TEX_SIGNS)})(?![A-Za-z])")
 _TEX_LETTER = re.compile(rf"\\({'|'.join(_TEX_LETTERS)})(?![A-Za-z])")
 _TEX_FRACTION = re.compile(r"\\[dt]?frac(?=\{)")
-_TEX_OVER, _TEX_OF = re.compile(r"(?<!\d)\}\{|\}\{(?!\d)"), re.compile(r"\}\{")  # "a over b", "one half"
+# Between the parts of a fraction: "a over b", and of one in figures, "one half".
+_TEX_OVER = re.compile(r"(?<!\{\d)(?<!\{\d\d)\}\{|\}\{(?!\d)")
+_TEX_OF = re.compile(r"\}\{")
+_TEX_END = re.compile(r"^[^{}]*(?:\{[^{}]*\}[^{}]*)*\}\{")  # the same, behind parts with blanks
 _TEX_FACTOR = re.compile(r"(?<=\d)\}(?=[A-Za-z(])")  # behind a fraction: "\\frac{1}{2}m"
 _TEX_NAME = re.compile(rf"^\\(?=[A-Za-z]+[^\\]*$)|\\(?=(?:{'|'.join(_TEX_LETTERS)})(?![A-Za-z]))")
 _MARKS = re.compile(
@@ -142,7 +145,7 @@ def _without_tex(word: _Written, is_spoken: bool, is_path: bool) -> _Written:
     """Formulas as one writes them without TeX: "\\frac{1}{2}" -> "1/2"."""
     if "$" in word.text:
         word = word.replaced(_TEX_EDGE, "")
-    if "}{" in word.text and "\\frac" not in word.text:  # the end of a fraction with blanks inside
+    if _TEX_END.search(word.text):
         word = word.replaced(_TEX_OF, OVER if is_spoken else "/")
     if "\\" in word.text and not is_path:
         if _TEX_FRACTION.search(word.text):

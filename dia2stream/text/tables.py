@@ -89,7 +89,7 @@ MONEY = {
     "NZ$": ("New Zealand dollar", "New Zealand dollars", "cent", "cents"),
     "S$": ("Singapore dollar", "Singapore dollars", "cent", "cents"),
     "MX$": ("Mexican peso", "Mexican pesos", "centavo", "centavos"),
-    "CHF": ("Swiss franc", "Swiss francs", "", ""),
+    "CHF": ("Swiss franc", "Swiss francs", "centime", "centimes"),
     "CNY": ("yuan", "yuan", "", ""),
     "MXN": ("peso", "pesos", "centavo", "centavos"),
     "SEK": ("Swedish krona", "Swedish kronor", "", ""),
@@ -163,6 +163,9 @@ GB=gigabyte | kWh=kilowatt hour | mi=mile | qtr=quarter | mol=mole | ml=millilit
 dL=deciliter | l=liter | L=liter
 """)
 
+DOSES = _words(
+    "daily nightly weekly hourly day night dose doses tablet tablets capsule capsules pill pills puffs drops"
+)
 PERIODS = _words("day days week weeks wk wks month months mo mos night nights hour hours hr hrs d")  # "20 mg x7 days"
 
 # ---- Names, codes and letters ----
@@ -174,7 +177,7 @@ verification
 """)
 LABELS = _words("""
 room rm suite ste apartment apt gate highway hwy route rte interstate bus unit model extension ext port error status
-http boeing form exit
+http boeing form exit flight
 """)
 SEATS = _words("""
 seat seats row gate room apt apartment unit exit terminal lot bay section suite building block class grade

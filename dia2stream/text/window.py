@@ -42,6 +42,9 @@ class Token(NamedTuple):
         return end.isdecimal() or end in _NUMERIC_ENDS or (end in "kKM" and self.core[-2:-1].isdecimal())
 
 
+_NO_TOKEN = Token("", "", "")
+
+
 @lru_cache(maxsize=1024)
 def token_of(text: str) -> Token:
     """The parts of a word."""
@@ -103,7 +106,7 @@ class Window:
 
     def before(self, number: int = 1) -> Token:
         """The word so many before the one to be read; an empty one where the text begins after it."""
-        return token_of(self._before[-number].text) if number <= len(self._before) else Token("", "", "")
+        return token_of(self._before[-number].text) if number <= len(self._before) else _NO_TOKEN
 
     def is_adjective(self, number: int = 1, article: int = 1) -> bool:
         """Whether a quantity belongs to the noun behind it, at `number`: "a 10 km run", "the 10 lb bag".

@@ -26,6 +26,7 @@ _PERIODS = frozenset(["second", "minute", "hour", "day", "night", "week", "month
 _SLASHES = re.compile(r"[A-Za-z']+(?:/[A-Za-z']+)+")
 _HYPHENS = re.compile(r"[A-Z]{1,6}(?:-[A-Z]{1,6})+")
 _VOWEL = re.compile(r"[AEIOUY]")
+_SEVERAL = frozenset(["urls", "apis", "pdfs"])
 _SIZES = re.compile(r"(X*[SL]|M)-(X*L|M)")
 _GRADE = re.compile(r"([A-F])([+-])")
 _LETTER_RANGE = re.compile(r"([A-Z])-([A-Z])")
@@ -69,8 +70,9 @@ def acronyms(window: Window) -> Reading | None:
 
 def _small(text: str) -> str:
     """Small letters one by one: "ssh", "urls"."""
-    one = text.removesuffix("s")
-    return f"{' '.join(one.upper())}'s" if one != text and one in SMALL_LETTERS else " ".join(text.upper())
+    if text in _SEVERAL:
+        return f"{' '.join(text[:-1].upper())}'s"
+    return " ".join(text.upper())
 
 
 def _in_brackets(window: Window) -> bool:

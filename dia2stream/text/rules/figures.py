@@ -44,7 +44,7 @@ def is_code(window: Window, text: str) -> bool:
         return True  # "Text HELP to 741741"
     if is_year(text) and before == "in":
         return False  # "The season ends in 2024"
-    if len(text) == 4 and window.before(2).core.lower() == "flight":  # "flight AA 2291"
+    if len(text) == 4 and "flight" in (before, window.before(2).core.lower()):  # "flight AA 2291"
         return False
     return len(text) > 2 and is_named(window)
 

@@ -107,10 +107,10 @@ def greek(letter: str) -> str:
 
 
 def calls(window: Window) -> Reading | None:
-    """A word with brackets behind it: "f(x)", "sin(x)", "print(y)", "item(s)"."""
+    """A word with brackets behind it: "f(x)", "sin(x)", "print(y)", "join(a, b)", "item(s)"."""
     core, tail = window.first.core, window.first.tail
     match = _CALL.fullmatch(core)
-    if match is None or ")" not in tail + core[-1]:
+    if match is None or not (")" in tail + core[-1] or tail == ","):
         return None
     name, inside = match.groups()
     name = _MEMBER_DOT.sub(" dot ", name)

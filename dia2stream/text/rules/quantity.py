@@ -114,6 +114,6 @@ def joined_thousands(window: Window, number: int = 0) -> tuple[str, int]:
     text, words = "" if first is None else first.core, number + 1
     if not _FIRST_THOUSANDS.fullmatch(text):
         return text, words
-    while (word := window.joined(words)) is not None and _THOUSANDS.fullmatch(word.core):
+    while (word := window.joined(words)) is not None and word.core[:3] == "000" and _THOUSANDS.fullmatch(word.core):
         text, words = text + word.core, words + 1
     return text, words

@@ -3,7 +3,7 @@
 import re
 
 from dia2stream.text.rules import dimensions, maths, programs
-from dia2stream.text.tables import DAYS, MONTHS, PERIODS, SHORT_DAYS, SHORT_MONTHS, UNITS
+from dia2stream.text.tables import DAYS, DOSES, MONTHS, PERIODS, SHORT_DAYS, SHORT_MONTHS, UNITS
 from dia2stream.text.window import Reading, Said, Token, Window
 
 _ALONE = maths.SIGNS | programs.OPERATORS | {"@": "at", "\u00a7": "section", "\u00a9": "copyright", "\u2116": "number"}
@@ -28,10 +28,8 @@ def signs(window: Window) -> Reading | None:
         following = window.word(1)
         if following is not None and _is_operand(following) and not (core == "/" and _is_measured(before, following)):
             return (Said(1, "by" if core in dimensions.BY and dimensions.is_size(window) else _BETWEEN_NUMBERS[core]),)
-    if core in dimensions.BY and (following := window.joined(1)) is not None and following.is_numeric:
-        period = window.joined(2)
-        if period is not None and period.core in PERIODS:
-            return (Said(1, "for"),)  # "twice daily x 7 days"
+    if core in dimensions.BY and _is_course(window):
+        return (Said(1, "for"),)
     if core in _PAUSES and not _compares(window):
         return (Said(1, ""),)
     return (Said(1, _ALONE[core]),) if core in _ALONE else None
@@ -58,6 +56,15 @@ def _dash(window: Window) -> Reading | None:
         or window.before(2).core in _OPERATORS
     )
     return (Said(1, "minus" if is_formula or (behind is not None and behind.core in _OPERATORS) else "to"),)
+
+
+def _is_course(window: Window) -> bool:
+    """Whether an "x" stands before how long a medicine is taken: "20 mg daily x 7 days"."""
+    before = window.before().core
+    if before not in DOSES and not (before in UNITS and window.before(2).is_numeric):
+        return False
+    following, period = window.joined(1), window.joined(2)
+    return following is not None and following.is_numeric and period is not None and period.core in PERIODS
 
 
 def _is_operand(token: Token) -> bool:
