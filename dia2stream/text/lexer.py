@@ -26,7 +26,9 @@ _PLAIN_WORD = re.compile(r"([A-Za-z][A-Za-z']*[.,!?;]?)(?: +|(?=\n))")
 _CLEAN_WORD = re.compile(
     r"(?![:;])((?:[A-Za-z0-9.,!?;:'\"%/@+]|\)(?!\$)|-(?!-)|\((?!\))|(?<![A-Za-z])\$(?=\d))+)(?: +|(?=\n))"
 )
-_BEGUN = re.compile(r"[A-Za-z0-9.,!?;:'\"()$%/@+-]{1,40}")  # is cheaper to wait for than to take apart
+_LONGEST_BEGUN = 40
+# Of a word that is begun the end is cheaper to wait for than to take the word apart.
+_BEGUN = re.compile(rf"[A-Za-z0-9.,!?;:'\"()$%/@+-]{{1,{_LONGEST_BEGUN}}}")
 _SPACE = re.compile(r"\n|[^\S\n]|[\x00-\x08\x0e-\x1f\x7f-\x9f]")
 _INDEXED = re.compile(r"\w\[")  # "matrix[i"; a link has no letter before its bracket
 _WORD_OF_TEXT = re.compile(r"[^\W\d_]{4}$|[.,!?;:\"')]$")
@@ -127,7 +129,10 @@ class Lexer:
         """Takes all that come, without a look at anything else: most words of most texts."""
         text, begun = self._text, position
         clean_word = _PLAIN_WORD if self._in_formula else _CLEAN_WORD
-        while match := _PLAIN_WORD.match(text, position) or clean_word.match(text, position):
+        while not text[position : position + _LONGEST_BEGUN].isalpha():  # else the word's end has not arrived
+            match = _PLAIN_WORD.match(text, position) or clean_word.match(text, position)
+            if match is None:
+                break
             start = self._at + position
             items.append(Item(WORD, match[1], start, start + len(match[1])))
             position = match.end()
