@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from models import entry
 
 from dia2.checkpoint.load import BUNDLED, Checkpoint, LoadOptions, load_checkpoint
-from dia2.steps.speculation import MOST_COLUMNS, Guess, Tree
+from dia2.steps.speculation import MOST_COLUMNS, Guess
 from dia2.steps.stepper import Stepper
 from dia2.text.machine import TextMachine
 from dia2stream.errors import CommandError
@@ -23,11 +23,6 @@ MACHINE = TextMachine(new_word=2, pad=3, ahead=2)
 WORDS = st.lists(
     st.builds(entry, st.lists(st.integers(10, 20), max_size=4), st.just("w"), st.integers(0, 4)), max_size=30
 )
-
-
-def way(tree: Tree, place: int) -> list[int]:
-    """The places from the first column to one, by what it sees."""
-    return [place - j for j in range(place, -1, -1) if tree.seen[place] >> j & 1]
 
 
 @given(
@@ -48,7 +43,8 @@ def test_a_tree_has_the_texts_that_actions_lead_to_and_each_column_sees_its_own_
     assert 1 <= len(tree) <= most
     assert tree.depth <= len(uniforms)
     for place in range(len(tree)):
-        seen = way(tree, place)
+        seen = tree.way(place)
+        assert (seen[0], seen[-1]) == (0, place)
         assert [tree.depths[each] for each in seen] == list(range(tree.depths[place] + 1))
         assert all(tree.follow(a, tree.texts[b]) == b for a, b in pairwise(seen))
         assert -(2**63) <= tree.signed()[place] < 2**63

@@ -66,6 +66,10 @@ class Tree:
         """The place of the column with this text behind another one, if the tree has it."""
         return self._next[place].get(text)
 
+    def way(self, place: int) -> list[int]:
+        """The places from the first column to this one, both included."""
+        return [place - back for back in range(place, -1, -1) if self.seen[place] >> back & 1]
+
     def signed(self) -> list[int]:
         """What each sees, as numbers of 64 bits. The sign stands for all further back, which lie before the tree."""
         return [seen | -1 << (place + 1) for place, seen in enumerate(self.seen)]

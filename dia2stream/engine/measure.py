@@ -1,7 +1,9 @@
 """What the model's work costs on this machine: timed at warm-up, before there is any conversation.
 
 Every batch size is run a few times as a step of the backbone alone, as a whole step, and through the codec. So are
-passes of columns and of trees. The slots are left as they are after a conversation: the next one begins them anew.
+passes of columns and of trees. One context also goes back, and is rebuilt: a GPU loads an operation when it is used for
+the first time, which would else be in the middle of somebody's call. The slots are left as they are after a
+conversation: the next one begins them anew.
 """
 
 import statistics
@@ -23,6 +25,7 @@ from dia2stream.engine.costs import CostCurve, padded_passes
 _RUNS = 5
 # Columns of the passes that are timed, where none is padded.
 _PASSES = (16, 125, 500)
+_FRAMES = 8  # of a rehearsal
 _MOST_SECONDS = 20.0  # a machine so slow that this is not enough keeps the figures of fewer runs
 
 
@@ -41,9 +44,39 @@ def measured(pool: ContextPool, name: str) -> CostCurve:
         depformer[size] = max(0.0, timer.median(partial(_step, pool, rows, 0)) - backbone[size])
         codec[size] = timer.median(partial(_decode, pool, rows))
     trees = _trees(pool, timer)
+    _rehearse(pool)
     for context in pool.contexts:
         context.distrust()
     return CostCurve.measured(name, backbone=backbone, depformer=depformer, codec=codec, passes=passes, trees=trees)
+
+
+def _rehearse(pool: ContextPool) -> None:
+    """Speaks some frames with one context, goes back as an interruption does, and rebuilds the context."""
+    context = pool.contexts[0]
+    context.begin(SlotSettings(), 0, None, 0)
+    _speak(pool, _FRAMES)
+    context.rewind(context.frames - _FRAMES // 2, context.frames - _FRAMES // 2)
+    context.run_due()
+    _speak(pool, _FRAMES // 2)
+    context.rollover()
+    context.run_due()
+    context.playback.codec.reset()
+    context.playback.codec.hear(context.history.frames(0, context.frames))
+    context.playback.restore(None)
+    context.rollovers = 0
+    _wait(pool)
+
+
+def _speak(pool: ContextPool, frames: int) -> None:
+    """Has the first context say frames of silence."""
+    context, until = pool.contexts[0], pool.contexts[0].frames + frames
+    while context.frames < until and context.room > 0:
+        context.prepare()
+        (action,) = pool.stepper.act([0])
+        pool.stepper.complete([context.advance(action)])
+        finished = pool.take_frames([context])
+        if len(finished):
+            pool.decode(finished).pcm()
 
 
 class _Timer:
@@ -78,7 +111,7 @@ def _trees(pool: ContextPool, timer: _Timer) -> dict[int, float]:
 
 
 def _tree(pool: ContextPool, rows: Sequence[int]) -> None:
-    """Guesses the trees of a lead-in and runs them; the way through each is its first column alone."""
+    """Guesses the trees of a lead-in and runs them; the way through each leads to the column that was added last."""
     stepper = pool.stepper
     machine, words = TextMachine.of(stepper.config.data), [Entry((0,), "word", 0)] * LEAD_IN_STEPS
     trees = []
@@ -89,8 +122,10 @@ def _tree(pool: ContextPool, rows: Sequence[int]) -> None:
         uniforms = stepper.action_uniforms(slot, LEAD_IN_STEPS - 1)
         trees.append(Guess(machine, state, 0, stepper.opening, uniforms, True).tree(stepper.tree_size(len(rows))))
     stepper.verify(list(rows), trees)
-    for slot in rows:
-        stepper.confirm(slot, 0, stepper.opening)
+    for slot, tree in zip(rows, trees, strict=True):
+        way = tree.way(len(tree) - 1)
+        for place, text in zip(way, [*(tree.texts[place] for place in way[1:]), stepper.opening], strict=True):
+            stepper.confirm(slot, place, text)
     stepper.keep()
 
 
