@@ -8,10 +8,8 @@ class Kind(Enum):
     """What an item is."""
 
     WORD = auto()  # text: the word without marks that have no sound
-    PAUSE = (
-        auto()
-    )  # text: seconds; silence between two words that a mark stood for, left out before and after all words
-    BREAK = auto()  # text: seconds; silence that was asked for
+    PAUSE = auto()  # text: seconds of silence that a mark stood for; left out before and after all words
+    BREAK = auto()  # text: seconds of silence that was asked for
     TAG = auto()  # text: "[S1]" or "[S2]"
     EDGE = auto()  # no sound; no number goes on over it (an empty line)
 

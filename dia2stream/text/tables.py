@@ -295,7 +295,7 @@ DIRECTIONS = _pairs("N=North | S=South | E=East | W=West | NE=Northeast | NW=Nor
 
 # ---- Keyboards and the web ----
 
-# Small letters that are no word. What has a file's ending of these is read by the same list.
+# Small letters that nobody says as a word.
 SMALL_LETTERS = _words("""
 npm npx ssh scp ftp sftp html css sql csv xml http https tcp udp dns vpn url urls api apis usb ssl tls aws gcp sdk cli
 dvd tv asap fyi phd src pdf pdfs

@@ -29,28 +29,7 @@ _BEFORE_STREETS = frozenset(["jr", "sr", "ave", "blvd", "rd", "ln", "pkwy"])  # 
 _EXPIRY = re.compile(r"\d\d/\d\d(?:\d\d)?")
 
 _BY_NEIGHBOURS = "st dr c ca al et exp v cir hr wk mo yr".split()  # noqa: SIM905
-WORDS = frozenset(
-    [
-        *TITLES,
-        *DOTTED_TITLES,
-        *DOTTED,
-        *WITHOUT_DOT,
-        *NUMBERED,
-        "st",
-        "dr",
-        "c",
-        "ca",
-        "al",
-        "et",
-        "exp",
-        "v",
-        "cir",
-        "hr",
-        "wk",
-        "mo",
-        "yr",
-    ]
-)
+WORDS = frozenset([*TITLES, *DOTTED_TITLES, *DOTTED, *WITHOUT_DOT, *NUMBERED, *_BY_NEIGHBOURS])
 
 
 def abbreviations(window: Window) -> Reading | None:

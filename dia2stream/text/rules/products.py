@@ -18,17 +18,12 @@ _CARD = re.compile(r"(?:[xX]+-(?=\d{4})|[xX]{2,}|\u2022|\.{3}(?=\d{4}$))(\d{3,6}
 _PART = re.compile(r"([A-Z]{2,4})-(\d{4,6})")
 _HEX = re.compile(r"0x([\da-f]{2,16})", re.IGNORECASE)
 _ELEMENTS = re.compile(r"(?:He|Li|Na|Mg|Al|Si|Cl|Ca|Fe|Cu|Zn|Ag|[HCNOFPSKIB]|\d{1,2}(?!\d))+")  # "C6H12O6"
-_ANY = re.compile(
-    r"0x|\.{3}|7\d7|[A-Z]{1,4}-?\d|\d{4}-[A-Z]|\d{1,2}(?:W-|ers)|sha|md|[xX\u2022]", re.IGNORECASE
-)  # how one begins
 _STANDARDS = frozenset(["ISO", "RFC", "IEC", "IEEE", "DIN", "ANSI", "RTX", "GTX"])
 
 
 def products(window: Window) -> Reading | None:
     """Any of them."""
     core = window.first.core
-    if not _ANY.match(core):
-        return None
     if match := _BOEING.fullmatch(core):
         return _boeing(window, match)
     if (match := _AIRBUS.fullmatch(core)) and (match[3] or match[4]):

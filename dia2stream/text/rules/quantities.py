@@ -93,7 +93,7 @@ def units(window: Window) -> Reading | None:
         return None
     if core == "A" and "." in before.core and before.core[-1].isdecimal():
         return (Said(1, "amps"),)
-    if core in ("J", "N") and _is_measured(window):
+    if core in ("J", "N") and _is_force_or_heat(window):
         return (Said(1, unit_said(core, is_singular=False)),)
     if core in ("N", "S", "E", "W") and before.core.endswith("\u00b0"):
         return (Said(1, DIRECTIONS[core].lower()),)
@@ -117,7 +117,7 @@ def units(window: Window) -> Reading | None:
     return (Said(words, said, tail),)
 
 
-def _is_measured(window: Window) -> bool:
+def _is_force_or_heat(window: Window) -> bool:
     """Whether a letter behind a number is joules or newtons: "gives 45 J", "takes 10 N of force"."""
     what, following = window.before(2).core, window.word(1)
     return what.islower() and what not in SEATS and (following is None or following.core.islower())

@@ -28,7 +28,7 @@ from dia2stream.text.rules import (
     versions,
     web,
 )
-from dia2stream.text.tables import CODE_WORDS
+from dia2stream.text.tables import CODE_WORDS, SMALL_LETTERS
 from dia2stream.text.window import Reading, Rule, Said, Window
 
 _SUFFIXED = re.compile(r"(\S*\d\S*?)-([a-z]{3,}(?:-[a-z]+)*)")
@@ -82,7 +82,7 @@ _WITH_FIGURES: tuple[tuple[str, Rule], ...] = (
     (r"[*#\u2217]", keypad.keypad),
     (r"^00-0$", keypad.ten_four),
     (r"^#0{4}$|^(?:aaa:)?\+0|^0$|^0{3,4}$|^0+[-.()]", phones.phones),
-    (r"^0[aA]|^00?AA-|^\.\.\.0|^000[-aA']|^000$|^0000-|^00aaa|^[aA]{1,4}-?0|^[aA]+-+0|^\u2022", products.products),
+    (r"^0[aA]|^00(?:A-|aaa)|^000(?:[-aA']|$)|^0000-|^[aA]+-*0|^\.\.\.0|^\u2022", products.products),
     (r"0[aA][-+]?0", maths.scientific),
     (r"\^", maths.ions),
     (r"[\u00b2\u00b3^]", quantities.units),
@@ -179,7 +179,7 @@ SPECIAL_WORDS = (
     abbreviations.WORDS
     | places.WORDS
     | romans.WORDS
-    | acronyms.SMALL_LETTERS
+    | SMALL_LETTERS
     | dates.WORDS
     | {"i", "in.", "x", "rx", "ctrl", "cmd", "cd", "rm", "cp", "mv"}
 )

@@ -41,7 +41,7 @@ def clock(hour: int, minute: int, half: str = "", has_half: bool = False) -> str
 def early(window: Window) -> Reading | None:
     """A time of the morning without a colon: "departs at 0615"."""
     core = window.first.core
-    if core[0] != "0" or not _EARLY.fullmatch(core) or window.before().core.lower() not in _BEFORE_EARLY:
+    if not _EARLY.fullmatch(core) or window.before().core.lower() not in _BEFORE_EARLY:
         return None
     return (Said(1, f"oh {clock(int(core[:2]), int(core[2:]), has_half=True)}{'' if int(core[2:]) else ' hundred'}"),)
 
@@ -49,7 +49,7 @@ def early(window: Window) -> Reading | None:
 def times(window: Window) -> Reading | None:
     """One time, or a range of two."""
     core = window.first.core
-    if ":" in core and _CLOCK.fullmatch(core) and not _CLOCK.fullmatch(core)[4]:  # type: ignore[index]
+    if (match := _CLOCK.fullmatch(core)) and not match[4]:
         following = window.joined(1)
         if core.count(":") == 2 and following is not None and following.core in _BEHIND_LENGTHS:
             return (Said(1, _length(core)),)

@@ -10,7 +10,6 @@ _NUMBERS = r"\d{1,4}(?:\.\d{1,4})+"
 _VERSION = re.compile(rf"(v)?({_NUMBERS})(?:[-+.]?([a-z]+)[-.]?(\d*))?", re.IGNORECASE)
 _BEHIND_NAME = re.compile(r"(\d{1,3}\.\d{1,4})(?:-(\d{1,3}(?:\.\d{1,4})?))?(\+?)")
 _REQUIRED = re.compile(rf"([A-Za-z][\w.-]*?)((?:,?(?:[<>=!~]=?=?|\^)(?:{_NUMBERS}|\d+))+)")
-_SIGNS = frozenset("<>=!~^")
 _BOUND = re.compile(rf"([<>=!~^]+)({_NUMBERS}|\d+)")
 _BOUNDS = {
     "==": "equals", "=": "equals", "===": "equals", ">=": "greater than or equal to", "<=": "less than or equal to",
@@ -53,7 +52,7 @@ def is_software(window: Window) -> bool:
 def requirements(window: Window) -> Reading | None:
     """The versions that are asked for of a package: "torch==2.1.0", "numpy>=1.26,<2.0"."""
     core = window.first.core
-    match = _REQUIRED.fullmatch(core) if "." in core and not _SIGNS.isdisjoint(core) else None
+    match = _REQUIRED.fullmatch(core)
     if match is None or "." not in match[2]:
         return None
     said = (f"{_BOUNDS.get(sign, '')} {version_said(number)}" for sign, number in _BOUND.findall(match[2]))
