@@ -111,7 +111,8 @@ class Revived:
         conversation, outbox = self.conversation, self.conversation.outbox
         first = min(self._numbers(), default=conversation.context.frames)
         context.adopt(conversation.context, self._stepper.ran, self._codec.heard, first)
-        made = context.playback.decode_again(first, context.frames)
+        # All are on their way before the first one is waited for.
+        made = list(context.playback.decode_again(first, context.frames))
         sounds = {number: sound.pcm().numpy() for number, sound in made}
 
         def sounding(item: Item) -> Item:

@@ -101,14 +101,14 @@ class Tape:
         self._heard: list[Tensor] = []  # codes of what the caller said, since the last entry
         self._voices: set[str] = set()
         self._segments: tuple[Segment, ...] = ()  # of the audio clock, that were noted
-        self._reach: ReachEntry | None = None
+        self._reach: int | None = None  # columns, that were noted
 
     def go_on(self, record: Record, conversation: Conversation, received: int) -> None:
         """The conversation of this record goes on, for a client that has so many frames."""
         self.begun = True
         self._voices = {entry.name for entry in record.entries if isinstance(entry, VoiceEntry)}
         self._segments = conversation.clock.segments
-        self._reach = next((e for e in reversed(record.entries) if isinstance(e, ReachEntry)), None)
+        self._reach = next((e.columns for e in reversed(record.entries) if isinstance(e, ReachEntry)), None)
         self._note(ArrivalEntry(received))
 
     # ---- The engine's thread ----
@@ -192,7 +192,7 @@ class Tape:
         self.begun = True
         self._voices.clear()
         self._segments = ()
-        self._reach = ReachEntry(conversation.context.columns.limit)
+        self._reach = conversation.context.columns.limit
         self._notes.append(None)
         self._notes.append(begin(self._facts.header(conversation, self._keeps_text)))
 
@@ -215,10 +215,10 @@ class Tape:
         self._heard.clear()
 
     def _note_reach(self, conversation: Conversation) -> None:
-        entry = ReachEntry(conversation.context.reach)
-        if entry != self._reach:
-            self._reach = entry
-            self._note(entry)
+        columns = conversation.context.reach
+        if columns != self._reach:
+            self._reach = columns
+            self._note(ReachEntry(columns))
 
     def _note_clock(self, conversation: Conversation) -> None:
         clock = conversation.clock
