@@ -29,25 +29,19 @@ FLAGS = (
 
 
 class Browser:
-    """One browser with one tab."""
+    """A browser that runs. Its tabs know nothing of each other."""
 
     def __init__(self, folder: Path) -> None:
         found = find("chromium")
         assert found is not None
-        self.problems: list[str] = []  # what the page logged as errors
-        self._number = 0
-        flags = [*FLAGS, f"--user-data-dir={folder}"]
-        with ExitStack() as begun:
-            self._process = subprocess.Popen([found, *flags], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-            begun.callback(self._end_process)
+        command = [found, *FLAGS, f"--user-data-dir={folder}"]
+        self._process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        try:
             port, path = self._address(folder / "DevToolsActivePort")
-            connecting = open_websocket(f"ws://127.0.0.1:{port}{path}", max_size=2**26, open_timeout=PATIENCE)
-            self._socket: ClientConnection = begun.enter_context(connecting)
-            tab = self._call("Target.createTarget", url="about:blank")["targetId"]
-            self._session = self._call("Target.attachToTarget", targetId=tab, flatten=True)["sessionId"]
-            for domain in ("Page", "Runtime", "Log"):
-                self.call(f"{domain}.enable")
-            self._ending = begun.pop_all()
+        except BaseException:
+            self.close()
+            raise
+        self.url = f"ws://127.0.0.1:{port}{path}"
 
     def _address(self, file: Path) -> list[str]:
         deadline = time.monotonic() + PATIENCE
@@ -55,6 +49,39 @@ class Browser:
             assert time.monotonic() < deadline, "the browser does not start"
             time.sleep(0.05)
         return file.read_text().split()
+
+    def close(self) -> None:
+        """Ends it."""
+        self._process.terminate()
+        try:
+            self._process.wait(10)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+
+    def __enter__(self) -> "Browser":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.close()
+
+
+class Tab:
+    """A tab with a profile of its own: no cookies, no storage, no permission of another tab."""
+
+    def __init__(self, browser: Browser) -> None:
+        self.problems: list[str] = []  # what the page logged as errors
+        self._number = 0
+        with ExitStack() as begun:
+            connecting = open_websocket(browser.url, max_size=2**26, open_timeout=PATIENCE)
+            self._socket: ClientConnection = begun.enter_context(connecting)
+            profile = self._call("Target.createBrowserContext")["browserContextId"]
+            begun.callback(self._call, "Target.disposeBrowserContext", browserContextId=profile)
+            tab = self._call("Target.createTarget", url="about:blank", browserContextId=profile)["targetId"]
+            self._session = self._call("Target.attachToTarget", targetId=tab, flatten=True)["sessionId"]
+            for domain in ("Page", "Runtime", "Log"):
+                self.call(f"{domain}.enable")
+            self._ending = begun.pop_all()
 
     def call(self, method: str, **parameters: Any) -> dict[str, Any]:
         """A DevTools method of the tab."""
@@ -131,19 +158,11 @@ class Browser:
         shot = self.call("Page.captureScreenshot", captureBeyondViewport=True)
         file.write_bytes(base64.b64decode(shot["data"]))
 
-    def _end_process(self) -> None:
-        self._process.terminate()
-        try:
-            self._process.wait(10)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
-
     def close(self) -> None:
-        """Ends the browser."""
+        """Closes it."""
         self._ending.close()
 
-    def __enter__(self) -> "Browser":
+    def __enter__(self) -> "Tab":
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:

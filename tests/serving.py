@@ -66,7 +66,7 @@ import time
 from pathlib import Path
 from dia2stream.engine.batch import Batch
 from dia2stream.server import watch
-watch.STUCK_SECONDS, watch.LOST_SECONDS = 2.0, {lost}
+watch.STUCK_SECONDS, watch.LOST_SECONDS = {stuck}, {lost}
 step = Batch.step
 def hangs(self, *arguments, **options):
     while Path({flag!r}).exists():

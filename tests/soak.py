@@ -247,7 +247,7 @@ async def engine_ends(before: str, options: argparse.Namespace, figures: Figures
     """All slots speak; then the engine dies or hangs. Clients are told, the process ends, and another one serves."""
     with tempfile.TemporaryDirectory() as folder:
         flag = Path(folder) / "now"
-        with Serve(**flags(options), before=before.format(flag=str(flag), lost=6.0)) as server:
+        with Serve(**flags(options), before=before.format(flag=str(flag), stuck=2.0, lost=6.0)) as server:
             clients = [await take_slot(server, **PATIENT) for _ in range(options.slots)]
             for client in clients:
                 await client.start(LONG)

@@ -30,9 +30,15 @@ def server():
         assert not [line for line in running.log if "Traceback" in line or " ERROR " in line]
 
 
+@pytest.fixture(scope="module")
+def chromium(tmp_path_factory):
+    with browser.Browser(tmp_path_factory.mktemp("profile")) as running:
+        yield running
+
+
 @pytest.fixture
-def tab(server, tmp_path):
-    with browser.Browser(tmp_path) as opened:
+def tab(server, chromium):
+    with browser.Tab(chromium) as opened:
         opened.show(f"http://127.0.0.1:{server.port}/?token=a%20b")
         yield opened
         opened.value("client.socket?.close()")
@@ -158,11 +164,8 @@ def other_client(server):
 
 
 @needs("openssl")
-def test_a_page_from_https_speaks_over_wss(tmp_path):
-    with (
-        Serve(wait=False, **certificate(tmp_path)) as server,
-        browser.Browser(tmp_path / "profile") as tab,
-    ):
+def test_a_page_from_https_speaks_over_wss(chromium, tmp_path):
+    with Serve(wait=False, **certificate(tmp_path)) as server, browser.Tab(chromium) as tab:
         server.logged("INFO ready")
         tab.call("Security.setIgnoreCertificateErrors", ignore=True)
         tab.show(f"https://127.0.0.1:{server.port}/")
@@ -329,12 +332,12 @@ def test_the_model_and_the_settings_are_there_before_the_first_word(tab):
     assert not tab.value("client.conversation")  # looking takes no slot
 
 
-def test_the_voices_are_there_before_the_first_word_and_another_one_is_for_what_is_added(tmp_path):
+def test_the_voices_are_there_before_the_first_word_and_another_one_is_for_what_is_added(chromium, tmp_path):
     codes = torch.randint(100, (8, 20), generator=torch.Generator().manual_seed(0)).short()
     for name in ("ann", "bob"):
         Voice(name, (Clip(codes, (ClipWord("Hi.", 0.1, 0.4),)),) * 2).save(tmp_path / f"{name}.voice.safetensors")
     voices = {"DIA2STREAM_VOICE": " ".join(str(tmp_path / f"{name}.voice.safetensors") for name in ("ann", "bob"))}
-    with Serve(environment=voices) as server, browser.Browser(tmp_path / "profile") as tab:
+    with Serve(environment=voices) as server, browser.Tab(chromium) as tab:
         tab.show(f"http://127.0.0.1:{server.port}/#voice=bob")
         tab.wait("document.querySelector('#voice').options.length === 3")
         names = tab.value("[...document.querySelector('#voice').options].map(o => o.text)")
