@@ -24,7 +24,7 @@ from conversations import (
     voice,
     words_of,
 )
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from models import checkpoint
 
@@ -136,6 +136,8 @@ def test_where_nothing_was_said_the_conversation_is_that_of_a_start_in_the_voice
     assert_goes_on_from(stopped, 8, toy_voice(20).frames)
 
 
+# Nothing was heard of the first turn, nor of the second in another voice; the third is in the first voice again.
+@example(voices=["two", "one"], heard=[33, 20, None, None, None], limit=160, begins_in="one")
 @settings(max_examples=40)
 @given(
     voices=st.lists(st.sampled_from([None, "one", "two"]), min_size=1, max_size=5),

@@ -308,6 +308,7 @@ class Speech:
         first = self.context.first_frame
         self.context.change_voice(voice)
         if self.context.first_frame != first:  # nothing was said before: it begins behind another clip
+            self.clock = AudioClock(self.context.first_frame)  # no listener is before the end of the clip
             self.clock.go_back(self.context.first_frame, self.outbox.sent)
         return self.context.frames
 
