@@ -1,5 +1,6 @@
 """Files in the user's cache folder: what takes long to find out and may be found out again."""
 
+import contextlib
 import os
 import tempfile
 from pathlib import Path
@@ -16,10 +17,9 @@ def keep(path: Path, data: bytes) -> None:
 
     Where nothing can be written, nothing is kept.
     """
-    try:
+    with contextlib.suppress(OSError):
         path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
-            file.write(data)
-        os.replace(file.name, path)
-    except OSError:
-        pass
+        with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+            written = Path(folder) / path.name
+            written.write_bytes(data)
+            written.replace(path)
