@@ -27,9 +27,9 @@ from dia2.cuda.graphs import BatchRows, Capture
 
 _MANY = 16  # frames that one slot hears at once, in about the time of two alone
 _TRIED_FRAMES, _TIMED_PASSES = 8, 20
-TOLERANCE = 1e-5
-"""The most that a sample may differ: a third of a step of PCM16. So a conversation that is decoded now by the one and
-now by the other form is at most one step away from itself. Measured: 0.5e-6."""
+TOLERANCE = 2e-5
+"""The most that a sample may differ: two thirds of a step of PCM16. So a conversation that is decoded now by the one
+and now by the other form is at most one step away from itself. Measured with random weights: 0.5e-6."""
 Pass = Callable[[], None]
 
 
