@@ -81,7 +81,8 @@ def test_the_stepper_is_the_machines_fastest_unless_the_eager_one_is_asked_for(
 ) -> None:
     made = []
 
-    def faster(loaded: Checkpoint) -> tuple[Stepper, str]:
+    def faster(loaded: Checkpoint, speculate: bool | None) -> tuple[Stepper, str]:
+        assert speculate is False  # nobody waits for a first frame
         made.append(Stepper(loaded))
         return made[-1], "steps are fast"
 

@@ -7,7 +7,7 @@ from time import perf_counter
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from dia2stream.engine.costs import H100, TREE_STEPS, CostCurve
@@ -481,9 +481,11 @@ def test_speakers_are_never_late_because_others_start_without_end(speakers, star
 
 
 @settings(max_examples=10, deadline=None)
-@given(st.integers(1, 60), st.randoms(use_true_random=False))
-def test_contexts_that_are_full_at_the_same_time_make_nobody_late_while_others_start(full, random):
-    demands = {slot: speaking(1.0 + random.random(), rebuild=375 if slot < full else 0) for slot in range(64)}
+@given(st.integers(1, 60), st.sampled_from([0.0, 0.1, 1.0]), st.randoms(use_true_random=False))
+@example(full=60, spread=0.0, random=Random(0))
+def test_contexts_that_are_full_at_the_same_time_make_nobody_late_while_others_start(full, spread, random):
+    ends = {slot: 1.0 + spread * random.random() for slot in range(64)}
+    demands = {slot: speaking(end, rebuild=375 if slot < full else 0) for slot, end in ends.items()}
     world = RestartingWorld(H100, {**demands, 200: STARTER})
     world.run(3.0)
     assert world.late == []

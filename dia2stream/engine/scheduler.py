@@ -18,7 +18,8 @@ The rules, first to last:
    conversation whose lead-in is done, and which nobody hears yet, is overdue like one whose listener has run dry.
 2. **Starters.** Until then, whoever waits for the first frame goes first. All starters share their steps: four cost
    little more than one. A voice that has to be run first takes turns with the lead-in steps of the others. So does a
-   step that has to rebuild a full context first, once that is urgent; until then it is made when nobody else waits.
+   step that has to rebuild a full context first, once that is urgent, or one of several that are urgent one behind the
+   other; until then it is made when nobody else waits.
 3. **Frames in advance.** Nobody is in danger and nobody starts: speakers are stepped in the batch that makes the most
    frames a second. Who has less than `comfort` in hand is served at once. Otherwise such work takes at most `share`
    of the time, so that a starter finds the model free. A conversation that is alone is stepped whenever it can.
@@ -209,8 +210,17 @@ class Scheduler:
                 self._line.append((demand.deadline, 0.0, slot))
         for entries in (self._line, self._leads, self._passes, self._prepared):
             entries.sort()
+        self._queue_passes()
         self._latest = self._latest_start()
         self._stale = False
+
+    def _queue_passes(self) -> None:
+        """Makes each pass that a listener waits for pressing early enough for those that come behind it."""
+        latest = inf
+        for place, job in reversed([*enumerate(self._passes)]):
+            if job.demand.waits is Waits.SPEAKING:
+                latest = min(job.overdue, latest - (job.demand.deadline - job.overdue))
+                self._passes[place] = job._replace(due=latest - self.policy.comfort)
 
     def _timed(self, slot: int, demand: Demand) -> _Job:
         """A pass or a lead-in with the times at which it becomes pressing."""
