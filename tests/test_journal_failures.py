@@ -16,7 +16,7 @@ from engines import eventually
 from dia2stream.errors import CommandError, JournalError
 from dia2stream.journal import journal as journal_module
 from dia2stream.journal.folder import FolderStore
-from dia2stream.journal.journal import Journal
+from dia2stream.journal.journal import Entry, Journal
 from dia2stream.journal.store import Lease, Renewal, Unreachable, key_of
 from dia2stream.server.keeping import KeepingJournal
 
@@ -204,14 +204,19 @@ class Slow(Gone):
         return super().append(lease, at, data)
 
 
+def slow_journal(monkeypatch: pytest.MonkeyPatch, seconds: float) -> tuple[Slow, Tapes, Journal, Entry]:
+    """A journal over a slow store, for which audio waits so long, and a conversation that has begun."""
+    monkeypatch.setattr(journal_module, "BEGIN_SECONDS", seconds)
+    store, tapes = Slow(), Tapes()
+    journal = Journal(store)  # type: ignore[arg-type]
+    return store, tapes, journal, journal.begin("a", tapes, lambda: None)  # type: ignore[arg-type]
+
+
 def test_nothing_is_heard_of_a_conversation_before_its_beginning_is_in_the_store(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Else a client that has heard something is told that its conversation never was."""
-    monkeypatch.setattr(journal_module, "BEGIN_SECONDS", 60.0)
-    store, tapes = Slow(), Tapes()
-    journal = Journal(store)  # type: ignore[arg-type]
-    entry = journal.begin("a", tapes, lambda: None)  # type: ignore[arg-type]
+    store, tapes, journal, entry = slow_journal(monkeypatch, 60.0)
     for begins in (1, 2):  # the second one after a reset
         store.writes.clear()
         tapes.last.notes.extend([None, b"the beginning;"])
@@ -229,10 +234,7 @@ def test_nothing_is_heard_of_a_conversation_before_its_beginning_is_in_the_store
 def test_a_store_that_is_slow_holds_a_conversations_first_audio_up_for_a_moment_only(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(journal_module, "BEGIN_SECONDS", 0.1)
-    store, tapes = Slow(), Tapes()
-    journal = Journal(store)  # type: ignore[arg-type]
-    entry = journal.begin("a", tapes, lambda: None)  # type: ignore[arg-type]
+    store, tapes, journal, entry = slow_journal(monkeypatch, 0.1)
     tapes.last.notes.append(b"the beginning;")
     tapes.last.begins = 1
     assert not journal.may_speak(entry)

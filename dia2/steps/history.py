@@ -103,7 +103,7 @@ class History:
     def retell(self, steps: int, text: TextColumn) -> None:
         """Gives so many last columns another text."""
         for at in range(len(self) - steps, len(self)):
-            self._columns[at] = _flat(text, _column(self._columns[at]).mark)
+            self._columns[at] = (*text, *self._columns[at][2:])
 
     def word_start(self, first: int, last: int) -> int | None:
         """How many steps ago no word was under way: the first such place of `first`, first - 1, ... last + 1."""

@@ -18,8 +18,8 @@ The rules, first to last:
    conversation whose lead-in is done, and which nobody hears yet, is overdue like one whose listener has run dry.
 2. **Starters.** Until then, whoever waits for the first frame goes first. All starters share their steps: four cost
    little more than one. A voice that has to be run first takes turns with the lead-in steps of the others. So does a
-   step that has to rebuild a full context first, once that is urgent, or one of several that are urgent one behind the
-   other; until then it is made when nobody else waits.
+   step that has to rebuild a full context first, once that is urgent; until then it is made when nobody else waits.
+   Several of these come one behind the other, so the first is urgent as early as all of them together ask for.
 3. **Frames in advance.** Nobody is in danger and nobody starts: speakers are stepped in the batch that makes the most
    frames a second. Who has less than `comfort` in hand is served at once. Otherwise such work takes at most `share`
    of the time, so that a starter finds the model free. A conversation that is alone is stepped whenever it can.
