@@ -412,20 +412,31 @@ def test_a_failure_of_ours_is_an_error_and_the_end():
 
 @given(
     st.lists(
-        st.tuples(st.text(st.characters(exclude_categories=["Z", "C"]), min_size=1), st.integers(0, 900)), max_size=8
+        st.tuples(
+            st.text(st.characters(exclude_categories=["Z", "C"]), min_size=1), st.integers(0, 900), st.booleans()
+        ),
+        max_size=8,
     )
 )
-def test_alignments_tile_the_time_whatever_the_words(words):
+def test_alignments_tile_the_time_whatever_the_words_and_however_many_share_a_message(words):
     own, of_context = Aligner(False), Aligner(True)
     clock = base = 0
-    for text, gap in words:
+    taken: list[tuple[int, int]] = []
+    for text, gap, ends_message in [*words, ("end", 0, True)]:
         clock += gap
         word = Word("a", text, clock, clock + 300, 0, len(text))
-        one, other = own.add(word), of_context.add(word)
-        assert [base + start for start in one.starts] == other.starts
-        assert all(start <= end for start, end in zip(other.starts, other.ends, strict=True))
-        assert other.starts[0] >= clock
-        base += one.ends[-1]
+        own.add(word)
+        of_context.add(word)
+        if ends_message:
+            one, other = own.take(), of_context.take()
+            assert one.chars == other.chars
+            assert [base + start for start in one.starts] == other.starts
+            assert [base + end for end in one.ends] == other.ends
+            base += one.ends[-1]
+            taken += zip(other.starts, other.ends, strict=True)
+    assert taken == sorted(taken)
+    assert not own
+    assert not of_context
 
 
 def test_a_socket_that_is_closed_while_nothing_is_to_be_said_closes_once():

@@ -16,12 +16,6 @@ class Characters:
     def __bool__(self) -> bool:
         return bool(self.chars)
 
-    def __iadd__(self, other: Characters) -> Characters:
-        self.chars += other.chars
-        self.starts += other.starts
-        self.ends += other.ends
-        return self
-
     def add(self, text: str, start: int, end: int) -> None:
         """Spreads characters evenly over a time."""
         edges = [start + (end - start) * n // len(text) for n in range(len(text) + 1)] if text else []
@@ -45,18 +39,28 @@ class Characters:
 
 
 class Aligner:
-    """Words -> characters. of_context: whether times begin with the context; else where those before ended."""
+    """Words -> the characters of messages. of_context: whether times begin with the context; else with their message,
+    whose time begins where that of the message before it ended."""
 
     def __init__(self, of_context: bool) -> None:
         self._of_context = of_context
+        self._waiting = Characters()  # that go with the next message
+        self._begins_ms = 0  # what its times count from
         self._ends_ms = 0  # where the characters so far end
 
-    def add(self, word: Word) -> Characters:
-        """The characters of a word, and the space behind it: clients take a word for complete at a space."""
-        characters = Characters()
-        base = 0 if self._of_context else self._ends_ms
+    def __bool__(self) -> bool:
+        return bool(self._waiting)
+
+    def add(self, word: Word) -> None:
+        """Adds the characters of a word, and the space behind it: clients take a word for complete at a space."""
         start = max(word.start_ms, self._ends_ms)
         self._ends_ms = max(word.end_ms, start)
-        characters.add(word.word, start - base, self._ends_ms - base)
-        characters.add(" ", self._ends_ms - base, self._ends_ms - base)
-        return characters
+        self._waiting.add(word.word, start - self._begins_ms, self._ends_ms - self._begins_ms)
+        self._waiting.add(" ", self._ends_ms - self._begins_ms, self._ends_ms - self._begins_ms)
+
+    def take(self) -> Characters:
+        """The characters of a message."""
+        taken, self._waiting = self._waiting, Characters()
+        if not self._of_context:
+            self._begins_ms = self._ends_ms
+        return taken

@@ -25,7 +25,7 @@ from collections.abc import Mapping
 from functools import partial
 
 from dia2stream.errors import CommandError
-from dia2stream.server.dialects.character_times import Aligner, Characters
+from dia2stream.server.dialects.character_times import Aligner
 from dia2stream.server.dialects.containers import Body, Wanted, open_body
 from dia2stream.server.dialects.context_items import Audio, ContextItem, Failed, Finished, Interrupted, Word
 from dia2stream.server.dialects.context_translator import ContextTranslator
@@ -79,7 +79,6 @@ class _Context:
     def __init__(self, wanted: Wanted, of_context: bool) -> None:
         self.body: Body = open_body(wanted)
         self.aligner = Aligner(of_context)
-        self.waiting = Characters()  # that go with the next sound
         self.flushed = False  # whether a flush of its own came after its last text
         self.said: float | None = None  # when its last text came
         self.sounds = False
@@ -133,7 +132,7 @@ class _Socket(ContextTranslator):
     def _tell(self, item: ContextItem) -> list[Output]:
         match item:
             case Word():
-                self._open[item.context].waiting += self._open[item.context].aligner.add(item)
+                self._open[item.context].aligner.add(item)
             case Audio():
                 context = self._open[item.context]
                 context.sounds = True
@@ -148,15 +147,14 @@ class _Socket(ContextTranslator):
 
     def _message(self, name: str, sound: bytes) -> str:
         context = self._open[name]
-        aligned = context.waiting.as_milliseconds() if context.waiting else None
-        context.waiting = Characters()
+        aligned = context.aligner.take().as_milliseconds() if context.aligner else None
         audio = base64.b64encode(sound).decode()
         times = {"alignment": aligned, "normalizedAlignment": aligned}
         return json.dumps({"audio": audio, "isFinal": None, **times, **self._name(name)})
 
     def _rest(self, name: str, last: bytes) -> list[Output]:
         """What is left of a context's sound."""
-        return [self._message(name, last)] if last or self._open[name].waiting else []
+        return [self._message(name, last)] if last or self._open[name].aligner else []
 
 
 class SingleSocket(_Socket):

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 
 from dia2stream.errors import CommandError
 from dia2stream.protocol.fields import shown
-from dia2stream.server.dialects.character_times import Aligner, Characters
+from dia2stream.server.dialects.character_times import Aligner
 from dia2stream.server.dialects.containers import MP3_RATES, Wanted, open_body
 from dia2stream.server.dialects.context_items import Audio, Finished, Word
 from dia2stream.server.dialects.dialect import (
@@ -90,23 +90,22 @@ class LinesWriter(Writer):
 
     def __init__(self, wanted: Wanted) -> None:
         self._sound = open_body(wanted)
-        self._aligner, self._waiting = Aligner(of_context=True), Characters()
+        self._aligner = Aligner(of_context=True)
         self.headers: Mapping[str, str] = {"Content-Type": "application/json"}
 
     def audio(self, audio: Audio) -> bytes:
         return self._line(self._sound.encode(audio.pcm))
 
     def word(self, word: Word) -> bytes:
-        self._waiting += self._aligner.add(word)
+        self._aligner.add(word)
         return b""
 
     def finish(self, finished: Finished) -> bytes:
         last = self._sound.finish()
-        return self._line(last) if last or self._waiting else b""
+        return self._line(last) if last or self._aligner else b""
 
     def _line(self, sound: bytes) -> bytes:
-        aligned = self._waiting.as_seconds() if self._waiting else None
-        self._waiting = Characters()
+        aligned = self._aligner.take().as_seconds() if self._aligner else None
         return (json.dumps(_timed(sound, aligned)) + "\n").encode()
 
 
@@ -116,7 +115,7 @@ class WholeWriter(Writer):
     def __init__(self, wanted: Wanted) -> None:
         self._sound = open_body(wanted)
         self._data = bytearray()
-        self._aligner, self._characters = Aligner(of_context=True), Characters()
+        self._aligner = Aligner(of_context=True)
         self.headers: Mapping[str, str] = {"Content-Type": "application/json"}
 
     def audio(self, audio: Audio) -> bytes:
@@ -124,12 +123,12 @@ class WholeWriter(Writer):
         return b""
 
     def word(self, word: Word) -> bytes:
-        self._characters += self._aligner.add(word)
+        self._aligner.add(word)
         return b""
 
     def finish(self, finished: Finished) -> bytes:
         self._data += self._sound.finish()
-        return json.dumps(_timed(bytes(self._data), self._characters.as_seconds())).encode()
+        return json.dumps(_timed(bytes(self._data), self._aligner.take().as_seconds())).encode()
 
 
 def _timed(sound: bytes, aligned: dict[str, object] | None) -> dict[str, object]:
