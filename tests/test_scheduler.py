@@ -10,6 +10,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from dia2.steps.speculation import LEAST_DEPTH
 from dia2stream.engine.costs import H100, TREE_STEPS, CostCurve
 from dia2stream.engine.scheduler import Decision, Demand, Kind, Policy, Scheduler, Waits
 
@@ -146,8 +147,22 @@ def test_lead_in_steps_are_made_by_trees_where_these_are_done_before_the_next_fr
     assert decision.seconds == seconds
 
 
-def test_lead_ins_that_nobody_waits_for_are_decided_one_by_one():
-    assert decide({0: Demand(Waits.PREPARED, lead_in=17)}).steps == 1
+@pytest.mark.parametrize("unheard", [Demand(Waits.PREPARED, lead_in=17), speaking(3.0, lead_in=17)])
+def test_lead_ins_that_nobody_waits_for_are_made_by_trees_and_one_by_one_where_there_are_none(unheard):
+    assert decide({0: unheard}).steps == 1
+    decision = decide({0: unheard, 1: Demand(Waits.PREPARED, lead_in=9)}, TREES)
+    assert (decision.kind, decision.seconds) == (Kind.LEAD_IN, TREES.tree(1))
+    assert (decision.slots, decision.steps) == ((0,), 17)
+
+
+@pytest.mark.parametrize(("seconds", "steps"), [(0.1, 17), (0.5, LEAST_DEPTH - 1)])
+def test_a_tree_that_nobody_waits_for_is_not_begun_where_it_would_make_a_frame_late(seconds, steps):
+    scheduler = scheduler_of(
+        {0: speaking(0.45), 1: Demand(Waits.PREPARED, lead_in=17)}, replace(TREES, trees=((1, seconds),))
+    )
+    assert scheduler.decide(0.0).slots == (0,)
+    decision = scheduler.decide(0.001)
+    assert (decision.slots, decision.steps) == ((1,), steps)
 
 
 def test_of_more_starters_than_places_those_go_first_who_came_first():

@@ -184,7 +184,7 @@ class Scheduler:
             decision = self._frames(now)
             self._calm_until = now + decision.seconds / self.policy.share
             return decision
-        unheard = self._unheard()
+        unheard = self._unheard(now)
         if unheard is not None and now + unheard.seconds <= self._latest:
             return unheard
         until = min(self._calm_until, self._short_from()) if self._line else inf
@@ -285,7 +285,7 @@ class Scheduler:
 
     def _lead_in(self, now: float) -> Decision:
         """Steps for all who start, or for the first of very many; what is free in their batch goes to who can wait."""
-        hurried = [job for job in self._leads if job.due <= now < inf]
+        hurried = [job for job in self._leads if job.due <= now]
         if self.costs.by_trees(1, LEAST_DEPTH):
             # Who has too few steps left for trees goes first, and alone: trees serve the others better.
             hurried = [job for job in hurried if job.demand.lead_in < LEAST_DEPTH] or hurried
@@ -316,16 +316,24 @@ class Scheduler:
         steps = int(min(most, max(made, made * time / seconds)))
         return Decision(Kind.LEAD_IN, tuple(slots), steps=steps, seconds=seconds)
 
-    def _unheard(self) -> Decision | None:
+    def _unheard(self, now: float) -> Decision | None:
         """What nobody waits for now."""
         background = next((job for job in self._passes if job.demand.waits is not Waits.PREPARED), None)
         if background is not None:
             return self._pass(background)
         if self._leads:
-            return self._lead_in(inf)
+            return self._unheard_lead_in(self._leads[0], now)
         if self._passes:
             return self._pass(self._passes[0])
         return self._whole_step(self._prepared[: self.costs.largest]) if self._prepared else None
+
+    def _unheard_lead_in(self, job: _Job, now: float) -> Decision:
+        """Lead-in steps of one slot: by trees where there are any, as these take less of the model's time in all.
+
+        One by one otherwise, so that a starter waits for a single step.
+        """
+        steps = job.demand.lead_in
+        return self._steps_in_a_row([job], steps if self.costs.by_trees(1, steps) else 1, now)
 
     # ---- Frames ----
 
