@@ -71,6 +71,13 @@ class Client:
             self._take(item)
         return self
 
+    def run_up_to(self, frames: int) -> "Client":
+        """The same, and it is well if there is not so much to come."""
+        until = self.sent + frames
+        while not self.over and self.sent < until and (item := self._next()) is not None:
+            self._take(item)
+        return self
+
     def answers(self) -> "Client":
         """Takes the answers to commands, and no step is made."""
         while isinstance(item := self.rig.conversation.take(self.now, answers_only=True), Item):

@@ -287,9 +287,7 @@ def test_whatever_is_sent_every_message_is_one_of_the_format(messages, frames):
     client = connect()
     for message in messages:
         client.send(message)
-        for _ in range(frames):
-            if client.rig.step():
-                client.answers()
+        client.run_up_to(frames)
     client.wait(3.5).run().leave()
     known = {"chunk", "timestamps", "flush_done", "done", "error"}
     for message in client.messages:

@@ -11,7 +11,17 @@ from hypothesis import strategies as st
 
 from dia2stream.errors import CommandError
 from dia2stream.items import Frame, Item
-from dia2stream.protocol.messages import Command, End, Inject, Pause, Start, Started, error_event
+from dia2stream.protocol.messages import (
+    Command,
+    End,
+    FirstAudio,
+    Inject,
+    Pause,
+    Start,
+    Started,
+    WordEvent,
+    error_event,
+)
 from dia2stream.server.dialects.context_items import (
     Audio,
     ContextItem,
@@ -191,6 +201,20 @@ def test_a_context_that_waits_does_not_wait_for_one_that_has_nothing_to_say_for_
     assert [word.word for word in talk.of(Word, "a")] == ["One", "two", "three.", "Six."]
 
 
+def test_times_of_a_context_leave_out_what_others_say_between_its_utterances():
+    talk = Talk().say("a", "One two.").say("b", HELLO, last=True).run().wait(0.5).run()
+    talk.say("a", " Three four.", last=True).run()
+    assert [each.context for each in talk.of(Finished)] == ["b", "a"]
+    for name in ("a", "b"):
+        played, starts = 0, []
+        for item in talk.items:
+            if isinstance(item, Word) and item.context == name:
+                starts.append((item.start_ms, played))
+            played += 80 * (isinstance(item, Audio) and item.context == name)
+        assert [start for start, _ in starts] == [at for _, at in starts]
+        assert talk.of(Finished, name)[0].audio_ms == 80 * talk.frames(name)
+
+
 # --- flush and patience ---
 
 
@@ -210,6 +234,11 @@ def test_a_flush_of_nothing_is_told_at_once_or_with_what_was_said_before():
     talk = Talk().say("a", "One two.", patience=0).say("a", "", flush=True)
     assert not talk.of(Flushed)
     assert talk.run().items[-1] == Flushed("a", 1)
+
+
+def test_each_flush_is_told_also_where_nothing_was_said_between_two():
+    talk = Talk().say("a", "One two.", flush=True).say("a", "", flush=True).run()
+    assert talk.of(Flushed) == [Flushed("a", 1), Flushed("a", 2)]
 
 
 def test_without_patience_each_piece_is_spoken_to_its_last_word():
@@ -277,6 +306,35 @@ def test_a_context_that_waits_can_be_cancelled_and_is_never_said():
     assert talk.texts == ["One two."]
     assert talk.of(Interrupted) == [Interrupted("b", 0, "", "Three.")]
     assert [each.context for each in talk.of(Finished)] == ["a"]
+
+
+@pytest.mark.parametrize("frames", [0, 2])
+def test_a_late_cancel_of_what_is_over_does_not_take_the_next_context_with_it(frames):
+    talk = Talk().say("a", HELLO, last=True).run()
+    talk.now += 0.4
+    talk.say("b", "One two.", flush=True).say("b", " Three.", flush=True).say("b", " Four.", last=True)
+    talk.cancel("a")
+    if frames:  # of b, made before the conversation hears of the cancel
+        talk.do(talk.contexts.take(FirstAudio("2", 41.0), talk.now))
+        talk.do(talk.contexts.take(WordEvent("2", "One", "S1", 3040, None, 3300, 0, 3), talk.now))
+    for _ in range(frames):
+        talk.do(talk.contexts.take(Frame(np.zeros(1920, np.float32)), talk.now))
+    talk.run()
+    assert [each for each in talk.items if isinstance(each, Flushed | Finished | Interrupted)] == [
+        Finished("a", 80 * talk.frames("a"), HELLO),
+        Interrupted("a", 400, "Hello", HELLO[5:]),
+        Flushed("b", 1),
+        Flushed("b", 2),
+        Finished("b", 80 * talk.frames("b"), "One two. Three. Four."),
+    ]
+    assert [word.word for word in talk.of(Word, "b")] == ["One", "two.", "Three.", "Four."]
+
+
+def test_what_was_not_heard_counts_once_however_many_contexts_it_interrupts():
+    talk = Talk().say("a", HELLO, last=True).run().say("b", "Next.", last=True)
+    talk.cancel("b", played_ms=480).cancel("a", played_ms=480).run()
+    assert [each.context for each in talk.of(Interrupted)] == ["b", "a"]
+    assert talk.contexts.position_ms == 480
 
 
 def test_positions_leave_out_what_was_sent_and_not_heard():
@@ -362,6 +420,40 @@ def test_text_that_is_refused_in_mid_speech_stops_what_was_taken_of_its_context(
     assert talk.say("b", "Hi.", last=True).run().of(Finished)[0].context == "b"
 
 
+def test_a_context_that_fails_is_told_so_once_and_never_interrupted_too():
+    talk = Talk().say("a", HELLO).run(frames=5).say("a", ' <break time="99s"/>').run()
+    assert len(talk.of(Failed)) == 1
+    assert not talk.of(Interrupted)
+
+
+def test_a_refusal_that_crosses_a_cancel_is_told_to_nobody():
+    talk = Talk().say("a", HELLO).run(frames=5).say("a", ' <break time="99s"/>').cancel("a").run()
+    assert not talk.of(Failed)
+    assert [each.context for each in talk.of(Interrupted)] == ["a"]
+
+
+def test_a_first_text_that_is_refused_and_cancelled_meanwhile_leaves_the_next_one_to_begin():
+    talk = Talk().say("a", 'Hello <break time="99s"/> there.').cancel("a").say("b", "Hi.", last=True).run()
+    assert not talk.of(Failed)
+    assert [each.context for each in talk.of(Finished)] == ["b"]
+    assert isinstance(talk.commands[-1], Start)
+
+
+def test_what_stands_behind_a_first_text_that_is_refused_fails_with_it():
+    talk = Talk().say("a", '<break time="99s"/>', flush=True).say("a", "Hi.", last=True).run()
+    assert [each.context for each in talk.of(Failed)] == ["a"]
+
+
+def test_a_conversation_that_should_have_begun_and_has_not_is_begun():
+    talk = Talk(standing=Standing(begun=True)).say("a", "One two.", flush=True).say("a", " Three.", last=True).run()
+    assert isinstance(talk.commands[-1], Start | Inject)
+    assert [word.word for word in talk.of(Word)] == ["One", "two.", "Three."]
+    assert [each for each in talk.items if isinstance(each, Flushed | Finished | Failed)] == [
+        Flushed("a", 1),
+        Finished("a", 80 * talk.frames("a"), "One two. Three."),
+    ]
+
+
 def test_half_a_character_fails_its_context_alone():
     talk = Talk().say("a", "\ud83d!", last=True).say("b", "Hi.", last=True).run()
     assert talk.of(Failed)[0].context == "a"
@@ -381,6 +473,9 @@ def test_more_text_than_anybody_hears_is_refused_while_it_waits():
     for _ in range(6):
         talk.say("b", "word " * 4000)
     assert [each.error.code for each in talk.of(Failed)] == ["overloaded"]
+    assert talk.contexts.names == ["a"]  # the one that failed is gone
+    talk.say("a", "", last=True).run()
+    assert [each.context for each in talk.of(Finished)] == ["a"]
 
 
 def test_events_of_others_are_passed_over():

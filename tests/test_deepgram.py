@@ -88,6 +88,14 @@ def test_flush_and_clear_of_nothing_are_answered():
     assert [message["sequence_id"] for message in client.messages[1:]] == [0, 1, 2]
 
 
+def test_a_flush_of_nothing_is_answered_behind_the_turn_before_it():
+    client = aura().send(say("Hello there."), FLUSH, FLUSH).run()
+    assert types(client) == ["Metadata", "audio", "Flushed", "Flushed"]
+    client.now += 0.3
+    client.send(CLEAR).run()
+    assert client.pauses == [300]
+
+
 def test_close_waits_for_what_was_asked_for():
     client = aura().send(say("Hello there."), CLOSE)
     assert client.close is None
@@ -357,13 +365,11 @@ V2 = {"Connected", "SpeechStarted", "Flushed", "SpeechMetadata", "SpeechInterrup
 
 
 @given(st.lists(sane | noise | st.binary(max_size=20) | scalars, max_size=8), st.integers(0, 6), st.booleans())
-def test_whatever_is_sent_every_message_is_one_of_the_format_and_close_ends_it(messages, steps, newer):
+def test_whatever_is_sent_every_message_is_one_of_the_format_and_close_ends_it(messages, frames, newer):
     client = flux() if newer else aura()
     for message in messages:
         client.send(message)
-        for _ in range(steps):
-            client.rig.step()
-        client.run(0)
+        client.run_up_to(frames)
     client.wait(3.5).run().send(CLOSE).run()
     assert client.close == Close()
     for message in client.messages:

@@ -200,6 +200,25 @@ def test_a_name_that_was_interrupted_may_be_that_of_a_new_context(named):
     assert len(finals(client)) == 2
 
 
+def test_a_name_that_is_used_again_while_the_interruption_is_carried_out_is_a_new_context():
+    client = connect().send(say("", HELLO)).run(frames=5).send(close(""), say("", "Yes? "), close("")).run()
+    assert finals(client) == ["default", "default"]
+    assert client.texts == [HELLO, "Yes? "]
+    client = connect().send(say("a", HELLO), flush("a"), close("a")).run()
+    client.send(close("a"), init("a"), say("a", "Yes? "), flush("a"), close("a")).run()
+    assert finals(client) == ["a", "a"]
+    assert client.texts == [HELLO, " Yes? "]
+
+
+def test_a_context_that_has_too_much_to_say_is_an_error_and_the_others_go_on():
+    client = connect().send(say("a", HELLO), *[say("b", "word " * 4000)] * 6).run(frames=3)
+    (error,) = [message for message in client.messages if "error" in message]
+    assert error["contextId"] == "b"
+    client.send(flush("a"), close("a")).run()
+    assert finals(client) == ["a"]
+    assert sound(client, "a") == heard(client)
+
+
 def test_a_close_long_after_the_last_text_is_an_interruption_too():
     client = connect().send(init("a"), say("a", HELLO))
     client.now += 0.4
@@ -456,15 +475,12 @@ noise = st.dictionaries(st.sampled_from(["text", "context_id", "flush", "close_c
 
 
 @given(st.lists(sane | noise | st.binary(max_size=20), max_size=9), st.integers(0, 6), st.booleans())
-def test_whatever_is_sent_every_message_is_one_of_the_format(messages, steps, multi):
+def test_whatever_is_sent_every_message_is_one_of_the_format(messages, frames, multi):
     client = connect() if multi else single()
     for message in messages:
         if client.close is None:
             client.send(message)
-            for _ in range(steps):
-                client.rig.step()
-            if client.close is None:
-                client.run(0)
+            client.run_up_to(frames)
     if client.close is None:
         client.wait(3.5).run()
     for message in client.messages:
@@ -474,6 +490,26 @@ def test_whatever_is_sent_every_message_is_one_of_the_format(messages, steps, mu
         else:
             assert "message" not in message
             assert message["isFinal"] in (None, True)
+
+
+@given(st.lists(sane, max_size=9), st.lists(st.integers(0, 9), min_size=9, max_size=9))
+def test_a_context_that_is_final_says_no_more_until_its_name_is_used_again(messages, frames):
+    client = connect()
+    quiet: set[str] = set()
+    for message, count in zip([*messages, {"close_socket": True}], [*frames, 0], strict=False):
+        told = len(client.messages)
+        client.send(message)
+        quiet.discard(str(message.get("context_id") or "default"))
+        if message.get("close_socket"):
+            client.run()
+        else:
+            client.run_up_to(count)
+        for each in client.messages[told:]:
+            name = each.get("contextId", "default")
+            assert name not in quiet or "error" in each
+            if each.get("isFinal"):
+                quiet.add(name)
+    assert client.close == Close()
 
 
 @given(st.binary(max_size=30) | noise, st.text(max_size=12))

@@ -162,6 +162,15 @@ def test_requests_of_one_user_are_one_conversation_and_others_are_not(server):
     assert server.metric("dia2stream_conversations_total") == began + 3
 
 
+def test_a_conversation_whose_first_text_was_refused_begins_with_the_next_one(server):
+    bad = Answer(server, "/v1/audio/speech", {**SPEECH, "user": "clumsy", "input": 'Hi <break time="99s"/>.'})
+    assert bad.status == 400
+    assert "break" in bad.json["error"]["message"]
+    good = Answer(server, "/v1/audio/speech", {**SPEECH, "user": "clumsy"})
+    assert good.status == 200
+    assert good.read()
+
+
 def test_requests_of_one_conversation_wait_for_each_other(server):
     first = Answer(server, "/c/call-3/v1/audio/speech", SPEECH)
     assert first.stream.read(3840)

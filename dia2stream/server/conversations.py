@@ -358,6 +358,7 @@ class ServedConversation:
                 self._metrics.first_audio.observe(item.latency_ms / 1000)
                 self._sent.add(item)
             case Started() | ResetDone():
+                self.begun = isinstance(item, Started)
                 self._metrics.conversations.inc(isinstance(item, Started))
                 self._sent = Sent()
             case Cut():
@@ -367,6 +368,8 @@ class ServedConversation:
                     copy.go_on_from(self._sent.copy(item.audio_ms // FRAME_MS))
             case Error():
                 self._metrics.errors.labels(item.code).inc()
+                if item.cmd == "start":  # it was refused
+                    self.begun = self.session.conversation.active
 
 
 async def _let_others_run() -> None:

@@ -24,7 +24,6 @@ import re
 import secrets
 from collections import deque
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
 from typing import TypeAlias, cast
 
 from dia2stream.conversation.pace import Pace
@@ -44,6 +43,7 @@ from dia2stream.protocol.messages import (
     Started,
     WordEvent,
 )
+from dia2stream.server.dialects.context import Context, Utterance
 from dia2stream.server.dialects.context_items import (
     Audio,
     ContextItem,
@@ -66,41 +66,6 @@ _SENTENCE_END = re.compile(r"[.!?\u2026][\"'\u201d\u2019)\]]*\s*$")
 Turned: TypeAlias = Command | ContextItem
 
 
-@dataclass(eq=False)
-class _Utterance:
-    """What one start or inject, and the pieces after it, asked for. begin: where in the context's text it begins."""
-
-    id: str
-    context: _Context
-    begin: int
-    flush: int | None = None
-
-
-@dataclass(eq=False)
-class _Context:
-    name: str
-    voice: Voice
-    patience: float
-    waiting: str = ""  # text that was not handed over yet
-    breaks: list[int] = field(default_factory=list)  # where in `waiting` it is to be flushed
-    text: str = ""  # all that was handed over
-    ended: bool = False  # no more text will come
-    cancelled: bool = False
-    open: _Utterance | None = None  # the one that still takes text
-    unspoken: deque[_Utterance] = field(default_factory=deque)  # handed over and not done
-    flushes: int = 0
-    since: float = 0.0  # when its last text came
-    begins_ms: int | None = None  # where on the conversation's clock its sound begins
-    ends_ms: int = 0
-    words: list[Word] = field(default_factory=list)
-    begun: dict[str, int] = field(default_factory=dict)  # where in `text` each of its utterances begins
-
-    @property
-    def resting(self) -> bool:
-        """Whether all the text it was given has been spoken."""
-        return not (self.open or self.unspoken or self.waiting.strip() or self.breaks)
-
-
 class Contexts:
     """The contexts of one client. prefix: makes the ids of its utterances its own."""
 
@@ -111,13 +76,14 @@ class Contexts:
         self._clock_ms = self._base_ms = 0  # of the conversation; of it when the client came
         self._unheard_ms = 0  # of what was sent since then
         self._pace = Pace(None)
-        self._contexts: dict[str, _Context] = {}  # by name; those that are finished or cancelled are gone
-        self._queue: deque[_Context] = deque()  # those with text, in turn; the first is being spoken
-        self._last: _Context | None = None  # the one that was heard last, though it may be over
-        self._utterances: dict[str, _Utterance] = {}  # not done, by id
-        self._sounding: _Utterance | None = None
-        self._still = False  # whether the conversation has stopped for a context that was cancelled
-        self._pausing: deque[_Context] = deque()  # who is told when the conversation stands still
+        self._contexts: dict[str, Context] = {}  # by name; those that are finished or cancelled are gone
+        self._queue: deque[Context] = deque()  # those with text, in turn; the first is being spoken
+        self._last: Context | None = None  # the one that was heard last, though it may be over
+        self._utterances: dict[str, Utterance] = {}  # not done, by id
+        self._sounding: Utterance | None = None
+        self._still_ms: int | None = None  # where the conversation stands still, for a context that was cancelled
+        # Who is told when the conversation stands still; None for a context that failed, which was told already.
+        self._pausing: deque[Context | None] = deque()
 
     def begin(self, standing: Standing, now: float) -> None:
         """The client has its conversation."""
@@ -144,9 +110,9 @@ class Contexts:
         """
         context = self._contexts.get(name)
         if problem := self._too_much(context, text):
-            return [Failed(name, problem)]
+            return [Failed(name, problem)] if context is None else self._fail_and_advance(context, problem, now)
         if context is None:
-            context = self._contexts[name] = _Context(name, voice, patience)
+            context = self._contexts[name] = Context(name, voice, patience)
         context.patience, context.since = patience, now
         context.waiting += text
         context.ended = context.ended or last
@@ -156,7 +122,7 @@ class Contexts:
             self._queue.append(context)
         return self._advance(now)
 
-    def _too_much(self, context: _Context | None, text: str) -> CommandError | None:
+    def _too_much(self, context: Context | None, text: str) -> CommandError | None:
         if context is None and len(self._contexts) >= MAX_CONTEXTS:
             return CommandError(
                 "overloaded", f"{MAX_CONTEXTS} contexts are open, which is the limit: end or cancel some"
@@ -181,9 +147,10 @@ class Contexts:
         """Whether a context was cancelled and the conversation does not stand still yet."""
         return bool(self._pausing)
 
-    def heard_ms(self, now: float) -> float:
-        """How much of its sound the client has heard by an estimate, as a position like the one above."""
-        return self._played_ms(now) - self._base_ms - self._unheard_ms
+    @property
+    def last_heard(self) -> str:
+        """The context that sounds or did so last, though it may be over; "" when none did."""
+        return self._last.name if self._last else ""
 
     def cancel(self, name: str, now: float, played_ms: float | None = None) -> list[Turned]:
         """A context is not wanted any more, nor what of it was sent and not heard: Interrupted follows.
@@ -200,16 +167,17 @@ class Contexts:
         context.cancelled = True
         if context in self._queue:
             self._queue.remove(context)
-        for utterance in context.unspoken:
-            self._utterances.pop(utterance.id, None)
+        self._forget_utterances(context)
         stop = self._stop(context, now, played_ms)
-        if not stop and not over:
+        if stop:
+            self._pausing.append(context)
+        elif not over:
             stop = [self._interrupted(context, self._played_ms(now))]
         return [*stop, *self._advance(now)]
 
     def leave(self, now: float) -> list[Command]:
         """The client is gone: what it has not heard was not said."""
-        if self._still or self._pausing:
+        if self._still_ms is not None or self._pausing:
             return []  # it was told already how far the client has listened
         if not self._begun or (self._played_ms(now) >= self._clock_ms and not self._utterances):
             return []
@@ -218,7 +186,7 @@ class Contexts:
     def look(self, now: float) -> list[Turned]:
         """Time has passed: text that waited for more for long enough is complete."""
         context = self._queue[0] if self._queue else None
-        if context is None or context.open is None or now - context.since < self._patience_of(context):
+        if self._pausing or context is None or context.open is None or now - context.since < self._patience_of(context):
             return []
         return [*self._close(context, None), *self._advance(now)]
 
@@ -234,9 +202,9 @@ class Contexts:
                 self._pace.restart(0)
             case FirstAudio():
                 self._sound(item.id)
-            case WordEvent():
+            case WordEvent() if not self._pausing:  # what is made until then is said once more, or not at all
                 return self._word(item)
-            case Done():
+            case Done() if not self._pausing:
                 return self._done(item, now)
             case Paused():
                 return self._paused(item, now)
@@ -253,25 +221,26 @@ class Contexts:
         context = self._sounding.context if self._sounding else None
         if context is None or context.cancelled:
             return []
-        context.ends_ms = self._clock_ms
+        context.sound.extend(self._clock_ms)
         return [Audio(context.name, frame.pcm)]
 
     def _sound(self, id: str) -> None:
         """An utterance begins to sound."""
-        self._sounding = self._utterances.get(id)
+        self._sounding = None if self._pausing else self._utterances.get(id)
         if self._sounding is not None:
             self._last = self._sounding.context
-            if self._last.begins_ms is None:
-                self._last.begins_ms = self._last.ends_ms = self._clock_ms
+            self._last.sound.go_on(self._clock_ms)
 
     def _word(self, event: WordEvent) -> list[Turned]:
         utterance = self._utterances.get(event.id)
-        begins_ms = utterance.context.begins_ms if utterance else None
-        if utterance is None or begins_ms is None or event.text_start is None or event.text_end is None:
+        if utterance is None or event.text_start is None or event.text_end is None:
             return []
         context, begin = utterance.context, utterance.begin
-        times = (event.start_ms - begins_ms, (event.end_ms or event.start_ms) - begins_ms)
-        word = Word(context.name, event.word, *times, begin + event.text_start, begin + event.text_end)
+        start_ms = context.sound.position_ms(event.start_ms)
+        if start_ms is None:
+            return []
+        end_ms = start_ms + (event.end_ms or event.start_ms) - event.start_ms
+        word = Word(context.name, event.word, start_ms, end_ms, begin + event.text_start, begin + event.text_end)
         context.words.append(word)
         return [word]
 
@@ -281,20 +250,26 @@ class Contexts:
             return []
         context = utterance.context
         context.unspoken.remove(utterance)
-        flushed = [] if utterance.flush is None else [Flushed(context.name, utterance.flush)]
+        flushed = [Flushed(context.name, number) for number in utterance.flushes]
         return [*flushed, *self._advance(now)]
 
     def _paused(self, event: Paused, now: float) -> list[Turned]:
         if not self._pausing:
             return []
-        self._unheard_ms += self._clock_ms - event.heard_ms
-        self._still = True
-        context = self._pausing.popleft()
-        return [self._interrupted(context, event.heard_ms, event.words), *self._advance(now)]
+        self._unheard_ms += (self._clock_ms if self._still_ms is None else self._still_ms) - event.heard_ms
+        self._still_ms = event.heard_ms
+        told = self._stands_still(event.heard_ms, event.words)
+        if not self._pausing:
+            self._take_back()
+        return [*told, *self._advance(now)]
 
-    def _interrupted(self, context: _Context, clock_ms: float, words: Iterable[HeardWord] = ()) -> Interrupted:
+    def _stands_still(self, heard_ms: float, words: Iterable[HeardWord] = ()) -> list[Turned]:
+        context = self._pausing.popleft()
+        return [] if context is None else [self._interrupted(context, heard_ms, words)]
+
+    def _interrupted(self, context: Context, clock_ms: float, words: Iterable[HeardWord] = ()) -> Interrupted:
         """words: those of the turn, of which the conversation knows whether they were heard."""
-        heard_ms = 0.0 if context.begins_ms is None else max(0.0, clock_ms - context.begins_ms)
+        heard_ms = context.sound.heard_ms(clock_ms)
         ends = {word.text_end for word in context.words if word.end_ms <= heard_ms}
         for word in words:
             if word.id in context.begun:
@@ -309,29 +284,49 @@ class Contexts:
             return self._pause_failed(error, now)
         if event.cmd == "end":
             return []  # what it was to end was refused, and that was told
+        if event.cmd == "start" or event.code == "no_session":
+            self._begun = False
         utterance = self._utterances.get(event.id or "")
         if utterance is None:
-            return [Failed(None, error)]
-        if event.cmd == "start":
-            self._begun = False
-        return [*self._fail(utterance.context, error, now), *self._advance(now)]
+            # A text that was cancelled meanwhile, or whose context failed before it, is nobody's any more.
+            return [] if event.id else [Failed(None, error)]
+        if event.code == "no_session":  # the start before it was refused
+            self._take_back()
+            return self._advance(now)
+        return self._fail_and_advance(utterance.context, error, now)
 
     def _pause_failed(self, error: CommandError, now: float) -> list[Turned]:
         """If it was too long ago to go back to, all that was sent counts as heard."""
         if error.code == "bad_field":
             return [Pause()]
-        return [self._interrupted(self._pausing.popleft(), 0.0), *self._advance(now)]
+        return [*self._stands_still(0.0), *self._advance(now)]
 
-    def _fail(self, context: _Context, error: CommandError, now: float) -> list[Turned]:
+    def _fail_and_advance(self, context: Context, error: CommandError, now: float) -> list[Turned]:
+        failed = self._fail(context, error, now)
+        return [*failed, *self._advance(now)]
+
+    def _fail(self, context: Context, error: CommandError, now: float) -> list[Turned]:
         """The context is gone, and what of it was taken before is not said."""
         self._contexts.pop(context.name, None)
         if context in self._queue:
             self._queue.remove(context)
         context.cancelled = True
         stop = self._stop(context, now, None) if self._begun else []
+        if stop:
+            self._pausing.append(None)
+        self._forget_utterances(context)
+        return [*stop, Failed(context.name, error)]  # what is told may be the end
+
+    def _forget_utterances(self, context: Context) -> None:
         for utterance in context.unspoken:
             self._utterances.pop(utterance.id, None)
-        return [*stop, Failed(context.name, error)]  # what is told may be the end
+
+    def _take_back(self) -> None:
+        """The conversation has forgotten what it was given and has not said: contexts that are wanted give it again."""
+        for context in self._queue:
+            if context.unspoken:
+                self._forget_utterances(context)
+                context.take_back()
 
     # ---- Whose turn it is ----
 
@@ -350,11 +345,10 @@ class Contexts:
             self._queue.popleft()
             if context.ended:
                 del self._contexts[context.name]
-                length = 0 if context.begins_ms is None else context.ends_ms - context.begins_ms
-                turned.append(Finished(context.name, length, context.text))
+                turned.append(Finished(context.name, context.sound.length_ms, context.text))
         return turned
 
-    def _hand_over(self, context: _Context) -> list[Turned]:
+    def _hand_over(self, context: Context) -> list[Turned]:
         """The text that waits, up to each flush, and then the rest. Raises CommandError for what cannot be said."""
         turned: list[Turned] = []
         while context.breaks:
@@ -371,7 +365,7 @@ class Contexts:
             context.waiting = ""
         return turned
 
-    def _give(self, context: _Context, text: str, close: bool, flush: int | None) -> list[Turned]:
+    def _give(self, context: Context, text: str, close: bool, flush: int | None) -> list[Turned]:
         if context.open is None and not text.strip():
             context.text += text
             return [] if flush is None else self._flush_nothing(context, flush)
@@ -382,32 +376,34 @@ class Contexts:
         commands = list(self._commands(context, utterance, text, close))
         context.open = None if close else utterance
         context.text += text
-        utterance.flush = flush
+        if flush is not None:
+            utterance.flushes.append(flush)
         if utterance not in context.unspoken:
             context.unspoken.append(utterance)
             context.begun[utterance.id] = utterance.begin
         self._utterances[utterance.id] = utterance
-        self._begun, self._still = True, False
+        self._begun, self._still_ms = True, None
         return [*commands]
 
-    def _flush_nothing(self, context: _Context, flush: int) -> list[Turned]:
+    def _flush_nothing(self, context: Context, flush: int) -> list[Turned]:
         """There is no text to flush: with the utterance before it, if that is not done."""
         if context.unspoken:
-            context.unspoken[-1].flush = flush
+            context.unspoken[-1].flushes.append(flush)
             return []
         return [Flushed(context.name, flush)]
 
-    def _close(self, context: _Context, flush: int | None) -> list[Turned]:
+    def _close(self, context: Context, flush: int | None) -> list[Turned]:
         assert context.open is not None
-        context.open.flush = flush
+        if flush is not None:
+            context.open.flushes.append(flush)
         context.open = None
         return [End()]
 
-    def _utterance(self, context: _Context) -> _Utterance:
+    def _utterance(self, context: Context) -> Utterance:
         self._numbered += 1
-        return _Utterance(f"{self._prefix}{self._numbered}", context, len(context.text))
+        return Utterance(f"{self._prefix}{self._numbered}", context, len(context.text))
 
-    def _commands(self, context: _Context, utterance: _Utterance, text: str, close: bool) -> Iterator[Command]:
+    def _commands(self, context: Context, utterance: Utterance, text: str, close: bool) -> Iterator[Command]:
         """The text in as many commands as it takes."""
         begun, voice = self._begun, context.voice
         for at in range(0, len(text), MAX_TEXT_CHARS):
@@ -420,21 +416,20 @@ class Contexts:
 
     # ---- Ends ----
 
-    def _stop(self, context: _Context, now: float, played_ms: float | None) -> list[Turned]:
+    def _stop(self, context: Context, now: float, played_ms: float | None) -> list[Turned]:
         """Stops the conversation, if the context sounds, is about to, or was sent and not heard to its end."""
         played = self._played_ms(now)
         if played_ms is not None:
             played = min(played_ms + self._base_ms + self._unheard_ms, float(self._clock_ms))
-        heard = context.ends_ms <= played and not context.unspoken
+        heard = context.sound.ends_ms <= played and not context.unspoken
         if heard or not (context.unspoken or context is self._last):
             return []
-        self._pausing.append(context)
         return [Pause(max(0, round(played)))]
 
     def _played_ms(self, now: float) -> float:
         return self._pace.played_ms(self._clock_ms, now)
 
-    def _patience_of(self, context: _Context) -> float:
+    def _patience_of(self, context: Context) -> float:
         others_wait = len(self._queue) > 1
         if others_wait or _SENTENCE_END.search(context.text[-8:]):
             return min(context.patience, SENTENCE_PATIENCE)

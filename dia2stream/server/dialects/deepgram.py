@@ -122,13 +122,9 @@ class _Socket(ContextTranslator):
         """Nothing of what is being said, was sent, or waits is wanted any more. The first turn is told of last."""
         self._turn = None
         told: list[Output] = []
-        for turn in [*reversed(self._contexts.names)] or [self._last_turn]:
+        for turn in [*reversed(self._contexts.names)] or [self._contexts.last_heard]:
             told += self._outputs(self._contexts.cancel(turn, now, played_ms))
         return told
-
-    @property
-    def _last_turn(self) -> str:
-        raise NotImplementedError
 
     def _close(self, now: float) -> list[Output]:
         """What was asked for is said before the socket closes."""
@@ -164,16 +160,13 @@ class AuraSocket(_Socket):
         self._turns += 1
         return str(self._turns)
 
-    @property
-    def _last_turn(self) -> str:
-        return str(self._turns)
-
     def _obey(self, type: str, fields: Mapping[str, object], now: float) -> list[Output]:
         match type:
             case "Speak":
                 return self._speak(text_of(fields, "text"), now)
             case "Flush":
-                return [self._numbered("Flushed")] if self._turn is None else self._flush(now)
+                self._turn = self._turn or self._new_turn()  # a flush of nothing is answered in its turn too
+                return self._flush(now)
             case "Clear":
                 return [*self._cancel(now), self._numbered("Cleared")]
             case "Close":
@@ -212,7 +205,6 @@ class FluxSocket(_Socket):
         super().__init__(request, served)
         self._given: dict[str, int] = {}  # characters of the turns that are not over
         self._started: set[str] = set()
-        self._newest = ""
         self._characters = self._interrupted_at = 0
         self._told_offset: int | None = None  # of the interrupt that is being carried out
 
@@ -226,13 +218,9 @@ class FluxSocket(_Socket):
         return [json.dumps({"type": "SessionMetadata", **played, **totals})]
 
     def _new_turn(self) -> str:
-        self._newest = f"dg_sp_{secrets.token_hex(6)}"
-        self._given[self._newest] = 0
-        return self._newest
-
-    @property
-    def _last_turn(self) -> str:
-        return self._newest
+        turn = f"dg_sp_{secrets.token_hex(6)}"
+        self._given[turn] = 0
+        return turn
 
     def _obey(self, type: str, fields: Mapping[str, object], now: float) -> list[Output]:
         match type:

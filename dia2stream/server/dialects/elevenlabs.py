@@ -27,7 +27,7 @@ from functools import partial
 from dia2stream.errors import CommandError
 from dia2stream.server.dialects.character_times import Aligner
 from dia2stream.server.dialects.containers import Body, Wanted, open_body
-from dia2stream.server.dialects.context_items import Audio, ContextItem, Failed, Finished, Interrupted, Word
+from dia2stream.server.dialects.context_items import Audio, ContextItem, Failed, Finished, Word
 from dia2stream.server.dialects.context_translator import ContextTranslator
 from dia2stream.server.dialects.contexts import PATIENCE
 from dia2stream.server.dialects.dialect import (
@@ -139,8 +139,6 @@ class _Socket(ContextTranslator):
                 return [self._message(item.context, context.body.encode(item.pcm))]
             case Finished():
                 return self._ended(item.context, self._open[item.context].body.finish())
-            case Interrupted():
-                return self._ended(item.context, b"") if item.context in self._open else []
             case Failed():
                 return self._failed(item)
         return []
@@ -211,7 +209,7 @@ class MultiSocket(_Socket):
 
     def _open_again(self, name: str) -> None:
         """What was interrupted may be the name of a new context, if this is not the rest of the old one's text."""
-        if name in self._cancelled and name not in self._open:
+        if name in self._cancelled:
             self._cancelled.remove(name)
 
     def _interrupt_others(self, name: str, now: float) -> list[Output]:
@@ -232,9 +230,12 @@ class MultiSocket(_Socket):
         return self._speak(name, "", now, last=True)
 
     def _cancel(self, name: str, now: float) -> list[Output]:
-        if name in self._open:
-            self._cancelled.append(name)
-        return self._outputs(self._contexts.cancel(name, now))
+        """The context is over for the client at once, so that the next one of this name is not taken for it."""
+        told = self._outputs(self._contexts.cancel(name, now))
+        if name not in self._open:
+            return told
+        self._cancelled.append(name)
+        return [*told, *self._ended(name, b"")]
 
     def _close_all(self, now: float) -> list[Output]:
         """What was asked for is said before the socket closes."""
@@ -242,7 +243,10 @@ class MultiSocket(_Socket):
         for name in [*self._open]:
             told += self._speak(name, "", now, last=True)
         self._leaving = True  # behind them: a context that ends at once is not what the socket closes for
-        return told if self._open else [*told, Close()]
+        return told + self._close_if_done()
+
+    def _close_if_done(self) -> list[Output]:
+        return [Close()] if self._leaving and not self._open else []
 
     def _name(self, context: str) -> dict[str, object]:
         return {"contextId": context, "context_id": context}
@@ -251,11 +255,11 @@ class MultiSocket(_Socket):
         told = self._rest(name, last)
         self._forget(name)
         final = json.dumps({"audio": None, "isFinal": True, **self._name(name)})
-        return [*told, final, *([Close()] if self._leaving and not self._open else [])]
+        return [*told, final, *self._close_if_done()]
 
     def _failed(self, failed: Failed) -> list[Output]:
         self._forget(failed.context or "")
-        return [_socket_error(failed.error, failed.context)]
+        return [_socket_error(failed.error, failed.context), *self._close_if_done()]
 
     def _forget(self, name: str) -> None:
         self._open.pop(name, None)
