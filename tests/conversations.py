@@ -687,6 +687,8 @@ class ToyCodec:
         self.state: list[int] = []
         self._before: list[list[int]] = []
 
+    warm_up = 250
+
     @property
     def most_back(self) -> int:
         return min(len(self._before), _TOY_BACK)
@@ -698,6 +700,11 @@ class ToyCodec:
         *_, low, middle, high = codes[:, 0].tolist()
         number = low + 64 * (middle + 64 * high)
         return _ToySound(torch.tensor([number / 2**20, (_mix(*self.state) % 2**20) / 2**20, codes[0, 0] / 64]))
+
+    def submit_run(self, codes: Tensor) -> Any:
+        sounds = torch.stack([self.submit(frame).pcm() for frame in codes.split(1, dim=1)])
+        self._before = []
+        return _ToySound(sounds)
 
     def hear(self, codes: Tensor) -> None:
         self._before = []

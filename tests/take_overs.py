@@ -1,9 +1,9 @@
 """Calls whose server ends under them: two servers with one journal, of which one ends in each round.
 
 scripts/take-overs runs it. In each round three quarters of the calls speak on one server and the rest on the other. At
-a random moment the first server gets SIGKILL or SIGTERM. A few calls go to the other server before that, by themselves.
-Each call goes on there as any client of `dia2stream.client` does: `connect(url, conversation=ID, received_ms=N)`. It is
-held to this:
+a random moment the first server gets SIGKILL or SIGTERM; of two rounds, each gets one of these. A few calls go to the
+other server before that, by themselves. Each call goes on there as any client of `dia2stream.client` does:
+`connect(url, conversation=ID, received_ms=N)`. It is held to this:
 
 - it is back, told `paused` where its audio ends, within BACK_SECONDS;
 - the words that were heard are the words that were asked for, each once, each at its place on the audio clock;
@@ -23,6 +23,7 @@ import contextlib
 import json
 import os
 import random
+import re
 import signal
 import sys
 import tempfile
@@ -116,19 +117,20 @@ class Rounds:
         )
         self.servers: list[Serve] = []
         self._checks: list[asyncio.Task[None]] = []  # of servers that were ended
+        self._signals: list[signal.Signals] = []  # for the next rounds
 
     async def run(self) -> None:
         """All calls. What is wrong is in the figures."""
         self.servers = list(await asyncio.gather(self._server(), self._server()))
         try:
             await self.known.learn(self.servers, self.journal, self.figures)
-            while self.figures.counts["calls that moved"] < self.options.calls:
+            while self.figures.counts["calls that moved"] < self.options.calls or self._signals:
                 await self._round(self.options.together)
         finally:
             await asyncio.gather(*self._checks)
             for server in self.servers:
                 server.end()
-                self._note_faults(server)
+                self._read_log(server)
 
     async def _server(self) -> Serve:
         options = self.options
@@ -150,9 +152,11 @@ class Rounds:
             call.leaves_at = self.chance.uniform(0, 6000)
         running = [asyncio.create_task(self._hold(call, self.chance.uniform(0, 1.5))) for call in calls]
         await asyncio.sleep(self.chance.uniform(0.1, 6))
+        how = self._next_signal()
         for call in calls:
             call.leaves_at = None  # where to?
-        await self._end(first)
+            call.ends_by = how.name
+        self._end(first, how)
         await asyncio.gather(*(call.settled.wait() for call in calls if call.server is first))
         # The next round ends the server that is older. Loading takes seconds of both cores, so calls come back before.
         loading = asyncio.create_task(self._server())
@@ -160,23 +164,32 @@ class Rounds:
         self.servers = [second]
         self.servers.append(await loading)
 
-    async def _end(self, server: Serve) -> None:
-        how = self.chance.choice([signal.SIGKILL, signal.SIGTERM])
+    def _next_signal(self) -> signal.Signals:
+        if not self._signals:
+            self._signals = self.chance.sample([signal.SIGKILL, signal.SIGTERM], 2)
+        return self._signals.pop()
+
+    def _end(self, server: Serve, how: signal.Signals) -> None:
         self.figures.count(f"servers that got {how.name}")
         server.process.send_signal(how)
 
         def check() -> None:
             code = server.process.wait(60)
             server.end()
-            self._note_faults(server)
+            self._read_log(server)
             if how is signal.SIGTERM and code != 0:
                 self.figures.fault("exit", AssertionError(f"SIGTERM ended a server with {code}"))
 
         self._checks.append(asyncio.create_task(asyncio.to_thread(check)))
 
-    def _note_faults(self, server: Serve) -> None:
+    def _read_log(self, server: Serve) -> None:
+        """Notes faults, and what the server needed for the parts of each take-over."""
         for line in server.faults:
             self.figures.fault("log", AssertionError(line.strip()))
+        for line in server.log:
+            if "conversation taken over" in line:
+                for part, ms in re.findall(r"(\w+_ms)=(\d+)", line):
+                    self.figures.measure(f"server_{part}", float(ms))
 
     async def _hold(self, call: Call, after: float) -> None:
         await asyncio.sleep(after)

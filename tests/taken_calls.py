@@ -40,6 +40,7 @@ class Call:
     def __init__(self, servers: Sequence[Serve], seed: int, chance: random.Random, figures: Figures) -> None:
         self.servers, self.seed, self.chance, self.figures = list(servers), seed, chance, figures
         self.leaves_at: float | None = None  # on the audio clock, ms
+        self.ends_by = ""  # the signal that its server gets
         self.settled = asyncio.Event()  # its server has ended and it is back, or it is over
         self.story, self.moved, self.unsure = "undisturbed", False, False
         self.id = ""
@@ -73,10 +74,10 @@ class Call:
         assert self.said == self.asked(), f"asked {self.asked()}, heard {self.said}"
 
     async def _connect(self) -> Client:
-        """To its server, or to the other one if that has ended already."""
+        """To its server, or to the other one if that has ended already, or is about to."""
         try:
             return await connect(self.server.url, **PATIENT)
-        except Disconnected:
+        except (Disconnected, CommandError):
             self.servers.reverse()
             return await connect(self.server.url, **PATIENT)
 
@@ -148,7 +149,9 @@ class Call:
         self.servers.reverse()
         self.moved = True
         paused = await self._reconnect()
-        self.figures.measure("back_ms", (time.monotonic() - began) * 1000)
+        took = (time.monotonic() - began) * 1000
+        self.figures.measure("back_ms", took)
+        self.figures.measure(f"back_ms_{self.ends_by or 'left'}", took)
         if paused is None:
             assert not self._sound, "a conversation that had been heard was gone"
             self.figures.count("calls begun again, as nothing had been heard")
@@ -165,7 +168,9 @@ class Call:
         while True:
             try:
                 received = self.clock_ms
+                began = time.monotonic()
                 self.client = await connect(self.server.url, conversation=self.id, received_ms=received, **PATIENT)
+                self.figures.measure("ready_ms", (time.monotonic() - began) * 1000)
                 break
             except CommandError as error:
                 if error.code != "busy":

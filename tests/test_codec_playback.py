@@ -198,8 +198,8 @@ def test_one_that_goes_on_elsewhere_has_heard_all_but_the_frames_that_are_decode
     heard = [codes for _, codes in player.heard]
     first = player.frame - again
     there.playback.adopt(player.playback, heard, first, player.frame, before=0)
-    decoded = list(there.playback.decode_again(first, player.frame))
-    assert [number for number, _ in decoded] == [n for n in range(first, player.frame) if not 6 <= n < 9]
+    decoded = there.playback.decode_again(first, player.frame)
+    assert [number for run, _ in decoded for number in run] == [n for n in range(first, player.frame) if not 6 <= n < 9]
     assert there.codec.state == player.codec.state
     assert there.playback.decoded == player.frame
 

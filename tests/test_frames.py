@@ -156,3 +156,46 @@ def test_the_published_codec_remembers_128_conversations_in_less_than_3_gb() -> 
         shape = MimiDecoder(PUBLISHED, 32).state_shape()
         state = CodecState(shape, 128, torch.device("meta"), BACK_FRAMES)
     assert 2e9 < state.bytes < 3e9
+
+
+def test_frames_that_follow_each_other_are_decoded_at_once(small: Mimi) -> None:
+    codec, codes = FrameCodec(small, 2), draw_codes(small, 70)
+    codec.submit([1], codes[:, :, :1])
+    sound = codec.submit_run(1, codes[0, :, 1:69]).pcm()
+    expected = small.decode(codes)[0].view(70, -1)
+    close(sound, expected[1:69])
+    assert codec.most_back(1) == 0
+    close(codec.submit([1], codes[:, :, 69:]).pcm()[0], expected[69])
+
+
+@pytest.mark.parametrize("count", [1, 3, 4, 5, 30, 90])
+def test_what_is_heard_without_sound_leaves_a_slot_where_decoding_it_does(small: Mimi, count: int) -> None:
+    codec, codes = FrameCodec(small, 2), draw_codes(small, count + 3)
+    for frame in (0, 1):
+        codec.submit([1], codes[:, :, frame, None])
+    codec.hear(1, codes[0, :, 2:-1])
+    close(codec.submit([1], codes[:, :, -1:]).pcm()[0], small.decode(codes)[0, -1920:])
+
+
+def test_the_convolutions_hear_as_far_back_as_their_kernels_say(small: Mimi) -> None:
+    """One frame less, and what they remembered before the lead-in would be heard."""
+    codes = draw_codes(small, small.decoder.lead_in + 1)
+
+    def sound(before: float, frames: int) -> Tensor:
+        state = small.state(1)
+        for name, part in state.shape.parts(state.log[0]).items():
+            part.fill_(0.0 if name.startswith("upsample") else before)
+        small.decode(codes[:, :, :frames], state)
+        return small.decode(codes[:, :, -1:], state)
+
+    assert torch.equal(sound(0.0, small.decoder.lead_in), sound(9.0, small.decoder.lead_in))
+    assert not torch.equal(sound(0.0, small.decoder.lead_in - 1), sound(9.0, small.decoder.lead_in - 1))
+
+
+def test_a_slot_that_has_heard_a_warm_up_sounds_as_if_it_had_heard_all(small: Mimi) -> None:
+    codec = FrameCodec(small, 2)
+    codes = draw_codes(small, codec.warm_up + 60)
+    assert codec.warm_up == min(250, small.decoder.reach)
+    codec.hear(0, codes[0, :, :-1])
+    codec.hear(1, codes[0, :, -1 - codec.warm_up : -1])
+    close(codec.submit([0], codes[:, :, -1:]).pcm(), codec.submit([1], codes[:, :, -1:]).pcm())

@@ -18,6 +18,7 @@ from piping import PATIENCE
 from dia2.steps.context import Context
 from dia2.steps.voice_cache import VoiceCache
 from dia2stream.conversation.conversation import Conversation
+from dia2stream.engine import model_thread
 from dia2stream.engine.costs import H100
 from dia2stream.engine.model_thread import ModelThread
 from dia2stream.engine.observer import StepReport
@@ -33,6 +34,9 @@ class NoEars:
     def __init__(self) -> None:
         self.due = math.inf
         self.hear: Callable[[], None] = lambda: None
+
+    def of(self, slot: int, tape: object) -> None:
+        """Nobody's ear."""
 
     def note(self, conversation: Conversation, now: float) -> None:
         """No caller."""
@@ -128,6 +132,35 @@ def test_a_slot_is_given_back_before_the_orders_that_wait() -> None:
     eventually(lambda: done.count("another order") == 50)
     thread.close()
     assert done[0] == "given back"
+
+
+def test_of_conversations_from_elsewhere_those_that_speak_go_first() -> None:
+    thread = ToyThread(slots=3)  # does not run yet, so everything waits
+    order: list[str] = []
+    for name, speaks in (("stands still", False), ("speaks", True), ("speaks too", True)):
+        revival: Any = SimpleNamespace(speaks=speaks, conversation=Conversation(thread.contexts[0], ToyTokenizer()))
+        revival.settle = lambda context, ear, name=name: order.append(name)
+        done = thread.session().adopt(revival)
+    thread.start()
+    done.result(PATIENCE)
+    eventually(lambda: len(order) == 3)
+    thread.close()
+    assert order == ["speaks", "speaks too", "stands still"]
+
+
+def test_one_that_stands_still_waits_for_others_for_a_short_time_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(model_thread, "LATER_SECONDS", -1.0)
+    thread = ToyThread(slots=2)
+    still, other = thread.session(), thread.session()
+    revival: Any = SimpleNamespace(speaks=False, conversation=still.conversation, settle=lambda context, ear: None)
+    done, answered = still.adopt(revival), []
+    other.carried_out = lambda order: answered.append(done.done())  # type: ignore[method-assign]
+    other.submit(Pause())
+    other.submit(Pause())
+    thread.start()
+    eventually(lambda: len(answered) == 2)
+    thread.close()
+    assert answered == [True, True]
 
 
 def test_orders_are_carried_out_one_after_the_other_between_steps() -> None:

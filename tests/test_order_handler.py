@@ -220,6 +220,7 @@ class Revived:
 
     conversation: Conversation
     settled: list[tuple[Any, Any]]
+    speaks: bool = True
 
     def settle(self, context: Any, ear: Any) -> None:
         self.settled.append((context, ear))
@@ -231,7 +232,7 @@ def test_a_conversation_from_elsewhere_takes_the_slot_and_the_tape_of_the_one_th
     tape = handling.write_down() if taped else None
     old, new = handling.session.conversation, toy().conversation
     revived = Revived(new, [])
-    handling.handle(Adoption(revived))
+    handling.handle(Adoption(revived, Future()))
     assert handling.session.conversation is new
     assert revived.settled == [(handling.rig.context, ("ear", 0, tape))]
     assert old not in handling.tapes

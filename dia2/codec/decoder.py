@@ -10,13 +10,15 @@ Tensors are channels-last, [n, time, channels], for n slots of the state.
 
 from __future__ import annotations
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dia2.codec.config import STRIDE, MimiConfig
 from dia2.codec.parts import Codebooks, CodecNetwork, Conv, Layer, Part, Residual, empty, linear
-from dia2.codec.ring import Attend, attend_ring
+from dia2.codec.ring import Attend, RingView, attend_ring
 from dia2.codec.state import CodecState
 
 
@@ -41,14 +43,43 @@ class MimiDecoder(CodecNetwork):
         frames: 1..FRAMES_PER_PASS. attend: how the transformer attends.
         """
         with self.moving(state, rows, codes.shape[0], codes.shape[2]) as (carry, view):
-            x: Tensor = self.upsample(self.codes(codes), carry)  # [n, 2 frames, hidden]
-            for number, layer in enumerate(self.layers):
-                x = layer(x, state.keys[number], state.values[number], view, attend)
-            x = self.first(x, carry)
+            x = self.first(self._latents(codes, state, carry, view, attend), carry)
             for stage in self.stages:
                 x = stage(x, carry)
             x = self.last(F.elu_(x), carry)  # [n, samples, 1]
         return x.squeeze(2)
+
+    def listen(self, codes: Tensor, state: CodecState, rows: Tensor | None, attend: Attend = attend_ring) -> None:
+        """Moves n slots on as `forward` does, but makes no sound: the convolutions remember nothing of these frames.
+
+        They take nine tenths of a pass. Where `lead_in` frames go through `forward` behind these, it is as if all had.
+        """
+        with self.moving(state, rows, codes.shape[0], codes.shape[2]) as (carry, view):
+            self._latents(codes, state, carry, view, attend)
+
+    def _latents(
+        self, codes: Tensor, state: CodecState, carry: dict[str, Tensor], view: RingView, attend: Attend
+    ) -> Tensor:
+        """What the convolutions make sound of, [n, 2 frames, hidden]."""
+        x: Tensor = self.upsample(self.codes(codes), carry)
+        for number, layer in enumerate(self.layers):
+            x = layer(x, state.keys[number], state.values[number], view, attend)
+        return x
+
+    @property
+    def lead_in(self) -> int:
+        """How many frames back the convolutions hear: 4 in the published codec."""
+        rate, positions = 1, float(self.first.context)
+        for stage in self.stages:
+            positions += 1 / rate  # what a transposed convolution adds to the outputs of the next input
+            rate *= stage.up.stride
+            positions += sum(block.squeeze.context + block.expand.context for block in stage.blocks) / rate
+        return math.ceil((positions + self.last.context / rate) / STRIDE)
+
+    @property
+    def reach(self) -> int:
+        """How many frames back the sound of a frame depends on what was heard."""
+        return self.lead_in + 1 + math.ceil(len(self.layers) * (self.config.sliding_window - 1) / STRIDE)
 
 
 def _seanet(config: MimiConfig) -> tuple[Conv, nn.ModuleList, Conv]:

@@ -21,6 +21,8 @@ from dia2.model.slots import on_device
 
 # How far a slot goes back at no cost, 7.7 s: more than a listener usually lies behind what was decoded.
 BACK_FRAMES = 96
+# The published codec hears a thousand frames back, but nobody hears a difference that is longer ago than these.
+_WARM_UP = 250
 
 
 class Sounds(Protocol):
@@ -89,6 +91,20 @@ class FrameCodec:
         with self._behind():
             self._hear(slot, codes)
 
+    def submit_run(self, slot: int, codes: Tensor) -> Sounds:
+        """Decodes frames of one slot that follow each other, int64 [codebooks, n], in few passes: `pcm` has n rows.
+
+        The slot cannot go back over them, see `most_back`.
+        """
+        self._decoded_singly[slot], self._silent[slot] = 0, False
+        with self._behind():
+            return self._decode_run(slot, codes)
+
+    @property
+    def warm_up(self) -> int:
+        """How many frames a slot has to hear after a reset to sound as one that has heard all."""
+        return min(_WARM_UP, self.mimi.decoder.reach)
+
     def most_back(self, slot: int) -> int:
         """How many frames a slot can go back: those decoded since the last `hear`, `restore` or `reset`, up to 96."""
         return min(self._decoded_singly[slot], self.state.back)
@@ -150,8 +166,12 @@ class FrameCodec:
     def _decode(self, slots: Sequence[int], codes: Tensor) -> Sounds:
         return MadeSounds(self.mimi.decode(codes, self.state, check=False, rows=self._index(slots)))
 
+    def _decode_run(self, slot: int, codes: Tensor) -> Sounds:
+        sound = self.mimi.decode(codes[None], self.state, check=False, rows=self._index([slot]))
+        return MadeSounds(sound.view(codes.shape[1], -1))
+
     def _hear(self, slot: int, codes: Tensor) -> None:
-        self.mimi.decode(codes[None], self.state, check=False, rows=self._index([slot]))
+        self.mimi.hear(codes[None], self.state, rows=self._index([slot]))
 
     def _index(self, slots: Sequence[int]) -> Tensor | None:
         everyone = list(slots) == list(range(self.slots))
@@ -177,6 +197,15 @@ class SlotCodec:
     def submit(self, codes: Tensor) -> "Sound":
         """Decodes one frame, int64 [codebooks, 1] on the codec's device."""
         return Sound(self.codec.submit([self.number], codes[None]), 0)
+
+    def submit_run(self, codes: Tensor) -> Sounds:
+        """Decodes frames that follow each other, int64 [codebooks, n]: `pcm` has n rows."""
+        return self.codec.submit_run(self.number, codes)
+
+    @property
+    def warm_up(self) -> int:
+        """How many frames it has to hear after a reset to sound as if it had heard all."""
+        return self.codec.warm_up
 
     def hear(self, codes: Tensor) -> None:
         """Moves on by frames that were played before, int64 [codebooks, n]; their sound is not wanted."""

@@ -143,6 +143,23 @@ class Mimi:
         return out
 
     @torch.no_grad()
+    def hear(self, codes: Tensor, state: CodecState, rows: Tensor | None = None) -> None:
+        """Moves `state` on as `decode` does, in a tenth of the time, by frames whose sound nobody wants."""
+        before = max(0, codes.shape[2] - self.decoder.lead_in)
+        step = max(1, FRAMES_PER_PASS // codes.shape[0])
+        for part in codes[:, :, :before].split(step, dim=2) if before else ():
+            self.listen(part, state, rows)
+        self.decode(codes[:, :, before:], state, check=False, rows=rows)
+
+    @torch.no_grad()
+    def listen(
+        self, codes: Tensor, state: CodecState, rows: Tensor | None = None, attend: Attend = attend_ring
+    ) -> None:
+        """One pass of `MimiDecoder.listen`."""
+        with exact_float32():
+            self.decoder.listen(codes, state, rows, attend)
+
+    @torch.no_grad()
     def load_encoder(self) -> MimiEncoder:
         """The encoder. The first call reads it, and may be made on any thread.
 

@@ -8,8 +8,8 @@ there are. Rows of a graph that a batch does not need work on a spare slot that 
 A few rows may be decoded by fused kernels (fused_codec.py). When the codec is built, each batch size tries them, and
 takes them only if they make the same sound as the plain operations in less time.
 
-What was played before is heard again by the graph of one slot, and by another one that takes many frames at once:
-whatever a conversation goes back to, the GPU meets no shape for the first time.
+Frames of one slot that follow each other and are there already are taken many at once, by graphs for runs of a few
+lengths, with sound or without: whatever a conversation goes back to, the GPU meets no shape for the first time.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -25,7 +25,7 @@ from dia2.codec.mimi import Mimi
 from dia2.codec.ring import Attend, attend_ring
 from dia2.cuda.graphs import BatchRows, Capture
 
-_MANY = 16  # frames that one slot hears at once, in about the time of two alone
+_RUNS = (16, 4, 1)  # frames of one slot that a graph takes at once; 16 take about the time of two alone
 _TRIED_FRAMES, _TIMED_PASSES = 8, 20
 TOLERANCE = 2e-5
 """The most that a sample may differ: two thirds of a step of PCM16. So a conversation that is decoded now by the one
@@ -74,10 +74,12 @@ class GraphCodec(FrameCodec):
             self._rows = BatchRows(slots, self.device)
             most = self._rows.sizes[-1]
             self._codes = torch.zeros(most, mimi.codebooks, 1, dtype=torch.int64, device=self.device)
-            self._many = torch.zeros(1, mimi.codebooks, _MANY, dtype=torch.int64, device=self.device)
             self._sound = torch.zeros(most, mimi.frame_samples, device=self.device)
+            self._run_codes = torch.zeros(1, mimi.codebooks, _RUNS[0], dtype=torch.int64, device=self.device)
+            self._run_sound = torch.zeros(_RUNS[0], mimi.frame_samples, device=self.device)
             self.passes = {size: capture(partial(self._pass, size, attend)) for size in reversed(self._rows.sizes)}
-            self._hear_many = capture(lambda: self._run(self._many, 1, attend_ring))
+            self._sound_runs = {length: capture(partial(self._sound_run, length)) for length in _RUNS}
+            self._silent_runs = {length: capture(partial(self._silent_run, length)) for length in _RUNS}
             self.kind = self._take_faster() if fuse else "CUDA graphs of plain operations"
             self.state.reset()
         self.stream.synchronize()
@@ -149,17 +151,44 @@ class GraphCodec(FrameCodec):
             ready.record()
         return PinnedSounds(pcm, ready)
 
+    def _decode_run(self, slot: int, codes: Tensor) -> Sounds:
+        codes.record_stream(self.stream)
+        self._rows.fill([slot])
+        pcm = torch.empty(codes.shape[1], self._sound.shape[1], pin_memory=True)
+        for start, length in self._runs(codes, self._sound_runs):
+            pcm[start : start + length].copy_(self._run_sound[:length], non_blocking=True)
+        ready = torch.cuda.Event()
+        ready.record()
+        return PinnedSounds(pcm, ready)
+
     def _hear(self, slot: int, codes: Tensor) -> None:
         codes.record_stream(self.stream)
         self._rows.fill([slot])
-        count = codes.shape[1]
-        many = count // _MANY * _MANY
-        for start in range(0, many, _MANY):
-            self._many[0].copy_(codes[:, start : start + _MANY])
-            self._hear_many()
-        for start in range(many, count):
-            self._codes[0].copy_(codes[:, start : start + 1])
-            self.passes[1]()
+        before = max(0, codes.shape[1] - self.mimi.decoder.lead_in)
+        for part, graphs in ((codes[:, :before], self._silent_runs), (codes[:, before:], self._sound_runs)):
+            for _ in self._runs(part, graphs):
+                pass
+
+    def _runs(self, codes: Tensor, graphs: dict[int, Pass]) -> Iterator[tuple[int, int]]:
+        """Runs a graph for some frames after the other, int64 [codebooks, n]; yields where each began, and its length.
+
+        What is done with the graph's sound is in order with the next graph, which overwrites the sound.
+        """
+        start = 0
+        while start < codes.shape[1]:
+            length = next(length for length in _RUNS if start + length <= codes.shape[1])
+            self._run_codes[0, :, :length].copy_(codes[:, start : start + length])
+            graphs[length]()
+            yield start, length
+            start += length
+
+    def _sound_run(self, length: int) -> None:
+        """Decodes frames of the first row that follow each other."""
+        self._run_sound[:length] = self._run(self._run_codes[:, :, :length], 1, attend_ring).view(length, -1)
+
+    def _silent_run(self, length: int) -> None:
+        """Moves the first row on by such frames, without sound."""
+        self.mimi.listen(self._run_codes[:, :, :length], self.state, self._rows.first(1))
 
     def _pass(self, size: int, attend: Attend) -> None:
         """Decodes a frame of the first `size` rows."""

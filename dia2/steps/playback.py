@@ -12,12 +12,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from dia2.codec.frames import SlotCodec, Sound
+from dia2.codec.frames import SlotCodec, Sound, Sounds
 from dia2.codec.state import CodecState
 from dia2.steps.history import History
-
-# A codec that starts from silence in the middle has to hear so many frames before it sounds the same.
-_WARM_UP = 250
 
 
 class Opening(NamedTuple):
@@ -57,7 +54,7 @@ class Playback:
         """
         self.decoded, self._unplayed, self._forgotten = frame, other._unplayed, other._forgotten
         later = sum(stop - start for start, stop in self._played(frame, stop))
-        known = heard[: len(heard) - later][-(_WARM_UP + before) :]
+        known = heard[: len(heard) - later][-(self.codec.warm_up + before) :]
         self.codec.reset()
         if known:
             self.codec.hear(torch.cat([*known], dim=1).to(self._history.archive.device))
@@ -90,12 +87,11 @@ class Playback:
         self.decoded = frame + 1
         return self.codec.submit(self._history.frames(frame, frame + 1))
 
-    def decode_again(self, start: int, stop: int) -> Iterator[tuple[int, Sound]]:
-        """Decodes those of the frames start..stop - 1 that were played, each with its number; see `adopt`."""
-        for begun, ended in self._played(start, stop):
-            for number in range(begun, ended):
-                yield number, self.decode(number)
+    def decode_again(self, start: int, stop: int) -> list[tuple[range, Sounds]]:
+        """Decodes those of the frames start..stop - 1 that were played, as runs with their numbers; see `adopt`."""
         self.decoded = stop
+        runs = [range(*run) for run in self._played(start, stop)]
+        return [(run, self.codec.submit_run(self._history.frames(run.start, run.stop))) for run in runs]
 
     def skip(self, frames: range) -> None:
         """The next frames are not played."""
@@ -130,13 +126,13 @@ class Playback:
 
     def _hear_again(self, frame: int, oldest: int, opening: Opening | None) -> None:
         """Hears what was played before `frame`: from the opening on if that is near, else enough of it."""
-        if opening is not None and opening.frame >= oldest and frame - opening.frame <= _WARM_UP:
+        if opening is not None and opening.frame >= oldest and frame - opening.frame <= self.codec.warm_up:
             self.restore(opening.state)
             start = opening.frame
         else:
             self.codec.reset()
             unplayed = sum(len(gap) for gap in self._unplayed if gap.start < frame)
-            start = max(0, frame - _WARM_UP - unplayed, oldest)
+            start = max(0, frame - self.codec.warm_up - unplayed, oldest)
         for begun, ended in self._played(start, frame):
             self.codec.hear(self._history.frames(begun, ended))
 

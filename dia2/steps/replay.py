@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from dia2.model.config import Dia2Config
-from dia2.model.delays import aligned, blank
+from dia2.model.delays import blank
 from dia2.model.sampling import SlotSettings
 from dia2.steps.stepper import Slot, TextColumn
 
@@ -64,7 +64,7 @@ class ReplayStepper:
         self.blocks = _Room(self.capacity)
         self.codes = blank(1, self.capacity, self.delays, config.data.audio_bos_token_id, self.device)
         self._columns: NDArray[np.int64] = self.codes.numpy()  # the same memory, which NumPy writes in less time
-        self._delays = torch.tensor(self.delays)
+        self._delays, self._codebooks = np.array(self.delays), np.arange(len(self.delays))[:, None]
         self._texts: list[TextColumn] = [opening] * self.capacity
         self._action, self._drawn = 0, self._columns[0, :, 0].astype(np.int16)
 
@@ -108,7 +108,8 @@ class ReplayStepper:
 
     def frames(self, slot: int, start: int, stop: int) -> Tensor:
         """Aligned frames start..stop - 1, int64 [C, stop - start]; they must be complete."""
-        return aligned(self.codes[0], self._delays, start, stop)
+        places = self._delays[:, None] + np.arange(start, stop)
+        return torch.from_numpy(self._columns[0][self._codebooks, places])
 
 
 class SilentCodec:

@@ -32,7 +32,7 @@ from dia2stream.engine.demands import Demands
 from dia2stream.engine.ears import Ears
 from dia2stream.engine.observer import EngineObserver
 from dia2stream.engine.order_handler import OrderHandler
-from dia2stream.engine.orders import CLOSE, Order
+from dia2stream.engine.orders import CLOSE, Adoption, Order
 from dia2stream.engine.scheduler import Decision, Kind, Scheduler
 from dia2stream.engine.session import Session
 from dia2stream.errors import CommandError, EngineError
@@ -43,6 +43,7 @@ from dia2stream.protocol.messages import Error
 _log = logging.getLogger(__name__)
 # Orders are carried out for so long between two steps, and one more: whoever speaks needs a frame every 80 ms.
 ORDERS_SECONDS = 0.02
+LATER_SECONDS = 0.5  # for which the take-over of a conversation that stands still lets other orders go first
 _FAILED = Error("internal", "the model failed; the conversation is over, the log says why")
 
 
@@ -98,6 +99,7 @@ class ModelThread(threading.Thread):
         self._free = set(range(slots))
         self._sessions: dict[int, Session] = {}  # by slot
         self._inbox: deque[tuple[Session, Order, float]] = deque()
+        self._later: deque[tuple[Session, Order, float]] = deque()  # conversations to take over that nobody waits for
         self._lock = threading.Lock()  # guards _free and _sessions
         self._wake = threading.Event()
         # resting: the thread sleeps. calm: it sleeps until some time, and room in an outbox is no reason to wake up.
@@ -147,7 +149,7 @@ class ModelThread(threading.Thread):
     @property
     def has_work(self) -> bool:
         """Whether it is working, or is about to look for work."""
-        return bool(self._inbox) or self._wake.is_set() or not self._resting
+        return bool(self._inbox or self._later) or self._wake.is_set() or not self._resting
 
     def submit(self, session: Session, order: Order) -> None:
         """Hands an order to the engine's thread. CLOSE goes before all others: a slot is not held by what waits."""
@@ -195,10 +197,11 @@ class ModelThread(threading.Thread):
 
     def _drop_orders(self) -> None:
         """Nobody carries out any more what waits in the inbox: tells the sessions so. On any thread."""
-        with suppress(IndexError):  # empty, perhaps because another thread drops them as well
-            while True:
-                session, order, _ = self._inbox.popleft()
-                session.carried_out(order)
+        for orders in (self._later, self._inbox):
+            with suppress(IndexError):  # empty, perhaps because another thread drops them as well
+                while True:
+                    session, order, _ = orders.popleft()
+                    session.carried_out(order)
 
     def _rest(self, until: float) -> None:
         """Waits until somebody wants something, or until a time."""
@@ -236,8 +239,8 @@ class ModelThread(threading.Thread):
     def _carry_out_orders(self) -> None:
         """Carries out what has come, until it takes too long: then speech comes first, and the rest after a step."""
         began = now = time.monotonic()
-        while self._inbox and now < began + ORDERS_SECONDS:
-            session, order, arrived = self._inbox.popleft()
+        while now < began + ORDERS_SECONDS and (waiting := self._next_order(now)):
+            session, order, arrived = waiting
             if session.conversation.current.awaits_sound:
                 self.batch.settle()
             elif session.conversation in self._tapes:
@@ -251,8 +254,17 @@ class ModelThread(threading.Thread):
                 self.order_seconds.note(order, now - started)
             session.carried_out(order)
             self._demands.note([session])
-        if self._inbox:
+        if self._inbox or self._later:
             self._wake.set()
+
+    def _next_order(self, now: float) -> tuple[Session, Order, float] | None:
+        """What is carried out next. A conversation from elsewhere that stands still waits until others are served."""
+        while self._inbox and not (self._later and now > self._later[0][2] + LATER_SECONDS):
+            waiting = self._inbox.popleft()
+            if not (isinstance(waiting[1], Adoption) and not waiting[1].revival.speaks):
+                return waiting
+            self._later.append(waiting)
+        return self._later.popleft() if self._later else None
 
     def _hear_callers(self) -> None:
         """Has what callers have said encoded, when it is time."""

@@ -30,15 +30,20 @@ class Revival(Protocol):
     def conversation(self) -> "Conversation":
         """It, as it will go on."""
 
+    @property
+    def speaks(self) -> bool:
+        """Whether somebody waits for its next frame."""
+
     def settle(self, context: "Context", ear: "Ear") -> None:
         """Puts it into a slot, whose ear hears its caller from here on; on the engine's thread."""
 
 
 @dataclass(frozen=True)
 class Adoption:
-    """Asks the engine to go on with a conversation from elsewhere in this session's slot."""
+    """Asks the engine to go on with a conversation from elsewhere in this session's slot. done: it does, or is over."""
 
     revival: Revival
+    done: "Future[None]"
 
 
 class Copied(Protocol):

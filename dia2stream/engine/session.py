@@ -156,9 +156,14 @@ class Session:
         """Somebody listens again: has `paused` told once more, if that is where the conversation stands."""
         self._order(SAY_WHERE)
 
-    def adopt(self, revival: Revival) -> None:
-        """Goes on with a conversation from elsewhere, before anything was said in this one."""
-        self._order(Adoption(revival))
+    def adopt(self, revival: Revival) -> "Future[None]":
+        """Goes on with a conversation from elsewhere, before anything was said in this one.
+
+        There is a result when it stands where it stood, or when it is over.
+        """
+        order = Adoption(revival, Future())
+        self._order(order)
+        return order.done
 
     async def fork(self) -> "Session":
         """A copy of the conversation as it is now, in a slot of its own. It stands still: `resume` it, or `inject`.
@@ -318,6 +323,8 @@ class Session:
             self._backlog.remove(order)
         if isinstance(order, Forking) and not order.done.done():
             order.done.set_exception(CommandError("no_session", "fork: the conversation is over"))
+        if isinstance(order, Adoption) and order.done.set_running_or_notify_cancel():
+            order.done.set_result(None)
         self.notify()
 
     def __enter__(self) -> "Session":

@@ -19,7 +19,7 @@ import math
 import random
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
@@ -52,7 +52,8 @@ MAX_WAITING_BYTES = 64 * 2**20
 SWEEP_SECONDS = 5.0
 TAKE_OVER_SECONDS = 2.0  # for the owner to hand a conversation over, or for its lease to end
 UNKNOWN_SECONDS = 0.3  # after which a conversation that no log tells of does not exist
-_ASK_AGAIN_SECONDS = 0.02
+_SOON_SECONDS = 0.2  # in which an owner that lives hands a conversation over, mostly
+_ASK_AGAIN_SECONDS, _ASK_SELDOM_SECONDS = 0.02, 0.05  # until then, and later: then a lease has to end
 
 
 class JournaledEngine(Protocol):
@@ -126,6 +127,8 @@ class Journal:
         self._store = store
         self._entries: set[Entry] = set()
         self._lock = threading.Lock()
+        # Held while a record is computed again. Several at once would all be late, as they share the interpreter.
+        self._reviving = threading.Lock()
         self._wake = threading.Event()
         self._closing = False
         self._unanswered = -math.inf  # when the store was last asked and did not answer
@@ -192,17 +195,18 @@ class Journal:
         from dia2stream.journal.record import read_record
         from dia2stream.journal.revived import Revived
 
-        key = key_of(id)
-        lease = self._acquire(key)
+        asked = time.monotonic()
+        lease, until = self._acquire(key_of(id))
+        owned = time.monotonic()
         try:
-            record = read_record(self._store.read(lease), "the journal")
-            with self._renewed(lease):
+            with _Renewed(self._store, lease, until, self._lease_seconds) as renewed, self._reviving:
+                record = read_record(self._store.read(lease), "the journal")
                 revived = Revived(record, engine.speaker, received, max_lead_ms)
         except BaseException:
             with contextlib.suppress(OSError, Fenced):
                 self._store.release(lease)
             raise
-        return Taken(revived, record, lease, time.monotonic() + self._lease_seconds)
+        return Taken(revived, record, lease, renewed.until, owned - asked, time.monotonic() - owned)
 
     def keep(self, taken: "Taken", engine: JournaledEngine, on_lost: Callable[[], None]) -> Entry:
         """Goes on writing a conversation that was taken over."""
@@ -239,36 +243,21 @@ class Journal:
 
     # ---- Taking over ----
 
-    def _acquire(self, key: str) -> Lease:
-        began = time.monotonic()
+    def _acquire(self, key: str) -> tuple[Lease, float]:
+        """A log's lease, as soon as its owner lets go of it, and until when it is valid."""
+        began, is_wanted = time.monotonic(), False
         while True:
+            now = time.monotonic()
             lease = self._store.acquire(key)
             if lease is not None:
-                return lease
-            waited, exists = time.monotonic() - began, self._store.has(key)
-            if exists:
+                return lease, now + self._lease_seconds
+            waited, exists = now - began, self._store.has(key)
+            if exists and not is_wanted:
                 self._store.want(key)
+                is_wanted = True
             if waited > (TAKE_OVER_SECONDS if exists else UNKNOWN_SECONDS):
                 raise Owned if exists else NoLog
-            time.sleep(_ASK_AGAIN_SECONDS)
-
-    @contextlib.contextmanager
-    def _renewed(self, lease: Lease) -> Iterator[None]:
-        """Goes on owning a log while its conversation is computed again."""
-        over = threading.Event()
-
-        def renew() -> None:
-            while not over.wait(RENEW_SECONDS):
-                with contextlib.suppress(OSError, Fenced):
-                    self._store.renew(lease)
-
-        thread = threading.Thread(target=renew, name="renew", daemon=True)
-        thread.start()
-        try:
-            yield
-        finally:
-            over.set()
-            thread.join()
+            time.sleep(_ASK_AGAIN_SECONDS if waited < _SOON_SECONDS else _ASK_SELDOM_SECONDS)
 
     # ---- The journal's thread ----
 
@@ -457,11 +446,41 @@ class Journal:
             self._entries.discard(entry)
 
 
+class _Renewed:
+    """Goes on owning a log while its conversation is computed again. until: as long as it is owned for certain."""
+
+    def __init__(self, store: Store, lease: Lease, until: float, lease_seconds: float) -> None:
+        self.until = until
+        self._store, self._lease, self._lease_seconds = store, lease, lease_seconds
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._renew, name="renew", daemon=True)
+
+    def __enter__(self) -> "_Renewed":
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        self._thread.join()
+
+    def _renew(self) -> None:
+        while not self._over.wait(RENEW_SECONDS):
+            asked = time.monotonic()
+            with contextlib.suppress(OSError, Fenced):
+                if self._store.renew(self._lease) is not Renewal.LOST:
+                    self.until = asked + self._lease_seconds
+
+
 @dataclass(frozen=True)
 class Taken:
-    """A conversation that was taken over, before it has a slot."""
+    """A conversation that was taken over, before it has a slot.
+
+    lease_seconds: for which its owner was waited for. read_seconds: for which its record was computed again.
+    """
 
     revived: "Revived"
     record: "Record"
     lease: Lease
     owned_until: float
+    lease_seconds: float = 0.0
+    read_seconds: float = 0.0

@@ -53,6 +53,7 @@ class Revived:
 
     received: how many frames its client has, None for all that were sent by the record. max_lead_ms: of its outbox.
     behind: how many frames the client has that are still to be made. clock: frames on its audio clock.
+    speaks: whether it was speaking.
     Raises RecordError.
     """
 
@@ -88,6 +89,7 @@ class Revived:
         if not self.conversation.active:
             raise RecordError("the record has no conversation in it")
         self.conversation.context.run_due()
+        self.speaks = not (self.conversation.paused or self.conversation.idle)
         self.behind = rerun.arrive(received)
         sent = self.conversation.outbox.sent
         self.lead_in: Item | None = next((i for at, i in rerun.told if at == sent - 1 and isinstance(i, Frame)), None)
@@ -112,8 +114,8 @@ class Revived:
         first = min(self._numbers(), default=conversation.context.frames)
         context.adopt(conversation.context, self._stepper.ran, self._codec.heard, first)
         # All are on their way before the first one is waited for.
-        made = list(context.playback.decode_again(first, context.frames))
-        sounds = {number: sound.pcm().numpy() for number, sound in made}
+        made = context.playback.decode_again(first, context.frames)
+        sounds = {number: pcm for run, sound in made for number, pcm in zip(run, sound.pcm().numpy(), strict=True)}
 
         def sounding(item: Item) -> Item:
             number = _number(item)

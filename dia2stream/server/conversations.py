@@ -14,7 +14,9 @@ to the engine, one sends what the engine makes. Only bytes move here; what they 
 """
 
 import asyncio
+import concurrent.futures
 import contextlib
+import logging
 import secrets
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable
@@ -49,8 +51,10 @@ from dia2stream.server.resend import Sent
 if TYPE_CHECKING:
     from dia2stream.engine.engine import Engine
     from dia2stream.engine.session import Session
-    from dia2stream.journal.revived import Revived
+    from dia2stream.journal.journal import Taken
     from dia2stream.journal.tape import Tape
+
+_log = logging.getLogger(__name__)
 
 # What a client is sent: Audio where it asked for an encoding, else the frames, and where they do not go on.
 Outgoing: TypeAlias = Event | Audio | Frame | Cut
@@ -123,7 +127,8 @@ class ServedConversation:
         self.forks: Callable[[ServedConversation], Awaitable[None]] | None = None  # copies it into a slot of its own
         self.copies: dict[str, ServedConversation] = {}  # by id, until its client is told
         self.original = ""  # the id of the conversation that it is a copy of, until somebody has come to it
-        self._revived: Revived | None = None  # another server's conversation, until it has its slot
+        self._taken: Taken | None = None  # another server's conversation, until it stands where its client is
+        self._adopted: concurrent.futures.Future[None] | None = None  # done when its slot has it
         self.begun = False  # whether there is anything to come back to
         self.since = time.monotonic()  # when its client came, said or was sent something last, or left
         self.awaited = False  # somebody has taken it and is about to be served
@@ -141,17 +146,17 @@ class ServedConversation:
         engine: "Engine",
         max_lead_ms: float | None,
         tape: "Tape | None" = None,
-        revived: "Revived | None" = None,
+        taken: "Taken | None" = None,
     ) -> None:
         """Takes a slot of the engine. Raises CommandError or EngineError when there is none.
 
-        tape: writes it down. revived: another server's conversation, which goes on.
+        tape: writes it down. taken: another server's conversation, which goes on.
         """
         self.session = engine.conversation(max_lead_ms=max_lead_ms, tape=tape)
-        self.tape, self._revived = tape, revived
-        if revived is not None:
+        self.tape, self._taken = tape, taken
+        if taken is not None:
             self.begun = True
-            self.session.adopt(revived)
+            self._adopted = self.session.adopt(taken.revived)
 
     async def close(self) -> None:
         """Gives the slot back and waits until it is free. May be called twice, and the waiting may be cancelled."""
@@ -243,17 +248,23 @@ class ServedConversation:
 
     async def _arrive(self) -> None:
         """Waits until a conversation of another server stands where its client is."""
-        revived, self._revived = self._revived, None
-        if revived is None:
+        taken, self._taken = self._taken, None
+        if taken is None or self._adopted is None:
             return
-        while self.session.conversation is not revived.conversation and not self.session.ended:
-            await asyncio.sleep(0.002)
+        began, revived = time.monotonic(), taken.revived
+        await asyncio.shield(asyncio.wrap_future(self._adopted))  # the engine adopts it also if its client goes
         last = revived.lead_in if isinstance(revived.lead_in, Frame) else None
         self._sent = Sent(revived.conversation.outbox.sent, last)
+        adopted = time.monotonic()
         if revived.behind:
             with contextlib.suppress(asyncio.TimeoutError):
                 await asyncio.wait_for(self._catch_up(revived.clock * FRAME_MS), ARRIVE_SECONDS)
             self.session.stand_still()
+        parts = [taken.lease_seconds, taken.read_seconds, adopted - began, time.monotonic() - adopted]
+        self._metrics.take_over.observe(sum(parts))
+        names = ("lease_ms", "read_ms", "slot_ms", "catch_up_ms")
+        told = {name: round(seconds * 1000) for name, seconds in zip(names, parts, strict=True)}
+        _log.info("conversation taken over", extra={"conversation": self.id[:6], "behind": revived.behind, **told})
 
     async def _catch_up(self, clock_ms: int) -> None:
         """Makes again what its client has and the journal has not."""

@@ -5,6 +5,7 @@ import contextlib
 import logging
 import time
 from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Protocol
 
 from dia2stream.errors import CommandError, RecordError
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from dia2stream.engine.engine import Engine
 
 _log = logging.getLogger(__name__)
+MAX_TAKE_OVERS = 64  # at a time; the next ones wait
 BEHIND_SECONDS = 1.0  # from then on, /readyz says that the journal is behind
 
 
@@ -84,6 +86,8 @@ class KeepingJournal:
 
     def __init__(self, journal: Journal, on_lost: Callable[[ServedConversation], None]) -> None:
         self.journal, self._on_lost = journal, on_lost
+        # Each waits for a store and for the conversation's owner, and must not hold up others that are given up sooner.
+        self._threads = ThreadPoolExecutor(MAX_TAKE_OVERS, "take-over")
         self._entries: dict[ServedConversation, Entry] = {}
 
     def begin(
@@ -102,7 +106,8 @@ class KeepingJournal:
         """
         received = None if received_ms is None else round(received_ms / FRAME_MS)
         try:
-            return await asyncio.to_thread(self.journal.take_over, id, engine, received, max_lead_ms)
+            loop, take_over = asyncio.get_running_loop(), self.journal.take_over
+            return await loop.run_in_executor(self._threads, take_over, id, engine, received, max_lead_ms)
         except NoLog:
             return None
         except Owned:
@@ -118,7 +123,6 @@ class KeepingJournal:
         """Takes a slot for a conversation that was taken over. Raises CommandError or EngineError."""
         entry = self.journal.keep(taken, engine, self._lost(served))
         self._open(served, entry, engine, max_lead_ms, taken)
-        _log.info("conversation taken over", extra={"conversation": served.id[:6], "behind": taken.revived.behind})
 
     async def give_back(self, taken: Taken) -> None:
         """There is no room for it here."""
@@ -134,6 +138,7 @@ class KeepingJournal:
         """See Keeping."""
         for served in list(self._entries):
             self.end(served, delete=False)
+        self._threads.shutdown(wait=False)
         self.journal.close()
 
     def _open(
@@ -147,7 +152,7 @@ class KeepingJournal:
         self._entries[served] = entry
         served.may_speak = lambda: self.journal.may_speak(entry)
         try:
-            served.open(engine, max_lead_ms, entry.tape, None if taken is None else taken.revived)
+            served.open(engine, max_lead_ms, entry.tape, taken)
         except BaseException:
             self.end(served, delete=taken is None)
             raise

@@ -55,6 +55,12 @@ class Metrics:
             buckets=_LATENCIES,
             registry=registry,
         )
+        self.take_over = Histogram(
+            "dia2stream_take_over_seconds",
+            "From a client's arrival with another server's conversation to where that stands again",
+            buckets=_LATENCIES,
+            registry=registry,
+        )
         self.frame_time = Histogram(
             "dia2stream_frame_seconds",
             f"Work on one frame, {FRAME_MS} ms of audio: a step's time over its frames",
