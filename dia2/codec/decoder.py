@@ -11,6 +11,7 @@ Tensors are channels-last, [n, time, channels], for n slots of the state.
 from __future__ import annotations
 
 import math
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -43,7 +44,7 @@ class MimiDecoder(CodecNetwork):
         frames: 1..FRAMES_PER_PASS. attend: how the transformer attends.
         """
         with self.moving(state, rows, codes.shape[0], codes.shape[2]) as (carry, view):
-            x = self.first(self._latents(codes, state, carry, view, attend), carry)
+            x: Tensor = self.first(self._latents(codes, state, carry, view, attend), carry)
             for stage in self.stages:
                 x = stage(x, carry)
             x = self.last(F.elu_(x), carry)  # [n, samples, 1]
@@ -70,10 +71,11 @@ class MimiDecoder(CodecNetwork):
     def lead_in(self) -> int:
         """How many frames back the convolutions hear: 4 in the published codec."""
         rate, positions = 1, float(self.first.context)
-        for stage in self.stages:
+        for stage in cast("list[Stage]", self.stages):
             positions += 1 / rate  # what a transposed convolution adds to the outputs of the next input
             rate *= stage.up.stride
-            positions += sum(block.squeeze.context + block.expand.context for block in stage.blocks) / rate
+            blocks = cast("list[Residual]", stage.blocks)
+            positions += sum(block.squeeze.context + block.expand.context for block in blocks) / rate
         return math.ceil((positions + self.last.context / rate) / STRIDE)
 
     @property
