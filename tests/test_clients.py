@@ -315,7 +315,7 @@ def test_our_plugin_for_livekit(run, hears):
     client.ended_well()
 
 
-def test_livekits_preemptive_speech_is_heard_at_once_or_never_was(tmp_path):
+def test_livekits_preemptive_speech_is_made_before_it_is_wanted_or_never_was(tmp_path):
     """The answer sounds the same, to the last sample: what was dropped is nowhere in the model's memory."""
     with Serve(before=QUICK, token=KEY, slots=2) as server:
         client = Program(tmp_path, "livekit_preemptive", server)
@@ -326,24 +326,31 @@ def test_livekits_preemptive_speech_is_heard_at_once_or_never_was(tmp_path):
             client.kill()
         assert not server.faults
     assert all(each["unheard"] for each in (usual, confirmed, dropped))
-    assert confirmed["first_ms"] < usual["first_ms"]
+    assert usual["made"] == 0
+    assert confirmed["made"] > 0
+    assert dropped["made"] > 0
     sounds = [(tmp_path / f"{name}.wav").read_bytes() for name in ("usual", "confirmed", "dropped")]
     assert len(sounds[0]) > 24000
     assert sounds[1] == sounds[0]
     assert sounds[2] == sounds[0]
 
 
-def test_pipecats_prepared_reply_is_heard_at_once_or_never_was(tmp_path):
+def test_pipecats_prepared_reply_is_made_before_it_is_wanted_or_never_was(tmp_path):
     with Serve(before=QUICK, token=KEY, slots=2) as server:
         client = Program(tmp_path, "pipecat_prepared", server)
         try:
-            told = {name: client.told(name) for name in ("usual", "committed", "discarded")}
+            made, told = {}, {}
+            for name in ("usual", "committed", "discarded"):
+                made[name] = client.told("made")["early"]
+                told[name] = client.told(name)
             client.ended_well()
         finally:
             client.kill()
         assert not server.faults
     assert [each["words"] for each in told.values()] == [SECOND.split()] * 3
-    assert told["committed"]["first_ms"] < told["usual"]["first_ms"]
+    assert made["usual"] == 0
+    assert made["committed"] > 0
+    assert made["discarded"] > 0
     sounds = [(tmp_path / f"{name}.wav").read_bytes() for name in told]
     assert sounds[1] == sounds[0]
     assert sounds[2] == sounds[0]

@@ -11,7 +11,7 @@ from livekit.agents import Agent, AgentSession, llm, stt
 from livekit.agents.types import DEFAULT_API_CONNECT_OPTIONS
 from livekit.agents.voice import io
 from livekit_loudspeaker import RATE, Loudspeaker
-from report import KEY, WS_URL, Stopwatch, save, tell
+from report import KEY, WS_URL, frames_made, save, tell
 
 from dia2stream.plugins import livekit as dia2
 
@@ -79,6 +79,7 @@ class Call:
     """A conversation of one question and one answer."""
 
     def __init__(self, name: str, answers: dict[str, str], preemptive_tts: bool) -> None:
+        self.preemptive = preemptive_tts
         self.name, self.ears, self.loudspeaker = name, Ears(), Loudspeaker()
         self.speaker = dia2.TTS(url=WS_URL, token=KEY, seed=2)
         self.session = AgentSession(
@@ -100,25 +101,27 @@ class Call:
         self.speaker.follow(self.session)
         await self.session.say(GREETING)
         self.loudspeaker.played.clear()
+        before = await frames_made()
         self.ears.hear(Type.START_OF_SPEECH)
         await ask(self)
-        await self._answered()
+        if self.preemptive:
+            await frames_made(more_than=before)
+        await self._answered(before)
         await self.session.aclose()
         await self.speaker.aclose()
 
-    async def _answered(self) -> None:
-        """The end of the caller's turn, and all of the answer."""
+    async def _answered(self, before: int) -> None:
+        """The end of the caller's turn, and all of the answer. before: the frames made before the question."""
         spoken = asyncio.Event()
         self.loudspeaker.on("playback_finished", lambda _: spoken.set())
         await self.speaker.listen(SPOKEN, "How long?", sample_rate=16000)
         await asyncio.sleep(THINKING)
-        unheard = not self.loudspeaker.played
-        self.loudspeaker.watch = watch = Stopwatch()
+        early = {"unheard": not self.loudspeaker.played, "made": await frames_made() - before}
         self.ears.hear(Type.FINAL_TRANSCRIPT, self.question)
         self.ears.hear(Type.END_OF_SPEECH)
         await asyncio.wait_for(spoken.wait(), 120)
         played = bytes(self.loudspeaker.played)
-        tell(self.name, unheard=unheard, first_ms=watch.first_ms, seconds=save(self.name, played, RATE))
+        tell(self.name, **early, seconds=save(self.name, played, RATE))
 
 
 async def asks(call: Call) -> None:

@@ -7,12 +7,11 @@ import asyncio
 
 from pipecat.frames.frames import EagerEndOfTurnCancelFrame, TTSSpeakFrame
 from pipecat_pipeline import Agent, run, silence
-from report import FIRST, KEY, SECOND, WS_URL
+from report import FIRST, KEY, SECOND, WS_URL, frames_made, tell
 
 from dia2stream.plugins.pipecat import Dia2TTSService
 
 GREETING = "Hello there."
-MADE = 2.0  # seconds in which a reply is made
 
 
 async def converse(name: str) -> None:
@@ -22,16 +21,18 @@ async def converse(name: str) -> None:
     async def answer(agent: Agent) -> None:
         await agent.say(GREETING)
         agent.begin()
+        before = await frames_made()
         if name == "discarded":
             await tts.prepare(FIRST)
-            await asyncio.sleep(MADE)
+            await frames_made(more_than=before)
             await agent.worker.queue_frame(EagerEndOfTurnCancelFrame())
             await asyncio.sleep(0.2)
             assert not await tts.commit()
         if name == "committed":
             await tts.prepare(SECOND)
-            await asyncio.sleep(MADE)
+            await frames_made(more_than=before)
         assert not agent.speaker.played
+        tell("made", early=await frames_made() - before)
         agent.begin()
         if name == "committed":
             assert await tts.commit()

@@ -8,8 +8,10 @@ wire format has connections: {"name": "a", "text": "Hello."} on stdin, until std
 
 import asyncio
 import json
+import re
 import sys
 import time
+import urllib.request
 import wave
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -41,6 +43,20 @@ def save(name: str, pcm: bytes, rate: int = 24000) -> float:
         file.setparams((1, 2, rate, 0, "NONE", ""))
         file.writeframes(pcm)
     return len(pcm) / 2 / rate
+
+
+async def frames_made(more_than: int = -1) -> int:
+    """The frames that the server has made since it began, as soon as they are more than so many. At most a minute."""
+    asked = urllib.request.Request(f"{URL}/metrics", headers={"Authorization": f"Bearer {KEY}"})
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        with await asyncio.to_thread(urllib.request.urlopen, asked) as answer:
+            figures = (await asyncio.to_thread(answer.read)).decode()
+        made = int(float(re.search(r"^dia2stream_frames_total (\S+)$", figures, re.MULTILINE)[1]))
+        if made > more_than:
+            return made
+        await asyncio.sleep(0.05)
+    raise TimeoutError(f"no more frames than {more_than} were made")
 
 
 class Stopwatch:
