@@ -23,6 +23,7 @@ from dia2stream.help import GroupedCommand, WholeSummaries
 from dia2stream.options import (
     BenchOptions,
     CallOptions,
+    CheckpointOptions,
     ClientOptions,
     CliFlag,
     ModelOptions,
@@ -271,7 +272,7 @@ def check_serve(options: ServeOptions) -> None:
 def replay(
     path: Annotated[str, typer.Argument(help="A record, as serve --record writes them.")],
     target: ReplayOptions,
-    model: ModelOptions,
+    model: CheckpointOptions,
 ) -> None:
     """Speak a recorded conversation again, for bug reports.
 
@@ -419,7 +420,7 @@ def protocol(
 def make(
     name: Annotated[str, typer.Argument(help="The name that start commands use for the voice.")],
     options: VoiceOptions,
-    model: ModelOptions,
+    model: CheckpointOptions,
 ) -> None:
     """Make a voice from a clip of one or two people. Only of people who agreed to it.
 
@@ -437,7 +438,9 @@ def make(
 
 
 @command("  dia2stream voice show alice.voice.safetensors --png alice.png", voices)
-def show(path: Annotated[str, typer.Argument(help="A voice file.")], options: ShowOptions, model: ModelOptions) -> None:
+def show(
+    path: Annotated[str, typer.Argument(help="A voice file.")], options: ShowOptions, model: CheckpointOptions
+) -> None:
     """Show a voice: its words, how long it is, whose it is. The model is needed for --png only."""
     from dia2stream.tools.voice_files import show as show_voice
 

@@ -38,8 +38,8 @@ class CliFlag:
 
 
 @dataclass(frozen=True)
-class ModelOptions:
-    """What speaks, and on what."""
+class CheckpointOptions:
+    """Which checkpoint is loaded, and how."""
 
     heading: ClassVar[str] = "Model"
 
@@ -57,6 +57,17 @@ class ModelOptions:
         Weights,
         CliFlag("fp8 keeps the layers' matrices in 8 bits: half the memory, a little error. Default: as --dtype says."),
     ] = "dtype"
+    tokenizer: Annotated[str | None, CliFlag("Repo id or folder of another tokenizer than the model's.", "MODEL")] = (
+        None
+    )
+    mimi: Annotated[str | None, CliFlag("Repo id or folder of another Mimi codec than the model's.", "MODEL")] = None
+    revision: Annotated[str | None, CliFlag("Branch, tag or commit of the model's repo.", "NAME")] = None
+
+
+@dataclass(frozen=True)
+class ModelOptions(CheckpointOptions):
+    """What speaks, and on what."""
+
     threads: Annotated[
         int | None,
         CliFlag(
@@ -87,11 +98,6 @@ class ModelOptions:
             "whole steps, once, which takes some 8 s more, then from a file in the cache folder. retimed: time again."
         ),
     ] = "auto"
-    tokenizer: Annotated[str | None, CliFlag("Repo id or folder of another tokenizer than the model's.", "MODEL")] = (
-        None
-    )
-    mimi: Annotated[str | None, CliFlag("Repo id or folder of another Mimi codec than the model's.", "MODEL")] = None
-    revision: Annotated[str | None, CliFlag("Branch, tag or commit of the model's repo.", "NAME")] = None
     history_seconds: Annotated[
         float,
         CliFlag("How much of its past a conversation keeps when the model's context is full.", "S", low=2, high=60),

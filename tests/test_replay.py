@@ -109,4 +109,5 @@ def test_what_cannot_be_replayed_or_recorded_is_one_clear_line(tmp_path: Path) -
     assert "is no record of a conversation" in failure("replay", str(nothing), "-o", out)
     assert "No such file" in failure("replay", str(tmp_path / "none"), "-o", out)
     assert "must end in" in failure("replay", str(nothing), "-o", "x.ogx")
+    assert "No such option: --speculate" in failure("replay", str(nothing), "--speculate", "on")
     assert f"--record {nothing}: File exists" in failure("serve", "--record", str(nothing), "--port", "0")

@@ -4,13 +4,13 @@ import torch
 
 from dia2.checkpoint.download import Progress
 from dia2.checkpoint.load import BUNDLED, LoadOptions, has_bundled
-from dia2stream.options import ModelOptions
+from dia2stream.options import CheckpointOptions
 
 PUBLISHED_MODEL = "nari-labs/Dia2-2B"
 NOISE_MODEL = "random:tiny"
 
 
-def load_options(model: ModelOptions, progress: Progress | None = None) -> LoadOptions:
+def load_options(model: CheckpointOptions, progress: Progress | None = None) -> LoadOptions:
     """What the model library needs to know of the command line's options to load the model."""
     names = ("device", "dtype", "weights", "tokenizer", "mimi", "revision")
     return LoadOptions(**{name: getattr(model, name) for name in names}, progress=progress)

@@ -27,7 +27,7 @@ from dia2stream.journal.record import Record
 from dia2stream.journal.recorded_ear import RecordedEar
 from dia2stream.journal.rerun import Rerun, check_model, text_settings
 from dia2stream.journal.tape import plain_action
-from dia2stream.options import ModelOptions, SpeechOptions
+from dia2stream.options import CheckpointOptions, SpeechOptions
 
 
 @dataclass
@@ -49,7 +49,7 @@ class Differences:
 class Replay:
     """A record and the model that speaks it again. Raises RecordError for another model, Dia2Error without one."""
 
-    def __init__(self, record: Record, model: ModelOptions, progress: Progress | None = None) -> None:
+    def __init__(self, record: Record, model: CheckpointOptions, progress: Progress | None = None) -> None:
         self.record = record
         name = model.model or default_model(model.device)
         self.checkpoint: Checkpoint = load_checkpoint(name, load_options(model, progress))

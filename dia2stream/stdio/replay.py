@@ -14,7 +14,7 @@ from dia2stream.audio import Encoder
 from dia2stream.engine.replay import Replay
 from dia2stream.items import FRAME_MS, FRAME_SAMPLES, Frame
 from dia2stream.journal.record import Record, read_record
-from dia2stream.options import ModelOptions, ReplayOptions
+from dia2stream.options import CheckpointOptions, ReplayOptions
 from dia2stream.stdio.descriptors import write_all
 from dia2stream.stdio.players import find_player, playing, takes_wav
 from dia2stream.terminal import load_progress, note
@@ -22,7 +22,7 @@ from dia2stream.terminal import load_progress, note
 _RATE = FRAME_SAMPLES * 1000 // FRAME_MS
 
 
-def run(path: str, model: ModelOptions, target: ReplayOptions) -> None:
+def run(path: str, model: CheckpointOptions, target: ReplayOptions) -> None:
     """Speaks it again. Raises Dia2StreamError or Dia2Error, OSError for a file that cannot be read or written."""
     record = read_record(Path(path).read_bytes(), path)
     player = find_player() if target.output is None else None

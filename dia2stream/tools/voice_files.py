@@ -27,14 +27,14 @@ from dia2.voice.voice import SUFFIX, Clip, ClipWord, Voice, make_clip, read_word
 from dia2.voice.word_times import align, transcribe
 from dia2stream import __version__
 from dia2stream.engine.loading import default_model, load_options
-from dia2stream.options import ModelOptions, ShowOptions, VoiceOptions
+from dia2stream.options import CheckpointOptions, ShowOptions, VoiceOptions
 from dia2stream.protocol.fields import MAX_ID_CHARS
 from dia2stream.terminal import load_progress, note
 
 # ---- voice make ----
 
 
-def make(name: str, options: VoiceOptions, model: ModelOptions) -> None:
+def make(name: str, options: VoiceOptions, model: CheckpointOptions) -> None:
     """Makes a voice file and prints the words in it. Raises Dia2Error."""
     _check_target(name, options)
     with _silent_decoders():
@@ -66,7 +66,7 @@ def _provenance(
     recordings: Sequence[tuple[Recording, str]],
     heard: Sequence[tuple[list[ClipWord], str]],
     options: VoiceOptions,
-    model: ModelOptions,
+    model: CheckpointOptions,
 ) -> dict[str, str]:
     """Where a voice comes from, for its file."""
     found = {"made": str(date.today()), "made_by": f"dia2stream {__version__}", "codec_of": _model_name(model)}
@@ -154,19 +154,19 @@ def _clip(recording: Recording, words: Sequence[ClipWord], codec: Mimi) -> Clip:
     return make_clip(pcm, moved, codec)
 
 
-def _load_codec(model: ModelOptions) -> tuple[Any, Mimi]:
+def _load_codec(model: CheckpointOptions) -> tuple[Any, Mimi]:
     with load_progress() as progress:
         return load_codec(_model_name(model), load_options(model, progress))
 
 
-def _model_name(model: ModelOptions) -> str:
+def _model_name(model: CheckpointOptions) -> str:
     return model.model or default_model(model.device)
 
 
 # ---- voice show ----
 
 
-def show(path: str, options: ShowOptions, model: ModelOptions) -> None:
+def show(path: str, options: ShowOptions, model: CheckpointOptions) -> None:
     """Prints what is in a voice file, and draws it if a picture is asked for. Raises Dia2Error."""
     voice = Voice.load(path)
     _print(voice)
