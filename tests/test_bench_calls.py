@@ -235,15 +235,20 @@ def test_a_server_is_measured_by_the_same_calls() -> None:
 # ---- scripts/gpu-calls ----
 
 
-def test_the_acceptance_script_holds_every_kind_of_load_and_names_what_it_left_out(tmp_path: Path) -> None:
+def test_the_acceptance_script_holds_every_load_with_guesses_and_without_and_tells_of_slow_starts(
+    tmp_path: Path,
+) -> None:
     script = Path(__file__).parent.parent / "scripts/gpu-calls"
-    small = ["--model", "random:tiny", "--device", "cpu", "--slots", "3", "--seconds", "1", "--budget", "150"]
-    which = ["--crowd", "2", "--phone", "2", "--rate", "20", "--json", str(tmp_path / "all.jsonl")]
+    small = ["--stand-in", "--slots", "3", "--seconds", "1", "--budget", "200", "--speculate", "both", "--slow-ms", "1"]
+    which = ["--only", "crowd,rate", "--crowd", "2", "--rate", "20", "--json", str(tmp_path / "all.jsonl")]
     command = [sys.executable, str(script), *small, *which]
     done = subprocess.run(command, capture_output=True, text=True, timeout=2.5 * PATIENCE)
     assert done.returncode == 0, done.stderr
     reports = [json.loads(line) for line in (tmp_path / "all.jsonl").read_text(encoding="utf-8").splitlines()]
     left_out = done.stdout.count("left out for want of time")
-    assert len(reports) + left_out == 3
+    assert len(reports) + left_out == 4
+    assert [found["settings"]["speculate"] for found in reports] == [False, True, False, True][: len(reports)]
     assert re.search(r"rate 20: lost \d+, at most 0$", done.stdout, re.MULTILINE) or left_out
     assert all(len(found["calls"]["points"]) == 1 for found in reports)
+    for told in (r"^slow start in slot \d", r" one whole step of 1, planned", r"\d  _carry_out_orders$"):
+        assert re.search(told, done.stdout, re.MULTILINE), told

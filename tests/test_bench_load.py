@@ -5,7 +5,7 @@ import itertools
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from random import Random
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from hypothesis import given
@@ -13,7 +13,9 @@ from hypothesis import strategies as st
 from simulated import simulate
 
 from dia2stream.bench.load.arrivals import poisson_arrivals, spread_arrivals
+from dia2stream.bench.load.clients import CallClient
 from dia2stream.bench.load.driver import Load, Target, measure, measure_planned
+from dia2stream.bench.load.listener import Listener
 from dia2stream.bench.load.playback import PlaybackClock
 from dia2stream.bench.load.results import CallRecord, Usage, holds, summarize
 from dia2stream.bench.load.script import PlannedCall, model_pieces, phone_turns, planned_calls
@@ -444,3 +446,45 @@ def test_planned_calls_for_which_there_is_no_slot_are_refused() -> None:
     calls = [PlannedCall(at, turns) for at in (0.0, 0.5, 60.0)]
     point = simulate(measure_planned(calls, Target(Speaker(slots=1).connect, Start)))
     assert (point["calls"], point["refused"]) == (3, {"busy": 1})
+
+
+# ---- The listener ----
+
+
+class OneEvent:
+    """A client to which one event comes, when it is told so."""
+
+    def __init__(self) -> None:
+        self.comes = asyncio.Event()
+
+    async def received(self) -> AsyncIterator[Event | float]:
+        await self.comes.wait()
+        yield Paused(0, "", "")
+        await asyncio.Event().wait()
+
+
+@pytest.mark.parametrize("turns", range(8))
+def test_a_call_that_waits_can_be_cancelled_at_any_moment_also_when_something_comes(turns: int) -> None:
+    async def cancelled() -> bool:
+        client = OneEvent()
+        listener = Listener(cast(CallClient, client), CallRecord())
+        receiving = asyncio.create_task(listener.receive())
+        waiting = asyncio.create_task(listener.until(lambda: False, timeout=10.0))
+        await asyncio.sleep(1.0)
+        client.comes.set()
+        for _ in range(turns):  # of the loop
+            await asyncio.sleep(0)
+        waiting.cancel()
+        receiving.cancel()
+        return (await asyncio.wait([waiting], timeout=1.0))[0] == {waiting} and waiting.cancelled()
+
+    assert simulate(cancelled())
+
+
+def test_a_call_waits_no_longer_than_it_has_patience() -> None:
+    async def waited() -> tuple[bool, float]:
+        listener = Listener(cast(CallClient, OneEvent()), CallRecord())
+        found = await listener.until(lambda: False, timeout=10.0)
+        return found, asyncio.get_running_loop().time()
+
+    assert simulate(waited()) == (False, 10.0)

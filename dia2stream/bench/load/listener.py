@@ -67,10 +67,19 @@ class Listener:
                 return True
             if self._ended:
                 raise EngineError("the conversation has ended")
-            try:
-                await asyncio.wait_for(self._changed.wait(), None if ends is None else max(0.0, ends - _now()))
-            except asyncio.TimeoutError:
-                return condition()
+            if ends is not None and _now() >= ends:
+                return False
+            await self._change(ends)
+
+    async def _change(self, until: float | None) -> None:
+        """Returns when something has come, or at a moment."""
+        # Not `asyncio.wait_for`: before Python 3.12 a cancellation is lost that comes as what it waits for is there.
+        timer = None if until is None else asyncio.get_running_loop().call_at(until, self._changed.set)
+        try:
+            await self._changed.wait()
+        finally:
+            if timer is not None:
+                timer.cancel()
 
     # ---- What comes ----
 
