@@ -13,9 +13,11 @@ from dia2.checkpoint.int8 import dequantized
 
 sys.path.append(str(Path(__file__).parent.parent / "scripts" / "bundled-voice"))
 import bundle
+import codec_net
 import corpus
 import export
 import gates
+import silence
 
 SOUND_SECONDS = 3
 
@@ -102,6 +104,62 @@ def test_words_pass_when_few_are_wrong_for_both_speakers(
     lines = [short, {"words": 695, "wer": wer, "S1": s1, "S2": s2}]
     (tmp_path / "judged.json").write_text("".join(json.dumps(line) + "\n" for line in lines))
     assert len(list(gates.of_words(tmp_path / "judged.json"))) == faults
+
+
+@pytest.mark.parametrize(
+    ("wrong", "fault"),
+    [
+        ({}, None),
+        ({"line": -79.9}, "a line of -79.9 dB at 3000 Hz in silence, more than -80"),
+        ({"constant": -45.0}, "a constant of -45.0 dB in silence, more than -80"),
+        ({"borders": [1.0, 1.6]}, "S2's steps at the borders of frames are 1.6 times those around them, more than 1.5"),
+    ],
+)
+def test_silence_passes_without_a_line_a_constant_and_steps(tmp_path: Path, wrong: dict, fault: str | None) -> None:
+    right = {"line": -86.0, "hertz": 3000.0, "constant": -84.0, "borders": [1.1, 0.8]}
+    (tmp_path / "silence.json").write_text(json.dumps(right | wrong))
+    assert list(gates.of_silence(tmp_path / "silence.json")) == ([] if fault is None else [fault])
+
+
+def test_a_line_and_a_constant_are_found_in_silence() -> None:
+    time = np.arange(2 * silence.WINDOW) / silence.RATE
+    line, hertz = silence.loudest_line(10 ** (-70 / 20) * np.sin(2 * np.pi * 3000 * time) + 0.01)
+    assert (round(line, 1), hertz) == (-70.0, 3000.0)
+    noise = np.random.default_rng(0).normal(size=40 * silence.FRAME)
+    found = silence.measured([[noise], [noise]], [np.full(silence.WINDOW, 0.01)])
+    assert found["constant"] == -40.0
+    assert found["line"] < -150
+
+
+def test_a_step_at_the_borders_of_frames_is_found() -> None:
+    generator = np.random.default_rng(0)
+    sounds = [generator.normal(size=200 * silence.FRAME + 77) for _ in range(2)]
+    for border in range(silence.FRAME, len(sounds[1]), silence.FRAME):
+        sounds[1][border:] += 5
+    found = silence.measured([[sounds[0]], [sounds[1]]], [np.zeros(silence.WINDOW)])
+    assert 0.8 < found["borders"][0] < 1.2
+    assert found["borders"][1] > 3
+    assert found["at"][1] == 0
+
+
+def test_silence_is_exported_as_zero() -> None:
+    net = codec_net.CodecNet(codec_net.new_weights(1))
+    codes = torch.arange(8)
+    held = codes[None, :, None].expand(-1, -1, export.STEADY)
+    net.get(export.LAST_BIAS).data.add_(0.01)
+
+    def constant(net: codec_net.CodecNet) -> float:
+        with torch.no_grad():
+            return float(net.decode(net.dequantize(held))[0, -codec_net.FRAME :].mean())
+
+    assert abs(constant(net)) > 1e-3
+    before = {name: tensor.half() for name, tensor in net.weights().items() if "codebook" not in name}
+    made = export.grounded(net, codes)
+    assert abs(constant(made)) < 1e-5
+    after = made.weights()
+    assert [name for name, tensor in before.items() if not torch.equal(after[name], tensor.float())] == [
+        export.LAST_BIAS
+    ]
 
 
 def test_a_gate_that_does_not_pass_ends_with_1(

@@ -5,6 +5,7 @@ speech FOLDER       both speakers at one level and one pace
 codes FOLDER        enough hours, both speakers alike
 checkpoint FOLDER   the files' size
 words FILE          the JSON lines of judge.py: how many words are heard wrong
+silence FILE        the JSON line of silence.py: no line and no constant in silence, no step at the borders of frames
 """
 
 import argparse
@@ -25,6 +26,7 @@ SHARDS, MEASURED = 4, 60.0  # of speech that are looked at; seconds at a time
 HOURS, SHARE = 20.0, 0.05
 MEGABYTES = 40.0
 WRONG, APART = 8.0, 2.0  # percent of words; points between the speakers
+SILENT_DB, STEP = -80.0, 1.5  # of a sine or a constant; of a border, in proportion to its neighbours
 
 
 def of_texts(folder: Path) -> Iterator[str]:
@@ -106,12 +108,25 @@ def of_words(path: Path) -> Iterator[str]:
         yield f"S1 {last['S1']} % and S2 {last['S2']} % are more than {APART:.0f} points apart"
 
 
+def of_silence(path: Path) -> Iterator[str]:
+    """Faults of what silence.py printed."""
+    found = json.loads(path.read_text(encoding="utf-8"))
+    if found["line"] > SILENT_DB:
+        yield f"a line of {found['line']} dB at {found['hertz']:.0f} Hz in silence, more than {SILENT_DB:.0f}"
+    if found["constant"] > SILENT_DB:
+        yield f"a constant of {found['constant']} dB in silence, more than {SILENT_DB:.0f}"
+    for speaker, step in enumerate(found["borders"], 1):
+        if step > STEP:
+            yield f"S{speaker}'s steps at the borders of frames are {step} times those around them, more than {STEP}"
+
+
 GATES: dict[str, Callable[[Path], Iterator[str]]] = {
     "texts": of_texts,
     "speech": of_speech,
     "codes": of_codes,
     "checkpoint": of_checkpoint,
     "words": of_words,
+    "silence": of_silence,
 }
 
 
