@@ -3,6 +3,7 @@
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -10,10 +11,11 @@ from torch import Tensor
 sys.path.append(str(Path(__file__).parent.parent / "scripts" / "bundled-voice"))
 import codec
 from codec_net import FRAME, CodecNet, new_weights
-from decoder import Smooth, Trainer, smoothed
+from decoder import QUIET, WARM, Phase, Smooth, Trainer, phase_at, smoothed
 from discriminators import Discriminators, fold, fooling_loss, matching_loss, telling_loss
+from held_out import HeldOut
 from spectra import Analysis
-from training import read_state, write_state
+from training import lighter, read_state, write_state
 
 FRAMES, RATE = 3, 16_000
 UPSAMPLING = "decoder.layers.11.conv.weight"  # stride 4
@@ -50,9 +52,9 @@ def make_trainer(weights: dict[str, Tensor], seed: int = 0) -> Trainer:
     return Trainer(CodecNet(weights), make_analysis(), 2, FRAMES, torch.device("cpu"), width=2)
 
 
-def steps(trainer: Trainer, count: int, adversarial: bool = False, rate: float = 1e-3) -> None:
+def steps(trainer: Trainer, count: int, phase: Phase = Phase.SPECTRA, rate: float = 1e-3) -> None:
     for _ in range(count):
-        trainer.learn(sounds(2, FRAMES), rate, adversarial)
+        trainer.learn(sounds(2, FRAMES), rate, phase)
 
 
 @pytest.mark.parametrize("stride", [2, 4, 5, 6, 8])
@@ -121,16 +123,88 @@ def test_an_adversarial_step_teaches_both_sides(weights: dict[str, Tensor]) -> N
     trainer = make_trainer(weights)
     sides = [list(trainer.discriminators.parameters()), trainer.parameters]
     before = [[w.detach().clone() for w in side] for side in sides]
-    steps(trainer, 2, adversarial=True)
+    steps(trainer, 2, Phase.AGAINST)
     assert (trainer.shown > 0).all()
     for side, old in zip(sides, before, strict=True):
         assert sum(not torch.equal(a, b) for a, b in zip(side, old, strict=True)) > 0.9 * len(old)
 
 
+def test_discriminators_that_learn_alone_leave_the_decoder_as_it_is(weights: dict[str, Tensor]) -> None:
+    trainer = make_trainer(weights)
+    sides = [list(trainer.discriminators.parameters()), trainer.parameters, trainer.averages.values]
+    before = [[w.detach().clone() for w in side] for side in sides]
+    steps(trainer, 2, Phase.TELLING)
+    assert trainer.shown[3] > 0
+    assert trainer.shown[:3].tolist() == [0, 0, 0]
+    told, *rest = (
+        [torch.equal(a, b) for a, b in zip(side, old, strict=True)] for side, old in zip(sides, before, strict=True)
+    )
+    assert sum(told) < 0.1 * len(told)
+    assert all(all(same) for same in rest)
+
+
+def test_a_decoder_that_has_learnt_before_waits_for_its_discriminators() -> None:
+    assert [phase_at(progress, trained=False) for progress in (0.0, QUIET, 1.0)] == [
+        Phase.SPECTRA,
+        Phase.AGAINST,
+        Phase.AGAINST,
+    ]
+    assert [phase_at(progress, trained=True) for progress in (0.0, WARM, 1.0)] == [
+        Phase.TELLING,
+        Phase.AGAINST,
+        Phase.AGAINST,
+    ]
+
+
+def test_what_is_held_out_is_in_no_batch_and_tells_how_near_a_decoder_is(
+    weights: dict[str, Tensor], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sound = (sounds(1, 12)[0] * 20_000).to(torch.int16)
+    hop = FRAME * 2 // 3
+    sound[: 4 * hop] = 7  # tells it apart
+    np.savez(tmp_path / "0000.npz", sound=sound.numpy())
+    speech = codec.Speech(tmp_path, torch.device("cpu"), 0.01, held=4 * hop)
+    speech.look()
+    batch = speech.batch(200, 3)
+    assert (batch * 32768 != 7).any(1).all()
+    assert speech.held_out(frames=2).shape == (2, 2 * hop)
+    assert (speech.held_out(frames=2) * 32768 == 7).all()
+
+    trainer = make_trainer(weights)
+    held = HeldOut(trainer.encoder, trainer.loss, sounds(2, 6))
+    first = held(trainer.net)
+    steps(trainer, 8)
+    then = held(trainer.net)
+    assert then["spectral"] < first["spectral"]
+    assert then["mel"] < first["mel"]
+    assert then["place"] > 0
+    held.report(trainer)
+    assert capsys.readouterr().out.startswith("       held out: spectral ")
+
+
+def test_a_state_that_travels_is_lighter_and_can_be_gone_on_with(weights: dict[str, Tensor], tmp_path: Path) -> None:
+    trainer = make_trainer(weights)
+    steps(trainer, 2, Phase.AGAINST)
+    for name, told in (("whole", trainer.state()), ("light", lighter(trainer.state()))):
+        write_state(tmp_path / name, {"trainer": told, "spent": 3.0})
+    sizes = [(tmp_path / name).stat().st_size for name in ("whole", "light")]
+    assert sizes[1] < 0.8 * sizes[0]
+    told = read_state(tmp_path / "light", torch.device("cpu"))
+    assert told is not None
+    again = make_trainer(weights, seed=5)
+    again.restore(told["trainer"])
+    assert all(torch.equal(a, b) for a, b in zip(trainer.parameters, again.parameters, strict=True))
+    moments = [list(each.optimizer.state.values()) for each in (trainer, again)]
+    for own, read in zip(*moments, strict=True):
+        assert read["exp_avg"].dtype == torch.float32
+        assert torch.allclose(own["exp_avg"], read["exp_avg"], rtol=0.01)
+        assert own["step"] == read["step"]
+
+
 def test_the_codes_the_encoder_and_the_codebooks_stay_as_they_are(weights: dict[str, Tensor], tmp_path: Path) -> None:
     codec.save(CodecNet(weights), tmp_path)
     trainer = make_trainer(weights)
-    steps(trainer, 2, adversarial=True)
+    steps(trainer, 2, Phase.AGAINST)
     trainer.save(tmp_path)
     made = codec.read(tmp_path).weights()
     stay = [n for n in weights if n.startswith(codec.ENCODES) or "codebook" in n or "input_proj" in n]
@@ -143,15 +217,15 @@ def test_the_codes_the_encoder_and_the_codebooks_stay_as_they_are(weights: dict[
 
 def test_a_resumed_trainer_goes_on_as_if_it_had_never_stopped(weights: dict[str, Tensor], tmp_path: Path) -> None:
     whole, first = make_trainer(weights), make_trainer(weights)
-    for adversarial in (False, True):
-        steps(whole, 2, adversarial)
+    for phase in (Phase.SPECTRA, Phase.AGAINST):
+        steps(whole, 2, phase)
     steps(first, 2)
     write_state(tmp_path / "state", {"trainer": first.state(), "spent": 3.0})
     told = read_state(tmp_path / "state", torch.device("cpu"))
     assert told is not None
     second = make_trainer(weights, seed=5)
     second.restore(told["trainer"])
-    steps(second, 2, adversarial=True)
+    steps(second, 2, Phase.AGAINST)
     assert (second.steps, told["spent"]) == (4, 3.0)
     for of in (lambda t: t.parameters, lambda t: t.averages.values, lambda t: list(t.discriminators.parameters())):
         apart = [(a - b).detach().abs().max().item() for a, b in zip(of(whole), of(second), strict=True)]

@@ -136,6 +136,11 @@ def test_the_rate_warms_up_stays_and_falls_over_all_calls_together() -> None:
     assert rates[7:] == [pytest.approx(0.01, abs=0.001)] * 3
 
 
+def test_the_rate_of_who_learns_after_others_rises_once_these_have_learnt() -> None:
+    rates = [Schedule(100, 1.0, 0.02, spent, first=0.05).rate for spent in (0, 4.9, 5, 6, 7, 50)]
+    assert rates == [1, 1, pytest.approx(0.05), pytest.approx(0.55), 1, 1]
+
+
 def test_the_end_of_the_time_can_begin_at_once_and_no_sooner_than_it_would() -> None:
     early, late = Schedule(100, 1.0, 0.05, spent=20), Schedule(100, 1.0, 0.05, spent=90)
     early.cool_down()

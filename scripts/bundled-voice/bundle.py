@@ -14,19 +14,12 @@ from pathlib import Path
 
 import corpus
 from flite import VOICES
+from training import halved
 
 LINES = 300_000  # of the texts, which are some 330 hours of sound
 LIBRARIES = ("libflite", "libflite_usenglish", "libflite_cmulex", *(f"libflite_cmu_us_{name}" for name in VOICES))
 SYSTEM = Path("/usr/lib/x86_64-linux-gnu")
 XZ = ".xz"
-
-
-def halved(path: Path, out: Path) -> None:
-    """A half of the codec in float16, but for codebooks: codes must stay what they are."""
-    from safetensors.torch import load_file, save_file
-
-    weights = load_file(path)
-    save_file({name: w if "codebook" in name else w.half() for name, w in weights.items()}, out)
 
 
 def pack(content: bytes, path: Path) -> None:

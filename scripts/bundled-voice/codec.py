@@ -38,10 +38,13 @@ def resample(sound: Tensor) -> Tensor:
 
 
 class Speech:
-    """All sound read so far, on the device, int16 at 16 kHz; shards are picked up as they appear."""
+    """All sound read so far, on the device, int16 at 16 kHz; shards are picked up as they appear.
 
-    def __init__(self, folder: Path, device: torch.device, hours: float) -> None:
-        self.folder, self.device = folder, device
+    held: so many samples at the beginning are in no batch.
+    """
+
+    def __init__(self, folder: Path, device: torch.device, hours: float, held: int = 0) -> None:
+        self.folder, self.device, self.held = folder, device, held
         self.sound = torch.zeros(round(hours * 3600 * SPEECH_RATE), dtype=torch.int16, device=device)
         self.filled = 0
         self._seen: set[Path] = set()
@@ -60,8 +63,13 @@ class Speech:
     def batch(self, count: int, frames: int) -> Tensor:
         """Random pieces, float32 [count, frames * 1280] at 16 kHz."""
         length = frames * FRAME * SPEECH_RATE // RATE
-        starts = torch.randint(self.filled - length, (count, 1), device=self.device)
+        starts = torch.randint(self.held, self.filled - length, (count, 1), device=self.device)
         return self.sound[starts + torch.arange(length, device=self.device)].float() / 32768
+
+    def held_out(self, frames: int = 25) -> Tensor:
+        """What is in no batch, in pieces of so many frames, float32 [n, frames * 1280] at 16 kHz."""
+        length = frames * FRAME * SPEECH_RATE // RATE
+        return self.sound[: self.held // length * length].view(-1, length).float() / 32768
 
 
 @torch.no_grad()

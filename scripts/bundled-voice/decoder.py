@@ -5,6 +5,12 @@ spectra of four sizes alone; after a QUIET part of the time, discriminators and 
 follows the time that was trained, of `--minutes` in all; a call ends at `--deadline` and leaves STATE, with which the
 next one goes on. What is written to CODEC are averages of the weights. On CUDA a step is one graph.
 
+`--trained`: CODEC's decoder has learnt that before, and its STATE is lost. Then discriminators that know nothing would
+pull it anywhere, so they learn alone for a WARM part of the time, and both from there on, at a lower rate.
+
+The first minute of the first shard is never learnt from; every 30 s a line says how near the averages come to it
+(held_out.py). `--out FOLDER` gets the averages at each quarter of the time, to choose from by ear, and a lighter state.
+
 A transposed convolution whose taps add up differently from sample to sample buzzes: its stride becomes a tone. Here all
 its phases add up to the same (`Smooth`), which is what repeating samples and then convolving them would do.
 """
@@ -15,6 +21,7 @@ import os
 import sys
 import time
 import traceback
+from enum import Enum
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +30,7 @@ import torch
 from codec import ANALYSIS, ENCODES, Encoder, Speech, resample
 from codec_net import FRAME, RATIOS, CodecNet
 from discriminators import Discriminators, fooling_loss, matching_loss, telling_loss
+from held_out import HeldOut
 from losses import SpectralLoss
 from spectra import Analysis
 from torch import Tensor, nn
@@ -32,6 +40,8 @@ from training import (
     Schedule,
     copy_all,
     go_on_from,
+    halved,
+    lighter,
     load_optimizer,
     read_state,
     state_of,
@@ -39,15 +49,36 @@ from training import (
 )
 
 PEAK_RATE = 1e-3
+TRAINED_RATE = 3e-4  # of a decoder that has learnt before
 WARM_UP = 0.02  # of the time
 QUIET = 0.25  # of the time, before the discriminators join
+WARM = 0.05  # of the time, for discriminators that meet a decoder that has learnt before
 SPECTRAL, MATCHING, FOOLING = 15.0, 2.0, 1.0  # what the decoder's losses count
 UPSAMPLING = ("upsample.conv.weight", *(f"decoder.layers.{3 * n + 2}.conv.weight" for n in range(len(RATIOS))))
 AVERAGE = 0.999
 MARGIN = 4.0  # seconds before the deadline
-LEAST = 16_000 * 60  # samples of speech to begin with; more may come while it learns
+FIRST = "0000.npz"  # the shard that has what is held out
+HELD = 16_000 * 60  # samples of it
+LEAST = 2 * HELD  # samples of speech to begin with; more may come while it learns
 REPORT = 10.0  # seconds
 KEEP = 60.0
+MEASURE = 30.0
+QUARTERS = 4
+
+
+class Phase(Enum):
+    """Who learns."""
+
+    SPECTRA = "the decoder, by spectra alone"
+    TELLING = "the discriminators alone"
+    AGAINST = "both, against each other"
+
+
+def phase_at(progress: float, trained: bool) -> Phase:
+    """progress: of the time, 0 to 1."""
+    if trained:
+        return Phase.TELLING if progress < WARM else Phase.AGAINST
+    return Phase.SPECTRA if progress < QUIET else Phase.AGAINST
 
 
 class Smooth(nn.Module):
@@ -83,9 +114,16 @@ class Trainer:
     """Decoder and discriminators, and a step that is a captured graph on CUDA."""
 
     def __init__(
-        self, net: CodecNet, analysis: Analysis, count: int, frames: int, device: torch.device, width: int
+        self,
+        net: CodecNet,
+        analysis: Analysis,
+        count: int,
+        frames: int,
+        device: torch.device,
+        width: int,
+        counts: tuple[float, float, float] = (SPECTRAL, MATCHING, FOOLING),
     ) -> None:
-        self.net, self.device = smoothed(net).to(device), device
+        self.net, self.device, self.counts = smoothed(net).to(device), device, counts
         self.encoder = Encoder(net, analysis)
         self.loss = SpectralLoss(device)
         self.discriminators = Discriminators(width).to(device)
@@ -108,34 +146,36 @@ class Trainer:
         self.telling = torch.optim.AdamW(self.discriminators.parameters(), **common)
         self.input = torch.zeros(count, frames * FRAME * 2 // 3, device=device)
         self.shown = torch.zeros(4, device=device)  # spectral, matching, fooling, telling
-        self.graphs: dict[bool, torch.cuda.CUDAGraph] = {}
+        self.graphs: dict[Phase, torch.cuda.CUDAGraph] = {}
 
-    def learn(self, sound: Tensor, rate: float, adversarial: bool) -> None:
+    def learn(self, sound: Tensor, rate: float, phase: Phase) -> None:
         """One update on sound [B, T] at 16 kHz."""
         self.input.copy_(sound)
         self.steps += 1
-        if adversarial in self.graphs or self.device.type != "cuda":
+        if phase in self.graphs or self.device.type != "cuda":
             self.rate.fill_(rate)
             self.averages.set(AVERAGE, self.steps)
-        if adversarial in self.graphs:
-            self.graphs[adversarial].replay()
+        if phase in self.graphs:
+            self.graphs[phase].replay()
         else:
-            self.step(adversarial)
+            self.step(phase)
 
-    def step(self, adversarial: bool) -> None:
-        """The discriminators' update, and then the decoder's."""
+    def step(self, phase: Phase) -> None:
+        """The update of who learns, the discriminators first."""
         wanted = resample(self.input)
         with torch.no_grad():
             codes = self.encoder(wanted)
-        with self._autocast():
+        with self._autocast(), torch.set_grad_enabled(phase is not Phase.TELLING):
             made = self.net.decode(self.net.dequantize(codes)).float()
-        losses = [self.loss(made, wanted)]
-        if adversarial:
-            told = self._tell(made.detach(), wanted)
-            losses += self._against(made, wanted)
-            self.shown[3].copy_(told)
-        counts = (SPECTRAL, MATCHING, FOOLING)
-        torch.stack([count * loss for count, loss in zip(counts, losses, strict=False)]).sum().backward()
+        if phase is not Phase.SPECTRA:
+            self.shown[3].copy_(self._tell(made.detach(), wanted))
+        if phase is not Phase.TELLING:
+            self._make(made, wanted, against=phase is Phase.AGAINST)
+
+    def _make(self, made: Tensor, wanted: Tensor, against: bool) -> None:
+        """The decoder's update."""
+        losses = [self.loss(made, wanted), *(self._against(made, wanted) if against else [])]
+        torch.stack([count * loss for count, loss in zip(self.counts, losses, strict=False)]).sum().backward()
         _update(self.optimizer, self.parameters)
         self.averages.update()
         self.shown[: len(losses)].copy_(torch.stack(losses).detach())
@@ -161,7 +201,7 @@ class Trainer:
         """Without its cache: casts must be part of a graph."""
         return torch.autocast(self.device.type, torch.bfloat16, cache_enabled=False)
 
-    def capture(self, adversarial: bool, sound: Tensor) -> None:
+    def capture(self, phase: Phase, sound: Tensor) -> None:
         """Records a step as a graph, after three at a learning rate of 0."""
         self.input.copy_(sound)
         self.rate.fill_(0)
@@ -170,12 +210,12 @@ class Trainer:
         side.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(side):
             for _ in range(3):
-                self.step(adversarial)
+                self.step(phase)
         torch.cuda.current_stream().wait_stream(side)
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph):
-            self.step(adversarial)
-        self.graphs[adversarial] = graph
+            self.step(phase)
+        self.graphs[phase] = graph
 
     def state(self) -> dict[str, Any]:
         """All that a trainer needs to go on as if it had never stopped, but for the speech."""
@@ -203,34 +243,65 @@ def _update(optimizer: torch.optim.Optimizer, parameters: list[Tensor]) -> None:
     optimizer.zero_grad(set_to_none=True)
 
 
-def train(trainer: Trainer, speech: Speech, schedule: Schedule, given: argparse.Namespace) -> None:
+def train(
+    trainer: Trainer, speech: Speech, schedule: Schedule, given: argparse.Namespace, held: HeldOut | None = None
+) -> None:
     """Learns until the deadline or the end of the schedule."""
     batch = lambda: speech.batch(given.batch, given.frames)  # noqa: E731
-    start = last = told = kept = time.time()
-    before = trainer.steps
+    start = last = told = kept = measured = time.time()
+    before, quarter = trainer.steps, int(QUARTERS * schedule.progress)
     while (now := time.time()) < given.deadline - MARGIN and schedule.progress < 1:
         schedule.spent, last = schedule.spent + now - last, now
-        adversarial = schedule.progress >= QUIET
-        if trainer.device.type == "cuda" and not given.eager and adversarial not in trainer.graphs:
-            trainer.capture(adversarial, batch())
-        trainer.learn(batch(), schedule.rate, adversarial)
+        phase = phase_at(schedule.progress, given.trained)
+        if trainer.device.type == "cuda" and not given.eager and phase not in trainer.graphs:
+            trainer.capture(phase, batch())
+        trainer.learn(batch(), schedule.rate, phase)
         if trainer.device.type == "cuda" and trainer.steps % 8 == 0:
             torch.cuda.synchronize()  # so that the clock tells the truth
         if now - told > REPORT:
             told = now
             speech.look(most=10_000)
-            shown, hours = trainer.shown.tolist(), speech.filled / codec.SPEECH_RATE / 3600
-            print(f"{now - start:5.0f} s, {trainer.steps} steps, {hours:.1f} h of sound", flush=True)
-            print("       spectral, matching, fooling, telling", *(f"{loss:.3f}" for loss in shown), flush=True)
-            if not all(map(math.isfinite, shown)):
-                raise SystemExit("that is no number")
+            report(trainer, now - start, speech.filled)
+        if held is not None and now - measured > MEASURE:
+            measured = now
+            held.report(trainer)
         if now - kept > KEEP:
             kept = now
             trainer.save(given.codec)
+        if quarter < int(QUARTERS * schedule.progress) < QUARTERS:
+            quarter += 1
+            keep_quarter(trainer, given, quarter)
     if trainer.steps == before and schedule.progress < 1:
         raise SystemExit("no step was made: too little time")
+    finish(trainer, schedule, given)
+    if held is not None:
+        held.report(trainer)
+
+
+def report(trainer: Trainer, seconds: float, samples: int) -> None:
+    """Says how far training is; ends it where a loss is no number."""
+    shown, hours = trainer.shown.tolist(), samples / codec.SPEECH_RATE / 3600
+    print(f"{seconds:5.0f} s, {trainer.steps} steps, {hours:.1f} h of sound", flush=True)
+    print("       spectral, matching, fooling, telling", *(f"{loss:.3f}" for loss in shown), flush=True)
+    if not all(map(math.isfinite, shown)):
+        raise SystemExit("that is no number")
+
+
+def keep_quarter(trainer: Trainer, given: argparse.Namespace, quarter: int) -> None:
+    """Writes the averages to CODEC, and to the folder of what travels, in float16."""
     trainer.save(given.codec)
-    write_state(given.state, {"trainer": trainer.state(), "spent": schedule.spent})
+    if given.out is not None:
+        given.out.mkdir(parents=True, exist_ok=True)
+        halved(given.codec / "decoder.safetensors", given.out / f"decoder-{quarter}.safetensors")
+
+
+def finish(trainer: Trainer, schedule: Schedule, given: argparse.Namespace) -> None:
+    """Writes averages and states; the last quarter is what is there at the end of a call."""
+    keep_quarter(trainer, given, QUARTERS)
+    told = {"trainer": trainer.state(), "spent": schedule.spent}
+    write_state(given.state, told)
+    if given.out is not None:
+        write_state(given.out / "decoder.state", lighter(told))
     print(f"{trainer.steps} steps, {schedule.progress:.0%} of the time", flush=True)
 
 
@@ -245,7 +316,12 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--frames", type=int, default=16, help="of 80 ms, in a piece")
     parser.add_argument("--width", type=int, default=32, help="channels of the discriminators' first layers")
     parser.add_argument("--hours", type=float, default=15.0, help="of speech kept in memory")
-    parser.add_argument("--peak", type=float, default=PEAK_RATE, help="learning rate")
+    parser.add_argument("--trained", action="store_true", help="the decoder has learnt before, and its state is lost")
+    parser.add_argument(
+        "--peak", type=float, help=f"learning rate; {PEAK_RATE}, or {TRAINED_RATE} where trained before"
+    )
+    parser.add_argument("--counts", type=float, nargs=3, default=(SPECTRAL, MATCHING, FOOLING), help="of the losses")
+    parser.add_argument("--out", type=Path, help="a folder for what is to travel back")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--eager", action="store_true", help="no CUDA graph")
     return parser.parse_args()
@@ -255,20 +331,25 @@ def main() -> None:
     given = parse()
     device = torch.device(given.device)
     torch.manual_seed(0)
-    speech = Speech(given.speech, device, given.hours)
-    while speech.look(most=10_000) < LEAST:
+    speech = Speech(given.speech, device, given.hours, held=HELD)
+    # First of all the shard with what is held out, so that this is the same in every call.
+    while not (given.speech / FIRST).exists() or speech.look(most=10_000) < LEAST:
         if time.time() > given.deadline:
             raise SystemExit(f"{given.speech}: no speech there")
         time.sleep(0.2)
     net = codec.read(given.codec)
     analysis = Analysis.read(given.codec / ANALYSIS, device)
-    trainer = Trainer(net, analysis, given.batch, given.frames, device, given.width)
-    schedule = Schedule(60 * given.minutes, given.peak, WARM_UP)
+    trainer = Trainer(net, analysis, given.batch, given.frames, device, given.width, tuple(given.counts))
+    peak = given.peak or (TRAINED_RATE if given.trained else PEAK_RATE)
+    # A new optimizer's first steps are as large as its rate, whatever they are about, so the decoder's begin small.
+    schedule = Schedule(60 * given.minutes, peak, WARM_UP, first=WARM if given.trained else 0.0)
     if (told := read_state(given.state, device)) is not None:
         trainer.restore(told["trainer"])
         schedule.spent = told["spent"]
+    held = HeldOut(trainer.encoder, trainer.loss, speech.held_out())
+    held.report(trainer)
     try:
-        train(trainer, speech, schedule, given)
+        train(trainer, speech, schedule, given, held)
     except RuntimeError:
         if given.eager or device.type != "cuda":
             raise

@@ -28,6 +28,12 @@ class SpectralLoss:
             total = total + 2 * (mels[0] - mels[1]).abs().mean()
         return total / len(self.scales)
 
+    def mels(self, made: Tensor, wanted: Tensor) -> Tensor:
+        """How far the log-mel spectra of the second longest window are apart, in natural logarithms."""
+        size, window, basis = self.scales[2]
+        a, b = (torch.log(basis @ self._magnitude(sound, size, window) + FLOOR * size) for sound in (made, wanted))
+        return (a - b).abs().mean()
+
     @staticmethod
     def _magnitude(sound: Tensor, size: int, window: Tensor) -> Tensor:
         spectrum = torch.stft(sound, size, size // 4, window=window, center=True, return_complex=True)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 
@@ -18,9 +19,21 @@ class Schedule:
     all, and a call that is the last one without having been meant so leaves averages that are nearly as good.
     """
 
-    def __init__(self, seconds: float, peak: float, warm_up: float, spent: float = 0.0, cool: float = 0.4) -> None:
-        """seconds: in all. spent: of them, by calls before. warm_up, cool: parts of all, at the start and the end."""
+    def __init__(
+        self,
+        seconds: float,
+        peak: float,
+        warm_up: float,
+        spent: float = 0.0,
+        cool: float = 0.4,
+        first: float = 0.0,
+    ) -> None:
+        """seconds: in all. spent: of them, by calls before. warm_up, cool: parts of all, at the start and the end.
+
+        first: a part of all before the start, at the peak, in which others learn.
+        """
         self.seconds, self.peak, self.warm_up, self.spent, self.cool = seconds, peak, warm_up, spent, cool
+        self.first = first
 
     @property
     def progress(self) -> float:
@@ -30,8 +43,9 @@ class Schedule:
     @property
     def rate(self) -> float:
         """Up to `peak`, level, and down at last to a hundredth: quickly at first, then ever more slowly."""
-        left = min(1.0, (1 - self.progress) / self.cool)
-        return self.peak * min(1.0, (self.progress + 1e-3) / self.warm_up) * max(0.01, 1 - math.sqrt(1 - left))
+        left, since = min(1.0, (1 - self.progress) / self.cool), self.progress - self.first
+        rising = 1.0 if since < 0 else min(1.0, (since + 1e-3) / self.warm_up)
+        return self.peak * rising * max(0.01, 1 - math.sqrt(1 - left))
 
     def cool_down(self) -> None:
         """The last part of the time begins now, if it has not begun."""
@@ -144,3 +158,19 @@ def read_state(path: Path | None, device: torch.device) -> dict[str, Any] | None
         return None
     found: dict[str, Any] = torch.load(path, map_location=device, weights_only=True)
     return found
+
+
+def lighter(told: Any) -> Any:
+    """A state to travel: the same, with the optimizers' moments in bfloat16. Reading it back makes float32 of them."""
+    if isinstance(told, dict):
+        return {
+            name: value.bfloat16() if name in ("exp_avg", "exp_avg_sq") else lighter(value)
+            for name, value in told.items()
+        }
+    return told
+
+
+def halved(path: Path, out: Path) -> None:
+    """A half of the codec in float16, but for codebooks: codes must stay what they are."""
+    weights = load_file(path)
+    save_file({name: w if "codebook" in name else w.half() for name, w in weights.items()}, out)
