@@ -6,6 +6,7 @@ import re
 import resource
 import shutil
 import string
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -397,6 +398,16 @@ def _peak_of_loading(folder: str) -> None:
     loaded = load(folder, dtype="bfloat16")
     weights = sum(w.numel() * w.element_size() for m in (loaded.backbone, loaded.depformer) for w in m.parameters())
     print(status("VmHWM") - before - weights)
+
+
+def _loads_without_sympy() -> None:
+    """Prints whether loading a model imported sympy."""
+    load("random:tiny")
+    print("sympy" in sys.modules)
+
+
+def test_loading_a_model_imports_no_sympy_which_takes_half_a_second() -> None:
+    assert hub.forked(_loads_without_sympy) == "False\n"
 
 
 def test_loading_takes_little_more_memory_than_the_model(folder: Path) -> None:

@@ -32,7 +32,7 @@ from dia2stream.protocol.messages import (
     ("request_", "status"),
     [
         (b"\x16\x03\x01\x02\x00\x01 and so on\r\n\r\n", b""),
-        (b"GET / HTTP/1.1\r\nHost: [::1]:80\r\nUpgrade: websocket\r\n\r\n", b"426"),
+        (b"GET / HTTP/1.1\r\nHost: [::1]:80\r\nUpgrade: websocket\r\nConnection: close\r\n\r\n", b"426"),
         (HANDSHAKE.replace(b"Host:", b"Upgrade: websocket\r\nHost:"), b"426"),
         (HANDSHAKE.replace(b"Host:", b"Origin: http://z\r\nHost:"), b"403"),
         (HANDSHAKE.replace(b"Host:", b"Host: y\r\nHost:"), b"400"),

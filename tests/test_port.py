@@ -312,7 +312,9 @@ async def test_a_request_whose_client_falls_silent_is_told_before_its_connection
 @on_loop
 async def test_a_failing_application_is_logged_once_and_its_client_told(caplog, path, said):
     async with listening() as number:
-        answer = await asked(number, GET.replace(b"/ ", path + b" "))
+        answer = await asked(
+            number, GET.replace(b"/ ", path + b" ").replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n")
+        )
     assert answer.startswith(said)
     assert not answer.endswith(b"0\r\n\r\n")  # half an answer does not look like a whole one
     [record] = [record for record in caplog.records if record.levelno >= logging.WARNING]

@@ -32,6 +32,7 @@ from dia2.model.backbone import Backbone
 from dia2.model.config import Dia2Config
 from dia2.model.depformer import Depformer
 from dia2.model.fp8 import quantize
+from dia2.model.layers import allocate
 from dia2.model.sampling import SamplingDefaults
 
 BUNDLED = "bundled"
@@ -217,8 +218,8 @@ def _load(files: ModelFiles, target: _Placement) -> Checkpoint:
     with memory_guard(files.name, config, (backbone, depformer), target.dtype, target.device, mimi_bytes):
         path = files.weights()
         check_tensors(path, backbone.checkpoint_tensors() | depformer.checkpoint_tensors())
-        backbone.to_empty(device=target.device)
-        depformer.to_empty(device=target.device)
+        allocate(backbone, target.device)
+        allocate(depformer, target.device)
         tensors = backbone.checkpoint_tensors() | depformer.checkpoint_tensors()
         copy_tensors(path, tensors, target.device, files.progress)
         backbone.prepare()
@@ -244,7 +245,7 @@ def _load_random(name: str, target: _Placement) -> Checkpoint:
     modules: tuple[Backbone | Depformer, ...] = (backbone, depformer)
     with memory_guard(name, config, modules, target.dtype, target.device, model.mimi_bytes):
         for number, module in enumerate(modules):
-            module.to_empty(device=target.device)
+            allocate(module, target.device)
             random_models.randomize(module, model.seed + number)
             if target.weights == "fp8":
                 quantize(module)

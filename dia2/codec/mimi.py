@@ -44,6 +44,7 @@ from dia2.codec.parts import CodecNetwork, exact_float32
 from dia2.codec.ring import Attend, attend_ring
 from dia2.codec.state import FRAMES_PER_PASS, CodecState
 from dia2.errors import CheckpointError
+from dia2.model.layers import allocate
 from dia2.strict_json import read_object
 from dia2.tensor_file import FLOATS, check_numbers, listed, opened
 
@@ -96,7 +97,8 @@ class Mimi:
     def random(cls, config: MimiConfig, codebooks: int, device: torch.device | str, seed: int) -> Mimi:
         """A codec with random weights, drawn on the device. Its sound is noise of a moderate level."""
         device = torch.device(device)
-        decoder = MimiDecoder(config, codebooks).to_empty(device=device)
+        decoder = MimiDecoder(config, codebooks)
+        allocate(decoder, device)
         generator = torch.Generator(device).manual_seed(seed)
         decoder.randomize(generator)
         decoder.prepare()
@@ -242,7 +244,7 @@ def _load(network: CodecNetwork, path: Path, device: torch.device) -> None:
         faults = _faults(file, network, network.checkpoint_tensors())
         if faults:
             raise CheckpointError(f"{path}: {'; '.join(faults)}")
-        network.to_empty(device=device)
+        allocate(network, device)
         for name, tensor in network.checkpoint_tensors().items():
             found = file.get_tensor(name).to(device)
             check_numbers(path, name, found, _LARGEST)
@@ -276,7 +278,8 @@ def _read_encoder(folder: Path, config: MimiConfig, codebooks: int, device: torc
 
 @torch.no_grad()
 def _random_encoder(config: MimiConfig, codebooks: int, seed: int, device: torch.device) -> MimiEncoder:
-    encoder: MimiEncoder = MimiEncoder(config, codebooks).to_empty(device=device)
+    encoder = MimiEncoder(config, codebooks)
+    allocate(encoder, device)
     encoder.randomize(torch.Generator(device).manual_seed(seed))
     encoder.prepare()
     return encoder

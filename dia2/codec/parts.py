@@ -202,9 +202,9 @@ class Codebooks(Part):
 class CodecNetwork(nn.Module):
     """A network that streams, for the first `codebooks` codebooks of the codec: the decoder or the encoder.
 
-    It is built on the meta device, without memory. Then come, in this order: `to_empty(device=...)`, a copy into each
-    of `checkpoint_tensors()` (or `randomize`), and `prepare()`. Raises ValueError for more codebooks than the codec
-    has.
+    It is built on the meta device, without memory. Then come, in this order: `allocate` (dia2/model/layers.py), a copy
+    into each of `checkpoint_tensors()` (or `randomize`), and `prepare()`. Raises ValueError for more codebooks than the
+    codec has.
     """
 
     frequencies: Tensor  # float64 [head_dim / 2], radians per position

@@ -41,7 +41,7 @@ class Backbone(nn.Module):
         self.action_head = empty_weight(data.action_vocab_size, sizes.n_embd)
         self.cb0_head = empty_weight(data.audio_vocab_size, sizes.n_embd)
         self.rotary = Rotary(sizes.gqa_head_dim, model.rope_min_timescale, model.rope_max_timescale, positions)
-        self.register_buffer("codebooks", torch.arange(data.codebooks), persistent=False)
+        self.register_buffer("codebooks", torch.empty(data.codebooks, dtype=torch.int64), persistent=False)
 
     def prepare(self) -> None:
         """Fills the tables that are in no file, once the device is known."""
