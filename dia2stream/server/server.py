@@ -258,8 +258,9 @@ class Server:
         _log.info("stopping", extra={"seconds": seconds, "conversations": self._slots.connected})
         if isinstance(self._slots.keeping, KeepingJournal):
             # Nobody has to finish here: another server goes on, as soon as this one lets go.
-            await self._slots.clear(HangUp(1012, "the server stops; come back with ?conversation=ID"))
-            await asyncio.to_thread(self._slots.keeping.close)  # now, because they are on their way there
+            how = HangUp(1012, "the server stops; come back with ?conversation=ID")
+            await self._slots.clear(how, hands_over=True)
+            await asyncio.to_thread(self._slots.keeping.close)
             return
         deadline = time.monotonic() + seconds
         self._slots.tell(Error("busy", f"the server stops: what is queued is spoken, for up to {seconds:g} s"))

@@ -311,9 +311,15 @@ class Slots:
         for served in self._served.values():
             served.tell(event)
 
-    async def clear(self, how: HangUp) -> None:
-        """Closes every connection."""
-        leaving = [asyncio.ensure_future(served.leave(how)) for served in self._served.values()]
+    async def clear(self, how: HangUp, hands_over: bool = False) -> None:
+        """Closes every connection. hands_over: each conversation may go on elsewhere as soon as its client has left."""
+
+        async def clear(served: ServedConversation) -> None:
+            await served.leave(how)
+            if hands_over:
+                self.keeping.end(served, delete=False)
+
+        leaving = [asyncio.ensure_future(clear(served)) for served in self._served.values()]
         if leaving:
             await asyncio.wait(leaving, timeout=CLOSE_SECONDS)
 
