@@ -30,6 +30,7 @@ from dia2stream.protocol.messages import (
     WordEvent,
     parse_event,
 )
+from dia2stream.server.conversations import HangUp
 from dia2stream.server.holds import HOLD_SECONDS, Holds, here
 from dia2stream.server.metrics import Metrics
 from dia2stream.server.slots import RETURN_SECONDS, Slots
@@ -352,6 +353,25 @@ async def test_a_slot_that_is_still_being_freed_is_nobodys():
         await slots.take("new", "another")
     free.set()
     assert (await waiting).conversation.id == "new"
+
+
+@on_loop
+async def test_a_server_that_stops_hands_a_conversation_over_while_another_client_does_not_leave():
+    slots, ended = slots_of(2), []
+    slots.keeping.end = lambda served, delete: ended.append((served.id, delete))
+    quick, slow = [(await slots.take(None, id)).conversation for id in ("quick", "slow")]
+    stays = asyncio.Event()
+
+    async def leave(how) -> None:
+        await stays.wait()
+
+    slow.leave = leave
+    clearing = asyncio.create_task(slots.clear(HangUp(1012, "the server stops"), hands_over=True))
+    await asyncio.sleep(0.02)
+    assert ended == [(quick.id, False)]
+    stays.set()
+    await clearing
+    assert ended == [(quick.id, False), (slow.id, False)]
 
 
 # ---- Slots that are kept for clients on their way ----
