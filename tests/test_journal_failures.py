@@ -7,14 +7,19 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from engines import eventually
+from piping import PATIENCE
 
 from dia2stream.errors import CommandError, JournalError
 from dia2stream.journal import journal as journal_module
+from dia2stream.journal import record as record_module
+from dia2stream.journal import revived as revived_module
 from dia2stream.journal.folder import FolderStore
 from dia2stream.journal.journal import Entry, Journal
 from dia2stream.journal.store import Lease, Renewal, Unreachable, key_of
@@ -263,6 +268,31 @@ def test_a_conversation_whose_owner_does_not_let_go_is_not_gone(
     files = sorted(os.listdir(tmp_path))
     assert asyncio.run(come("b")) is None
     assert sorted(os.listdir(tmp_path)) == files  # nothing is left of one that never was
+    journal.close()
+    owner.close()
+
+
+@pytest.mark.parametrize("tail", [b"", b", and its end"])
+def test_a_record_is_computed_while_the_lease_of_a_dead_owner_runs_and_again_only_if_it_has_grown(
+    tail: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    computed: list[Any] = []
+    monkeypatch.setattr(record_module, "read_record", lambda log, name: log)
+    monkeypatch.setattr(revived_module, "Revived", lambda record, *_: computed.append(record) or record)
+    owner, journal = FolderStore(str(tmp_path), 30), Journal(FolderStore(str(tmp_path), 30))
+    lease = owner.acquire(key_of("a"), new=True)
+    assert lease is not None
+    owner.append(lease, 0, b"a record")
+    with ThreadPoolExecutor(1) as threads:
+        engine: Any = SimpleNamespace(speaker=None)
+        taking = threads.submit(journal.take_over, "a", engine, None, None)
+        eventually(lambda: computed == [b"a record"])
+        owner.append(lease, 8, tail)
+        owner.release(lease)
+        taken = taking.result(PATIENCE)
+    assert taken.revived == taken.record == b"a record" + tail  # type: ignore[comparison-overlap]
+    assert computed == ([b"a record"] if not tail else [b"a record", b"a record" + tail])
+    assert taken.lease_seconds > 0.2
     journal.close()
     owner.close()
 

@@ -23,7 +23,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
-from dia2stream.errors import JournalError
+from dia2stream.errors import JournalError, RecordError
 from dia2stream.journal.folder import FolderStore
 from dia2stream.journal.store import (
     LEASE_SECONDS,
@@ -195,13 +195,25 @@ class Journal:
         from dia2stream.journal.record import read_record
         from dia2stream.journal.revived import Revived
 
-        asked = time.monotonic()
-        lease, until = self._acquire(key_of(id))
+        key, asked = key_of(id), time.monotonic()
+        early: dict[bytes, tuple[Record, Revived]] = {}  # by the log that it was computed from
+
+        def revive(log: bytes) -> "tuple[Record, Revived]":
+            with self._reviving:
+                record = read_record(log, "the journal")
+                return record, Revived(record, engine.speaker, received, max_lead_ms)
+
+        def revive_early() -> None:
+            log = self._store.peek(key)
+            with contextlib.suppress(RecordError):
+                early[log] = revive(log)
+
+        lease, until = self._acquire(key, revive_early)
         owned = time.monotonic()
         try:
-            with _Renewed(self._store, lease, until, self._lease_seconds) as renewed, self._reviving:
-                record = read_record(self._store.read(lease), "the journal")
-                revived = Revived(record, engine.speaker, received, max_lead_ms)
+            with _Renewed(self._store, lease, until, self._lease_seconds) as renewed:
+                log = self._store.read(lease)
+                record, revived = early[log] if log in early else revive(log)
         except BaseException:
             with contextlib.suppress(OSError, Fenced):
                 self._store.release(lease)
@@ -243,9 +255,12 @@ class Journal:
 
     # ---- Taking over ----
 
-    def _acquire(self, key: str) -> tuple[Lease, float]:
-        """A log's lease, as soon as its owner lets go of it, and until when it is valid."""
-        began, is_wanted = time.monotonic(), False
+    def _acquire(self, key: str, meanwhile: Callable[[], None]) -> tuple[Lease, float]:
+        """A log's lease, as soon as its owner lets go of it, and until when it is valid.
+
+        meanwhile: what can be done once the owner seems to be dead, whose lease has to end first.
+        """
+        began, is_wanted, is_done = time.monotonic(), False, False
         while True:
             now = time.monotonic()
             lease = self._store.acquire(key)
@@ -257,6 +272,9 @@ class Journal:
                 is_wanted = True
             if waited > (TAKE_OVER_SECONDS if exists else UNKNOWN_SECONDS):
                 raise Owned if exists else NoLog
+            if exists and waited > _SOON_SECONDS and not is_done:
+                meanwhile()
+                is_done = True
             time.sleep(_ASK_AGAIN_SECONDS if waited < _SOON_SECONDS else _ASK_SELDOM_SECONDS)
 
     # ---- The journal's thread ----

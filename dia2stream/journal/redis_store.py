@@ -108,6 +108,10 @@ class RedisStore:
         """See Store."""
         return self._owned(self._run(self._read, lease.key, lease.fence)) or b""
 
+    def peek(self, key: str) -> bytes:
+        """See Store."""
+        return bytes(self._ask(lambda: self._redis.get(_keys(key)[0])) or b"")
+
     def release(self, lease: Lease) -> None:
         """See Store."""
         self._run(self._release, lease.key, lease.fence)

@@ -84,6 +84,9 @@ class Store(Protocol):
     def read(self, lease: Lease) -> bytes:
         """The log. Raises Fenced."""
 
+    def peek(self, key: str) -> bytes:
+        """The log as it is now, whoever owns it; empty if there is none. Its last entry may be half written."""
+
     def release(self, lease: Lease) -> None:
         """Another server may own it from here on. The log expires if none does."""
 
