@@ -20,6 +20,7 @@ from models import checkpoint
 from numpy.typing import NDArray
 from torch import Tensor
 
+from dia2.checkpoint.corrections import Corrections
 from dia2.checkpoint.load import Checkpoint, LoadOptions, load_checkpoint
 from dia2.codec.frames import FrameCodec, MadeSounds, SlotCodec
 from dia2.codec.state import CodecState
@@ -46,6 +47,7 @@ from dia2stream.text.front_end import TextFrontEnd
 HELLO = "[S1] Hello there my friend. [S2] How are you? [S1] One two three four five six seven."
 LONG = " ".join(f"word{number} and so on" for number in range(200))
 
+SILENT = Corrections(silence=(9, 8, 63, 63, 63))  # of a toy that is told of silence; no frame has this number
 GREEDY = SpeechOptions(text_temperature=0.0, audio_temperature=0.0, cfg_scale=1.0, seed=1)
 SAMPLED = SpeechOptions(cfg_scale=1.0, seed=7)
 HISTORY = 375  # frames: 30 s

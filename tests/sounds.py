@@ -6,13 +6,16 @@ are wrong, and of the 32 sounds a quarter. Of another sentence more than half of
 sentence has too few of them.
 """
 
-import functools
 import re
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
 
-from dia2.voice.word_times import guessed_sounds
 from dia2stream.text.front_end import TextFrontEnd
+
+sys.path.append(str(Path(__file__).parent.parent / "scripts" / "judging"))
+from words import sounds_of as sounds_of_words
 
 # Sounds of a group are taken for each other more easily than for those of another group.
 GROUPS = {
@@ -64,15 +67,7 @@ def sounds_of(text: str) -> list[str]:
     front_end = TextFrontEnd("spoken")
     pieces = front_end.feed(text) + front_end.flush()
     words = re.findall(r"[a-z]+(?:'[a-z]+)*", " ".join(piece.said for piece in pieces if piece.said[:1] != "[").lower())
-    return [sound for word in words for sound in (_dictionary()(word) or guessed_sounds(word)).split()]
-
-
-@functools.cache
-def _dictionary() -> Callable[[str], str | None]:
-    from pocketsphinx import Decoder
-
-    decoder: Any = Decoder(samprate=16_000, lm=None, loglevel="FATAL")
-    return decoder.lookup_word  # type: ignore[no-any-return]
+    return sounds_of_words(words)
 
 
 def _distance(wanted: Sequence[str], got: Sequence[str]) -> float:

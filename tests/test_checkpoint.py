@@ -657,7 +657,9 @@ def test_the_manifest_corrects_what_is_told_and_the_default_is_nothing(folder: P
     assert load(folder).corrections == Corrections(
         word_delay_ms=56.0, speaker_gain_db=(-1.9, 3.0), letter_ms=50, pause_db=35
     )
-    edit(folder / "dia2_assets.json", lambda raw: raw.update(word_delay_ms=None, speaker_gain_db=None))
+    edit(folder / "dia2_assets.json", lambda raw: raw.update(silence=[*range(8)]))
+    assert load(folder).corrections.silence == tuple(range(8))
+    edit(folder / "dia2_assets.json", lambda raw: raw.update(word_delay_ms=None, speaker_gain_db=None, silence=None))
     assert load(folder).corrections == Corrections(letter_ms=50, pause_db=35)
 
 
@@ -672,6 +674,10 @@ def test_the_manifest_corrects_what_is_told_and_the_default_is_nothing(folder: P
         ('"speaker_gain_db": 3', "speaker_gain_db must be two numbers, one for each speaker, not 3"),
         ('"speaker_gain_db": [3]', "speaker_gain_db must be two numbers, one for each speaker, not [3]"),
         ('"speaker_gain_db": [0, -31]', "speaker_gain_db must be a number from -30 to 30, not -31"),
+        ('"silence": 3', "silence must be 8 whole numbers from 0 to 63, a code of each codebook, not 3"),
+        ('"silence": [1, 2]', "silence must be 8 whole numbers from 0 to 63, a code of each codebook, not [1, 2]"),
+        ('"silence": [1, 2, 3, 4, 5, 6, 7, 64]', "a code of each codebook, not [1, 2, 3, 4, 5, 6, 7, 64]"),
+        ('"silence": [1, 2, 3, 4, 5, 6, 7, true]', "a code of each codebook, not [1, 2, 3, 4, 5, 6, 7, True]"),
     ],
 )
 def test_a_correction_that_cannot_be_is_refused(folder: Path, text: str, message: str) -> None:

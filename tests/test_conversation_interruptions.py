@@ -3,8 +3,19 @@
 from pathlib import Path
 
 import pytest
-from conversations import HELLO, assert_goes_on_from, assert_sound_alike, frame_numbers, golden, memory_at, paused, toy
+from conversations import (
+    HELLO,
+    SILENT,
+    assert_goes_on_from,
+    assert_sound_alike,
+    frame_numbers,
+    golden,
+    memory_at,
+    paused,
+    toy,
+)
 
+from dia2.checkpoint.corrections import Corrections
 from dia2stream.errors import CommandError
 from dia2stream.items import Cut
 from dia2stream.protocol.messages import Done, End, FirstAudio, Inject, Pause, Start, WordEvent
@@ -118,6 +129,45 @@ def test_frames_may_be_remembered_whose_words_are_not() -> None:
     assert rig.stepper.slots[0].text == (pad, pad)
     context.cut(11, heard=11, since=0)  # the first column of all reads what opens a conversation
     assert context.due == 10
+
+
+def test_behind_a_word_that_was_cut_the_model_remembers_silence_that_nobody_hears() -> None:
+    rig = toy(corrections=SILENT).do(Start(HELLO)).run_until_sent(30)
+    context, pad, cut = rig.context, rig.conversation.machine.pad, memory_at(rig, 20)
+    heard = list(context.playback.codec.state)[:20]
+    rig.do(Pause(20 * 80), Inject("Well then.", id="b"))
+    assert context.frames == context.step == cut + 2
+    assert context.history.frames(cut, cut + 2).T.tolist() == [list(SILENT.silence)] * 2
+    assert context.history.last(2) == [(pad, pad)] * 2
+    assert rig.stepper.slots[0].text == (pad, pad)
+    rig.run_until_sent(35)
+    assert_goes_on_from(rig, 30, cut + 2)
+    decoded = list(context.playback.codec.state)
+    assert decoded[:20] == heard
+    assert len(decoded) == 20 + context.frames - cut - 2
+    rig.run()
+    assert rig.of(WordEvent)[-2].start_ms == 30 * 80  # as soon as without
+    assert [done.id for done in rig.of(Done)] == ["b"]
+
+
+def test_silence_costs_no_step_before_the_first_sound() -> None:
+    steps = []
+    for corrections in (Corrections(), SILENT):
+        rig = toy(corrections=corrections).do(Start(HELLO)).run_until_sent(30)
+        before = rig.steps
+        rig.do(Pause(), Inject("Well.")).run_until_sent(31)
+        steps.append(rig.steps - before)
+    assert steps[0] == steps[1]
+
+
+@pytest.mark.parametrize("played", range(0, 40, 3))
+def test_an_interruption_before_a_reply_was_heard_finds_silence_only_once(played: int) -> None:
+    """Where the listener heard nothing of a reply, the next one is as if that had never been."""
+    twice, once = (toy(corrections=SILENT).do(Start(HELLO)).run_until_sent(40) for _ in range(2))
+    twice.do(Pause(played * 80), Inject("No.")).run_until_sent(44).do(Pause(40 * 80), Inject("Well."))
+    once.do(Pause(played * 80), Inject("Well.")).run_until_sent(44)
+    assert twice.context.frames <= once.context.frames
+    assert frame_numbers(twice.run())[44:48] == frame_numbers(once)[40:44]
 
 
 def test_nothing_is_forgotten_between_words() -> None:

@@ -60,6 +60,34 @@ def test_words_in_front_are_counted_and_mistaken_ones_are_not(heard: str, added:
     assert added_in_front(aligned(["sorry", "what"], heard.split())) == added
 
 
+@pytest.mark.parametrize(
+    ("said", "heard", "extra"),
+    [
+        # Heard after interruptions; the sound was looked at. What is left of a cut word is an extra word,
+        ("of course we can", "and of course we can", 1),
+        ("sorry what time", "or sorry what time", 1),
+        ("sorry what time", "amber sorry what time", 1),
+        ("wait i did not", "and wait i did not", 1),
+        ("fine but please", "i find that please", 1),
+        ("yes i would like", "built yes i would like", 1),
+        ("yes i would like", "i guess i would like", 1),
+        ("okay come in", "it is okay come in", 2),
+        ("nobody told me", "in nobody told me", 1),
+        ("nobody told me", "and no do not he told me", 4),
+        # and the first word heard as several ones, behind silence, is not.
+        ("nobody told me", "no do not he told me", 0),
+        ("nobody told me", "no body told me", 0),
+        ("nobody told me about", "no each old man out", 0),
+        ("how far is it", "now a fire is it", 0),
+        ("sorry what time", "story what time", 0),
+        ("sorry what time", "", 0),
+    ],
+)
+def test_a_word_is_extra_if_it_sounds_before_the_first_one(said: str, heard: str, extra: int) -> None:
+    assert probes.extra_words(said.split(), heard.split(), said.split()) == extra
+    assert probes.extra_words(said.split(), heard.split(), heard.split()) == 0  # it is there without an interruption
+
+
 def test_an_error_rate_counts_mistaken_missed_and_added_words() -> None:
     errors = Errors()
     errors.count(["one", "two", "three", "four"], ["one", "too", "three", "four", "five"])

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 from conversations import (
     HELLO,
+    SILENT,
     Memory,
     Rig,
     ToyEar,
@@ -241,23 +242,30 @@ def play(pair: Pair, plan: list[tuple[str, Any]]) -> None:
     pair.finish()
 
 
-def toys(limit: int, ahead: int, queue: int, with_voice: bool) -> Pair:
-    voices = {"clips": toy_voice()} if with_voice else {}
-    one, other = (toy(limit=limit, ahead=ahead, queue_frames=queue, voices=voices, ear=ToyEar()) for _ in range(2))
+def toys(limit: int, ahead: int, queue: int, with_voice: bool, is_told_of_silence: bool) -> Pair:
+    about: dict[str, Any] = {"voices": {"clips": toy_voice()} if with_voice else {}}
+    if is_told_of_silence:
+        about["corrections"] = SILENT
+    one, other = (toy(limit=limit, ahead=ahead, queue_frames=queue, ear=ToyEar(), **about) for _ in range(2))
     return Pair(one, other)
 
 
 plans = given(
-    st.lists(moves, max_size=25), st.sampled_from([100, 160, 400]), st.integers(0, 2), st.integers(1, 30), st.booleans()
+    st.lists(moves, max_size=25),
+    st.sampled_from([100, 160, 400]),
+    st.integers(0, 2),
+    st.integers(1, 30),
+    st.booleans(),
+    st.booleans(),
 )
 
 
 @settings(max_examples=120)
 @plans
 def test_a_commit_is_an_inject_and_a_discard_never_was(
-    plan: list[tuple[str, Any]], limit: int, ahead: int, queue: int, with_voice: bool
+    plan: list[tuple[str, Any]], limit: int, ahead: int, queue: int, with_voice: bool, is_told_of_silence: bool
 ) -> None:
-    play(toys(limit, ahead, queue, with_voice), [("start", HELLO), *plan])
+    play(toys(limit, ahead, queue, with_voice, is_told_of_silence), [("start", HELLO), *plan])
 
 
 @pytest.mark.slow
@@ -265,9 +273,9 @@ def test_a_commit_is_an_inject_and_a_discard_never_was(
 @settings(max_examples=3000)
 @plans
 def test_a_commit_is_an_inject_at_length(
-    plan: list[tuple[str, Any]], limit: int, ahead: int, queue: int, with_voice: bool
+    plan: list[tuple[str, Any]], limit: int, ahead: int, queue: int, with_voice: bool, is_told_of_silence: bool
 ) -> None:
-    play(toys(limit, ahead, queue, with_voice), plan)
+    play(toys(limit, ahead, queue, with_voice, is_told_of_silence), plan)
 
 
 short_moves = st.one_of(

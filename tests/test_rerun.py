@@ -5,11 +5,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conversations import HELLO, Memory, Rig, assert_same_memory, scripts, toy, toy_voice
+from conversations import HELLO, SILENT, Memory, Rig, assert_same_memory, scripts, toy, toy_voice
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from taping import TapedRig, revived, speaker
 
+from dia2.checkpoint.corrections import Corrections
 from dia2stream.errors import CommandError, RecordError
 from dia2stream.journal import rerun
 from dia2stream.journal.record import CommandEntry, EarEntry, StepsEntry, read_record
@@ -100,12 +101,19 @@ def carry_out(rig: Rig, plan: list[Any], heard: bool = False) -> None:
 
 
 @settings(max_examples=40, deadline=None)
-@given(plan=plans(), more=st.integers(0, 30), after=plans(), ahead=st.sampled_from([0, 2]), voiced=st.booleans())
+@given(
+    plan=plans(),
+    more=st.integers(0, 30),
+    after=plans(),
+    ahead=st.sampled_from([0, 2]),
+    voiced=st.booleans(),
+    corrections=st.sampled_from([Corrections(), SILENT]),
+)
 def test_whatever_was_done_the_other_stands_where_the_first_one_stood(
-    plan: list[Any], more: int, after: list[Any], ahead: int, voiced: bool
+    plan: list[Any], more: int, after: list[Any], ahead: int, voiced: bool, corrections: Corrections
 ) -> None:
     voices = {"a": toy_voice()} if voiced else {}
-    rig = TapedRig(limit=100, ahead=ahead, voices=voices)
+    rig = TapedRig(limit=100, ahead=ahead, voices=voices, corrections=corrections)
     carry_out(rig, [*plan, Discard("p")])  # what is prepared and not committed is not written down
     record = rig.record()
     for _ in range(more):  # what was not written down any more

@@ -107,9 +107,8 @@ def load_checkpoint(model: str | Path, options: LoadOptions = _DEFAULTS) -> Chec
         _refuse_for_random(name, tokenizer=options.tokenizer, mimi=options.mimi, revision=options.revision)
         return _load_random(name, target)
     source = _open_model(name, options)
-    manifest, corrections, sampling = read_manifest(source), read_corrections(source), read_sampling(source)
-    loaded = _load(ModelFiles(name, source, manifest, options.tokenizer, options.mimi, options.progress), target)
-    loaded.corrections, loaded.sampling = corrections, sampling
+    files = ModelFiles(name, source, read_manifest(source), options.tokenizer, options.mimi, options.progress)
+    loaded = _load(files, target)
     if name == BUNDLED:
         loaded.about = _BUNDLED_ABOUT
         loaded.notes.append(_BUNDLED_ABOUT)
@@ -128,10 +127,8 @@ def load_files(config_path: str | Path, weights_path: str | Path, options: LoadO
             raise CheckpointError(f"no such file: {path}")
     source = Folder(config.parent)
     manifest = read_manifest(source) | {"config": config.name, "weights": str(tensors.absolute())}
-    name, corrections, sampling = str(config.parent), read_corrections(source), read_sampling(source)
-    loaded = _load(ModelFiles(name, source, manifest, options.tokenizer, options.mimi, options.progress), target)
-    loaded.corrections, loaded.sampling = corrections, sampling
-    return loaded
+    files = ModelFiles(str(config.parent), source, manifest, options.tokenizer, options.mimi, options.progress)
+    return _load(files, target)
 
 
 def load_codec(model: str | Path, options: LoadOptions = _DEFAULTS) -> tuple[Dia2Config, Mimi]:
@@ -207,6 +204,7 @@ class _Placement:
 def _load(files: ModelFiles, target: _Placement) -> Checkpoint:
     """Loads small files first: a checkpoint that cannot be used is refused before its weights are downloaded."""
     config = Dia2Config.from_file(files.config())
+    corrections, sampling = read_corrections(files.source, config.data), read_sampling(files.source)
     tokenizer = load_tokenizer(files.tokenizer_source(config, target.notes), config.data.text_vocab_size)
     mimi_source = files.mimi_source(config)
     mimi_folder = mimi_source.need("config.json").parent
@@ -225,7 +223,9 @@ def _load(files: ModelFiles, target: _Placement) -> Checkpoint:
         backbone.prepare()
         depformer.prepare()
         codec = _read_codec(mimi_folder, config, target.device)
-    return target.finish(files.name, config, backbone, depformer, tokenizer, codec)
+    loaded = target.finish(files.name, config, backbone, depformer, tokenizer, codec)
+    loaded.corrections, loaded.sampling = corrections, sampling
+    return loaded
 
 
 def _read_codec(folder: Path, config: Dia2Config, device: torch.device) -> Mimi:

@@ -22,6 +22,7 @@ from collections.abc import Sequence
 from copy import copy
 from dataclasses import replace
 
+import torch
 from torch import Tensor
 
 from dia2.codec.frames import SlotCodec
@@ -338,6 +339,11 @@ class Context:
         self.stepper.blocks.hold(self.slot, self.columns.next)
         self.frames = begun + count
         slot.text, slot.known = columns[-1], self.frames - self.base
+
+    def be_silent(self, codes: Sequence[int], frames: int) -> None:
+        """Goes on with so many silent frames that nobody hears, and no text. codes: of such a frame, [C]."""
+        blank, mark = (self.machine.pad, self.machine.pad), self.machine.start().mark()
+        self.extend([blank] * frames, [mark] * frames, torch.tensor(codes)[:, None].expand(-1, frames))
 
     def rollover(self) -> None:
         """Rebuilds the context from the prefix and the last seconds of the conversation; forgets what was before."""

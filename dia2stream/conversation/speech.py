@@ -54,6 +54,7 @@ from dia2stream.protocol.messages import Cancelled
 # Steps of room that a turn needs to begin, at most a sixth of the context: with less, the context is rebuilt first.
 # Between turns the context is rebuilt as soon as there is less than twice that room. A rebuilt context has more.
 TURN_ROOM = 250
+_SILENT_FRAMES = 2  # that the model remembers behind a word that was cut
 
 
 class Speech:
@@ -336,7 +337,8 @@ class Speech:
         """Goes back to what was heard: the frames sent after it were not, and the rest of the text is not wanted.
 
         A model that remembers half a word says the other half before anything new. So it forgets the word that was cut,
-        but for its first frame or so (`WordTimes.border`). The listener's clock does not go back.
+        but for its first frame or so (`WordTimes.border`), and remembers silence behind it, where its checkpoint says
+        how silence is written. The listener's clock does not go back, and has no such silence.
         """
         step, context = cut.step, self.context
         if not cut.words:
@@ -347,13 +349,15 @@ class Speech:
             step = max(self.times.border(first, cut.step), context.oldest_step())
             context.cut(step, heard=cut.step, since=first.step + 1)
             self.words.go_back(min(step, first.step + 1))
+            if silence := self._corrections.silence:
+                context.be_silent(silence, _SILENT_FRAMES)
         self.times.go_back(step, self.words.sounded[-1] if self.words.sounded else None)
         context.state.queue.clear()
         # No hold either, in which a model would go on with what it said last: the next word comes at once.
         context.state.restore(self.machine.start().mark())
         self.heard_ms, self.speaking = None, False
         self.outbox.cut()
-        self.clock.go_back(step, self.outbox.sent)
+        self.clock.go_back(context.frames, self.outbox.sent)
 
     # ---- The caller ----
 

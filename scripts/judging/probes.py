@@ -11,7 +11,7 @@ from material import Said
 from measures import border_clicks, clipped, is_click, loudest_before, silence_behind
 from report import Figure, spread
 from speaking import FRAME_SAMPLES, SAMPLE_RATE, Interruption, Sound, Spoken
-from words import Errors, Plain, added_in_front, spoken_text
+from words import Errors, Plain, added_in_front, sounds_in_front, spoken_text
 
 from dia2.voice.loudness import TARGET_LUFS, loudness
 from dia2.voice.voice import ClipWord
@@ -173,6 +173,17 @@ def told_right(paused: Paused, placed: Sequence[tuple[WordEvent, ClipWord]], sla
 # ---- Interruptions ----
 
 
+def extra_words(said: list[str], heard: list[str], usual: list[str]) -> int:
+    """How many words sound before the first one of a reply, and do not where it is spoken by itself.
+
+    heard: after an interruption. usual: by itself. Where no sound stands before the first word's own, that word was
+    mistaken for several ones, and nothing was added.
+    """
+    if sounds_in_front(said, heard) <= sounds_in_front(said, usual):
+        return 0
+    return max(0, added_in_front(aligned(said, heard)) - added_in_front(aligned(said, usual)))
+
+
 @dataclass(frozen=True)
 class InterruptionResult:
     """silence_ms: from the cut to the first new word, None where it could not be found.
@@ -200,7 +211,7 @@ class InterruptionProbe:
         text = spoken.task.interruption.text
         said, heard = self._plain(text), self._plain(self._ear.hear(spoken.reply))
         usual = self._plain(self._ear.hear(control.sound))
-        added = added_in_front(aligned(said, heard)) - added_in_front(aligned(said, usual))
+        added = extra_words(said, heard, usual)
         times = word_times(spoken.reply, text)
         first = times[0].start if times else None
         before = loudest_before(spoken.reply, (first or 0.0) - _ONSET_SECONDS)
@@ -209,7 +220,7 @@ class InterruptionProbe:
         clicks = is_click(np.concatenate([frames, spoken.reply]), len(frames))
         example = f"{spoken.pauses[0].spoken[-20:]} | {' '.join(said)} -> {' '.join(heard)}"
         silence = None if first is None else max(0.0, first * 1000)
-        self.results.append(InterruptionResult(silence, max(0, added), before, clicks, example))
+        self.results.append(InterruptionResult(silence, added, before, clicks, example))
 
     def figures(self) -> list[Figure]:
         """All that was found."""

@@ -1,10 +1,14 @@
 """Words as they are compared, and how many of them were heard wrong."""
 
+import functools
 import re
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from alignment import Pair, aligned
 
+from dia2.voice.word_times import guessed_sounds
 from dia2stream.protocol.messages import WordEvent
 
 _TAG = re.compile(r"\[S[12]\]", re.IGNORECASE)
@@ -47,6 +51,27 @@ class Errors:
 def added_in_front(pairs: list[Pair]) -> int:
     """How many words were heard before the first one that was said."""
     return next((number for number, pair in enumerate(pairs) if pair.said is not None), len(pairs))
+
+
+def sounds_in_front(said: Sequence[str], heard: Sequence[str]) -> int:
+    """How many sounds were heard before the first sound of the words that were said.
+
+    "nobody" may be heard as "no do not he": three words more, and no sound before its own first one.
+    """
+    return added_in_front(aligned(sounds_of(said), sounds_of(heard)))
+
+
+def sounds_of(words: Sequence[str]) -> list[str]:
+    """The sounds of words by PocketSphinx's dictionary; those of other words are guessed from their letters."""
+    return [sound for word in words for sound in (_dictionary()(word) or guessed_sounds(word)).split()]
+
+
+@functools.cache
+def _dictionary() -> Callable[[str], str | None]:
+    from pocketsphinx import Decoder
+
+    decoder: Any = Decoder(samprate=16_000, lm=None, loglevel="FATAL")
+    return decoder.lookup_word  # type: ignore[no-any-return]
 
 
 def spoken_text(words: list[WordEvent]) -> str:
