@@ -111,6 +111,7 @@ T=trillion | tn=trillion
 """)
 # Written=one of it. The plural is made of the first word before "per".
 UNITS = _pairs("""
+N-m=newton meter | N\u00b7m=newton meter | lb-ft=pound foot | ft-lb=foot pound
 KG=kilogram | LB=pound | LBS=pound | OZ=ounce | ML=milliliter | MM=millimeter | CM=centimeter | KM=kilometer | FT=foot
 MPH=mile per hour | HR=hour | HRS=hour | MIN=minute | MINS=minute | mm=millimeter | cm=centimeter | m=meter
 km=kilometer | in=inch | ft=foot | ac=acre | sf=square foot | bps=basis point | BR=bedroom | bd=bedroom | bdrm=bedroom
@@ -254,6 +255,11 @@ TITLES = _pairs("mr=Mister | mrs=Missus | ms=Miz | messrs=Messieurs")
 DOTTED_TITLES = _pairs("""
 prof=Professor | rev=Reverend | hon=Honorable | gov=Governor | sen=Senator | rep=Representative | gen=General
 col=Colonel | capt=Captain | lt=Lieutenant | sgt=Sergeant | cmdr=Commander | pres=President | mt=Mount | ft=Fort
+""")
+# Before "Code".
+LAWS = _pairs("""
+gov=Government | pen=Penal | veh=Vehicle | fam=Family | prob=Probate | lab=Labor | educ=Education | ins=Insurance
+evid=Evidence | bus=Business | com=Commerce | elec=Election | nat=Natural | res=Resources | welf=Welfare | saf=Safety
 """)
 DOTTED = _pairs("""
 etc=et cetera | approx=approximately | inc=Incorporated | ltd=Limited | corp=Corporation | jr=Junior | sr=Senior

@@ -8,9 +8,11 @@ from dia2stream.text.rules.quantity import unit_said
 from dia2stream.text.tables import (
     BEFORE_LETTERS,
     BEFORE_ROMANS,
+    CODE_WORDS,
     DIRECTIONS,
     DOTTED,
     DOTTED_TITLES,
+    LAWS,
     NEVER_LAST,
     NUMBERED,
     SEATS,
@@ -26,10 +28,12 @@ _SPAN = re.compile(r"\d+-\d+")
 _SEVERAL = frozenset(["ch", "fig", "vol", "para", "eq", "p"])  # of these a span is said as several: "Ch. 3-5"
 _LETTERED = BEFORE_LETTERS | BEFORE_ROMANS | SEATS  # behind these, a letter is no initial: "Plan B."
 _BEFORE_STREETS = frozenset(["jr", "sr", "ave", "blvd", "rd", "ln", "pkwy"])  # "King Jr. Blvd.", "3rd Ave. S."
+_TELLING = frozenset(["is", "was", "on", "for"])
+_NUMBERED_THINGS = CODE_WORDS | {"claim", "acct", "member", "phone", "model", "part", "file"}
 _EXPIRY = re.compile(r"\d\d/\d\d(?:\d\d)?")
 
 _BY_NEIGHBOURS = "st dr c ca al et exp v cir hr wk mo yr".split()  # noqa: SIM905
-WORDS = frozenset([*TITLES, *DOTTED_TITLES, *DOTTED, *WITHOUT_DOT, *NUMBERED, *_BY_NEIGHBOURS])
+WORDS = frozenset([*TITLES, *LAWS, *DOTTED_TITLES, *DOTTED, *WITHOUT_DOT, *NUMBERED, *_BY_NEIGHBOURS])
 
 
 def abbreviations(window: Window) -> Reading | None:
@@ -38,6 +42,8 @@ def abbreviations(window: Window) -> Reading | None:
     core, dotted = token.core.lower(), token.tail.startswith(".")
     if token.core.isupper() and len(core) > 2:
         return None
+    if core in LAWS and dotted and token.is_capitalised and _before_code_of_law(window):
+        return (Said(1, LAWS[core], ""),)
     if core in TITLES and (dotted or _before_name(window)):
         return (Said(1, TITLES[core], token.tail.removeprefix(".")),) if token.is_capitalised else None
     if core in DOTTED_TITLES and dotted and token.is_capitalised and _before_name(window):
@@ -45,12 +51,20 @@ def abbreviations(window: Window) -> Reading | None:
     return _before_number(window, core) or _by_neighbours(window, core) or _always(window, core)
 
 
+def _before_code_of_law(window: Window) -> bool:
+    """Whether a code of law is named: "Gov. Code", "Bus. & Com. Code"."""
+    following = window.joined_after_dot()
+    if following is not None and following.core == "&":
+        following = window.word(3)
+    return following is not None and following.core == "Code"
+
+
 def _before_number(window: Window, core: str) -> Reading | None:
     """What a number follows: "No. 5", "Art. II", "c. 1850", "exp 08/27"."""
     token, dotted = window.first, window.first.tail.startswith(".")
     if core in NUMBERED and dotted:
         following = window.word(1)
-        if following is not None and (_is_number(following) or (core == "no" and following.core == "of")):
+        if following is not None and (_is_number(following) or (core == "no" and _is_named(window, following))):
             several = core in _SEVERAL and _SPAN.fullmatch(following.core)
             return (Said(1, plural(NUMBERED[core]) if several else NUMBERED[core], token.tail[1:]),)
     if core in ("c", "ca") and dotted and (following := window.joined_after_dot()) and _YEAR.fullmatch(following.core):
@@ -115,6 +129,11 @@ def initials(window: Window) -> Reading | None:
     following = window.joined_after_dot()
     assert following is not None
     return None if following.core in SENTENCE_STARTS else (Said(1, token.core, ""),)
+
+
+def _is_named(window: Window, following: Token) -> bool:
+    """Whether "no." stands for a number that is told later: "no. of guests", "your claim no. is"."""
+    return following.core == "of" or (following.core in _TELLING and window.before().core.lower() in _NUMBERED_THINGS)
 
 
 def _is_number(word: Token) -> bool:

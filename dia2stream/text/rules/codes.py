@@ -4,7 +4,7 @@ import re
 
 from dia2stream.text.numbers import cardinal, digits, number, ordinal, pairs, plural, spelled
 from dia2stream.text.rules.acronyms import letters
-from dia2stream.text.rules.figures import is_code, is_named
+from dia2stream.text.rules.figures import is_code, is_named, section_number
 from dia2stream.text.tables import CODE_WORDS, LETTER_WORDS, PERIODS, SPELLED_CODES
 from dia2stream.text.window import Reading, Said, Window
 
@@ -81,7 +81,7 @@ def number_sign(window: Window) -> Reading | None:
     """A number sign: "#1", "#78123", "#A-1029", "\u00a73.2"."""
     if window.first.core.startswith("\u00a7"):
         section = _SECTION.fullmatch(window.first.core)
-        return section and (Said(1, f"section {number(section[1])}"),)
+        return section and (Said(1, f"section {section_number(section[1])}"),)
     if match := _POUND_KEY.fullmatch(window.first.core):
         return (Said(1, f"{_figures(match[1])} pound"),)
     match = _NUMBER_SIGN.fullmatch(window.first.core)

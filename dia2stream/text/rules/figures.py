@@ -11,6 +11,7 @@ _CALLING = frozenset(["call", "dial", "or", "text"])
 _NAMING = frozenset(["is", "number", "no", "was", "in", "with"])  # between what is named and its code
 _FLAG = re.compile(r"--?[A-Za-z][A-Za-z-]*")
 _PERIOD = re.compile(r"[QH][1-4]")  # of a year
+_SECTIONS = frozenset(["\u00a7", "\u00a7\u00a7"])
 _BEFORE_EARLY = frozenset(["in", "since", "circa", "c", "ca", "year", "until", "ad", "a.d"])  # years from 1000 to 1099
 FORMS = frozenset(["1099", "1040", "1095", "1098", "5498"])
 PLANES = frozenset(["707", "717", "727", "737", "747", "757", "767", "777", "787"])
@@ -18,6 +19,8 @@ PLANES = frozenset(["707", "717", "727", "737", "747", "757", "767", "777", "787
 
 def figures(window: Window, text: str) -> str:
     """How a number without a unit is said where it stands."""
+    if window.before().core in _SECTIONS:
+        return section_number(text)
     if not text.isdecimal():
         return value(text)
     if is_code(window, text):
@@ -29,6 +32,14 @@ def figures(window: Window, text: str) -> str:
     if len(text) == 4 and text.startswith("10") and window.before().core.lower() in _BEFORE_EARLY:
         return pairs(int(text))
     return number(text)
+
+
+def section_number(text: str) -> str:
+    """The number of a section of a law, four figures in pairs: "1983", "1950.5"."""
+    whole, point, part = text.partition(".")
+    if len(whole) != 4 or not (whole + part).isdecimal():
+        return value(text)
+    return pairs(int(whole)) + (f" point {digits(part)}" if point else "")
 
 
 def is_code(window: Window, text: str) -> bool:

@@ -6,6 +6,7 @@ from dia2stream.text.numbers import cardinal, digits, ordinal, pairs
 from dia2stream.text.tables import (
     DIRECTIONS,
     DOTTED_STATES,
+    LAWS,
     LONG_STREETS,
     PLACES,
     ROADS,
@@ -22,7 +23,7 @@ _ROAD = re.compile(r"(?:[A-Z]{1,2}-)?\d{1,4}")  # "I-95", "520"
 _ZIP = re.compile(r"\d{5}(-\d{4})?")
 _BEFORE_DIRECTIONS = frozenset(["wind", "winds", "heading", "head", "due", "from", "toward", "turn", "the"])
 _BEHIND_DIRECTIONS = frozenset(["wind", "winds", "corner", "side", "at", "of", "gusts"])
-_CODES_OF_LAW = frozenset(["Civ", "Penal", "Code", "Stat", "Gov", "Const", "Crim"])  # "Cal. Civ. Code"
+_CODES_OF_LAW = frozenset(["Civ", "Penal", "Code", "Stat", "Const", "Crim", *map(str.title, LAWS)])  # "Cal. Civ. Code"
 _LANDS = frozenset(["Korea", "Africa", "America", "Carolina", "Dakota", "Virginia"])  # "S. Korea"
 _STREETS = frozenset(["ave", "blvd", "rd", "ln", "hwy", "pkwy"])
 _ROOMS_AND_STREETS = PLACES.keys() | _STREETS | {"fl"}

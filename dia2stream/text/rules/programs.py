@@ -15,6 +15,7 @@ OPERATORS = {
 _FLAG = re.compile(r"(--?)([A-Za-z][\w-]*)")
 _PATH = re.compile(r"(~|\.{1,2}|[A-Z]:)?(?:[/\\][\w.-]+)+[/\\]?")
 _MEMBERS = re.compile(r"[A-Za-z_]\w*(?:\.[A-Za-z_]\w+)+")
+_LETTERS = re.compile(r"[a-z](?:\.[a-z]){2,}")
 _WORDS_OF_TEXT = frozenset(
     "the an and it we you to is in of on at as then this that but so if for not yes please my your he she they".split()  # noqa: SIM905
 )
@@ -50,6 +51,8 @@ def capitals_and_word(window: Window) -> Reading | None:
 def members(window: Window) -> Reading | None:
     """A name of a program with dots in it: "process.env.PORT"; "the end.the next" only lacks a space."""
     core = window.first.core
+    if _LETTERS.fullmatch(core):  # "a.b.c"; with a dot at the end it is an abbreviation
+        return (Said(1, core.upper().replace(".", " dot ")),)
     if not _MEMBERS.fullmatch(core):
         return None
     if core.rpartition(".")[2] in _WORDS_OF_TEXT:

@@ -7,7 +7,7 @@ from dia2stream.text.numbers import VALUE, cardinal, is_fraction, number, ordina
 from dia2stream.text.rules.figures import figures, is_seat, is_year
 from dia2stream.text.rules.money import money
 from dia2stream.text.rules.quantity import Quantity, is_singular, per_said, unit_said
-from dia2stream.text.tables import ATTACHED_UNITS, DIRECTIONS, MAGNITUDES, SEATS, UNITS
+from dia2stream.text.tables import ATTACHED_UNITS, DIRECTIONS, LABELS, MAGNITUDES, SEATS, UNITS
 from dia2stream.text.window import Reading, Said, Window
 
 _ISH = re.compile(r"(\d+)ish")
@@ -43,6 +43,8 @@ def _said(window: Window, quantity: Quantity) -> str | None:
     low, high, unit = quantity.low, quantity.high, quantity.unit
     if quantity.is_bare:
         return figures(window, low)
+    if not unit and high.isdecimal() and window.before().core.lower() in LABELS and int(high) < int(low):
+        return f"{value(low)} dash {value(high)}"  # "Model 52-19"
     if not unit:
         return _years(low, high) if is_year(low) and high.isdecimal() else quantity.value_said
     if unit in _THOUSANDS:
@@ -148,11 +150,12 @@ def per_unit(window: Window) -> Reading | None:
 
 
 def slashed(window: Window) -> Reading | None:
-    """Several at once: "115V/60Hz"."""
+    """Several at once: "115V/60Hz", "a 3BR/2BA"."""
+    is_adjective = window.before().core.lower() in ("a", "an")
     sides = [Quantity.read(side) for side in window.first.core.split("/")]
     if len(sides) < 2 or not all(side is not None and side.unit in UNITS for side in sides):
         return None
-    said = (f"{side.value_said} {unit_said(side.unit, side.is_one)}" for side in sides if side is not None)
+    said = (f"{s.value_said} {unit_said(s.unit, s.is_one or is_adjective)}" for s in sides if s is not None)
     return (Said(1, " ".join(said)),)
 
 

@@ -6,7 +6,11 @@ from dia2stream.text.rules import dimensions, maths, programs
 from dia2stream.text.tables import DAYS, DOSES, MONTHS, PERIODS, SHORT_DAYS, SHORT_MONTHS, UNITS
 from dia2stream.text.window import Reading, Said, Token, Window
 
-_ALONE = maths.SIGNS | programs.OPERATORS | {"@": "at", "\u00a7": "section", "\u00a9": "copyright", "\u2116": "number"}
+_ALONE = (
+    maths.SIGNS
+    | programs.OPERATORS
+    | {"@": "at", "\u00a7": "section", "\u00a7\u00a7": "sections", "\u00a9": "copyright", "\u2116": "number"}
+)
 _BETWEEN_NUMBERS = dict.fromkeys("*xX\u00d7", "times") | {"/": "divided by", "^": "to the power of"}
 _OPERATORS = frozenset("+-*/=\u00d7\u00f7")
 _VARIABLE = re.compile(r"\d+[a-z]|[A-Za-z]_[A-Za-z\d].*")
