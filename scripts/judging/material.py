@@ -82,59 +82,59 @@ _SHIFT_MS = 37
 
 
 # A second set, written when all choices had been made. Nothing may be chosen by it: then it has to be written anew, as
-# it was twice.
+# it was three times.
 HELD_OUT_SENTENCES = {
     "statement": [
-        "The baker on our corner makes the best bread.",
-        "Her uncle drives a truck for a large company.",
-        "Snow covered the roofs of the whole village.",
-        "They sat under a big umbrella and drank cold tea.",
+        "The farmer sold his old horse to a friend.",
+        "Our plane landed an hour later than planned.",
+        "A small bird built its nest under the window.",
+        "She keeps her money in a tin behind the clock.",
     ],
     "question": [
-        "Who left the light on in the kitchen?",
-        "Are you sure that this is the right bus?",
-        "How did you learn to cook so well?",
-        "Can we meet a little later in the evening?",
+        "Why did nobody answer the door this morning?",
+        "Do you still play football after school?",
+        "Which of these two roads goes to the harbor?",
+        "When will the new library be finished?",
     ],
     "service": [
-        "Your package is waiting at the front desk.",
-        "I will send you the new password in a minute.",
-        "There is one free place on Thursday morning.",
-        "Somebody from our team is on the way to your house.",
+        "Your table for four is ready at eight tonight.",
+        "I have sent the form to your new address.",
+        "The doctor can see you on Wednesday afternoon.",
+        "Please keep this number until the problem is solved.",
     ],
     "several sentences": [
-        "[S1] The road is closed. You have to turn around here. There is another bridge near the mill.",
-        "[S2] My father was a sailor. He was never home for long. But he wrote to us every week.",
-        "[S1] Wait a moment, I hear something. It comes from the cellar. Did you lock the door?",
-        "[S2] That was a good film. I liked the music most. Who was the woman with the hat?",
-        "[S1] Try this one. It is softer than the other. You can wear it in summer and in winter.",
-        "[S2] What a pity! We came to see the lake, but there is too much fog. Maybe it will clear up.",
-        "[S1] Our neighbors are very quiet. They have two dogs, and nobody hears them. I wish ours were like that.",
-        "[S2] First wash the potatoes. Then cut them in half, and put them in the oven. Salt comes last.",
+        "[S1] The soup is too hot. Let it stand for a while. I will cut the bread.",
+        "[S2] We sold the boat last summer. It was too big for us. Now we rent one.",
+        "[S1] Listen to the wind. It has blown since midnight. The tall tree may fall.",
+        "[S2] My first job was in a bank. I counted coins all day. It was rather dull.",
+        "[S1] Hold the ladder, please. I want to paint the ceiling. It will not take long.",
+        "[S2] What a surprise! I thought you were in Spain. Come in and take off your coat.",
+        "[S1] This lamp is broken. Take the one from the hall. We can buy another tomorrow.",
+        "[S2] Go down the hill. Cross the square, and look for a green gate. I live there.",
     ],
     "dialogue": [
-        "[S1] Have you got a minute? [S2] Of course, sit down. [S1] It is about the garden wall.",
-        "[S2] Which color do you want? [S1] I think the blue one. [S2] Good, blue is cheaper today.",
-        "[S1] My phone is broken again. [S2] You should buy a new one. [S1] I bought this one in June.",
-        "[S2] Was the exam hard? [S1] Not at all. I knew every answer. [S2] I am so proud of you.",
+        "[S1] Who painted this picture? [S2] My aunt did. [S1] It looks just like the lake.",
+        "[S2] Is dinner ready yet? [S1] In five minutes. [S2] Then I can feed the cat.",
+        "[S1] You forgot your hat. [S2] Thank you, I need it. [S1] It is very cold today.",
+        "[S2] How was the journey? [S1] Long, but quiet. [S2] You should rest before we eat.",
     ],
 }
 HELD_OUT = [
-    "[S1] My grandfather built this house with his own hands, and it took him almost three years to finish it.",
-    "[S2] After the concert we walked home through the park, because the last train had left an hour before.",
-    "[S1] Why is the shop so full today? [S2] They are selling all the winter shoes for half of the price.",
-    "[S2] Turn left behind the church. You will see a yellow house, and the office is on the second floor.",
-    "[S2] I lost my ring on the beach last week. [S1] A little girl found it and gave it to the police.",
-    "[S1] Your bill is not very high this month. Just send the money before Friday, and keep the letter.",
+    "[S1] Every winter the river froze, and the whole town came down to the bank to skate and drink hot tea.",
+    "[S2] The manager called me yesterday and said that my new desk would not arrive before the end of the month.",
+    "[S1] Has anyone seen my blue bag? [S2] I think you left it on the seat when we got off the bus.",
+    "[S2] Take the second door on the right. There is a long hall, and the kitchen is at the very end of it.",
+    "[S2] The dog ran away during the storm. [S1] A farmer brought it back on Monday, wet and hungry.",
+    "[S1] Your old phone still works. Only the battery is weak, and a new one does not cost much at all.",
 ]
 HELD_OUT_REPLIES = [
-    "Wait, I did not understand that.",
-    "[S2] How far is it from the airport?",
-    "Fine, but please speak a bit slower.",
-    "[S1] Nobody told me about this before.",
-    "Yes, I would like to hear the rest later.",
+    "Hold on, can you say that once more?",
+    "[S2] Where should I leave my car?",
+    "No, that is not what I meant.",
+    "[S1] Thanks, but I have to go now.",
+    "Great, let us do it on Tuesday then.",
 ]
-_HELD_OUT_FROM_MS, _HELD_OUT_TO_MS, _HELD_OUT_SEED = 700, 3900, 9600
+_HELD_OUT_FROM_MS, _HELD_OUT_TO_MS, _HELD_OUT_SEED = 700, 3900, 14700
 
 
 @dataclass(frozen=True)
