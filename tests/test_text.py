@@ -31,9 +31,9 @@ TEXTS: list[tuple[str, str]] = [
 # (158 of 160 right, and 46 of 60 harder ones), and what it found was mended then. `strangers` was written by one who
 # had not read the rules (133 of 205 right at first sight), and the rules were mended by its kinds; `apart`, of the same
 # hand and kept apart meanwhile, was right in 42 of 60 then, and in 15 of 30 harder ones. `assistants` has 7 of those
-# that were mended last, and 60 texts that were written before that: 34 of them were right at first sight. `callers` has 7
-# of the next mends, and 40 texts that were written before: 33 of them were right, and in four of the others only a comma
-# or a capital was not as it had been written down.
+# that were mended last, and 60 texts that were written before that: 34 of them were right at first sight. `callers` has
+# 7 of the next mends, and 40 texts that were written before: 33 of them were right, and in four of the others only a
+# comma or a capital was not as it had been written down.
 AGENTS: dict[str, list[tuple[str, str]]] = {
     f"{name}: {kind}": rows
     for name in ("agents", "unseen", "strangers", "apart", "assistants", "callers")
