@@ -181,7 +181,7 @@ def test_the_reply_begins_behind_the_caller_and_says_whose_it_is() -> None:
     assert told[-1] == Done("2", rig.sent * 80)
     # The next utterance, with nobody in between, goes on without a tag.
     rig.do(Inject("Good.")).run()
-    assert rig.conversation.words.sounded[-1].word.tokens == tuple(ToyTokenizer().encode("Good."))
+    assert rig.conversation.words.sounded.latest.word.tokens == tuple(ToyTokenizer().encode("Good."))
 
 
 def test_a_reply_with_a_tag_of_its_own_keeps_it() -> None:

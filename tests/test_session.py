@@ -164,6 +164,26 @@ def test_a_lead_holds_sending_back_and_the_loop_waits_just_so_long(engine: ToyEn
 # ---- Commands at any moment ----
 
 
+def test_a_reader_that_waits_for_its_moment_is_woken_by_answers_and_not_by_frames_behind_it(
+    engine: ToyEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with engine.conversation(max_lead_ms=80) as session:
+        session.submit(Start(LONG))
+        eventually(lambda: full(session))
+        eventually(lambda: isinstance(session.take(), float))
+        woken: list[int] = []
+        monkeypatch.setattr(session, "notify", lambda: woken.append(1))
+        session.worked()
+        assert not woken, "the frame that it waits for is still the next one"
+        session.conversation.outbox.answer(Resumed())
+        session.worked()
+        assert len(woken) == 1
+        assert isinstance(session.take(), Resumed)
+        session.worked()
+        assert len(woken) == 2, "it may not know yet when the next frame may leave"
+        monkeypatch.undo()
+
+
 def test_a_pause_acts_at_the_end_of_the_step_that_is_going_on(engine: ToyEngine) -> None:
     with engine.conversation() as session:
         engine.toy.gate.clear()

@@ -213,7 +213,7 @@ class Speech:
             events = self._events
             before += [item for word in sounding for item in events.taken(word)]
             oldest = self.context.oldest_step()
-            self.words.forget_before(oldest)
+            self.words.sounded.forget_before(oldest)
             self.clock.forget_before(oldest)
         self._undelivered += 1
         end = self.context.state.end_step
@@ -351,7 +351,7 @@ class Speech:
             self.words.go_back(min(step, first.step + 1))
             if silence := self._corrections.silence:
                 context.be_silent(silence, _SILENT_FRAMES)
-        self.times.go_back(step, self.words.sounded[-1] if self.words.sounded else None)
+        self.times.go_back(step, self.words.sounded.latest)
         context.state.queue.clear()
         # No hold either, in which a model would go on with what it said last: the next word comes at once.
         context.state.restore(self.machine.start().mark())

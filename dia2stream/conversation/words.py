@@ -23,6 +23,7 @@ from typing import Any, NamedTuple, cast
 from dia2.text.script import Entry
 from dia2.voice.voice import Prefix
 from dia2stream.conversation.reader import ReadEntry, TextReader, Written
+from dia2stream.conversation.sounded import Flat, SoundedWords
 from dia2stream.errors import CommandError
 from dia2stream.protocol.fields import HeardWord, shown
 
@@ -91,6 +92,31 @@ class TakenWord:
     start: float | None = None
     end: float | None = None
 
+    @property
+    def begins(self) -> bool:
+        """Whether it is the first that came of its written word."""
+        return self.word.begins
+
+
+def _flatten(taken: TakenWord) -> Flat:
+    """A word that has sounded as `SoundedWords` keeps it. Of its utterance, only the id is wanted from then on."""
+    word, written = taken.word, taken.word.written
+    entry = word.tokens, word.text, word.padding, word.speaker, word.utterance.id
+    as_written = written.text, written.said, written.start, written.end, written.tags, written.entries
+    return (taken.step, word.begins, not word.tokens, taken.start, taken.end, *entry, *as_written)
+
+
+def _restore(flats: Sequence[Flat]) -> list[TakenWord]:
+    """The words of tuples that follow each other. Those of one written word share it again."""
+    words: list[TakenWord] = []
+    for step, begins, _, start, end, *entry, id, text, said, first, last, tags, entries in flats:
+        if begins or not words:
+            written = Written(text, said, first, last, tags, entries)
+            utterance = Utterance(id, 0.0, None, open=False, begun=True)
+        word = QueuedWord(*entry, utterance=utterance, written=written, begins=begins)
+        words.append(TakenWord(step, word, start, end))
+    return words
+
 
 class NextTurn(NamedTuple):
     """What can be spoken in one go: no caller and no other voice comes between these utterances.
@@ -129,7 +155,7 @@ class Words:
         self.opened: Utterance | None = None  # the one that still takes pieces
         self.backlog: deque[QueuedWord] = deque()
         self.taken: deque[TakenWord] = deque()
-        self.sounded: deque[TakenWord] = deque()
+        self.sounded = SoundedWords(_flatten, _restore)
         self._numbered = 0
         self._past: deque[str] = deque(maxlen=MAX_QUEUED_WORDS)  # ids of utterances that are done, dropped or cancelled
 
@@ -152,7 +178,7 @@ class Words:
         other.opened = self.opened and own[self.opened]
         other.backlog.extend(map(owned, self.backlog))
         other.taken.extend(replace(taken, word=owned(taken.word)) for taken in self.taken)
-        other.sounded.extend(replace(taken, word=owned(taken.word)) for taken in self.sounded)
+        other.sounded = self.sounded.copy(lambda taken: replace(taken, word=owned(taken.word)))
         other._numbered, other._past = self._numbered, self._past.copy()
         return WordsCopy(other, [owned(word) for word in queued], opening and own[opening])
 
@@ -294,14 +320,14 @@ class Words:
         """The words that were taken for this frame."""
         words = []
         while self.taken and self.taken[0].step == frame:
-            self.sounded.append(self.taken.popleft())
-            words.append(self.sounded[-1])
+            words.append(self.taken.popleft())
+            self.sounded.append(words[-1])
         return words
 
     @property
     def speaker(self) -> int | None:
         """Whose word began to sound last, 1 or 2; None before the first."""
-        return self.sounded[-1].word.speaker if self.sounded else None
+        return self.sounded.latest.word.speaker if self.sounded.latest else None
 
     def finished(self, before: Utterance | None = None) -> list[Utterance]:
         """Takes out the oldest utterances that are done: all before one, or all there are."""
@@ -315,8 +341,7 @@ class Words:
 
     def go_back(self, step: int) -> None:
         """An interruption: what sounded from `step` on was not heard, and what was to come is not wanted."""
-        while self.sounded and self.sounded[-1].step >= step:
-            self.sounded.pop()
+        self.sounded.drop_since(step)
         self._past.extend(utterance.id for utterance in self.utterances)
         for queue in (self.taken, self.backlog, self.utterances):
             queue.clear()
@@ -324,13 +349,7 @@ class Words:
 
     def taken_between(self, since: int, step: int) -> list[TakenWord]:
         """What was taken from one step on and before another, the latest first."""
-        return [t for t in chain(reversed(self.taken), reversed(self.sounded)) if since <= t.step < step]
-
-    def forget_before(self, step: int) -> None:
-        """The model can no longer go back beyond `step`: forgets older words, except the one that `step` is in."""
-        while len(self.sounded) > 1 and self.sounded[1].step < step:
-            # A break is no word: the word before it stays the last one.
-            del self.sounded[0 if self.sounded[1].word.tokens else 1]
+        return [t for t in chain(reversed(self.taken), reversed(self.sounded.since(since))) if since <= t.step < step]
 
     def end_of(self, told: TakenWord, last_end: int | None) -> int | None:
         """The step at which the next written word begins, or the words end; None when that is not drawn yet.
@@ -351,7 +370,7 @@ class Words:
         was_heard: tells of a word and the one behind it whether the first was. A word that is spoken as several counts
         as heard when half of those were. queue: the text machine's.
         """
-        taken = [t for t in (*self.sounded, *self.taken) if t.step >= turn]
+        taken = [*self.sounded.since(turn), *(t for t in self.taken if t.step >= turn)]
         heard = [(t.word, was_heard(t, after)) for t, after in zip(taken, [*taken[1:], None], strict=False)]
         # Every entry of a conversation's queue went through `add`.
         queued = ((cast(QueuedWord, word), False) for word in chain(queue, self.backlog))

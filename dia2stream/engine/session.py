@@ -75,6 +75,7 @@ class Session:
         self.ended = False  # nothing more will be made
         self.finishing = False  # the loop ends when all is spoken
         self._closed = False  # nothing more comes out
+        self._paced = False  # whoever takes has been told when the next item may leave
         self._halting = 0  # requests to stand still that are on their way
         self._released = threading.Event()
         self._backlog = Backlog(worker.order_seconds.of)
@@ -205,7 +206,9 @@ class Session:
         """The next item, without waiting; seconds until the next may leave; None when there is none yet."""
         if self._closed:
             return None
+        self._paced = False  # before the look: what is put behind it wakes whoever found nothing
         item = self.conversation.take(time.monotonic(), answers_only or self._halting > 0)
+        self._paced = isinstance(item, float)
         for waiter in tuple(self._waiters):
             waiter.set()
         if isinstance(item, Frame):
@@ -306,8 +309,10 @@ class Session:
         """The engine has worked for this session: tells the listeners, if there is something to take, or the end.
 
         A lead-in step makes nothing to take, and a reader that is woken takes the interpreter from the engine's thread.
+        So a reader is left alone, too, that waits for the moment at which the item before the new ones may leave.
         """
-        if self.conversation.outbox.ready or self.finished:
+        outbox = self.conversation.outbox
+        if (outbox.ready and not self._paced) or outbox.answers or self.finished:
             self.notify()
         for waiter in tuple(self._waiters):
             waiter.set()
