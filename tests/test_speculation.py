@@ -2,20 +2,28 @@
 
 import base64
 from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
 import pytest
+import torch
 from conversations import HELLO, Memory, Rig, ToyEar, assert_same_memory, real, scripts, toy
+from engines import Observing
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from models import entry
 
+import dia2stream.engine.engine as engine_module
 from dia2.checkpoint.load import BUNDLED, Checkpoint, LoadOptions, load_checkpoint
 from dia2.steps.speculation import MOST_COLUMNS, Guess
 from dia2.steps.stepper import Stepper
 from dia2.text.machine import TextMachine
+from dia2stream.engine.costs import H100
+from dia2stream.engine.engine import Engine
 from dia2stream.errors import CommandError
+from dia2stream.items import Frame
 from dia2stream.options import SpeechOptions
 from dia2stream.protocol.messages import Command, End, Inject, Listen, Pause, Reset, Resume, Start
 
@@ -225,3 +233,35 @@ def test_conversations_that_guess_together_each_say_what_they_say_alone() -> Non
         assert talk([alone], [text], [frames]) == set()
         assert rig.told == alone.told
         assert_same_memory(Memory(rig), Memory(alone))
+
+
+class Wider(Stepper):
+    """Guesses for up to eight conversations in one pass, with as many columns as steppers on a GPU have for each."""
+
+    def tree_size(self, slots: int) -> int:
+        return min(MOST_COLUMNS, 128 // slots // 16 * 16)
+
+
+def test_an_engine_of_many_slots_that_guesses_draws_for_each_what_it_draws_alone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    loaded, texts = load_checkpoint("random:tiny", LoadOptions(device="cpu", dtype="float32")), TEXTS * 4
+    monkeypatch.setattr(engine_module, "make_stepper", lambda *_, **__: (Wider(loaded, 12, speculate=True), "guessed"))
+    watch = Observing()
+    engine = Engine(loaded, slots=12, observers=[watch])
+    # The costs of a GPU: a tree takes two steps.
+    engine.thread.plan_with(replace(H100, trees=((1, 0.002), (8, 0.002))))
+    drawn = []
+    with ExitStack() as stack:
+        stack.callback(engine.close)
+        sessions = [stack.enter_context(engine.conversation()) for _ in texts]
+        for number, (session, text) in enumerate(zip(sessions, texts, strict=True)):
+            session.submit(Start(text, seed=number))
+            session.finish()
+        for session in sessions:
+            frames = sum(isinstance(item, Frame) for item in session)
+            drawn.append(session.conversation.context.history.frames(0, frames))
+    assert max(step.backbone_rows for step in watch.steps if step.columns > 1) > 2
+    for number, text in enumerate(texts):
+        alone = real(loaded, SpeechOptions(seed=number), stepper=Stepper(loaded)).say(text)
+        assert torch.equal(drawn[number], alone.context.history.frames(0, alone.sent)), number
