@@ -172,7 +172,7 @@ def dia2stream(
   dia2stream say - -o speech.wav < speech.txt
   dia2stream say "[S1] Hello." -o - | aplay""")
 def say(
-    text: Annotated[str, typer.Argument(help="What to say; - reads the text from stdin.")],
+    text: Annotated[str, typer.Argument(metavar="TEXT", help="What to say; - reads the text from stdin.")],
     target: SayOptions,
     speech: SpeechOptions,
     model: ModelOptions,
@@ -244,7 +244,7 @@ def serve(options: ServeOptions, speech: SpeechOptions, model: ModelOptions) -> 
 
     A conversation outlives its connection: it is paused, and a client comes back with ?conversation=ID.
     With a token, clients send Authorization: Bearer TOKEN or add ?token=TOKEN to the URL.
-    After SIGTERM, the running conversation may finish its speech.
+    After SIGTERM, what was asked for is spoken to its end, for --drain-seconds at most.
     """
     check_serve(options)
     from dia2stream.server.server import run
@@ -270,7 +270,7 @@ def check_serve(options: ServeOptions) -> None:
   dia2stream replay records/20261127-194512-kJ3fQ2.dia2rec -o again.wav
   dia2stream replay call.dia2rec --until 4000 --dtype float32""")
 def replay(
-    path: Annotated[str, typer.Argument(help="A record, as serve --record writes them.")],
+    path: Annotated[str, typer.Argument(metavar="PATH", help="A record, as serve --record writes them.")],
     target: ReplayOptions,
     model: CheckpointOptions,
 ) -> None:
@@ -296,7 +296,8 @@ def client(
     texts: Annotated[
         list[str] | None,
         typer.Argument(
-            help="What to say: the first text starts a conversation, the others are added. Default: three sentences."
+            metavar="TEXT",
+            help="What to say: the first text starts a conversation, the others are added. Default: three sentences.",
         ),
     ] = None,
 ) -> None:
@@ -373,7 +374,10 @@ def _check_bench(options: BenchOptions, load: CallOptions, kinds: list[str]) -> 
   dia2stream plan 1000000 --model-gb 0 --node-seconds 20 --plot plan.png""")
 def plan(
     options: PlanOptions,
-    calls: Annotated[list[int] | None, typer.Argument(help="Calls a day. Default: 100 10000 1000000.", min=1)] = None,
+    calls: Annotated[
+        list[int] | None,
+        typer.Argument(metavar="CALLS", help="Calls a day. Default: 100 10000 1000000.", min=1),
+    ] = None,
 ) -> None:
     """Simulate a day of calls on as many GPUs as they need.
 
@@ -396,7 +400,9 @@ def plan(
 def protocol(
     document: Annotated[
         Literal["schema", "asyncapi", "types"],
-        typer.Argument(help="schema: JSON Schema 2020-12. asyncapi: AsyncAPI 3. types: TypeScript."),
+        typer.Argument(
+            metavar="DOCUMENT", help="schema: JSON Schema 2020-12. asyncapi: AsyncAPI 3. types: TypeScript."
+        ),
     ] = "schema",
 ) -> None:
     """Print the protocol for other languages: every command and event, with types and ranges.
@@ -418,7 +424,7 @@ def protocol(
     voices,
 )
 def make(
-    name: Annotated[str, typer.Argument(help="The name that start commands use for the voice.")],
+    name: Annotated[str, typer.Argument(metavar="NAME", help="The name that start commands use for the voice.")],
     options: VoiceOptions,
     model: CheckpointOptions,
 ) -> None:
@@ -439,7 +445,9 @@ def make(
 
 @command("  dia2stream voice show alice.voice.safetensors --png alice.png", voices)
 def show(
-    path: Annotated[str, typer.Argument(help="A voice file.")], options: ShowOptions, model: CheckpointOptions
+    path: Annotated[str, typer.Argument(metavar="PATH", help="A voice file.")],
+    options: ShowOptions,
+    model: CheckpointOptions,
 ) -> None:
     """Show a voice: its words, how long it is, whose it is. The model is needed for --png only."""
     from dia2stream.tools.voice_files import show as show_voice
@@ -449,7 +457,7 @@ def show(
 
 @command("  dia2stream voice play alice.voice.safetensors | ffplay -nodisp -autoexit -", voices)
 def play(
-    path: Annotated[str, typer.Argument(help="A voice file.")],
+    path: Annotated[str, typer.Argument(metavar="PATH", help="A voice file.")],
     target: PlayOptions,
     speech: SpeechOptions,
     model: ModelOptions,

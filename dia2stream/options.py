@@ -403,7 +403,10 @@ class ServeOptions:
     ] = False
     record: Annotated[
         str | None,
-        CliFlag("Write each conversation into this folder, for dia2stream replay: text, codes, the caller's.", "DIR"),
+        CliFlag(
+            "Write each conversation into this folder, for dia2stream replay: its text, its codes, what callers said.",
+            "DIR",
+        ),
     ] = None
     record_without_text: Annotated[
         bool, CliFlag("Leave texts and the caller out of these files: they can be heard again, but not computed.")

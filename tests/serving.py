@@ -49,6 +49,23 @@ slots.RETURN_SECONDS = 0.2
 """
 
 
+# A server whose listeners play four times as fast as life: for tests that must not run ahead of a listener.
+HASTY = """
+from dia2stream.conversation import pace
+class Hasty(pace.Pace):
+    def dry_at(self, made_ms):
+        at = super().dry_at(made_ms)
+        return None if at is None else at / 4
+    def played_ms(self, sent_ms, now):
+        return super().played_ms(sent_ms, 4 * now)
+    def lead_ms(self, sent_ms, now):
+        return super().lead_ms(sent_ms, 4 * now)
+    def wait(self, sent_ms, now):
+        return super().wait(sent_ms, now) / 4
+pace.Pace = Hasty
+"""
+
+
 # What befalls the engine once the file is there; in the server's process.
 DIES = """
 from pathlib import Path

@@ -168,7 +168,7 @@ def test_the_curve_is_a_png(kind: str, tmp_path: Path) -> None:
 def measured(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     folder = tmp_path_factory.mktemp("calls")
     outputs = ["--json", folder / "calls.json", "--plot", folder / "calls.png"]
-    done = bench(*TINY, "--calls", "1,3", "--seconds", 3, "--max-first-ms", 0.001, *outputs)
+    done = bench(*TINY, "--calls", "1,3", "--seconds", 2, "--max-first-ms", 0.001, *outputs)
     assert done.returncode == 1, done.stderr
     assert "FAILED: 3 phone calls" in done.stderr
     assert (folder / "calls.png").stat().st_size > 1000
@@ -221,7 +221,7 @@ def test_a_search_measures_loads_until_it_knows_the_highest() -> None:
 def test_a_server_is_measured_by_the_same_calls() -> None:
     with Serve(token="secret") as server:
         target = ["--url", server.url, "--token", "secret"]
-        done = bench(*target, "--calls-per-second", "1.5", "--seconds", 6, "--json", "-")
+        done = bench(*target, "--calls-per-second", "3", "--seconds", 3, "--json", "-")
     assert done.returncode == 0, done.stderr
     report = json.loads(done.stdout)
     [found] = report["calls"]["points"]

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from journals import redis_running
 from piping import ran
-from serving import Serve, hear, on_loop, sound
+from serving import HASTY, Serve, hear, on_loop, sound
 from test_journal import TEXT, WORDS, words
 from test_replay import replayed
 from test_rerun import carry_out
@@ -171,7 +171,7 @@ def pcm(*items: list[Any]) -> np.ndarray:
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[Serve]:
-    with Serve(slots=6, max_lead_ms=400) as running:
+    with Serve(before=HASTY, slots=6, max_lead_ms=400) as running:
         yield running
         assert not running.faults
 
