@@ -374,6 +374,21 @@ async def test_a_server_that_stops_hands_a_conversation_over_while_another_clien
     assert ended == [(quick.id, False), (slow.id, False)]
 
 
+@on_loop
+async def test_two_clients_who_come_by_one_name_at_the_same_time_get_one_conversation():
+    free = asyncio.Event()
+    slots = Slots(ServeOptions(), Metrics(), 2)
+    slots.engine = SimpleNamespace(conversation=lambda **_: SimpleNamespace(ended=False, aclose=free.wait))
+    for old in [await slots.take(None, name) for name in ("old", "older")]:
+        slots.leave(old, returns=False)
+    coming = [asyncio.create_task(slots.take("key", "key")) for _ in range(2)]
+    for _ in range(3):
+        await asyncio.sleep(0)
+    free.set()
+    first, second = await asyncio.gather(*coming)
+    assert first.conversation is second.conversation
+
+
 # ---- Slots that are kept for clients on their way ----
 
 

@@ -71,6 +71,8 @@ class Slots:
         wait: for how many seconds at most, while that client is there. paced: whether a new one keeps to the listener's
         pace. Raises CommandError `busy`, ClientGone.
         """
+        while (served := self._served.get(fresh)) is not None and wanted == fresh and not served.has_slot:
+            await asyncio.sleep(0.002)  # another client of the same name is about to have its slot
         served = self._served.get(wanted or "")
         if served is not None and served.has_slot and not served.over:
             claim = served.take()
