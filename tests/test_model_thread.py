@@ -212,6 +212,34 @@ def test_room_in_an_outbox_wakes_it() -> None:
         eventually(lambda: full(session))
 
 
+@pytest.mark.parametrize(("seconds", "steps_at_once"), [(60.0, True), (0.0, False)])
+def test_room_in_an_outbox_ends_no_row_of_lead_in_steps_that_has_just_begun(
+    monkeypatch: pytest.MonkeyPatch, seconds: float, steps_at_once: bool
+) -> None:
+    monkeypatch.setattr(model_thread, "ROOM_SECONDS", seconds)
+    rows: list[int] = []
+    with running(slots=2) as thread:
+        speaker, starter = thread.session(), thread.session()
+        speaker.submit(Start(LONG))
+        eventually(lambda: full(speaker) and not thread.has_work)
+        act, lead_in = thread.toy.act, thread.batch.lead_in
+
+        def act_while_the_speaker_is_heard(active: Any) -> list[int]:
+            thread.wake(speaker)
+            return act(active)
+
+        def count_steps(*arguments: Any) -> list[StepReport]:
+            reports = lead_in(*arguments)
+            rows.append(len(reports))
+            return reports
+
+        monkeypatch.setattr(thread.toy, "act", act_while_the_speaker_is_heard)
+        monkeypatch.setattr(thread.batch, "lead_in", count_steps)
+        starter.submit(Start(HELLO))
+        take_until(starter, Frame)
+    assert (max(rows) > 1) == steps_at_once
+
+
 # ---- What it tells ----
 
 

@@ -17,6 +17,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 
@@ -43,6 +44,9 @@ from dia2stream.protocol.messages import Error
 _log = logging.getLogger(__name__)
 # Orders are carried out for so long between two steps, and one more: whoever speaks needs a frame every 80 ms.
 ORDERS_SECONDS = 0.02
+# A row of lead-in steps goes on for so long although an outbox has room again: until a moment ago it was full, so its
+# listener has at least a frame to play. Many calls make room more often than the model makes steps.
+ROOM_SECONDS = 0.008
 LATER_SECONDS = 0.5  # for which the take-over of a conversation that stands still lets other orders go first
 _FAILED = Error("internal", "the model failed; the conversation is over, the log says why")
 
@@ -290,17 +294,19 @@ class ModelThread(threading.Thread):
             session.worked()
 
     def _step(self, conversations: Sequence[Conversation], steps: int) -> None:
-        margin = self._scheduler.margin(time.monotonic())
-        for report in self.batch.lead_in(conversations, steps, self._has_news, margin):
+        now = time.monotonic()
+        interrupted = partial(self._has_news, now + ROOM_SECONDS)
+        for report in self.batch.lead_in(conversations, steps, interrupted, self._scheduler.margin(now)):
             self.stats.steps += report.columns
             self.stats.frames += report.frames
             self.stats.device_seconds += report.device_seconds
             self.stats.host_seconds += report.host_seconds
             self._tell(EngineObserver.stepped, report)
 
-    def _has_news(self) -> bool:
+    def _has_news(self, room_counts_at: float) -> bool:
         """Whether the scheduler may now decide otherwise than it did before the last step."""
-        return bool(self._inbox or self._demands.has_news or self._closing)
+        has_room = self._demands.has_news and time.monotonic() >= room_counts_at
+        return bool(self._inbox or self._closing or has_room)
 
     def _tell(self, what: Callable[..., None], *arguments: object) -> None:
         for observer in self._observers:
