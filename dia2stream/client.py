@@ -47,7 +47,13 @@ from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
 from websockets.asyncio.client import ClientConnection
 from websockets.asyncio.client import connect as open_websocket
-from websockets.exceptions import ConnectionClosed, ConnectionClosedOK, InvalidStatus, WebSocketException
+from websockets.exceptions import (
+    ConcurrencyError,
+    ConnectionClosed,
+    ConnectionClosedOK,
+    InvalidStatus,
+    WebSocketException,
+)
 
 from dia2stream.errors import CommandError, Disconnected, ProtocolError, UnknownEvent
 from dia2stream.protocol.audio_message import Audio, unpack_audio
@@ -261,7 +267,13 @@ class Client:
 
     async def close(self) -> None:
         """Closes the connection; the server keeps the conversation for a while, and its slot for a few seconds."""
-        await self.socket.close()
+        await asyncio.gather(self.socket.close(), self._discard())
+
+    async def _discard(self) -> None:
+        """Reads what nobody has read: the server's answer to the close comes behind it."""
+        with contextlib.suppress(ConnectionClosed, ConcurrencyError):  # somebody else reads already
+            while True:
+                await self.socket.recv()
 
     async def hang_up(self) -> None:
         """Closes the connection for good: the conversation is forgotten, and its slot is free at once."""

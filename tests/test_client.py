@@ -5,12 +5,13 @@ import json
 import os
 import socket
 import sys
+import time
 import wave
 
 import numpy as np
 import pytest
-from piping import ran
-from serving import QUICK, SHORT, Serve, hear, on_loop, sound, take_slot
+from piping import ran, soon
+from serving import LONG, QUICK, SHORT, Serve, hear, on_loop, sound, take_slot
 from websockets.asyncio.server import serve
 
 from dia2stream.client import connect
@@ -64,6 +65,17 @@ async def test_an_utterance_that_waits_can_be_cancelled_and_one_that_is_gone_be_
         await client.inject("Hello.", voice="nobody")
         (refused,) = await hear(client, Error)
         assert (refused.code, refused.field) == ("bad_field", "voice")
+
+
+@on_loop
+async def test_a_client_that_has_not_read_what_was_sent_closes_at_once(server):
+    async with await take_slot(server, token="secret") as client:
+        await client.start(LONG, seed=1)
+        sent = server.metric(frames := "dia2stream_frames_total") + 60  # more than a client keeps unread
+        await asyncio.to_thread(server.until, lambda: server.metric(frames) > sent)
+        began, patience = time.monotonic(), soon()
+        await client.hang_up()
+        assert time.monotonic() - began < patience
 
 
 @on_loop
