@@ -110,7 +110,8 @@ class RedisStore:
 
     def peek(self, key: str) -> bytes:
         """See Store."""
-        return bytes(self._ask(lambda: self._redis.get(_keys(key)[0])) or b"")
+        log: Any = self._ask(lambda: self._redis.get(_keys(key)[0]))
+        return bytes(log or b"")
 
     def release(self, lease: Lease) -> None:
         """See Store."""
