@@ -87,7 +87,7 @@ def fork(rig: Rig, copy: Rig) -> None:
 def test_both_sides_say_what_each_would_have_said_alone(
     before: list[Any], one: list[Any], other: list[Any], seed: int
 ) -> None:
-    """Bit for bit, though they take turns with their steps."""
+    """Bit for bit, though they take turns with their steps, and whatever was done before the fork."""
     original, copy = rigs(2)
     carry_out(original, [Start("[S1] one two three four five six seven", seed=seed), *before])
     fork(original, copy)
