@@ -1,6 +1,6 @@
 """How silent a checkpoint is between words, and whether frames show in its sound: `silence.py FOLDER`.
 
-Both voices say a sentence, are silent for two seconds, and say another one, with several seeds. One JSON line:
+Both voices say the sentences of test-20.txt two by two, with two seconds of silence between them. One JSON line:
 
 line, hertz    the loudest line in the middle of the silences, in dB below a sine of full scale, and where it is
 constant       what the silences have as a constant, in the same dB
@@ -19,21 +19,24 @@ import numpy as np
 from numpy.typing import NDArray
 
 RATE, FRAME = 24_000, 1_920
-TEXT = 'Hold on please. <break time="2s"/> Here it is now.'
-BEFORE, BEHIND = 1.1, 0.3  # seconds of a silence that the word before, or the word behind, may take
+TEXTS = Path(__file__).with_name("test-20.txt")
+SILENCE = ' <break time="2s"/> '
+BEFORE, BEHIND = 1.4, 0.3  # seconds of a silence that the word before, or the word behind, may take
 WINDOW = 9_600  # samples in which a line is looked for
 AROUND = 24  # samples on either side that a step is compared with
+LOWEST = 20  # Hz of a line; what is slower is not heard, and counts as a constant
 FLOOR = 1e-9
 Sound = NDArray[np.float64]
 
 
 def loudest_line(silence: Sound) -> tuple[float, float]:
-    """(dB, Hz) of the loudest sine in a silence of at least WINDOW samples, a constant left out."""
+    """(dB, Hz) of the loudest sine that can be heard in a silence of at least WINDOW samples."""
+    lowest = LOWEST * WINDOW // RATE
     window, best = np.hanning(WINDOW), (-np.inf, 0.0)
     for start in range(0, len(silence) - WINDOW + 1, WINDOW // 2):
         piece = silence[start : start + WINDOW]
         spectrum = 2 * np.abs(np.fft.rfft((piece - piece.mean()) * window)) / window.sum()
-        place = int(spectrum.argmax())
+        place = lowest + int(spectrum[lowest:].argmax())
         best = max(best, (decibels(float(spectrum[place])), place * RATE / WINDOW))
     return best
 
@@ -70,17 +73,19 @@ def decibels(size: float) -> float:
     return 20 * float(np.log10(size + FLOOR))
 
 
-def said(folder: Path, seeds: Sequence[int]) -> tuple[tuple[list[Sound], list[Sound]], list[Sound]]:
+def said(folder: Path, seed: int) -> tuple[tuple[list[Sound], list[Sound]], list[Sound]]:
     """Sounds of each voice, and the silences in their middle."""
     from dia2.generate import Dia2, GenerationConfig
 
     dia, sounds, silences = Dia2.from_repo(folder, device="cpu"), (list[Sound](), list[Sound]()), list[Sound]()
-    for seed in seeds:
+    texts = TEXTS.read_text(encoding="utf-8").splitlines()
+    config = GenerationConfig(initial_padding=0, seed=seed)
+    for before, behind in zip(texts[::2], texts[1::2], strict=True):
         for speaker, own in enumerate(sounds, 1):
-            result = dia.generate(f"[S{speaker}] {TEXT}", config=GenerationConfig(initial_padding=0, seed=seed))
-            sound = result.waveform.numpy().astype(np.float64)
-            starts = dict(result.timestamps)
-            first, last = starts["please."] + BEFORE, starts["Here"] - BEHIND
+            result = dia.generate(f"[S{speaker}] {before}{SILENCE}{behind}", config=config)
+            sound, starts = result.waveform.numpy().astype(np.float64), [start for _, start in result.timestamps]
+            words = len(before.split())
+            first, last = starts[words - 1] + BEFORE, starts[words] - BEHIND
             own.append(sound)
             silences.append(sound[round(first * RATE) : round(last * RATE)])
     return sounds, silences
@@ -89,9 +94,9 @@ def said(folder: Path, seeds: Sequence[int]) -> tuple[tuple[list[Sound], list[So
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--seeds", type=int, nargs="+", default=range(6))
+    parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args()
-    print(json.dumps(measured(*said(given.folder, given.seeds))))
+    print(json.dumps(measured(*said(given.folder, given.seed))))
 
 
 if __name__ == "__main__":
