@@ -235,6 +235,7 @@ def test_a_server_is_measured_by_the_same_calls() -> None:
 # ---- scripts/gpu-calls ----
 
 
+@pytest.mark.long
 def test_the_acceptance_script_holds_every_load_with_guesses_and_without_and_tells_of_slow_starts(
     tmp_path: Path,
 ) -> None:

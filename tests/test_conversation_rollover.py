@@ -91,6 +91,7 @@ def test_the_real_model_says_a_long_text_once_across_seams(goldens: Path) -> Non
     assert all(np.abs(frame).max() <= 1 for frame in rig.frames)
 
 
+@pytest.mark.long
 @settings(max_examples=15)
 @given(
     cuts=st.lists(st.integers(1, 500), max_size=20),
@@ -218,6 +219,7 @@ def test_contexts_that_find_no_block_are_rebuilt_earlier_and_all_is_said_once(fr
 _DOES = ["step", "step", "together", "barge", "text", "pause", "listen", "again", "reset"]
 
 
+@pytest.mark.long
 @settings(max_examples=60)
 @given(
     plan=st.lists(st.tuples(st.integers(0, 2), st.sampled_from(_DOES)), max_size=80),

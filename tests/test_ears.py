@@ -172,6 +172,7 @@ def pitch(audio: bytes) -> float:
     return float(np.median(found))
 
 
+@pytest.mark.long
 def test_a_conversation_that_outgrows_the_context_goes_on_saying_what_it_is_asked(pipe, ears):
     text = [TURNS[number % len(TURNS)] for number in range(24)]
     talk = Talk(pipe, f"[S1] {text[0]}")

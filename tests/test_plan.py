@@ -193,7 +193,7 @@ def test_the_command_tells_a_day_to_people_and_to_programs(tmp_path):
     [
         (["--speaking", "1.5"], "are shares"),
         (["--node-gbps", "0"], "must be more than 0"),
-        (["0"], "Invalid value for 'calls'"),
+        (["0"], "Invalid value for 'CALLS'"),
         (["--plot", "no-such-folder/plan.png"], "its folder is not there"),
         (["--costs", "h9"], "takes h100 or a cost curve's file"),
     ],

@@ -21,6 +21,7 @@ def say(capfd, monkeypatch, tmp_path):
     """Runs `say` in this process, in an empty folder: exit code, stdout, lines of stderr."""
     for name in [name for name in os.environ if name.startswith("DIA2STREAM_")]:
         monkeypatch.delenv(name)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)  # else it tries for half a minute
     monkeypatch.chdir(tmp_path)
 
     def run(*arguments: str) -> tuple[int, str, list[str]]:

@@ -90,6 +90,7 @@ async def test_an_engine_whose_thread_dies_ends_the_process_and_its_clients_are_
         assert server.logged("the engine is lost.*out of luck")
 
 
+@pytest.mark.long
 @on_loop
 async def test_a_step_that_hangs_lets_the_clients_go_and_then_ends_the_process(tmp_path):
     flag, stuck = tmp_path / "now", 2 * min(a_second(), 4)  # a busy machine takes longer for a step
@@ -111,6 +112,7 @@ async def test_a_step_that_hangs_lets_the_clients_go_and_then_ends_the_process(t
         assert server.logged("no step finishes.*hangs")  # where it hangs
 
 
+@pytest.mark.long
 @on_loop
 async def test_an_engine_that_hung_and_goes_on_serves_again(tmp_path):
     flag = tmp_path / "now"
