@@ -274,7 +274,7 @@ def test_our_plugin_for_pipecat(run, hears):
     told = client.told("heard")
     assert told["spoken"] + " " + told["pending"] == FIRST
     assert client.told("resumed")["resumed"] is True
-    assert client.told("whole")["words"] == FIRST.split()
+    assert_resumed(client.told("whole")["words"], FIRST, told["spoken"])
     hears("whole.wav", FIRST)
     assert client.told("after")["words"] == SECOND.split()
     hears("after.wav", SECOND)
@@ -360,6 +360,18 @@ def assert_split(told: dict[str, Any], text: str) -> None:
     """A text was heard in part."""
     assert told["spoken"] + " " + told["pending"] == text
     assert begins(text, told["spoken"])
+
+
+def assert_resumed(words: list[str], text: str, spoken: str) -> None:
+    """All words of a text that was interrupted and resumed, in order.
+
+    An interruption drops the word that is on its way through pipecat just then, and nobody is told whether it arrived.
+    So one word at the place of the interruption may be told twice, or not at all.
+    """
+    said, at = text.split(), len(spoken.split())
+    near = range(max(0, at - 1), min(at + 1, len(said)))
+    changed = [said[:place] + said[place : place + 1] * times + said[place + 1 :] for place in near for times in (0, 2)]
+    assert words in [said, *changed]
 
 
 def assert_early(client: Program) -> None:
