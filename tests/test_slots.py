@@ -24,13 +24,16 @@ from dia2stream.errors import CommandError
 from dia2stream.options import ServeOptions
 from dia2stream.protocol.audio_message import Audio
 from dia2stream.protocol.messages import (
+    Command,
     Error,
     Paused,
+    Reset,
     ResetDone,
     WordEvent,
     parse_event,
 )
-from dia2stream.server.conversations import HangUp
+from dia2stream.server.connection import ClientGone
+from dia2stream.server.conversations import GONE, HangUp, ServedConversation
 from dia2stream.server.holds import HOLD_SECONDS, Holds, here
 from dia2stream.server.metrics import Metrics
 from dia2stream.server.slots import RETURN_SECONDS, Slots
@@ -465,3 +468,41 @@ def test_a_slot_is_kept_for_a_few_seconds_at_most():
     holds.keep("coming")
     now = HOLD_SECONDS + 0.1
     assert (holds.count, "coming" in holds, holds.give_back("coming")) == (0, False, False)
+
+
+class HungUp:
+    """A client whose `reset` is on its way to the reader when sending finds that it is gone."""
+
+    encoder = received_ms = None
+    open = False
+
+    def __init__(self) -> None:
+        self._said = [Reset()]
+
+    async def receive(self):
+        await asyncio.sleep(0.01)
+        if not self._said:
+            raise ClientGone("it has closed")
+        return self._said.pop()
+
+    async def send(self, item):
+        raise ClientGone("it is gone")
+
+    async def gone(self):
+        await asyncio.Event().wait()
+
+    def heard_ms(self):
+        return None
+
+
+@on_loop
+async def test_what_a_client_said_before_it_went_is_obeyed_though_sending_finds_first_that_it_is_gone():
+    obeyed: list[Command] = []
+    served = ServedConversation("a", Metrics())
+    served.session = SimpleNamespace(  # type: ignore[assignment]
+        submit=obeyed.append, say_where=lambda: None, stand_still=lambda: None, behind=0.0, ended=False
+    )
+    served.begun = True
+    assert await served.serve(served.take(), HungUp(), None) == GONE
+    assert obeyed == [Reset()]
+    assert not served.begun

@@ -174,7 +174,7 @@ def test_all_that_tests_and_judges_say_is_held_out_also_as_it_is_said() -> None:
     assert held_out.has("There are twelve rooms on the second floor.")
     assert held_out.has("I am going to the market.")
     assert held_out.has("The farmer sold his old horse to a friend.")
-    assert held_out.has("How far is it from the airport?")
+    assert held_out.has("How was the journey?")
     assert not held_out.has("The quick green fox.")
 
 

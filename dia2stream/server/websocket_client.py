@@ -11,10 +11,7 @@ from starlette.responses import Response
 from dia2stream.audio import Encoder
 from dia2stream.protocol.messages import Command
 from dia2stream.server.connection import GONE, ClientGone, Receive, Scope, Send
-from dia2stream.server.conversations import HangUp, Outgoing
-
-# A client that is gone has sent a few messages that are not read yet: they are, if that does not take longer.
-LAST_WORDS_SECONDS = 0.5
+from dia2stream.server.conversations import LAST_WORDS_SECONDS, HangUp, Outgoing
 
 
 class Translator(Protocol):
