@@ -29,14 +29,17 @@ from dia2stream.protocol.messages import (
     Paused,
     Reset,
     ResetDone,
+    Resumed,
     WordEvent,
     parse_event,
 )
 from dia2stream.server.connection import ClientGone
 from dia2stream.server.conversations import GONE, HangUp, ServedConversation
+from dia2stream.server.endpoint import OwnProtocol
 from dia2stream.server.holds import HOLD_SECONDS, Holds, here
 from dia2stream.server.metrics import Metrics
 from dia2stream.server.slots import RETURN_SECONDS, Slots
+from dia2stream.server.websocket_client import WebSocketClient
 
 
 @on_loop
@@ -470,29 +473,18 @@ def test_a_slot_is_kept_for_a_few_seconds_at_most():
     assert (holds.count, "coming" in holds, holds.give_back("coming")) == (0, False, False)
 
 
-class HungUp:
+def hung_up() -> WebSocketClient:
     """A client whose `reset` is on its way to the reader when sending finds that it is gone."""
+    said = [{"type": "websocket.disconnect"}, {"type": "websocket.receive", "text": '{"cmd": "reset"}'}]
 
-    encoder = received_ms = None
-    open = False
-
-    def __init__(self) -> None:
-        self._said = [Reset()]
-
-    async def receive(self):
+    async def receive():
         await asyncio.sleep(0.01)
-        if not self._said:
-            raise ClientGone("it has closed")
-        return self._said.pop()
+        return said.pop()
 
-    async def send(self, item):
+    async def send(message):
         raise ClientGone("it is gone")
 
-    async def gone(self):
-        await asyncio.Event().wait()
-
-    def heard_ms(self):
-        return None
+    return WebSocketClient({}, receive, send, None, OwnProtocol())
 
 
 @on_loop
@@ -503,6 +495,6 @@ async def test_what_a_client_said_before_it_went_is_obeyed_though_sending_finds_
         submit=obeyed.append, say_where=lambda: None, stand_still=lambda: None, behind=0.0, ended=False
     )
     served.begun = True
-    assert await served.serve(served.take(), HungUp(), None) == GONE
+    assert await served.serve(served.take(), hung_up(), Resumed()) == GONE
     assert obeyed == [Reset()]
     assert not served.begun

@@ -98,8 +98,6 @@ class HangUp:
 
 GONE = HangUp(1000, "")  # the client has closed, or its connection broke
 ARRIVE_SECONDS = 5.0  # for a conversation of another server to come to where its client is
-# A client that is gone has sent a few messages that are not read yet: they are, if that does not take longer.
-LAST_WORDS_SECONDS = 0.5
 BUSY_SECONDS = 0.002  # of one turn of the event loop, from which on a client's next command waits
 YIELDS = 4  # for so many times the length of that turn
 TAKEN_OVER = HangUp(1000, "the conversation goes on over another connection")
@@ -239,8 +237,6 @@ class ServedConversation:
         ]
         try:
             await asyncio.wait({*tasks, hang_up}, return_when=asyncio.FIRST_COMPLETED)
-            if not hang_up.done():
-                await _last_words(*tasks[:2])
             return hang_up.result() if hang_up.done() else _outcome(tasks)
         finally:
             for task in tasks:
@@ -397,15 +393,6 @@ async def _let_others_run() -> None:
     await asyncio.sleep(0)
     if (busy := loop.time() - began) > BUSY_SECONDS:
         await asyncio.sleep(YIELDS * busy)
-
-
-async def _last_words(reading: "asyncio.Task[None]", delivering: "asyncio.Task[None]") -> None:
-    """Has what a client said before it went read, where sending was first to find that it is gone.
-
-    A client that hangs up sends `reset` and closes. Unread, that would keep its slot as if it came back.
-    """
-    if delivering.done() and isinstance(delivering.exception(), OSError):  # ClientGone
-        await asyncio.wait({reading}, timeout=LAST_WORDS_SECONDS)
 
 
 async def _send(connection: ClientConnection, encoder: Encoder | None, item: Item) -> None:

@@ -11,7 +11,10 @@ from starlette.responses import Response
 from dia2stream.audio import Encoder
 from dia2stream.protocol.messages import Command
 from dia2stream.server.connection import GONE, ClientGone, Receive, Scope, Send
-from dia2stream.server.conversations import LAST_WORDS_SECONDS, HangUp, Outgoing
+from dia2stream.server.conversations import HangUp, Outgoing
+
+# A client that is gone has sent a few messages that are not read yet: they are, if that does not take longer.
+LAST_WORDS_SECONDS = 0.5
 
 
 class Translator(Protocol):
@@ -63,7 +66,7 @@ class WebSocketClient:
         """Ends it, with its event if it has one; also when the client is gone already."""
         with contextlib.suppress(ClientGone):
             if how.event is not None:
-                await self.send(how.event)
+                await self._write(how.event)
             await self._tell({"type": "websocket.close", "code": how.code, "reason": how.reason})
 
     async def receive(self) -> Command:
@@ -78,6 +81,13 @@ class WebSocketClient:
         return self._commands.popleft()
 
     async def send(self, item: Outgoing) -> None:
+        try:
+            await self._write(item)
+        except ClientGone:
+            await self._last_words()
+            raise
+
+    async def _write(self, item: Outgoing) -> None:
         for message in self._translator.messages(item):
             kind = "text" if isinstance(message, str) else "bytes"
             await self._tell({"type": "websocket.send", kind: message})
@@ -87,6 +97,13 @@ class WebSocketClient:
             await self._closed.wait()
             return
         await asyncio.shield(self._lost)
+        await self._last_words()
+
+    async def _last_words(self) -> None:
+        """Waits until what the client said before it went has been received.
+
+        A client that hangs up says `reset` and closes. Unread, that would keep its slot as if it came back.
+        """
         with contextlib.suppress(asyncio.TimeoutError):
             await asyncio.wait_for(self._closed.wait(), LAST_WORDS_SECONDS)
 
