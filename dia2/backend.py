@@ -40,7 +40,8 @@ def make_stepper(
     """
     why_not = obstacle_to_graphs(checkpoint.device)
     if speculate is None:
-        speculate = _is_faster_with_trees(checkpoint.device, slots, graphs=why_not is None)
+        # Measured to be faster on a CPU, and in graphs for any number of slots; without graphs a pass is launches.
+        speculate = checkpoint.device.type == "cpu" or why_not is None
     if why_not is not None:
         return Stepper(checkpoint, slots, blocks, speculate=speculate), f"steps run eagerly: {why_not}"
     from dia2.cuda.stepper import GraphStepper  # imports triton
@@ -50,11 +51,6 @@ def make_stepper(
     one = f"one conversation's backbone is {graphs.backbone_kind}, its depformer {graphs.depformer_kind}"
     form = "" if chooser is None else f"; the form is {graphs.form.name}: {graphs.form_reason}"
     return graphs, f"steps are CUDA graphs of {graphs.kind}; {one}{form}"
-
-
-def _is_faster_with_trees(device: torch.device, slots: int, *, graphs: bool) -> bool:
-    """Whether lead-ins were measured to be faster as trees of columns: on a CPU, and for one conversation in graphs."""
-    return device.type == "cpu" or (graphs and slots == 1)
 
 
 def _make_chooser(checkpoint: Checkpoint, *, again: bool) -> Chooser:

@@ -240,7 +240,7 @@ def test_the_acceptance_script_holds_every_load_with_guesses_and_without_and_tel
     tmp_path: Path,
 ) -> None:
     script = Path(__file__).parent.parent / "scripts/gpu-calls"
-    small = ["--stand-in", "--slots", "3", "--seconds", "1", "--budget", "200", "--speculate", "both", "--slow-ms", "1"]
+    small = ["--stand-in", "--slots=3", "--seconds=1", "--budget=200", "--compare=crowd:2,rate:20", "--slow-ms=1"]
     which = ["--only", "crowd,rate", "--crowd", "2", "--rate", "20", "--json", str(tmp_path / "all.jsonl")]
     command = [sys.executable, str(script), *small, *which]
     done = subprocess.run(command, capture_output=True, text=True, timeout=2.5 * PATIENCE)

@@ -177,9 +177,9 @@ def test_asked_for_on_a_gpu_it_is_made_for_the_card_and_its_reason_is_told(
 
 @pytest.mark.parametrize(
     ("slots", "asked", "made"),
-    [(1, None, True), (2, None, False), (64, None, False), (64, True, True), (1, False, False)],
+    [(1, None, True), (64, None, True), (64, True, True), (1, False, False), (64, False, False)],
 )
-def test_on_a_gpu_lead_ins_are_trees_for_one_conversation_unless_somebody_asks_for_another_way(
+def test_on_a_gpu_lead_ins_are_trees_for_any_number_of_slots_unless_somebody_asks_for_steps(
     slots: int, asked: bool | None, made: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     found: list[object] = []
