@@ -244,7 +244,8 @@ def serve(options: ServeOptions, speech: SpeechOptions, model: ModelOptions) -> 
 
     A conversation outlives its connection: it is paused, and a client comes back with ?conversation=ID.
     With a token, clients send Authorization: Bearer TOKEN or add ?token=TOKEN to the URL.
-    After SIGTERM, what was asked for is spoken to its end, for --drain-seconds at most.
+    After SIGTERM, what was asked for is spoken to its end, for --drain-seconds at most. With --journal, connections are
+    closed at once instead, and as soon as a client has left, another server may go on with its conversation.
     """
     check_serve(options)
     from dia2stream.server.server import run

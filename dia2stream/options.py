@@ -389,7 +389,9 @@ class ServeOptions:
     ping_seconds: Annotated[
         float, CliFlag("Ping a client that was silent for this long; drop it after as long again.", "S")
     ] = 15.0
-    drain_seconds: Annotated[float, CliFlag("Seconds to finish speaking after SIGTERM.", "S", low=0)] = 5.0
+    drain_seconds: Annotated[
+        float, CliFlag("Seconds to finish speaking after SIGTERM, without --journal.", "S", low=0)
+    ] = 5.0
     journal: Annotated[
         str | None,
         CliFlag(
