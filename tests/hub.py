@@ -67,11 +67,15 @@ class Request:
 
 @dataclass
 class Hub:
-    """The server. `cut`: file hash -> bytes after which the first answer with it breaks off."""
+    """The server. `cut`: file hash -> bytes after which the first answer with it breaks off.
+
+    `deaf`: how many requests are hung up on first.
+    """
 
     repos: dict[str, Repo] = field(default_factory=dict)
     cut: dict[str, int] = field(default_factory=dict)
     hide_length: bool = False
+    deaf: int = 0
     requests: list[Request] = field(default_factory=list)
     endpoint: str = ""
     store: str = ""
@@ -212,7 +216,10 @@ def _handler(hub: Hub) -> type[BaseHTTPRequestHandler]:
             self._answer()
 
         def _answer(self) -> None:
-            if match := re.fullmatch(r"/store/(\w+)", self.path):
+            if hub.deaf > 0:
+                hub.deaf -= 1
+                self.close_connection = True
+            elif match := re.fullmatch(r"/store/(\w+)", self.path):
                 stored = (c for repo in hub.repos.values() for files in repo.commits.values() for c in files.values())
                 self._serve(next(content for content in stored if etag(content) == match[1]), {})
             elif match := re.fullmatch(r"/([^/]+/[^/]+)/resolve/([^/]+)/(.+)", self.path):

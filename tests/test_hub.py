@@ -3,6 +3,7 @@
 import json
 import shutil
 import subprocess
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -208,11 +209,19 @@ def test_a_private_repo_looks_absent_without_a_token(hub: Hub, tmp_path: Path) -
     assert hub.load({"model": MODEL}, home=tmp_path).error.startswith(f"no such repo or folder: {MODEL}; if it is a ")
 
 
-@pytest.mark.slow  # huggingface_hub waits between its tries
-def test_without_a_network_the_line_names_the_repo_and_the_cause(tmp_path: Path) -> None:
+@pytest.mark.slow  # the hub is asked again for some seconds
+def test_without_a_network_the_line_names_the_repo_and_the_cause_and_comes_soon(tmp_path: Path) -> None:
+    began = time.monotonic()
     error = stand_in.load({"model": MODEL}, home=tmp_path, HF_ENDPOINT="http://127.0.0.1:9").error
+    assert time.monotonic() - began < 15, "huggingface_hub alone waits for 23 s between its tries"
     assert error.startswith(f"{MODEL} is not in {tmp_path / 'hub'}, and the hub cannot be reached: ")
     assert "refused" in error
+
+
+def test_a_hub_that_hangs_up_on_the_first_two_requests_is_asked_again(hub: Hub, tmp_path: Path) -> None:
+    hub.deaf = 2
+    assert hub.load({"model": MODEL}, home=tmp_path).jobs[0]["sum"] == weights_sum(CHECKPOINT)
+    assert hub.deaf == 0
 
 
 @pytest.mark.slow

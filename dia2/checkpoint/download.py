@@ -1,13 +1,15 @@
 """Files of a hub repo -> files on this disk.
 
-huggingface_hub does the work, in its own cache, so that models are shared with other programs. Here are the two things
-that it does not do for us: progress goes to a callback and not to the terminal, and every way to fail (no network, no
-room, no permission, no such repo) becomes one line that says what to do.
+huggingface_hub does the work, in its own cache, so that models are shared with other programs. It does not do
+three things for us: progress goes to a callback and not to the terminal; every way to fail (no network, no room, no
+permission, no such repo) becomes one line that says what to do; and without a network that line comes soon.
 """
 
 import errno
+import functools
 import re
 import shutil
+import time
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +17,9 @@ from typing import Any, Protocol
 from urllib.parse import urlsplit
 
 from dia2.errors import CheckpointError, first_line
+
+# For so long a hub that does not answer is asked again before anything of it is downloaded.
+REACH_SECONDS = 4.0
 
 
 class Progress(Protocol):
@@ -40,16 +45,44 @@ def download_file(repo: str, file: str, revision: str | None, progress: Progress
     if cached is not None and not isinstance(cached, str) and _is_commit(revision):
         return None  # the cache remembers that this commit has no such file
     try:
+        if not isinstance(cached, str):
+            _reach_hub()
         bar: Any = _bar(progress, f"downloading {file}")
         return Path(hf_hub_download(repo, file, revision=revision, tqdm_class=bar))
     except RemoteEntryNotFoundError:
         return None
-    except LocalEntryNotFoundError as error:
+    except (LocalEntryNotFoundError, _Unreached) as error:
         if not required and _is_cached(repo):
             return None
         raise _explain_download(error, repo, file, revision) from error
     except Exception as error:  # huggingface_hub and what is below it raise many kinds; the user gets one line
         raise _explain_download(error, repo, file, revision) from error
+
+
+class _Unreached(Exception):
+    """The hub does not answer at all; the cause says why."""
+
+
+@functools.cache
+def _reach_hub() -> None:
+    """Returns when the hub has answered anything, which is asked once in a process. Raises _Unreached.
+
+    huggingface_hub itself would try for 24 s where connections are refused, and for minutes where packets get lost; it
+    has no setting for that. A download that the network breaks off is still tried as often as huggingface_hub likes.
+    """
+    from huggingface_hub import constants, get_session
+
+    if constants.is_offline_mode():
+        return  # then nothing is asked, and nothing is waited for
+    deadline = time.monotonic() + REACH_SECONDS
+    while True:
+        try:
+            get_session().head(constants.ENDPOINT, timeout=constants.HF_HUB_ETAG_TIMEOUT, follow_redirects=False)
+            return
+        except Exception as error:  # of many kinds, and they are another library's in another version
+            if time.monotonic() > deadline:
+                raise _Unreached(f"{constants.ENDPOINT} does not answer") from error
+        time.sleep(1)
 
 
 def _is_commit(revision: str | None) -> bool:
@@ -122,7 +155,7 @@ def _explain_download(error: Exception, repo: str, file: str, revision: str | No
     statuses = [e.response.status_code for e in chain if isinstance(e, errors.HfHubHTTPError)]
     if 401 in statuses or 403 in statuses:
         return CheckpointError(denied.format(f" (the hub answered {statuses[0]})"))
-    if not isinstance(error, errors.LocalEntryNotFoundError):
+    if not isinstance(error, errors.LocalEntryNotFoundError | _Unreached):
         return CheckpointError(f"{repo}/{file} cannot be downloaded{_through()}: {first_line(chain[-1])}")
     missing = (f"{repo}/{file}" if _is_cached(repo) else repo) + (f" at revision {revision}" if revision else "")
     if constants.is_offline_mode():
