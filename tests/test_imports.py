@@ -30,6 +30,7 @@ DIA2 = [
 ]
 DIA2STREAM = [
     "errors",
+    "waits",
     "terminal",
     "options",
     "protocol",
@@ -103,6 +104,7 @@ WITHOUT_TORCH = [
     "dia2stream.terminal",
     "dia2stream.text.front_end",
     "dia2stream.tools",
+    "dia2stream.waits",
 ]
 
 

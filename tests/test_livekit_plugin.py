@@ -191,6 +191,24 @@ def test_a_prepared_reply_is_said_when_livekit_wants_it_or_else_never_was(impati
     check()
 
 
+@pytest.mark.parametrize("turns", range(5))
+def test_a_reply_that_livekit_drops_just_as_a_turn_ends_is_not_waited_for(plugin, turns):
+    @on_loop
+    async def check() -> None:
+        speaker, session = plugin.TTS(), Session(Emitter())
+        speaker.follow(session)
+        committing = asyncio.create_task(speaker.commit("a", Handle()))
+        await asyncio.sleep(0)
+        session.emit("conversation_item_added", None)
+        for _ in range(turns):  # of the event loop
+            await asyncio.sleep(0)
+        committing.cancel()
+        await asyncio.wait({committing}, timeout=1)
+        assert committing.cancelled()
+
+    check()
+
+
 def test_a_stream_knows_whether_its_speech_is_made_in_advance(plugin):
     speech = Handle()
     variable: contextvars.ContextVar[Any] = contextvars.ContextVar("speech")

@@ -443,6 +443,52 @@ async def test_who_waits_in_line_gets_the_slot_that_is_given_back_and_not_who_co
     assert not slots.hold("later")
 
 
+async def cancelled_after(turns, task):
+    """Cancels a task after so many turns of the event loop. Returns whether it has ended by that."""
+    for _ in range(turns):
+        await asyncio.sleep(0)
+    task.cancel()
+    await asyncio.wait({task}, timeout=1)
+    return task.cancelled()
+
+
+@pytest.mark.parametrize("turns", range(7))
+def test_who_is_cancelled_just_as_the_line_moves_waits_no_longer(turns):
+    @on_loop
+    async def check() -> None:
+        slots = slots_of(1)
+        assert slots.hold("coming")
+        ahead = asyncio.create_task(slots.take(None, "ahead", wait=60))
+        await asyncio.sleep(0)
+        waiting = asyncio.create_task(slots.take(None, "waiting", wait=60))
+        await asyncio.sleep(0.01)
+        ahead.cancel()  # which moves the line
+        assert await cancelled_after(turns, waiting)
+        slots.let_go("coming")
+        await slots.take(None, "another")
+
+    check()
+
+
+@pytest.mark.parametrize("turns", range(6))
+def test_who_is_cancelled_just_as_a_slot_is_freed_for_it_does_not_keep_the_slot(turns):
+    @on_loop
+    async def check() -> None:
+        free = asyncio.Event()
+        slots = Slots(ServeOptions(), Metrics())
+        slots.engine = SimpleNamespace(conversation=lambda **_: SimpleNamespace(ended=False, aclose=free.wait))
+        slots.leave(await slots.take(None, "old"), returns=True)
+        coming = asyncio.create_task(slots.take(None, "new"))
+        await asyncio.sleep(0.01)
+        free.set()
+        if await cancelled_after(turns, coming):
+            await slots.take(None, "another")
+        else:
+            assert coming.done(), "whoever was cancelled later has the conversation"
+
+    check()
+
+
 @on_loop
 async def test_who_comes_back_to_its_conversation_needs_no_kept_slot():
     slots = slots_of(2)

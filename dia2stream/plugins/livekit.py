@@ -41,6 +41,7 @@ from dia2stream import __version__
 from dia2stream.plugins.playback import Playback
 from dia2stream.plugins.talk import Item, Lost, Sound, Talk
 from dia2stream.protocol.messages import Done, Error, Listen, Paused, WordEvent
+from dia2stream.waits import within
 
 # How long after a speech was given up LiveKit may take to tell how much of it was played.
 _TOLD_SECONDS = 3.0
@@ -132,7 +133,7 @@ class TTS(tts.TTS):
         while not speech.scheduled:
             self._turn_is_over.clear()
             with contextlib.suppress(asyncio.TimeoutError):
-                await asyncio.wait_for(self._turn_is_over.wait(), _LOOK_SECONDS)
+                await within(_LOOK_SECONDS, self._turn_is_over.wait())
         await self.settle()
         await self.talk().commit(id)
 
@@ -184,7 +185,7 @@ class TTS(tts.TTS):
         position_ms = self._played.position_ms(time.monotonic(), self.talk().received_ms)
         if self._followed and any(id == begun for begun, _ in self._begun):
             with contextlib.suppress(asyncio.TimeoutError):
-                await asyncio.wait_for(self._more_is_said.wait(), _TOLD_SECONDS)
+                await within(_TOLD_SECONDS, self._more_is_said.wait())
         if self._given_up.pop(id, None) is not None:
             self._begun = deque(begun for begun in self._begun if begun[0] != id)
             await self._interrupt(position_ms)
@@ -283,7 +284,7 @@ class SynthesizeStream(tts.SynthesizeStream):
         patience: float | None = None  # seconds, once the server was lost
         while True:
             try:
-                item = await asyncio.wait_for(items.get(), patience)
+                item = await within(patience, items.get())
             except asyncio.TimeoutError:
                 raise APIConnectionError("the server cannot be reached") from None
             patience = self._conn_options.timeout if isinstance(item, Lost) else None

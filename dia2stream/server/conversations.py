@@ -47,6 +47,7 @@ from dia2stream.protocol.messages import (
 from dia2stream.server.connection import ClientGone
 from dia2stream.server.metrics import Metrics
 from dia2stream.server.resend import Sent
+from dia2stream.waits import within
 
 if TYPE_CHECKING:
     from dia2stream.engine.engine import Engine
@@ -258,7 +259,7 @@ class ServedConversation:
         adopted = time.monotonic()
         if revived.behind:
             with contextlib.suppress(asyncio.TimeoutError):
-                await asyncio.wait_for(self._catch_up(revived.clock * FRAME_MS), ARRIVE_SECONDS)
+                await within(ARRIVE_SECONDS, self._catch_up(revived.clock * FRAME_MS))
             self.session.stand_still()
         parts = [taken.lease_seconds, taken.read_seconds, adopted - began, time.monotonic() - adopted]
         self._metrics.take_over.observe(sum(parts))

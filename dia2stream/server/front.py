@@ -31,6 +31,7 @@ from dia2stream.server.dialects.dialect import (
 )
 from dia2stream.server.gate import offers_token, without_scheme
 from dia2stream.server.service import Service, hang_up
+from dia2stream.waits import within
 
 FORMATS: dict[str, list[Route]] = {
     "openai": openai_speech.ROUTES,
@@ -118,7 +119,7 @@ class Front:
     async def _read_key(self, first_key: FirstKey, receive: Receive, send: Send) -> Receive:
         """Waits for a socket's first message, and gives it back to who reads on. Raises CommandError."""
         with contextlib.suppress(asyncio.TimeoutError):
-            first = await asyncio.wait_for(_first_message(receive), HANDSHAKE_SECONDS)
+            first = await within(HANDSHAKE_SECONDS, _first_message(receive))
             text = first.get("text")
             key = first_key.read(first["bytes"] if text is None else text)
             if key is not None and self._service.gate.accepts(without_scheme(key)):

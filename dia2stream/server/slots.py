@@ -19,6 +19,7 @@ from dia2stream.server.conversations import TAKEN_OVER, Claim, ClientConnection,
 from dia2stream.server.holds import HOLD_SECONDS, Holds, arrived
 from dia2stream.server.keeping import Keeping, KeepingJournal, KeepingNothing
 from dia2stream.server.metrics import Metrics, Reading
+from dia2stream.waits import within
 
 if TYPE_CHECKING:
     from dia2stream.engine.engine import Engine
@@ -123,7 +124,7 @@ class Slots:
                     raise self._metrics.refusal(*refused)
                 self._changed.clear()
                 with contextlib.suppress(asyncio.TimeoutError):
-                    await asyncio.wait_for(self._changed.wait(), min(left, LOOK_SECONDS))
+                    await within(min(left, LOOK_SECONDS), self._changed.wait())
                 if client is not None and not client.open:
                     raise ClientGone("the client has not waited")
         finally:
@@ -146,7 +147,7 @@ class Slots:
         try:
             if old is not None:
                 await old.leave(_GAVE_WAY)
-                await asyncio.wait_for(old.close(), FREEING_SECONDS)
+                await within(FREEING_SECONDS, old.close())
             max_lead_ms = self._options.max_lead_ms if paced else None
             if taken is None or not isinstance(self.keeping, KeepingJournal):
                 self.keeping.begin(served, self.engine, max_lead_ms, is_fork)
