@@ -29,9 +29,10 @@ from dia2stream.server.dialects.context_items import (
     Finished,
     Flushed,
     Interrupted,
+    Turned,
     Word,
 )
-from dia2stream.server.dialects.contexts import MAX_CONTEXTS, Contexts, Turned
+from dia2stream.server.dialects.contexts import MAX_CONTEXTS, Contexts
 from dia2stream.server.dialects.dialect import Standing, Voice
 
 ANNA = Voice("anna")

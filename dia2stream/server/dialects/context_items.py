@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dia2stream.errors import CommandError
+from dia2stream.protocol.messages import Command
 
 
 @dataclass(frozen=True)
@@ -68,3 +69,6 @@ class Failed:
 
 
 ContextItem: TypeAlias = Audio | Word | Flushed | Finished | Interrupted | Failed
+
+# What comes of a client's wish or of an item: commands for the conversation, and what the client is told.
+Turned: TypeAlias = Command | ContextItem

@@ -7,8 +7,8 @@ from collections.abc import Iterable
 
 from dia2stream.items import Item
 from dia2stream.protocol.messages import Command
-from dia2stream.server.dialects.context_items import ContextItem
-from dia2stream.server.dialects.contexts import Contexts, Turned
+from dia2stream.server.dialects.context_items import ContextItem, Turned
+from dia2stream.server.dialects.contexts import Contexts
 from dia2stream.server.dialects.dialect import Output, Standing, Translator
 
 

@@ -15,7 +15,8 @@ A flush closes the utterance, and what follows in the same context is the next o
 model holds back the last words of an open utterance, because it wants to see what comes next, and a client that has
 nothing to add does not always say so.
 
-Clients seldom tell what was heard. The estimate is that a listener plays what it has, in real time.
+Here is whose turn it is, and how each context ends. `context_texts.py` makes commands of what a context has to say, and
+`listener.py` knows how far its listener is.
 """
 
 from __future__ import annotations
@@ -23,17 +24,15 @@ from __future__ import annotations
 import re
 import secrets
 from collections import deque
-from collections.abc import Iterable, Iterator
-from typing import TypeAlias, cast
+from collections.abc import Iterable
+from typing import cast
 
-from dia2stream.conversation.pace import Pace
 from dia2stream.errors import CommandError, ErrorCode
-from dia2stream.items import FRAME_MS, Cut, Frame, Item
-from dia2stream.protocol.fields import MAX_TEXT_CHARS, HeardWord
+from dia2stream.items import Cut, Frame, Item
+from dia2stream.protocol.fields import HeardWord
 from dia2stream.protocol.messages import (
     Command,
     Done,
-    End,
     Error,
     FirstAudio,
     Inject,
@@ -46,14 +45,16 @@ from dia2stream.protocol.messages import (
 from dia2stream.server.dialects.context import Context, Utterance
 from dia2stream.server.dialects.context_items import (
     Audio,
-    ContextItem,
     Failed,
     Finished,
     Flushed,
     Interrupted,
+    Turned,
     Word,
 )
+from dia2stream.server.dialects.context_texts import ContextTexts
 from dia2stream.server.dialects.dialect import Standing, Voice
+from dia2stream.server.dialects.listener import Listener
 
 # How long an open utterance waits for more text: by default, and where a sentence has ended.
 PATIENCE = 3.0
@@ -63,32 +64,23 @@ MAX_WAITING_CHARS = 100_000  # of all contexts that wait for their turn
 _SENTENCE_END = re.compile(r"[.!?\u2026][\"'\u201d\u2019)\]]*\s*$")
 
 
-Turned: TypeAlias = Command | ContextItem
-
-
 class Contexts:
     """The contexts of one client. prefix: makes the ids of its utterances its own."""
 
     def __init__(self, prefix: str | None = None) -> None:
-        self._prefix = secrets.token_hex(4) + "." if prefix is None else prefix
-        self._numbered = 0
-        self._begun = False
-        self._clock_ms = self._base_ms = 0  # of the conversation; of it when the client came
-        self._unheard_ms = 0  # of what was sent since then
-        self._pace = Pace(None)
+        self._texts = ContextTexts(secrets.token_hex(4) + "." if prefix is None else prefix)
+        self._listener = Listener()
         self._contexts: dict[str, Context] = {}  # by name; those that are finished or cancelled are gone
         self._queue: deque[Context] = deque()  # those with text, in turn; the first is being spoken
         self._last: Context | None = None  # the one that was heard last, though it may be over
-        self._utterances: dict[str, Utterance] = {}  # not done, by id
         self._sounding: Utterance | None = None
-        self._still_ms: int | None = None  # where the conversation stands still, for a context that was cancelled
         # Who is told when the conversation stands still; None for a context that failed, which was told already.
         self._pausing: deque[Context | None] = deque()
 
     def begin(self, standing: Standing, now: float) -> None:
         """The client has its conversation."""
-        self._begun, self._clock_ms, self._base_ms = standing.begun, standing.clock_ms, standing.clock_ms
-        self._pace.restart(self._clock_ms)
+        self._texts.begun = standing.begun
+        self._listener.begin(standing)
 
     # ---- What the client wants ----
 
@@ -140,7 +132,7 @@ class Contexts:
     @property
     def position_ms(self) -> int:
         """How much sound the client was sent since it came, but for what it was sent and did not hear."""
-        return self._clock_ms - self._base_ms - self._unheard_ms
+        return self._listener.position_ms
 
     @property
     def pausing(self) -> bool:
@@ -167,28 +159,29 @@ class Contexts:
         context.cancelled = True
         if context in self._queue:
             self._queue.remove(context)
-        self._forget_utterances(context)
+        self._texts.forget(context)
         stop = self._stop(context, now, played_ms)
         if stop:
             self._pausing.append(context)
         elif not over:
-            stop = [self._interrupted(context, self._played_ms(now))]
+            stop = [self._interrupted(context, self._listener.played_ms(now))]
         return [*stop, *self._advance(now)]
 
     def leave(self, now: float) -> list[Command]:
         """The client is gone: what it has not heard was not said."""
-        if self._still_ms is not None or self._pausing:
+        if self._listener.is_still or self._pausing:
             return []  # it was told already how far the client has listened
-        if not self._begun or (self._played_ms(now) >= self._clock_ms and not self._utterances):
+        played_ms = self._listener.played_ms(now)
+        if not self._texts.begun or (played_ms >= self._listener.clock_ms and not self._texts.utterances):
             return []
-        return [Pause(round(self._played_ms(now)))]
+        return [Pause(round(played_ms))]
 
     def look(self, now: float) -> list[Turned]:
         """Time has passed: text that waited for more for long enough is complete."""
         context = self._queue[0] if self._queue else None
         if self._pausing or context is None or context.open is None or now - context.since < self._patience_of(context):
             return []
-        return [*self._close(context, None), *self._advance(now)]
+        return [*self._texts.close(context), *self._advance(now)]
 
     # ---- What the conversation gives ----
 
@@ -198,8 +191,7 @@ class Contexts:
             case Frame():
                 return self._frame(item, now)
             case Started():
-                self._clock_ms = self._base_ms = self._unheard_ms = 0
-                self._pace.restart(0)
+                self._listener.restart()
             case FirstAudio():
                 self._sound(item.id)
             case WordEvent() if not self._pausing:  # what is made until then is said once more, or not at all
@@ -210,29 +202,28 @@ class Contexts:
                 return self._paused(item, now)
             case Cut():
                 self._sounding = None
-                self._pace.restart(self._clock_ms)
+                self._listener.drop()
             case Error():
                 return self._failed(item, now)
         return []
 
     def _frame(self, frame: Frame, now: float) -> list[Turned]:
-        self._clock_ms += FRAME_MS
-        self._pace.played_ms(self._clock_ms, now)
+        self._listener.send(now)
         context = self._sounding.context if self._sounding else None
         if context is None or context.cancelled:
             return []
-        context.sound.extend(self._clock_ms)
+        context.sound.extend(self._listener.clock_ms)
         return [Audio(context.name, frame.pcm)]
 
     def _sound(self, id: str) -> None:
         """An utterance begins to sound."""
-        self._sounding = None if self._pausing else self._utterances.get(id)
+        self._sounding = None if self._pausing else self._texts.utterances.get(id)
         if self._sounding is not None:
             self._last = self._sounding.context
-            self._last.sound.go_on(self._clock_ms)
+            self._last.sound.go_on(self._listener.clock_ms)
 
     def _word(self, event: WordEvent) -> list[Turned]:
-        utterance = self._utterances.get(event.id)
+        utterance = self._texts.utterances.get(event.id)
         if utterance is None or event.text_start is None or event.text_end is None:
             return []
         context, begin = utterance.context, utterance.begin
@@ -245,7 +236,7 @@ class Contexts:
         return [word]
 
     def _done(self, event: Done, now: float) -> list[Turned]:
-        utterance = self._utterances.pop(event.id, None)
+        utterance = self._texts.utterances.pop(event.id, None)
         if utterance is None:
             return []
         context = utterance.context
@@ -256,8 +247,7 @@ class Contexts:
     def _paused(self, event: Paused, now: float) -> list[Turned]:
         if not self._pausing:
             return []
-        self._unheard_ms += (self._clock_ms if self._still_ms is None else self._still_ms) - event.heard_ms
-        self._still_ms = event.heard_ms
+        self._listener.stand_still(event.heard_ms)
         told = self._stands_still(event.heard_ms, event.words)
         if not self._pausing:
             self._take_back()
@@ -285,8 +275,8 @@ class Contexts:
         if event.cmd == "end":
             return []  # what it was to end was refused, and that was told
         if event.cmd == "start" or event.code == "no_session":
-            self._begun = False
-        utterance = self._utterances.get(event.id or "")
+            self._texts.begun = False
+        utterance = self._texts.utterances.get(event.id or "")
         if utterance is None:
             # A text that was cancelled meanwhile, or whose context failed before it, is nobody's any more.
             return [] if event.id else [Failed(None, error)]
@@ -311,21 +301,17 @@ class Contexts:
         if context in self._queue:
             self._queue.remove(context)
         context.cancelled = True
-        stop = self._stop(context, now, None) if self._begun else []
+        stop = self._stop(context, now, None) if self._texts.begun else []
         if stop:
             self._pausing.append(None)
-        self._forget_utterances(context)
+        self._texts.forget(context)
         return [*stop, Failed(context.name, error)]  # what is told may be the end
-
-    def _forget_utterances(self, context: Context) -> None:
-        for utterance in context.unspoken:
-            self._utterances.pop(utterance.id, None)
 
     def _take_back(self) -> None:
         """The conversation has forgotten what it was given and has not said: contexts that are wanted give it again."""
         for context in self._queue:
             if context.unspoken:
-                self._forget_utterances(context)
+                self._texts.forget(context)
                 context.take_back()
 
     # ---- Whose turn it is ----
@@ -336,10 +322,13 @@ class Contexts:
         while self._queue and not self._pausing:  # what comes after a pause waits until it stands still
             context = self._queue[0]
             try:
-                turned += self._hand_over(context)
+                given = self._texts.hand_over(context)
             except CommandError as error:
                 turned += self._fail(context, error, now)
                 continue
+            turned += given
+            if any(isinstance(each, Start | Inject) for each in given):
+                self._listener.go_on()
             if not context.resting:
                 break
             self._queue.popleft()
@@ -348,86 +337,17 @@ class Contexts:
                 turned.append(Finished(context.name, context.sound.length_ms, context.text))
         return turned
 
-    def _hand_over(self, context: Context) -> list[Turned]:
-        """The text that waits, up to each flush, and then the rest. Raises CommandError for what cannot be said."""
-        turned: list[Turned] = []
-        while context.breaks:
-            at = context.breaks.pop(0)
-            text, context.waiting = context.waiting[:at], context.waiting[at:]
-            context.breaks = [later - at for later in context.breaks]
-            context.flushes += 1
-            turned += self._give(context, text, close=True, flush=context.flushes)
-        text = context.waiting
-        if text.strip() or (context.open and (text or context.ended)):
-            context.waiting = ""
-            turned += self._give(context, text, close=context.ended or context.patience <= 0, flush=None)
-        elif context.ended:
-            context.waiting = ""
-        return turned
-
-    def _give(self, context: Context, text: str, close: bool, flush: int | None) -> list[Turned]:
-        if context.open is None and not text.strip():
-            context.text += text
-            return [] if flush is None else self._flush_nothing(context, flush)
-        if context.open is not None and not text:
-            return self._close(context, flush) if close else []
-        utterance = context.open or self._utterance(context)
-        # Made before anything changes, because it raises for text that cannot be said.
-        commands = list(self._commands(context, utterance, text, close))
-        context.open = None if close else utterance
-        context.text += text
-        if flush is not None:
-            utterance.flushes.append(flush)
-        if utterance not in context.unspoken:
-            context.unspoken.append(utterance)
-            context.begun[utterance.id] = utterance.begin
-        self._utterances[utterance.id] = utterance
-        self._begun, self._still_ms = True, None
-        return [*commands]
-
-    def _flush_nothing(self, context: Context, flush: int) -> list[Turned]:
-        """There is no text to flush: with the utterance before it, if that is not done."""
-        if context.unspoken:
-            context.unspoken[-1].flushes.append(flush)
-            return []
-        return [Flushed(context.name, flush)]
-
-    def _close(self, context: Context, flush: int | None) -> list[Turned]:
-        assert context.open is not None
-        if flush is not None:
-            context.open.flushes.append(flush)
-        context.open = None
-        return [End()]
-
-    def _utterance(self, context: Context) -> Utterance:
-        self._numbered += 1
-        return Utterance(f"{self._prefix}{self._numbered}", context, len(context.text))
-
-    def _commands(self, context: Context, utterance: Utterance, text: str, close: bool) -> Iterator[Command]:
-        """The text in as many commands as it takes."""
-        begun, voice = self._begun, context.voice
-        for at in range(0, len(text), MAX_TEXT_CHARS):
-            piece, final = text[at : at + MAX_TEXT_CHARS], close and at + MAX_TEXT_CHARS >= len(text)
-            if begun:
-                yield Inject(piece, id=utterance.id, final=final)
-            else:
-                yield Start(piece, id=utterance.id, final=final, voice=voice.name, seed=voice.seed)
-            begun = True
-
     # ---- Ends ----
 
     def _stop(self, context: Context, now: float, played_ms: float | None) -> list[Turned]:
         """Stops the conversation, if the context sounds, is about to, or was sent and not heard to its end."""
-        played = self._played_ms(now)
+        played = self._listener.played_ms(now)
         if played_ms is not None:
-            played = min(played_ms + self._base_ms + self._unheard_ms, float(self._clock_ms))
+            played = self._listener.clock_at(played_ms)
         heard = context.sound.ends_ms <= played and not context.unspoken
         if heard or not (context.unspoken or context is self._last):
             return []
         return [Pause(max(0, round(played)))]
-
-    def _played_ms(self, now: float) -> float:
-        return self._pace.played_ms(self._clock_ms, now)
 
     def _patience_of(self, context: Context) -> float:
         others_wait = len(self._queue) > 1
