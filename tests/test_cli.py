@@ -12,6 +12,7 @@ from dataclasses import fields
 from typing import Literal, get_args, get_origin
 
 import pytest
+from command_lines import command_lines
 from tools import needs
 
 from dia2.errors import CheckpointError
@@ -92,21 +93,7 @@ def test_version_is_one_line(cli):
     assert cli("--version") == (0, f"dia2stream {__version__}\n", "")
 
 
-COMMAND_LINES = [
-    "say",
-    "pipe",
-    "serve",
-    "client",
-    "bench",
-    "plan",
-    "protocol",
-    "voice make",
-    "voice show",
-    "voice play",
-]
-
-
-@pytest.mark.parametrize("command", COMMAND_LINES)
+@pytest.mark.parametrize("command", command_lines())
 def test_help_has_examples_and_fits_into_80_columns(cli, command):
     lines = cli(*command.split(), "--help")[1].splitlines()
     assert lines[lines.index("  Examples:") + 1 :]

@@ -7,6 +7,7 @@ from dataclasses import fields
 from pathlib import Path
 
 import pytest
+from command_lines import command_lines
 from piping import PATIENCE
 from serving import Serve
 from tools import needs
@@ -163,20 +164,7 @@ def test_every_flag_in_a_command_exists(line, capsys):
 
 def test_every_flag_named_in_passing_exists(capsys):
     """Flags in code marks, as `--linger`, are flags of some command."""
-    commands = [
-        "say",
-        "pipe",
-        "serve",
-        "replay",
-        "client",
-        "bench",
-        "plan",
-        "protocol",
-        "voice make",
-        "voice show",
-        "voice play",
-    ]
-    known = set(re.findall(r"--[a-z0-9-]+", "".join(help_of(command, capsys) for command in commands)))
+    known = set(re.findall(r"--[a-z0-9-]+", "".join(help_of(command, capsys) for command in command_lines())))
     assert set(shown(r"`(?:dia2stream \w+ )?(--[a-z0-9-]+)")) - {"--help", "--fix"} <= known
 
 
