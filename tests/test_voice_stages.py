@@ -189,13 +189,12 @@ def write_made(made: Path, system: Path, shards: int = 9) -> None:
         (system / name).write_bytes(b"library")
 
 
-def test_parts_have_every_shard_once_and_keep_to_their_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bundle, "LINES", 20)
+def test_parts_have_every_shard_once_and_keep_to_their_size(tmp_path: Path) -> None:
     made, system = tmp_path / "made", tmp_path / "system"
     write_made(made, system)
     shard = (made / "codes" / "0000.npz").stat().st_size
-    most = bundle.size(bundle.bundle(made, tmp_path / "all", 10**9, system)[0]) - 3 * shard
-    parts = bundle.bundle(made, tmp_path / "out", most, system)
+    most = bundle.size(bundle.bundle(made, tmp_path / "all", 10**9, bundle.Basis(20, system=system))[0]) - 3 * shard
+    parts = bundle.bundle(made, tmp_path / "out", most, bundle.Basis(20, system=system))
     assert all(bundle.size(part) <= most for part in parts)
     names = [path.name for part in parts for path in corpus.shards(part / "codes")]
     assert sorted(names) == [f"{n:04}.npz" for n in range(9)]
@@ -203,13 +202,12 @@ def test_parts_have_every_shard_once_and_keep_to_their_size(tmp_path: Path, monk
     assert all((part / "tokenizer" / "tokenizer.json").exists() for part in parts)
     assert all((part / "codes" / "silence.npy").exists() for part in parts)
     with pytest.raises(FileExistsError):
-        bundle.bundle(made, tmp_path / "out", most, system)
+        bundle.bundle(made, tmp_path / "out", most, bundle.Basis(20, system=system))
 
 
-def test_the_first_part_has_all_that_codes_are_made_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bundle, "LINES", 20)
+def test_the_first_part_has_all_that_codes_are_made_of(tmp_path: Path) -> None:
     write_made(tmp_path / "made", tmp_path / "system")
-    part = bundle.bundle(tmp_path / "made", tmp_path / "out", 10**9, tmp_path / "system")[0]
+    part = bundle.bundle(tmp_path / "made", tmp_path / "out", 10**9, bundle.Basis(20, system=tmp_path / "system"))[0]
     bundle.unpack(part)
     assert (part / "tokenizer" / "tokenizer.json").exists()
     assert (part / "codes" / "silence.npy").exists()
@@ -226,7 +224,9 @@ def test_a_part_that_can_hold_nothing_is_refused(tmp_path: Path) -> None:
     shard = (tmp_path / "made" / "codes" / "0000.npz").stat().st_size
     for most, fault in ((100, "a shard of "), (shard, "without codes, a part has ")):
         with pytest.raises(ValueError, match=fault):
-            bundle.bundle(tmp_path / "made", tmp_path / f"out-{most}", most, tmp_path / "system")
+            bundle.bundle(
+                tmp_path / "made", tmp_path / f"out-{most}", most, bundle.Basis(20, system=tmp_path / "system")
+            )
 
 
 def test_matrices_are_exported_in_8_bits_and_the_rest_in_float16() -> None:

@@ -1,9 +1,10 @@
-"""Packs what a GPU machine needs into folders that can travel: `bundle.py pack FOLDER OUT [--mib 18]`.
+"""Packs what a GPU machine needs into folders that can travel: `bundle.py pack FOLDER OUT [--mib 18] [--lines N]`.
 
 FOLDER is that of `make`. OUT/1, OUT/2 ... have at most so many MiB each, and each has the tokenizer. The first has
 codec, Flite's libraries and texts, of which codes are made there, and as many shards of codes as fit; the others have
 more of these.
-`device` collects them, and `bundle.py unpack` decompresses what was packed.
+`device` collects them, and `bundle.py unpack` decompresses what was packed. `--bundled`: without the decoder, as the
+bundled one, which the repository has, goes on learning (`fine-tune`).
 """
 
 import argparse
@@ -11,6 +12,7 @@ import lzma
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import corpus
 from flite import VOICES
@@ -34,17 +36,29 @@ def unpack(folder: Path) -> None:
         path.unlink()
 
 
-def basis(folder: Path, out: Path, system: Path) -> None:
+class Basis(NamedTuple):
+    """What the first part has beside codes: so many lines, and the decoder or none; and where Flite's libraries are."""
+
+    lines: int = LINES
+    decoder: bool = True
+    system: Path = SYSTEM
+
+
+EVERYTHING = Basis()
+
+
+def write_basis(folder: Path, out: Path, basis: Basis) -> None:
     """All but codes: the codec without its encoder, as codes are made by its analysis."""
     import codec
 
     (out / "codec").mkdir(parents=True)
     shutil.copyfile(folder / "codec" / codec.ANALYSIS, out / "codec" / codec.ANALYSIS)
-    halved(folder / "codec" / "decoder.safetensors", out / "codec" / "decoder.safetensors")
+    if basis.decoder:
+        halved(folder / "codec" / "decoder.safetensors", out / "codec" / "decoder.safetensors")
     (out / "flite").mkdir()
     for name in (*(f"{library}.so.1" for library in LIBRARIES), "libasound.so.2"):
-        pack((system / name).read_bytes(), out / "flite" / name)
-    lines = (folder / "texts" / "texts.txt").read_text(encoding="utf-8").splitlines()[:LINES]
+        pack((basis.system / name).read_bytes(), out / "flite" / name)
+    lines = (folder / "texts" / "texts.txt").read_text(encoding="utf-8").splitlines()[: basis.lines]
     pack("".join(f"{line}\n" for line in lines).encode(), out / "texts.txt")
 
 
@@ -53,7 +67,7 @@ def size(folder: Path) -> int:
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
 
-def bundle(folder: Path, out: Path, most: int, system: Path = SYSTEM) -> list[Path]:
+def bundle(folder: Path, out: Path, most: int, basis: Basis = EVERYTHING) -> list[Path]:
     """Writes the parts, of `most` bytes each; returns them.
 
     Raises FileExistsError if there are some, and ValueError if the first part is too large without codes, or a part
@@ -75,7 +89,7 @@ def bundle(folder: Path, out: Path, most: int, system: Path = SYSTEM) -> list[Pa
         shutil.copytree(folder / "tokenizer", part / "tokenizer")
         shutil.copyfile(folder / "codes" / "silence.npy", part / "codes" / "silence.npy")
         if not parts:
-            basis(folder, part, system)
+            write_basis(folder, part, basis)
             # No shard that is sent is made there again.
             (part / "first-shard").write_text(f"{1 + int(found[-1].stem)}\n")
         used = size(part)
@@ -94,13 +108,16 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("out", type=Path, nargs="?")
     parser.add_argument("--mib", type=float, default=18.0)
+    parser.add_argument("--lines", type=int, default=LINES, help="of the texts")
+    parser.add_argument("--bundled", action="store_true", help="the bundled decoder goes on learning: none is packed")
     given = parser.parse_args()
     if given.what == "unpack":
         unpack(given.folder)
         return
     if given.out is None:
         parser.error("pack: OUT is missing")
-    for part in bundle(given.folder, given.out, round(given.mib * 2**20)):
+    basis = Basis(given.lines, decoder=not given.bundled)
+    for part in bundle(given.folder, given.out, round(given.mib * 2**20), basis):
         print(f"{part}: {size(part) / 2**20:.1f} MiB, {corpus.hours(part / 'codes'):.1f} hours")
 
 

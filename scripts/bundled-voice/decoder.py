@@ -310,7 +310,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("speech", type=Path)
     parser.add_argument("codec", type=Path)
     parser.add_argument("--deadline", type=float, required=True, help="of this call, seconds since 1970")
-    parser.add_argument("--minutes", type=float, required=True, help="of training in all")
+    parser.add_argument("--minutes", type=float, required=True, help="of training in all; 0: the rest of this call")
     parser.add_argument("--state", type=Path, required=True, help="where a call leaves what the next one goes on with")
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--frames", type=int, default=16, help="of 80 ms, in a piece")
@@ -348,6 +348,8 @@ def main() -> None:
         schedule.spent = told["spent"]
     held = HeldOut(trainer.encoder, trainer.loss, speech.held_out())
     held.report(trainer)
+    if not given.minutes:
+        schedule.fill(given.deadline - MARGIN - time.time())
     try:
         train(trainer, speech, schedule, given, held)
     except RuntimeError:

@@ -360,6 +360,11 @@ class Pool:
 def train(trainer: Trainer, pool: Pool, schedule: Schedule, best: Best, valid: list[Tensor], say: Say) -> None:
     """Learns until the deadline or the end of the schedule, which comes sooner if what is held out gets no better."""
     given, length = best.given, trainer.actions.shape[1]
+    if given.resume is not None and trainer.steps == 0:
+        # What is worse than what it began as is not written.
+        loss, text = judge(trainer, *valid)
+        best.look(loss)
+        say(f"before: {text}")
     last = told = judged = refilled = time.time()
     stop, before = given.deadline - MARGIN, trainer.steps
     shown = before
@@ -407,7 +412,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("tokenizer", type=Path)
     parser.add_argument("out", type=Path)
     parser.add_argument("--deadline", type=float, required=True, help="of this call, seconds since 1970")
-    parser.add_argument("--minutes", type=float, required=True, help="of training in all")
+    parser.add_argument("--minutes", type=float, required=True, help="of training in all; 0: the rest of this call")
     parser.add_argument("--state", type=Path, help="where a call leaves what the next one goes on with")
     parser.add_argument("--resume", type=Path, help="weights to start from: a file, or a folder of parts")
     parser.add_argument("--parts", type=Path, help="a folder to write the weights to as well, halved and in parts")
@@ -470,6 +475,8 @@ def main() -> None:
             feed.stop()
             os.execv(sys.executable, [sys.executable, *sys.argv, "--eager"])
         say("the step is a graph")
+    if not given.minutes:
+        schedule.fill(given.deadline - MARGIN - time.time())
     train(trainer, pool, schedule, best, valid, say)
     feed.stop()
     if given.state is not None:

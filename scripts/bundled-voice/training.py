@@ -47,6 +47,10 @@ class Schedule:
         rising = 1.0 if since < 0 else min(1.0, (since + 1e-3) / self.warm_up)
         return self.peak * rising * max(0.01, 1 - math.sqrt(1 - left))
 
+    def fill(self, seconds: float) -> None:
+        """So many seconds are left in all."""
+        self.seconds = self.spent + max(1.0, seconds)
+
     def cool_down(self) -> None:
         """The last part of the time begins now, if it has not begun."""
         self.spent = max(self.spent, self.seconds * (1 - self.cool))
