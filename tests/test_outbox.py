@@ -122,6 +122,14 @@ def test_a_restart_keeps_answers_and_nothing_else() -> None:
     assert taken(outbox) == [WORD]
 
 
+def test_answers_that_die_with_their_server_take_no_room_at_the_next_one() -> None:
+    """Else the commands of a client whose conversation was taken over were read more slowly, or not at all."""
+    outbox = filled(frame())
+    outbox.answer(Paused(0, "said " * 1000, "", ()))
+    outbox.go_on_from(0, [])
+    assert (outbox.answers, outbox.answer_bytes) == (0, 0)
+
+
 def test_answers_that_nobody_reads_are_dropped_when_there_are_too_many() -> None:
     outbox = Outbox(4, None)
     long = Paused(0, "", "x" * 100_000, tuple(HeardWord("a", 0, 1, True) for _ in range(1000)))

@@ -152,6 +152,7 @@ class Outbox:
         items = list(before)
         with self._lock:
             self._urgent.clear()
+            self.answer_bytes = 0
             self._stream.extendleft(reversed(items))
             self.waiting += sum(type(item) is Frame for item in items)
             self._held, self.sent = True, sent
