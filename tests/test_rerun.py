@@ -26,6 +26,7 @@ from dia2stream.protocol.messages import (
     Prepare,
     Reset,
     Resume,
+    Resumed,
     Start,
 )
 
@@ -56,6 +57,17 @@ def test_a_client_gets_what_it_has_not_received_and_nothing_twice(received: int)
     other = revived(record, rig, received).catch_up()
     other.do(Resume()).run()
     assert frames(other) == frames(toy().say(HELLO))[received:]
+
+
+def test_a_pause_that_is_long_over_is_not_told_again_behind_a_resume() -> None:
+    rig = TapedRig().do(Start(HELLO))
+    rig.run_until_sent(12)
+    rig.do(Pause(), Resume())
+    rig.run_until_sent(20)
+    other = revived(rig.record(), rig, 12)
+    other.do(Resume()).run()
+    assert other.of(Paused, Resumed) == [Resumed()]
+    assert frames(rig)[:12] + frames(other) == frames(toy().say(HELLO))
 
 
 @st.composite

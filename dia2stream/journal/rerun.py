@@ -35,7 +35,7 @@ from dia2stream.journal.record import (
 )
 from dia2stream.journal.recorded_ear import RecordedEar
 from dia2stream.journal.tape import silence
-from dia2stream.protocol.messages import Command, Resume, Start, parse_command
+from dia2stream.protocol.messages import Command, Paused, Resume, Resumed, Start, parse_command
 from dia2stream.text.lexicon import Lexicon
 from dia2stream.text.settings import TextSettings
 
@@ -69,7 +69,8 @@ def text_settings(record: Record) -> TextSettings:
 class Rerun:
     """A conversation that is led through its record. Of what was sent, the last KEPT_FRAMES are kept in `told`.
 
-    told: each item with the number of frames that were sent before it. sent: frames, by the record.
+    told: each item with the number of frames that were sent before it; not `paused` and `resumed`. sent: frames, by the
+    record.
     on_reach: is told how many columns the model's context may have from here on. on_item: is told each item.
     """
 
@@ -109,10 +110,11 @@ class Rerun:
                 return
             if isinstance(item, Cut):
                 self._silence_told()
-            self.told.append((before, item))
+            if not isinstance(item, Paused | Resumed):  # where it stands now is told to whoever comes back
+                self.told.append((before, item))
             if self._on_item is not None:
                 self._on_item(before, item)
-            while self.told[0][0] < outbox.sent - KEPT_FRAMES:
+            while self.told and self.told[0][0] < outbox.sent - KEPT_FRAMES:
                 self.told.popleft()
 
     def arrive(self, received: int | None) -> int:
