@@ -95,15 +95,19 @@ class FolderStore:
     def release(self, lease: Lease) -> None:
         """See Store."""
         if lease.key in self._locks:
-            with contextlib.suppress(FileNotFoundError):
-                os.utime(self._path(lease.key, "log"))
-            self._let_go(lease.key)
+            try:
+                with contextlib.suppress(FileNotFoundError):
+                    os.utime(self._path(lease.key, "log"))
+            finally:
+                self._let_go(lease.key)
 
     def delete(self, lease: Lease) -> None:
         """See Store."""
         if lease.key in self._locks:
-            self._remove(lease.key)
-            self._let_go(lease.key)
+            try:
+                self._remove(lease.key)
+            finally:
+                self._let_go(lease.key)
 
     def sweep(self) -> None:
         """Deletes logs that nobody has owned for `linger` seconds."""
