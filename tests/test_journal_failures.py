@@ -5,6 +5,7 @@ import errno
 import os
 import threading
 import time
+import weakref
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -22,7 +23,7 @@ from dia2stream.journal import record as record_module
 from dia2stream.journal import revived as revived_module
 from dia2stream.journal.folder import FolderStore
 from dia2stream.journal.journal import Entry, Journal
-from dia2stream.journal.store import Lease, Renewal, Unreachable, key_of
+from dia2stream.journal.store import LEASE_SECONDS, Lease, Renewal, Unreachable, key_of
 from dia2stream.server.keeping import KeepingJournal
 
 
@@ -343,6 +344,193 @@ def test_a_command_has_its_own_conversation_written_at_once_and_no_other(monkeyp
     eventually(lambda: store.data == b"two;")
     assert list(other.notes) == [b"one;"]
     journal.close()
+
+
+def test_a_conversation_that_cannot_be_written_down_is_given_up_and_all_others_go_on() -> None:
+    store, tapes = Gone(), Tapes()
+    journal = Journal(store)  # type: ignore[arg-type]
+    journal.begin("a", tapes, lambda: None)  # type: ignore[arg-type]
+
+    def take() -> Iterator[bytes]:
+        yield b"half;"
+        raise ValueError("a number that no entry can hold")
+
+    tapes.last.take = take  # type: ignore[method-assign]
+    eventually(lambda: journal.counts.given_up == 1)
+    tapes.last.take = lambda: iter(())  # type: ignore[method-assign]
+    other = journal.begin("b", tapes, lambda: None)  # type: ignore[arg-type]
+    tapes.last.notes.append(b"one;")
+    eventually(lambda: store.data == b"one;")
+    assert journal.may_speak(other)
+    journal.close()
+
+
+class LosesAnswers(Gone):
+    """A store that does what it is asked once without telling so: its answer gets lost."""
+
+    def __init__(self, what: str) -> None:
+        super().__init__()
+        self.loses, self.owned_until = what, 0.0
+
+    def _lose(self, what: str) -> None:
+        if self.loses == what:
+            self.loses = ""
+            raise Unreachable(0, "timed out")
+
+    def acquire(self, key: str, new: bool = False) -> Lease | None:  # type: ignore[override]
+        if time.monotonic() < self.owned_until:
+            return None
+        self.owned_until = time.monotonic() + LEASE_SECONDS
+        self._lose("acquire")
+        return Lease(key, 1, 0)
+
+    def renew(self, lease: Lease) -> Renewal:
+        self.owned_until = time.monotonic() + LEASE_SECONDS
+        return Renewal.HELD
+
+    def delete(self, lease: Lease) -> None:
+        self._lose("delete")  # on the way there
+        self.owned_until, self.data = 0.0, b""
+
+
+@pytest.mark.parametrize("what", ["acquire", "delete"])
+def test_a_lease_that_a_server_has_without_knowing_it_costs_no_conversation(what: str) -> None:
+    store, tapes, lost = LosesAnswers(what), Tapes(), threading.Event()
+    journal = Journal(store)  # type: ignore[arg-type]
+    entry = journal.begin("a", tapes, lost.set)  # type: ignore[arg-type]
+    tapes.last.notes.append(b"one;")
+    eventually(lambda: store.data == b"one;" or lost.is_set())
+    tapes.last.notes.extend([None, b"another conversation;"])
+    eventually(lambda: store.data == b"another conversation;" or lost.is_set())
+    assert not lost.is_set()
+    assert not store.loses
+    assert journal.may_speak(entry)
+    journal.close()
+
+
+def test_a_folder_whose_file_cannot_be_deleted_keeps_no_lease_of_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = FolderStore(str(tmp_path), 30)
+    lease = store.acquire("k", new=True)
+    assert lease is not None
+    store.append(lease, 0, b"one;")
+
+    def refuse(path: Path, *_: object, **__: object) -> None:
+        if path.name == "k.log":
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+    for attempt in (store.delete, store.release):
+        with monkeypatch.context() as patched:
+            patched.setattr(Path, "unlink", refuse)
+            patched.setattr(os, "utime", refuse)
+            with pytest.raises(PermissionError):
+                attempt(lease)
+        lease = store.acquire("k")
+        assert lease is not None
+    store.append(lease, 0, b"two;")
+    assert store.read(lease) == b"two;"
+    store.close()
+
+
+def test_a_new_conversation_whose_log_another_server_goes_on_with_is_lost_also_behind_a_lost_answer() -> None:
+    store, tapes, lost = LosesAnswers("acquire"), Tapes(), threading.Event()
+    journal = Journal(store)  # type: ignore[arg-type]
+    journal.begin("a", tapes, lost.set)  # type: ignore[arg-type]
+    tapes.last.notes.append(b"one;")
+    eventually(lambda: not store.loses)
+    store.owned_until = time.monotonic() + 1e6
+    eventually(lost.is_set)
+    assert store.data == b""
+    journal.close()
+
+
+def test_who_is_asked_for_a_conversation_stops_although_the_store_does_not_answer_any_more() -> None:
+    store, tapes, lost = Gone(), Tapes(), threading.Event()
+    journal = Journal(store)  # type: ignore[arg-type]
+    entry = journal.begin("a", tapes, lost.set)  # type: ignore[arg-type]
+    tapes.last.notes.append(b"one;")
+    eventually(lambda: store.data == b"one;")
+
+    def release(lease: Lease) -> None:
+        raise Unreachable(0, "gone")
+
+    store.release, store.renew = release, lambda lease: Renewal.WANTED  # type: ignore[method-assign]
+    eventually(lost.is_set)
+    assert not journal.may_speak(entry)
+    journal.close()
+
+
+def test_what_was_said_last_is_written_also_if_the_conversation_ends_while_something_is_written() -> None:
+    store, tapes = Gone(), Tapes()
+    journal = Journal(store)  # type: ignore[arg-type]
+    entry, real, released = journal.begin("a", tapes, lambda: None), store.append, threading.Event()  # type: ignore[arg-type]
+    tape = tapes.last
+
+    def append(lease: Lease, at: int, data: bytes) -> bool:
+        if data == b"one;":
+            tape.notes.append(b"two;")
+            journal.end(entry, delete=False)
+        return real(lease, at, data)
+
+    store.append, store.release = append, lambda lease: released.set()  # type: ignore[method-assign, assignment]
+    tape.notes.append(b"one;")
+    assert released.wait(PATIENCE)
+    assert store.data == b"one;two;"
+    journal.close()
+
+
+def test_a_fork_that_begins_anew_before_it_is_written_has_nothing_of_its_original(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(journal_module, "PERIOD_SECONDS", 1e6)  # only those are written that hurry
+    journal, tapes = Journal(FolderStore(str(tmp_path), 30)), Tapes()
+    journal.begin("a", tapes, lambda: None)  # type: ignore[arg-type]
+    original, write_original = tapes.last, tapes.hurry
+    original.notes.append(b"of the original;")
+    write_original()
+    eventually(lambda: log_of(tmp_path) == b"of the original;")
+    journal.begin("b", tapes, lambda: None, is_fork=True)  # type: ignore[arg-type]
+    tapes.last.notes.extend([b"of the fork;", None, b"anew;"])
+    tapes.hurry()
+    eventually(lambda: not tapes.last.notes)
+    original.notes.extend([SimpleNamespace(copy=tapes.last), b"more;"])  # type: ignore[list-item]
+    write_original()
+    tapes.hurry()
+    eventually(lambda: log_of(tmp_path) == b"of the original;more;")
+    eventually(lambda: log_of(tmp_path, "b") == b"anew;")
+    journal.close()
+
+
+def test_who_has_ended_a_conversation_is_not_kept_in_memory_until_the_store_is_back() -> None:
+    class Served:
+        def lose(self) -> None: ...
+
+    store, tapes, served = Gone(), Tapes(), Served()
+    journal, there = Journal(store), weakref.ref(served)  # type: ignore[arg-type]
+    entry = journal.begin("a", tapes, served.lose)  # type: ignore[arg-type]
+    tapes.last.notes.append(b"one;")
+    eventually(lambda: store.data == b"one;")
+    store.gone = True
+    journal.end(entry)
+    del served
+    eventually(lambda: there() is None)
+    journal.close()
+
+
+def test_a_server_that_stops_waits_once_for_a_store_that_does_not_answer() -> None:
+    store, tapes = Gone(), Tapes()
+    journal = Journal(store)  # type: ignore[arg-type]
+    for number in range(10):
+        store.data = b""
+        journal.begin(f"{number}", tapes, lambda: None)  # type: ignore[arg-type]
+        tapes.last.notes.append(b"one;")
+        eventually(lambda: store.data == b"one;")
+    asked: list[str] = []
+    store.release = lambda lease: asked.append("release") or store._ask()  # type: ignore[method-assign, func-returns-value]
+    store.gone = True
+    journal.close()
+    assert asked == ["release"]
 
 
 def test_a_folder_that_cannot_be_had_is_one_clear_error(tmp_path: Path) -> None:

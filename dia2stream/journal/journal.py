@@ -77,6 +77,8 @@ class Entry:
     valid_until: of the lease, on the monotonic clock. on_lost: called once when another server has the conversation.
     begins: of its tape, as much as was taken. safe: the same, as much as is in the store. first_asked: `begins` of the
     tape when somebody asked first whether that may be heard, and the time. hurries: something is to be written at once.
+    unsure_until: until when this server may have a lease that it does not know of, because an answer got lost; infinite
+    until the store answers again.
     """
 
     key: str
@@ -88,6 +90,7 @@ class Entry:
     since: float | None = None
     valid_until: float = 0.0
     renewed: float = 0.0
+    unsure_until: float = 0.0
     given_up: bool = False
     unborn: bool = False
     origin: "Origin | None" = None
@@ -298,7 +301,8 @@ class Journal:
         entries = self._all()
         self._round(entries)
         for entry in entries:
-            self._finish(entry)
+            if not self._finish(entry):
+                break  # each would wait as long again; the leases end by themselves
 
     def _all(self) -> list[Entry]:
         with self._lock:
@@ -309,7 +313,11 @@ class Journal:
         random.shuffle(entries)
         for entry in entries:
             entry.hurries = False
+        ended = [entry for entry in entries if entry.ends]  # before the tapes are read, which have all of it then
+        for entry in entries:
             self._take(entry)
+        for entry in ended:
+            entry.on_lost = _nobody_listens  # what was to be told would stay in memory until the store is back
         for entry in entries:
             try:
                 # Both, because a lease is renewed whatever was written.
@@ -324,7 +332,7 @@ class Journal:
                 self._fail(error)
                 if isinstance(error, Unreachable):
                     break  # each would wait as long again; the next round begins with another one
-            if entry.ends and (entry.deletes or not (entry.waiting or entry.unborn)):
+            if entry in ended and (entry.deletes or not (entry.waiting or entry.unborn)):
                 self._finish(entry)
 
     def _sweep(self) -> None:
@@ -334,7 +342,17 @@ class Journal:
                 self._store.sweep()
 
     def _take(self, entry: Entry) -> None:
-        """What the tape holds."""
+        """What the tape holds. Gives up a conversation that cannot be written down, or has no room."""
+        try:
+            self._read_tape(entry)
+        except Exception:  # a fault of ours, which must not end what is written of all others
+            _log.exception("a conversation cannot be written down")
+            if not entry.given_up:
+                self._give_up(entry, "it cannot be written down")
+        if not entry.given_up and (entry.tape.lost or self.waiting_bytes > MAX_WAITING_BYTES):
+            self._give_up(entry, "too much waits for the journal")
+
+    def _read_tape(self, entry: Entry) -> None:
         entry.begins = entry.tape.begins  # before the notes: all of these beginnings are among them
         for data in entry.tape.take():
             if not isinstance(data, bytes | None):
@@ -342,21 +360,20 @@ class Journal:
             elif data is None:  # a reset, or a new record: what is in the store is to go
                 entry.waiting.clear()
                 entry.written, entry.since, entry.given_up = 0, None, False
+                entry.unborn, entry.origin = False, None
                 self._forget_log(entry)
             elif not (entry.given_up or entry.lost):
                 entry.waiting += data
                 entry.since = entry.since or time.monotonic()
-        if not entry.given_up and (entry.tape.lost or self.waiting_bytes > MAX_WAITING_BYTES):
-            self._give_up(entry, "too much waits for the journal")
 
     def _fork(self, entry: Entry, tape: "Tape") -> None:
         """What is known of a conversation up to here is the beginning of its fork's log."""
         with self._lock:
             fork = next((other for other in self._entries if other.tape is tape), None)
-        if fork is None:
+        if fork is None or not fork.unborn:  # it is over, or something else has begun in it
             return
         fork.unborn = False
-        if entry.given_up:
+        if entry.given_up or entry.lost:
             self._give_up(fork, "so it was with the conversation that it was forked from")
             return
         fork.waiting[:0] = entry.waiting
@@ -392,6 +409,7 @@ class Journal:
             except (OSError, Fenced) as error:
                 # It expires by itself, as nobody renews it.
                 _log.warning("the journal could not delete a conversation", extra={"reason": str(error)})
+                entry.unsure_until = math.inf
             entry.lease = None
 
     def _write(self, entry: Entry) -> bool:
@@ -401,22 +419,31 @@ class Journal:
         self._begin_fork(entry)
         if entry.given_up:
             return False
-        if entry.lease is None:
-            self._own(entry)
-        lease = entry.lease
-        assert lease is not None
+        lease = entry.lease or self._own(entry)
+        if lease is None:
+            return False
         size = len(entry.waiting)
         is_wanted = self._store.append(lease, entry.written, bytes(entry.waiting))
         del entry.waiting[:size]
         entry.written, entry.since, entry.safe = entry.written + size, None, entry.begins
         return is_wanted
 
-    def _own(self, entry: Entry) -> None:
+    def _own(self, entry: Entry) -> Lease | None:
+        """The lease of a log that begins; None while that may be owned here already. Raises Fenced."""
         asked = time.monotonic()
-        entry.lease = self._store.acquire(entry.key, new=True)
+        try:
+            entry.lease = self._store.acquire(entry.key, new=True)
+        except OSError:  # whether the store has done it is not known
+            entry.unsure_until = math.inf
+            raise
         if entry.lease is None:
+            if entry.unsure_until == math.inf:
+                entry.unsure_until = asked + 2 * LEASE_SECONDS  # nobody renews it, so it has ended by then
+            if asked < entry.unsure_until:
+                return None
             raise Fenced
-        entry.valid_until, entry.renewed = asked + self._lease_seconds, asked
+        entry.valid_until, entry.renewed, entry.unsure_until = asked + self._lease_seconds, asked, 0.0
+        return entry.lease
 
     def _renew(self, entry: Entry) -> bool:
         """Renews its lease when it is time. Returns whether another server asks for the conversation."""
@@ -433,11 +460,11 @@ class Journal:
         """Another server asks for it. What is sent behind the last thing written, the other one makes again."""
         self._take(entry)
         self._write(entry)
-        entry.lost = True
         self.counts.handed_over += 1
-        if entry.lease is not None:
-            self._store.release(entry.lease)
-        entry.lease = None
+        lease, entry.lease, entry.lost = entry.lease, None, True
+        if lease is not None:
+            with contextlib.suppress(OSError):  # then the lease ends by itself
+                self._store.release(lease)
         entry.on_lost()
 
     def _lose(self, entry: Entry) -> None:
@@ -454,14 +481,23 @@ class Journal:
             _log.error("the journal cannot be written", extra={"reason": error.strerror or str(error)})
         self.problem = error.strerror or str(error)
 
-    def _finish(self, entry: Entry) -> None:
-        """The conversation is over here, and nothing more of it is sent."""
+    def _finish(self, entry: Entry) -> bool:
+        """The conversation is over here, and nothing more of it is sent. Returns whether the store answers."""
         entry.lost = True
-        if entry.lease is not None:
-            with contextlib.suppress(OSError, Fenced):
-                (self._store.delete if entry.deletes else self._store.release)(entry.lease)
         with self._lock:
             self._entries.discard(entry)
+        try:
+            if entry.lease is not None:
+                (self._store.delete if entry.deletes else self._store.release)(entry.lease)
+        except Unreachable:
+            return False
+        except (OSError, Fenced):
+            pass
+        return True
+
+
+def _nobody_listens() -> None:
+    """Who would be told of a conversation that is lost is gone."""
 
 
 class _Renewed:
