@@ -116,6 +116,7 @@ async def test_commands_are_answered_while_audio_is_sent_and_bad_ones_end_nothin
         ("sample_rate=44100", "sample_rate"),
         ("samplerate=8000", "samplerate"),
         ("received_ms=nan", "received_ms"),
+        ("received_ms=1e15", "received_ms"),  # more than a record can hold
     ],
 )
 @on_loop

@@ -85,14 +85,15 @@ def _reference(name: str) -> Schema:
 
 # ---- AsyncAPI ----
 
+_MOST = 10**10  # milliseconds of audio are 115 days, and a record counts frames in 4 bytes
 # What the WebSocket's URL may ask for.
 QUERY: dict[str, Schema] = {
     "encoding": {"type": "string", "enum": ["pcm16", "mulaw", "alaw"]},
     "sample_rate": {"type": "integer", "enum": [24000, 16000, 8000]},
     "token": {"type": "string", "description": "where no header Authorization: Bearer TOKEN can be sent"},
     "conversation": {"type": "string", "description": "the id of `ready`, to come back to a conversation"},
-    "received_ms": {"type": "number", "minimum": 0, "description": "how much of its audio has come"},
-    "wait": {"type": "number", "minimum": 0, "description": "seconds to wait for a slot"},
+    "received_ms": {"type": "number", "minimum": 0, "maximum": _MOST, "description": "how much of its audio has come"},
+    "wait": {"type": "number", "minimum": 0, "maximum": _MOST, "description": "seconds to wait for a slot"},
     "busy": {"const": "event", "description": "tells a refusal by an event instead of a status"},
 }
 

@@ -6,7 +6,6 @@ Origin header, or asks for `?busy=event`, is let in, told the error event, and c
 """
 
 import contextlib
-import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -113,7 +112,8 @@ def _is_told_by_event(scope: Scope) -> bool:
 def _number(asked: dict[str, str], name: str) -> float | None:
     if name not in asked:
         return None
+    most = QUERY[name]["maximum"]
     with contextlib.suppress(ValueError):
-        if math.isfinite(number := float(asked[name])) and number >= 0:
+        if 0 <= (number := float(asked[name])) <= most:
             return number
-    raise CommandError("bad_field", f"{name} must be a number of 0 or more, not {shown(asked[name])}", field=name)
+    raise CommandError("bad_field", f"{name} must be a number from 0 to {most}, not {shown(asked[name])}", field=name)
