@@ -1,6 +1,7 @@
 """Who has a slot: conversations that outlive their connections, who comes back, who gives way."""
 
 import asyncio
+import concurrent.futures
 import json
 import statistics
 import time
@@ -34,7 +35,7 @@ from dia2stream.protocol.messages import (
     parse_event,
 )
 from dia2stream.server.connection import ClientGone
-from dia2stream.server.conversations import GONE, HangUp, ServedConversation
+from dia2stream.server.conversations import GONE, TAKEN_OVER, HangUp, ServedConversation
 from dia2stream.server.endpoint import OwnProtocol
 from dia2stream.server.holds import HOLD_SECONDS, Holds, here
 from dia2stream.server.metrics import Metrics
@@ -544,3 +545,36 @@ async def test_what_a_client_said_before_it_went_is_obeyed_though_sending_finds_
     assert await served.serve(served.take(), hung_up(), Resumed()) == GONE
     assert obeyed == [Reset()]
     assert not served.begun
+
+
+@on_loop
+async def test_who_comes_while_a_conversation_arrives_from_elsewhere_waits_for_it_too_and_is_served_alone():
+    """A client whose connection broke at once comes back sooner than the conversation is here."""
+    adopted: concurrent.futures.Future[None] = concurrent.futures.Future()
+    outbox = SimpleNamespace(sent=5)
+    revived = SimpleNamespace(lead_in=None, behind=0, conversation=SimpleNamespace(outbox=outbox))
+    served, asked = ServedConversation("a", Metrics()), []
+    served.open(
+        SimpleNamespace(  # type: ignore[arg-type]
+            conversation=lambda **_: SimpleNamespace(
+                adopt=lambda _: adopted,
+                say_where=lambda: asked.append(served.clock_ms),
+                stand_still=lambda: None,
+                submit=lambda _: None,
+                behind=0.0,
+                ended=False,
+            )
+        ),
+        None,
+        taken=SimpleNamespace(revived=revived, lease_seconds=0.0, read_seconds=0.0),  # type: ignore[arg-type]
+    )
+    serving = []
+    for _ in range(2):
+        claim = served.take()
+        await served.leave(TAKEN_OVER)
+        serving.append(asyncio.create_task(served.serve(claim, hung_up(), Resumed())))
+        await asyncio.sleep(0.01)
+    assert asked == []
+    adopted.set_result(None)
+    assert await asyncio.gather(*serving) == [TAKEN_OVER, GONE]
+    assert asked == [400]

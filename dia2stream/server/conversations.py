@@ -130,6 +130,7 @@ class ServedConversation:
         self.original = ""  # the id of the conversation that it is a copy of, until somebody has come to it
         self._taken: Taken | None = None  # another server's conversation, until it stands where its client is
         self._adopted: concurrent.futures.Future[None] | None = None  # done when its slot has it
+        self._arriving: asyncio.Future[None] | None = None  # done when it stands where its client is
         self.begun = False  # whether there is anything to come back to
         self.since = time.monotonic()  # when its client came, said or was sent something last, or left
         self.awaited = False  # somebody has taken it and is about to be served
@@ -225,6 +226,8 @@ class ServedConversation:
             return TAKEN_OVER
         self.awaited, self.original = False, ""
         await self._arrive()
+        if self._claim is not claim:
+            return TAKEN_OVER
         self.session.say_where()
         hang_up = self._hang_up = asyncio.get_running_loop().create_future()
         self._connection = connection
@@ -248,12 +251,17 @@ class ServedConversation:
             self._connection = self._hang_up = None
 
     async def _arrive(self) -> None:
-        """Waits until a conversation of another server stands where its client is."""
-        taken, self._taken = self._taken, None
-        if taken is None or self._adopted is None:
-            return
+        """Waits until a conversation of another server stands where its client is; so does who comes meanwhile."""
+        if self._taken is not None and self._adopted is not None:
+            self._arriving = asyncio.ensure_future(self._come(self._taken, asyncio.wrap_future(self._adopted)))
+            self._taken = None
+        if self._arriving is not None:
+            await asyncio.shield(self._arriving)  # it arrives also if its client goes
+            self._arriving = None
+
+    async def _come(self, taken: "Taken", adopted_here: "asyncio.Future[None]") -> None:
         began, revived = time.monotonic(), taken.revived
-        await asyncio.shield(asyncio.wrap_future(self._adopted))  # the engine adopts it also if its client goes
+        await adopted_here
         last = revived.lead_in if isinstance(revived.lead_in, Frame) else None
         self._sent = Sent(revived.conversation.outbox.sent, last)
         adopted = time.monotonic()
