@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from engines import eventually
@@ -294,6 +294,34 @@ def test_a_record_is_computed_while_the_lease_of_a_dead_owner_runs_and_again_onl
     assert taken.revived == taken.record == b"a record" + tail  # type: ignore[comparison-overlap]
     assert computed == ([b"a record"] if not tail else [b"a record", b"a record" + tail])
     assert taken.lease_seconds > 0.2
+    journal.close()
+    owner.close()
+
+
+def test_who_goes_while_a_conversation_is_fetched_leaves_it_to_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a folder, a lease lasts as long as its server."""
+    computed: list[Any] = []
+    monkeypatch.setattr(record_module, "read_record", lambda log, name: log)
+    monkeypatch.setattr(revived_module, "Revived", lambda record, *_: computed.append(record) or record)
+    owner, journal = FolderStore(str(tmp_path), 30), Journal(FolderStore(str(tmp_path), 30))
+    lease = owner.acquire(key_of("a"), new=True)
+    assert lease is not None
+    owner.append(lease, 0, b"a record")
+
+    async def come_and_go() -> None:
+        keeping, engine = KeepingJournal(journal, lambda served: None), cast(Any, SimpleNamespace(speaker=None))
+        fetching = asyncio.create_task(keeping.take_over("a", engine, None, None))
+        await asyncio.sleep(0.05)
+        fetching.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await fetching
+        owner.release(lease)
+
+    asyncio.run(come_and_go())
+    eventually(lambda: computed)
+    eventually(lambda: owner.acquire(key_of("a")))
     journal.close()
     owner.close()
 

@@ -34,10 +34,12 @@ from dia2stream.protocol.messages import (
     WordEvent,
     parse_event,
 )
+from dia2stream.server import slots as slots_module
 from dia2stream.server.connection import ClientGone
 from dia2stream.server.conversations import GONE, TAKEN_OVER, HangUp, ServedConversation
 from dia2stream.server.endpoint import OwnProtocol
 from dia2stream.server.holds import HOLD_SECONDS, Holds, here
+from dia2stream.server.keeping import KeepingJournal
 from dia2stream.server.metrics import Metrics
 from dia2stream.server.slots import RETURN_SECONDS, Slots
 from dia2stream.server.websocket_client import WebSocketClient
@@ -379,6 +381,31 @@ async def test_a_server_that_stops_hands_a_conversation_over_while_another_clien
     stays.set()
     await clearing
     assert ended == [(quick.id, False), (slow.id, False)]
+
+
+@on_loop
+async def test_a_conversation_from_elsewhere_for_which_no_slot_is_freed_in_time_is_left_to_others(monkeypatch):
+    monkeypatch.setattr(slots_module, "FREEING_SECONDS", 0.01)
+    taken, given_back = object(), []
+
+    class Keeping(KeepingJournal):
+        def __init__(self) -> None: ...
+
+        async def take_over(self, *_):
+            return taken
+
+        async def give_back(self, taken):
+            given_back.append(taken)
+
+        def end(self, served, delete): ...
+
+    slots = Slots(ServeOptions(), Metrics(), 1)
+    slots.engine = SimpleNamespace(conversation=lambda **_: SimpleNamespace(ended=False, aclose=asyncio.Event().wait))
+    slots.leave(await slots.take(None, "old"), returns=False)
+    slots.keeping = Keeping()
+    with pytest.raises(CommandError, match="the slot is not free yet"):
+        await slots.take("a", "new")
+    assert given_back == [taken]
 
 
 @on_loop

@@ -5,7 +5,7 @@ import contextlib
 import logging
 import time
 from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING, Protocol
 
 from dia2stream.errors import CommandError, RecordError
@@ -105,9 +105,12 @@ class KeepingJournal:
         Raises CommandError `busy` where that cannot be known yet: then its client comes back, and nothing is lost.
         """
         received = None if received_ms is None else round(received_ms / FRAME_MS)
+        fetching = self._threads.submit(self.journal.take_over, id, engine, received, max_lead_ms)
         try:
-            loop, take_over = asyncio.get_running_loop(), self.journal.take_over
-            return await loop.run_in_executor(self._threads, take_over, id, engine, received, max_lead_ms)
+            return await asyncio.wrap_future(fetching)
+        except asyncio.CancelledError:  # its client is gone, and the thread goes on
+            fetching.add_done_callback(self._leave_to_others)
+            raise
         except NoLog:
             return None
         except Owned:
@@ -127,6 +130,12 @@ class KeepingJournal:
     async def give_back(self, taken: Taken) -> None:
         """There is no room for it here."""
         await asyncio.to_thread(self.journal.give_back, taken)
+
+    def _leave_to_others(self, fetched: Future[Taken]) -> None:
+        """What was taken over is wanted by nobody any more."""
+        if not fetched.cancelled() and fetched.exception() is None:
+            with contextlib.suppress(RuntimeError):  # the server stops, and lets go of everything
+                self._threads.submit(self.journal.give_back, fetched.result())
 
     def end(self, served: ServedConversation, delete: bool) -> None:
         """See Keeping."""

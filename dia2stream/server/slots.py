@@ -88,8 +88,7 @@ class Slots:
             else:
                 old = await self._wait_for_room(min(wait, self._options.queue_seconds), client)
         except BaseException:
-            if taken is not None and isinstance(self.keeping, KeepingJournal):
-                await self.keeping.give_back(taken)
+            await self._give_back(taken)
             raise
         return await self._begin(fresh if taken is None else cast(str, wanted), old, paced, taken)
 
@@ -101,6 +100,11 @@ class Slots:
         return await self.keeping.take_over(
             wanted, self.engine, received_ms, self._options.max_lead_ms if paced else None
         )
+
+    async def _give_back(self, taken: "Taken | None") -> None:
+        """It was another server's, and there is no room for it here."""
+        if taken is not None and isinstance(self.keeping, KeepingJournal):
+            await self.keeping.give_back(taken)
 
     def lose(self, served: ServedConversation) -> None:
         """Another server has the conversation."""
@@ -146,21 +150,30 @@ class Slots:
         self._served[served.id] = served  # before anything is waited for: the slot is taken
         try:
             if old is not None:
-                await old.leave(_GAVE_WAY)
-                await within(FREEING_SECONDS, old.close())
+                await self._free(old)
+        except BaseException:
+            self._drop(served)
+            await self._give_back(taken)
+            raise
+        try:
             max_lead_ms = self._options.max_lead_ms if paced else None
             if taken is None or not isinstance(self.keeping, KeepingJournal):
                 self.keeping.begin(served, self.engine, max_lead_ms, is_fork)
             else:
                 self.keeping.go_on(served, taken, self.engine, max_lead_ms)
-        except asyncio.TimeoutError:
-            self._drop(served)
-            raise self._metrics.refusal("slots", "the slot is not free yet") from None
         except BaseException:
             self._drop(served)
             raise
         self._metrics.clients.inc(not is_fork)
         return claim
+
+    async def _free(self, old: ServedConversation) -> None:
+        """Waits until a conversation that gives way has left its slot. Raises CommandError."""
+        await old.leave(_GAVE_WAY)
+        try:
+            await within(FREEING_SECONDS, old.close())
+        except asyncio.TimeoutError:
+            raise self._metrics.refusal("slots", "the slot is not free yet") from None
 
     async def fork(self, original: ServedConversation) -> None:
         """Copies a conversation into a free slot. The copy waits for a client, as one whose client has gone.
