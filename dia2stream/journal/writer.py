@@ -1,5 +1,6 @@
 """The thread that writes tapes down, so that neither the engine nor the server ever waits for a disk."""
 
+import contextlib
 import logging
 import os
 import threading
@@ -76,6 +77,20 @@ class RecordFiles:
         raise FileExistsError(f"{self._folder}: a thousand records began in one second")
 
 
+class Nowhere:
+    """A sink for a conversation that is no longer recorded: what its tape still holds must not fill the memory."""
+
+    def put(self, data: bytes | None) -> None:
+        """Forgets it."""
+
+    def written(self) -> bytes:
+        """Nothing."""
+        return b""
+
+    def close(self) -> None:
+        """Nothing to close."""
+
+
 class Recorder:
     """Writes conversations into a folder, on a thread of its own. A tape that cannot be written is given up."""
 
@@ -118,8 +133,9 @@ class Recorder:
 
     def _write_all(self) -> None:
         with self._lock:
-            sinks, ended = list(self._sinks.items()), set(self._ended)
-        for tape, sink in sinks:
+            tapes, ended = list(self._sinks), set(self._ended)
+        for tape in tapes:
+            sink = self._sinks[tape]  # now, because a fork may have been given up since
             try:
                 for data in () if tape in self._unborn else tape.take():
                     if isinstance(data, bytes | None):
@@ -130,8 +146,7 @@ class Recorder:
                     sink.close()
             except OSError as error:
                 _log.error("a conversation is no longer recorded", extra={"reason": error.strerror or str(error)})
-                ended.add(tape)
-                self.end(tape)
+                self._give_up(tape)
         with self._lock:
             for tape in ended:
                 self._sinks.pop(tape, None)
@@ -143,5 +158,14 @@ class Recorder:
         with self._lock:
             fork = self._sinks.get(tape)
             self._unborn.discard(tape)
-        if fork is not None:
+        if fork is not None and isinstance(sink, Nowhere):
+            self._give_up(tape)  # a record without its beginning could not be read
+        elif fork is not None:
             fork.put(sink.written())
+
+    def _give_up(self, tape: "Tape") -> None:
+        """Nothing more of this tape is written."""
+        with self._lock:
+            sink, self._sinks[tape] = self._sinks[tape], Nowhere()
+        with contextlib.suppress(OSError):
+            sink.close()
