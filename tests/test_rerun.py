@@ -70,6 +70,13 @@ def test_a_pause_that_is_long_over_is_not_told_again_behind_a_resume() -> None:
     assert frames(rig)[:12] + frames(other) == frames(toy().say(HELLO))
 
 
+def test_the_default_voice_is_the_server_s_also_where_the_conversation_had_another_one() -> None:
+    voices = {"one": toy_voice(), "two": toy_voice(20, seed=1)}
+    rig = TapedRig(voices=voices).do(Start("Hello.", voice="two")).run()
+    other = Revived(rig.record(), replace(speaker(rig), voices=voices))
+    assert list(other.conversation.voices) == ["one", "two"]
+
+
 @st.composite
 def plans(draw: Any) -> list[Any]:
     """Commands, and numbers of steps between them."""

@@ -93,7 +93,8 @@ class Revived:
         self.behind = rerun.arrive(received)
         sent = self.conversation.outbox.sent
         self.lead_in: Item | None = next((i for at, i in rerun.told if at == sent - 1 and isinstance(i, Frame)), None)
-        self.conversation.voices.update(speaker.voices)
+        # The first one is the default: the engine's.
+        self.conversation.voices = {**speaker.voices, **self.conversation.voices}
 
     @property
     def clock(self) -> int:
