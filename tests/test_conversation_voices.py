@@ -115,6 +115,17 @@ def test_the_voice_stays_until_another_one_is_named_and_its_own_name_changes_not
     assert rig.told[-5:] == in_voices().say("Anew.").told[-5:]
 
 
+@pytest.mark.parametrize("between", [[], [Inject("So.", id="x")]])
+def test_text_keeps_the_voice_that_it_names_if_what_brought_that_voice_is_cancelled(between: list[Inject]) -> None:
+    named = [*between, Inject("Six seven.", voice="two", id="c"), Inject("Eight.", voice="two", id="d")]
+    plain = in_voices().do(Start("One two three four.")).run(20).do(*named).run()
+    rig = in_voices().do(Start("One two three four.")).run(20)
+    rig.do(Inject("Never.", voice="two", id="b"), *named, Cancel("b")).run()
+    assert rig.context.voice is rig.conversation.voices["two"]
+    if not between:
+        assert rig.told == plain.told
+
+
 def test_while_it_speaks_another_voice_waits_for_the_end_of_the_turn() -> None:
     rig = in_voices().do(Start("One two three four.")).run(30)
     rig.do(Inject("Five", id="b", voice="two", final=False), Inject("six.", id="c"), Inject("Seven.", voice="one"))

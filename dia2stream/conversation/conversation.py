@@ -195,6 +195,7 @@ class Conversation(Speech):
         if opened and another:
             self.add(opened, "", closing, final=True)
         utterance = words.opened or self.begin(command.id, arrived, before, voice)
+        utterance.names_voice |= command.voice is not None
         self.add(utterance, command.text, entries, command.final)
 
     def _inject_instead(self, command: Inject, arrived: float, heard_ms: float) -> None:

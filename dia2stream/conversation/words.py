@@ -41,7 +41,8 @@ class Utterance:
     begun: a word of it was taken, or is the first one of the turn; until then `text` is kept.
     waits: for the end of the turn that is spoken now. It answers what the caller said, or has another voice, or one
     before it does.
-    replies: its first word is the first one after the caller's. voice: the conversation goes on in it from here.
+    replies: its first word is the first one after the caller's. voice: the conversation goes on in it from here; None
+    where it had that voice before. names_voice: whether its command named one.
     """
 
     id: str
@@ -51,6 +52,7 @@ class Utterance:
     waits: bool = False
     replies: bool = False
     voice: Prefix | None = None
+    names_voice: bool = False
     unheard: int = 0
     announced: bool = False
     begun: bool = False
@@ -265,6 +267,7 @@ class Words:
         in_queue = {cast(QueuedWord, word).utterance for word in queue}
         if later:
             later[0].replies |= utterance.replies
+        self._bequeath_voice(utterance, later)
         again = {other: self._read_again(other) for other in later}
         places: list[tuple[deque[Any], set[Utterance]]] = [(queue, in_queue), (self.backlog, {*later} - in_queue)]
         for words, others in places:
@@ -276,6 +279,13 @@ class Words:
         self._past.append(utterance.id)
         if self.opened is utterance:
             self.opened = None
+
+    def _bequeath_voice(self, utterance: Utterance, later: Sequence[Utterance]) -> None:
+        """Who named the voice that a cancelled utterance would have brought brings it now."""
+        same = takewhile(lambda other: other.voice is None, later)
+        heir = next((other for other in same if other.names_voice), None)
+        if heir is not None:
+            heir.voice = utterance.voice
 
     def _read_again(self, utterance: Utterance) -> list[QueuedWord]:
         utterance.before = self.draft()
