@@ -530,6 +530,48 @@ def test_a_fork_that_begins_anew_before_it_is_written_has_nothing_of_its_origina
     journal.close()
 
 
+def test_the_beginning_of_a_forks_log_is_read_again_until_that_is_done(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where nothing happens in the fork, and when its client has gone to another server."""
+    store, tapes, broken, real = FolderStore(str(tmp_path), 30), Tapes(), threading.Event(), FolderStore.read
+
+    def read(store: FolderStore, lease: Lease) -> bytes:
+        if broken.is_set():
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return real(store, lease)
+
+    monkeypatch.setattr(FolderStore, "read", read)
+    journal = Journal(store)
+    journal.begin("a", tapes, lambda: None)  # type: ignore[arg-type]
+    original = tapes.last
+    original.notes.append(b"of the original;")
+    eventually(lambda: log_of(tmp_path) == b"of the original;")
+    broken.set()
+    fork = journal.begin("b", tapes, lambda: None, is_fork=True)  # type: ignore[arg-type]
+    original.notes.append(SimpleNamespace(copy=tapes.last))  # type: ignore[arg-type]
+    eventually(lambda: journal.counts.failures > 1)
+    journal.end(fork, delete=False)
+    broken.clear()
+    eventually(lambda: log_of(tmp_path, "b") == b"of the original;")
+    eventually(lambda: journal.behind(time.monotonic()) == 0)
+    journal.close()
+
+
+@pytest.mark.parametrize("left", [b"", bytes(20), b"3\0\0\0", b"?"])
+def test_a_lock_of_which_a_power_cut_has_left_something_else_is_swept_away(left: bytes, tmp_path: Path) -> None:
+    (tmp_path / "k.lock").write_bytes(left)
+    store = FolderStore(str(tmp_path), -1)
+    lease = store.acquire("k", new=True)
+    assert lease is not None
+    assert lease.fence > 0
+    store.release(lease)
+    (tmp_path / "k.lock").write_bytes(left)
+    store.sweep()
+    assert not os.listdir(tmp_path)
+    store.close()
+
+
 def test_who_has_ended_a_conversation_is_not_kept_in_memory_until_the_store_is_back() -> None:
     class Served:
         def lose(self) -> None: ...

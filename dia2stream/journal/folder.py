@@ -36,7 +36,7 @@ class FolderStore:
             # While the lock was waited for, its file may have been swept away.
             if os.fstat(fd).st_nlink == 0 or not (new or self._path(key, "log").exists()):
                 raise BlockingIOError
-            fence = int(os.pread(fd, 20, 0) or b"0") + 1
+            fence = _number(os.pread(fd, 20, 0)) + 1
             os.pwrite(fd, str(fence).encode(), 0)
         except BlockingIOError:
             os.close(fd)
@@ -157,3 +157,9 @@ class FolderStore:
 
     def _path(self, key: str, ending: str) -> Path:
         return self._folder / f"{key}.{ending}"
+
+
+def _number(data: bytes) -> int:
+    """The last fencing number; 0 where a power cut has left something else in its file."""
+    digits = data.rstrip(b"\0")
+    return int(digits) if digits.isdigit() else 0

@@ -332,7 +332,7 @@ class Journal:
                 self._fail(error)
                 if isinstance(error, Unreachable):
                     break  # each would wait as long again; the next round begins with another one
-            if entry in ended and (entry.deletes or not (entry.waiting or entry.unborn)):
+            if entry in ended and (entry.deletes or not (entry.waiting or entry.unborn or entry.origin)):
                 self._finish(entry)
 
     def _sweep(self) -> None:
@@ -414,7 +414,7 @@ class Journal:
 
     def _write(self, entry: Entry) -> bool:
         """Writes what waits. Returns whether another server asks for the conversation."""
-        if entry.unborn or not entry.waiting or entry.lost:
+        if entry.unborn or entry.lost or not (entry.waiting or entry.origin):
             return False
         self._begin_fork(entry)
         if entry.given_up:
