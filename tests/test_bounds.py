@@ -2,6 +2,7 @@
 
 import os
 import re
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -35,3 +36,13 @@ def test_the_port_keeps_its_promises_with_these_versions(wanted: list[str], tmp_
     tests = [str(ROOT / "tests" / name) for name in TESTS]
     done = subprocess.run([*command, *tests], capture_output=True, text=True, timeout=6 * PATIENCE, env=environment)
     assert done.returncode == 0, done.stdout[-5000:]
+
+
+def test_the_tests_of_the_port_can_run_where_check_bounds_puts_them(tmp_path: Path) -> None:
+    script = runpy.run_path(str(ROOT / "scripts" / "check-bounds"))
+    script["copy_tests"](tmp_path)
+    command = [sys.executable, "-m", "pytest", "-q", "-n", "0", "-p", "no:cacheprovider", "--collect-only"]
+    tests = [f"tests/{name}" for name in script["PORT_TESTS"]]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run([*command, *tests], cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
