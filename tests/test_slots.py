@@ -383,29 +383,78 @@ async def test_a_server_that_stops_hands_a_conversation_over_while_another_clien
     assert ended == [(quick.id, False), (slow.id, False)]
 
 
+class FetchesAnything(KeepingJournal):
+    """A journal that has every conversation."""
+
+    def __init__(self) -> None:
+        self.taken, self.given_back = object(), []
+
+    async def take_over(self, *_):
+        return self.taken
+
+    async def give_back(self, taken):
+        self.given_back.append(taken)
+
+    def end(self, served, delete): ...
+
+
 @on_loop
 async def test_a_conversation_from_elsewhere_for_which_no_slot_is_freed_in_time_is_left_to_others(monkeypatch):
     monkeypatch.setattr(slots_module, "FREEING_SECONDS", 0.01)
-    taken, given_back = object(), []
-
-    class Keeping(KeepingJournal):
-        def __init__(self) -> None: ...
-
-        async def take_over(self, *_):
-            return taken
-
-        async def give_back(self, taken):
-            given_back.append(taken)
-
-        def end(self, served, delete): ...
-
     slots = Slots(ServeOptions(), Metrics(), 1)
     slots.engine = SimpleNamespace(conversation=lambda **_: SimpleNamespace(ended=False, aclose=asyncio.Event().wait))
     slots.leave(await slots.take(None, "old"), returns=False)
-    slots.keeping = Keeping()
+    slots.keeping = keeping = FetchesAnything()
     with pytest.raises(CommandError, match="the slot is not free yet"):
         await slots.take("a", "new")
-    assert given_back == [taken]
+    assert keeping.given_back == [keeping.taken]
+
+
+@on_loop
+async def test_a_conversation_that_is_over_gives_its_slot_back_also_when_its_client_has_come_again_by_its_name():
+    ended = []
+
+    def session(**_):
+        async def end() -> None:
+            ended.append(new)
+
+        new = SimpleNamespace(ended=False, aclose=end)
+        return new
+
+    slots = slots_of(2)
+    slots.engine = SimpleNamespace(conversation=session)
+    first = await slots.take("a", "a")
+    first.conversation.session.ended = True  # the model has failed
+    second = await slots.take("a", "a")
+    assert second.conversation is not first.conversation
+    slots.leave(first)
+    await asyncio.sleep(0.01)
+    assert ended == [first.conversation.session]
+
+
+@on_loop
+async def test_who_comes_to_a_conversation_that_is_leaving_this_server_has_it_fetched_once_it_has_left():
+    """It has been asked for by another client, who came by another server or was quicker at this one."""
+
+    class Keeping(FetchesAnything):
+        def go_on(self, served, taken, engine, max_lead_ms):
+            served.open(engine, max_lead_ms)
+
+    slots, left = slots_of(2), asyncio.Event()
+    served = (await slots.take("a", "a")).conversation
+
+    async def leave(how) -> None:
+        await left.wait()
+
+    served.leave = leave
+    slots.lose(served)
+    slots.keeping = Keeping()
+    coming = asyncio.create_task(slots.take("a", "new"))
+    await asyncio.sleep(0.02)
+    assert not coming.done()
+    left.set()
+    assert (await coming).conversation is not served
+    assert served.over
 
 
 @on_loop

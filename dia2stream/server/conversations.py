@@ -131,6 +131,7 @@ class ServedConversation:
         self._taken: Taken | None = None  # another server's conversation, until it stands where its client is
         self._adopted: concurrent.futures.Future[None] | None = None  # done when its slot has it
         self._arriving: asyncio.Future[None] | None = None  # done when it stands where its client is
+        self.lost = False  # another server has it
         self.begun = False  # whether there is anything to come back to
         self.since = time.monotonic()  # when its client came, said or was sent something last, or left
         self.awaited = False  # somebody has taken it and is about to be served
@@ -187,8 +188,8 @@ class ServedConversation:
 
     @property
     def over(self) -> bool:
-        """Whether it cannot go on."""
-        return self._closing is not None or (self.has_slot and self.session.ended)
+        """Whether it cannot go on here."""
+        return self.lost or self._closing is not None or (self.has_slot and self.session.ended)
 
     @property
     def clock_ms(self) -> int:

@@ -83,6 +83,8 @@ class Slots:
             return claim
         taken = await self._take_over(wanted, client, paced)
         try:
+            if taken is not None:
+                await self._until_left(cast(str, wanted))
             if self._was_kept():
                 old = self._make_room()
             else:
@@ -108,10 +110,17 @@ class Slots:
 
     def lose(self, served: ServedConversation) -> None:
         """Another server has the conversation."""
-        if self._served.get(served.id) is served:
-            served.begun = False  # nobody can come back to it here
-            leaving = asyncio.ensure_future(served.leave(TAKEN_OVER))
-            leaving.add_done_callback(lambda _: self._forget(served))
+        served.lost, served.begun = True, False  # nobody can come back to it here
+        leaving = asyncio.ensure_future(served.leave(TAKEN_OVER))
+        leaving.add_done_callback(lambda _: self._forget(served))
+
+    async def _until_left(self, id: str) -> None:
+        """Waits until a conversation of that id has left, which was served here before. Raises CommandError `busy`."""
+        deadline = time.monotonic() + FREEING_SECONDS
+        while id in self._served:
+            if time.monotonic() > deadline:
+                raise self._metrics.refusal("slots", "the slot is not free yet")
+            await asyncio.sleep(0.002)
 
     async def _wait_for_room(self, seconds: float, client: ClientConnection | None) -> ServedConversation | None:
         """Stands in line. Returns the conversation that gives way, if one has to. Raises CommandError, ClientGone."""
@@ -291,10 +300,9 @@ class Slots:
             self._forget(served)
 
     def _forget(self, served: ServedConversation) -> None:
-        """Gives the engine's slot back; it counts as taken until it is."""
-        if self._served.get(served.id) is served:
-            closing = asyncio.create_task(served.close())
-            closing.add_done_callback(lambda _: self._drop(served))
+        """Gives the engine's slot back; it counts as taken until it is, unless another one has its id already."""
+        closing = asyncio.create_task(served.close())
+        closing.add_done_callback(lambda _: self._drop(served))
 
     def _drop(self, served: ServedConversation) -> None:
         """It has no slot any more."""
