@@ -102,9 +102,11 @@ def test_a_lease_in_redis_ends_when_it_is_not_renewed(tmp_path: Path) -> None:
         one, other = opened(url), opened(url)
         lease = one.acquire("k", new=True)
         assert lease is not None
-        one.append(lease, 0, b"abc")
+        time.sleep(0.7 * LEASE_SECONDS)
+        one.append(lease, 0, b"abc")  # renews it
+        time.sleep(0.5 * LEASE_SECONDS)
         assert other.acquire("k") is None
-        time.sleep(LEASE_SECONDS + 0.1)
+        time.sleep(0.5 * LEASE_SECONDS + 0.1)
         assert other.acquire("k") is not None
         assert one.renew(lease) is Renewal.LOST
 

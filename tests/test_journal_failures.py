@@ -198,6 +198,28 @@ def test_what_waits_for_the_store_is_bounded(monkeypatch: pytest.MonkeyPatch) ->
     journal.close()
 
 
+def test_a_store_that_takes_its_time_silences_none_of_many_calls() -> None:
+    """Each call is written ten times a second, and one question after the other is asked."""
+
+    class Far(Gone):
+        def _ask(self) -> None:
+            time.sleep(0.01)
+
+    store, calls = Far(), []
+    journal = Journal(store)  # type: ignore[arg-type]
+    for number in range(40):
+        tapes = Tapes()
+        calls.append((journal.begin(f"{number}", tapes, lambda: None), tapes.last))  # type: ignore[arg-type]
+    until, asked, silent = time.monotonic() + 4, 0, 0
+    while time.monotonic() < until:
+        for entry, tape in calls:
+            tape.notes.append(b".")
+            asked, silent = asked + 1, silent + (not journal.may_speak(entry))
+        time.sleep(0.08)
+    assert silent < 0.02 * asked  # none, unless this machine is busy
+    journal.close()
+
+
 class Slow(Gone):
     """A store that writes nothing until it is told to."""
 

@@ -311,6 +311,8 @@ class Journal:
     def _round(self, entries: list[Entry]) -> None:
         """Everything once, for these conversations."""
         random.shuffle(entries)
+        if self.problem is None:  # else each round begins with another one, which the store may answer
+            entries.sort(key=lambda entry: entry.renewed)
         for entry in entries:
             entry.hurries = False
         ended = [entry for entry in entries if entry.ends]  # before the tapes are read, which have all of it then
@@ -422,8 +424,9 @@ class Journal:
         lease = entry.lease or self._own(entry)
         if lease is None:
             return False
-        size = len(entry.waiting)
+        asked, size = time.monotonic(), len(entry.waiting)
         is_wanted = self._store.append(lease, entry.written, bytes(entry.waiting))
+        entry.renewed, entry.valid_until = asked, asked + self._lease_seconds
         del entry.waiting[:size]
         entry.written, entry.since, entry.safe = entry.written + size, None, entry.begins
         return is_wanted

@@ -51,6 +51,7 @@ if size < at then return -2 end
 if at == 0 then redis.call('set', KEYS[1], ARGV[4])
 elseif size == at then redis.call('append', KEYS[1], ARGV[4])
 else redis.call('set', KEYS[1], redis.call('getrange', KEYS[1], 0, at - 1) .. ARGV[4]) end
+redis.call('set', KEYS[2], ARGV[2], 'px', ARGV[5])
 redis.call('pexpire', KEYS[1], ARGV[1])
 redis.call('pexpire', KEYS[3], ARGV[1])
 return redis.call('exists', KEYS[4])
@@ -99,7 +100,7 @@ class RedisStore:
 
     def append(self, lease: Lease, at: int, data: bytes) -> bool:
         """See Store."""
-        answer = self._owned(self._run(self._append, lease.key, lease.fence, at, data))
+        answer = self._owned(self._run(self._append, lease.key, lease.fence, at, data, _LEASE_MS))
         if answer == -2:
             raise LogLost(f"fewer than the {at} bytes that were written are left")
         return bool(answer)

@@ -78,7 +78,7 @@ class Store(Protocol):
     def append(self, lease: Lease, at: int, data: bytes) -> bool:
         """Writes behind the first `at` bytes of the log; what was there is replaced. Raises Fenced, LogLost.
 
-        Returns whether another server asks for the log.
+        Goes on owning it. Returns whether another server asks for the log.
         """
 
     def read(self, lease: Lease) -> bytes:
