@@ -5,14 +5,15 @@
 The model has the 2B shape, one layer of each kind and a short vocabulary: the same kernels as the whole model's. They
 are launched as in a real step, on tensors of the CPU, and Triton compiles each of them instead of running it. The only
 line that is printed is JSON: what every kernel takes, its name, shared memory in bytes and warps. With "tiles", it
-is only a step of one conversation, with every set of tiles. With "together", it is a frame of the codec, whose kernels
-are compiled at the same time, and how many of them a launch behind that would have to compile.
+is only a step of one conversation, with every set of tiles. With "together", it is how many kernels of the codec, of
+steps and of passes are compiled at the same time, and which of them launches behind that would have to compile.
 """
 
 import json
 import sys
 import warnings
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -135,17 +136,33 @@ def launch_frame(decoder: FusedDecoder, rows: int) -> None:
     decoder(codes, torch.arange(rows), sound)
 
 
-def compile_together() -> None:
-    """A frame of the codec of one row, compiled as the product does it."""
+@torch.inference_mode()
+def compile_together(checkpoint: Checkpoint) -> None:
+    """A frame of the codec of one row, and all that a stepper captures, compiled as the product does it."""
     names: list[str] = []
     knobs.runtime.jit_post_compile_hook = lambda *, fn, **_: names.append(fn.name)
-    decoder = codec_decoder("tf32x3")
+    decoder, stepper = codec_decoder("tf32x3"), GraphStepper(checkpoint, SLOTS, speculate=True)
+    passes, line, counts = stepper._passes, stepper._unused, [0]
+    assert passes is not None
     with compiling_together():
         launch_frame(decoder, 1)
-    together, run = len(names), JITFunction.run
+    counts.append(len(names))
+    stepper.compile_kernels()
+    counts.append(len(names))
+    passes.compile_kernels()
+    counts.append(len(names))
+    run = JITFunction.run
     JITFunction.run = lambda function, *args, warmup, **options: run(function, *args, warmup=True, **options)
     launch_frame(decoder, 1)
-    told = {"name": "compiled together", "kernels": together, "in_the_next_launch": len(names) - together}
+    for work in (*stepper.columns.values(), *stepper.depformers.values()):
+        work()
+    for columns in passes.sizes:
+        passes.run(0, 0, 0, [stepper.opening] * columns)
+    for trees in ([line], [line] * passes.tree_size(1)), [[line]] * 4:
+        passes.run_trees(trees)
+        passes.draw_code(0, 0, line)
+    parts = [after - before for before, after in pairwise(counts)]
+    told = {"name": "compiled together", "kernels": parts, "in_the_next_launch": names[counts[-1] :]}
     print(json.dumps([told]))
 
 
@@ -154,7 +171,7 @@ def main(capability: int, weights: str = "dtype", part: str = "") -> None:
     driver.set_active(AbsentGpu(capability))
     torch.cuda.get_device_capability = lambda device=None: divmod(capability, 10)
     if part == "together":
-        compile_together()
+        compile_together(short_model(weights))
         return
     compiled = Compiled()
     JITFunction.run = lambda function, *args, **options: compiled.run(function, *args, **options)

@@ -44,11 +44,14 @@ def test_every_set_of_tiles_compiles_for_a_card_of_little_shared_memory_and_fits
 
 
 @pytest.mark.slow
-def test_a_codecs_kernels_are_compiled_together_without_being_launched() -> None:
+def test_what_is_captured_is_compiled_together_without_being_launched() -> None:
     [told] = compiled("H100", "dtype", "together")
     assert told["name"] == "compiled together"
-    assert told["kernels"] == 18
-    assert told["in_the_next_launch"] == 0
+    codec, steps, passes = told["kernels"]
+    assert codec == 18
+    assert steps > 30
+    assert passes > 5
+    assert told["in_the_next_launch"] == []
 
 
 def compiled(card: str, *arguments: str) -> list[dict[str, Any]]:
@@ -67,5 +70,4 @@ def compiled(card: str, *arguments: str) -> list[dict[str, Any]]:
 def launched_kernels() -> set[str]:
     """The names of all kernels that are launched from Python."""
     sources = [path.read_text(encoding="utf-8") for path in KERNELS.glob("*.py")]
-    launches = r"^ +(_\w+_kernel)\[|\blaunch\(\s*(_\w+_kernel),"
-    return {direct or by for source in sources for direct, by in re.findall(launches, source, re.MULTILINE)}
+    return {name for source in sources for name in re.findall(r"\blaunch\(\s*(_\w+_kernel),", source)}

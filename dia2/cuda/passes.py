@@ -27,7 +27,7 @@ from torch import Tensor
 from dia2.cuda.graphs import Capture
 from dia2.cuda.kernels import products as kernels
 from dia2.cuda.kernels.columns import MOST_IN_TILES, TILE, ColumnsAttention, add_codes
-from dia2.cuda.kernels.launch import STEP_FIELDS
+from dia2.cuda.kernels.launch import STEP_FIELDS, compiling_together
 from dia2.cuda.programs import Activations, StepTensors, add_product, library_product
 from dia2.model.sampling import ACTION_STREAM, CB0_STREAM
 from dia2.model.slots import on_device
@@ -71,13 +71,26 @@ class ColumnPasses:
             return tensors.hidden.new_zeros(2 * lines, width)
 
         self._buffers = Activations.of(buffer, sizes.n_hidden, *shape, buffer(sizes.n_embd))
-        works = {size: partial(self._run, size) for size in reversed(self.sizes)}
-        self._passes = {size: capture(work) if capture else work for size, work in works.items()}
+        self._passes: dict[int, Callable[[], None]] = {size: partial(self._run, size) for size in reversed(self.sizes)}
         self._trees: dict[int, Callable[[], None]] = {}
         if heads is not None:
-            self._make_trees(heads, capture)
+            self._prepare_trees(heads)
+        if capture is not None:
+            self.compile_kernels()
+            self._passes = {size: capture(work) for size, work in self._passes.items()}
+            self._trees = {size: capture(work) for size, work in self._trees.items()}
 
-    def _make_trees(self, heads: Tensor, capture: Capture | None) -> None:
+    def compile_kernels(self) -> None:
+        """Compiles the kernels of all passes at the same time, as `GraphStepper.compile_kernels` does."""
+        with compiling_together():
+            for work in (*self._passes.values(), *self._trees.values()):
+                work()
+            if self._trees:  # by a draw that is in no graph: the first caller would wait for it
+                self._each = TILE
+                for place in (0, 1):  # a row of logits may begin at a multiple of 16 bytes or not
+                    self.draw_code(0, place, self._unused.tolist())
+
+    def _prepare_trees(self, heads: Tensor) -> None:
         """The passes of trees, and what they leave for the host."""
         sizes = [size for size in self.sizes if size <= MOST_IN_TILES]
         device, on_gpu = self._fields.device, self._fields.is_cuda
@@ -88,8 +101,7 @@ class ColumnPasses:
         self._drawn = torch.zeros(sizes[-1], dtype=torch.int64, device=device)
         self._host_drawn = torch.zeros(sizes[-1], dtype=torch.int64, pin_memory=on_gpu)
         self._ready = torch.cuda.Event() if on_gpu else None
-        works = {size: partial(self._run_tree, size) for size in reversed(sizes)}
-        self._trees = {size: capture(work) if capture else work for size, work in works.items()}
+        self._trees = {size: partial(self._run_tree, size) for size in reversed(sizes)}
 
     def run(self, slot: int, column: int, shift: int, texts: Sequence[tuple[int, int]]) -> None:
         """Runs columns of a slot from `column` on, whose blocks it holds. texts: of each; shift: as in `Slot`."""

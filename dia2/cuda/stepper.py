@@ -41,7 +41,7 @@ from dia2.cuda.forms import COLUMN as TRIAL_COLUMN
 from dia2.cuda.forms import FORMS, TOLERANCE, TOO_LARGE, Form, farthest, forms_for
 from dia2.cuda.graphs import Capture, batch_sizes, size_for
 from dia2.cuda.kernels.choose import choose
-from dia2.cuda.kernels.launch import STEP_FIELDS, UNUSED
+from dia2.cuda.kernels.launch import STEP_FIELDS, UNUSED, compiling_together
 from dia2.cuda.kernels.products import TILE_SETS
 from dia2.cuda.passes import ColumnPasses
 from dia2.cuda.programs import KernelBuffers, KernelProgram, LayerProgram, StepProgram, StepTensors
@@ -318,9 +318,10 @@ class GraphStepper(Stepper):
         if self.kind == "kernels":
             buffers = KernelBuffers(self.tensors)
             self._settle_form(buffers, capture)
-        for size in reversed(self.sizes):
-            program = self._program(self.tensors.first(size), buffers)
-            self.programs[size] = program
+        self.programs = {size: self._program(self.tensors.first(size), buffers) for size in reversed(self.sizes)}
+        if capture is not None and self.kind == "kernels":
+            self.compile_kernels()
+        for size, program in self.programs.items():
             column, codes = partial(self.run_column, program), partial(self.run_codes, program)
             self.columns[size] = capture(column) if capture else column
             self.depformers[size] = capture(codes) if capture else codes
@@ -330,6 +331,13 @@ class GraphStepper(Stepper):
         if buffers is not None:
             heads = buffers.heads if self.speculates else None
             self._passes = ColumnPasses(self.tensors, self._unused, capture, heads)
+
+    def compile_kernels(self) -> None:
+        """Compiles the kernels of all steps at the same time; nothing of ours is run, and what libraries do is void."""
+        with compiling_together():
+            for program in self.programs.values():
+                self.run_column(program)
+                self.run_codes(program)
 
     # ---- The form of one conversation's steps ----
 

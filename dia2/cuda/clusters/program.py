@@ -4,6 +4,7 @@ from torch import Tensor
 
 from dia2.cuda.clusters.backbone import ClusterBackbone
 from dia2.cuda.clusters.depformer import ClusterDepformer, StepAddresses
+from dia2.cuda.kernels.launch import only_compiles
 from dia2.cuda.programs import KernelBuffers, KernelProgram, StepTensors
 
 
@@ -43,7 +44,7 @@ class ClusterProgram(KernelProgram):
     def layers(self) -> None:
         if self._backbone is None:
             super().layers()
-        else:
+        elif not only_compiles():
             self._backbone.launch(self._layers)
 
     def codes(self) -> None:
@@ -51,7 +52,8 @@ class ClusterProgram(KernelProgram):
             super().codes()
             return
         self.project()
-        self._depformer.launch(self._stages)
+        if not only_compiles():
+            self._depformer.launch(self._stages)
 
     def codes_after(self, given: Tensor) -> Tensor:
         if self._depformer is None:

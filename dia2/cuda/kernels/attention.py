@@ -12,7 +12,7 @@ import triton.language as tl
 from torch import Tensor
 from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
-from dia2.cuda.kernels.launch import STEP_FIELDS, launch_options, next_power_of_2
+from dia2.cuda.kernels.launch import STEP_FIELDS, launch, launch_options, next_power_of_2
 
 
 @triton.jit
@@ -275,7 +275,9 @@ class Attention:
         stepped = isinstance(at, tuple)
         fields, table = at if isinstance(at, tuple) else (self.counts, self.counts)
         cos, sin = tables or (norms[0], norms[0])
-        _attention_kernel[(qkv.shape[0] * self.kv_heads, self.splits)](
+        launch(
+            _attention_kernel,
+            (qkv.shape[0] * self.kv_heads, self.splits),
             qkv,
             *norms,
             cos,

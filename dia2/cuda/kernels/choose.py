@@ -4,7 +4,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from dia2.cuda.kernels.launch import STEP_FIELDS, next_power_of_2
+from dia2.cuda.kernels.launch import STEP_FIELDS, launch, next_power_of_2
 
 
 @triton.jit
@@ -25,6 +25,5 @@ def choose(choices: Tensor, action: Tensor, new_word: int, fields: Tensor) -> No
     The next kernel starts when this one has ended, not before: kernels of a step read its fields before they wait for
     the kernel ahead of them.
     """
-    _choose_kernel[(1,)](
-        choices, action, fields, new_word, FIELDS=STEP_FIELDS, BLOCK=next_power_of_2(STEP_FIELDS), num_warps=1
-    )
+    shape = {"FIELDS": STEP_FIELDS, "BLOCK": next_power_of_2(STEP_FIELDS)}
+    launch(_choose_kernel, (1,), choices, action, fields, new_word, num_warps=1, **shape)

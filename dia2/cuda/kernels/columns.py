@@ -16,7 +16,7 @@ import triton.language as tl
 from torch import Tensor
 
 from dia2.cuda.kernels.attention import place, turned
-from dia2.cuda.kernels.launch import STEP_FIELDS, launch_options, next_power_of_2, wait_for_previous
+from dia2.cuda.kernels.launch import STEP_FIELDS, launch, launch_options, next_power_of_2, wait_for_previous
 
 TILE = 16
 """Lines that a program of the attention has, in passes of at most MOST_IN_TILES; in longer ones it has more."""
@@ -62,7 +62,9 @@ def add_codes(fields: Tensor, codes: Tensor, audio: Tensor, x: Tensor) -> None:
     """
     codebooks, vocabulary, width = audio.shape
     block = min(1024, next_power_of_2(width))
-    _codes_kernel[(len(fields), triton.cdiv(width, block))](
+    launch(
+        _codes_kernel,
+        (len(fields), triton.cdiv(width, block)),
         fields,
         codes,
         audio,
@@ -247,12 +249,15 @@ class ColumnsAttention:
         }
         heads = {"BH": next_power_of_2(self.heads), "BKV": next_power_of_2(self.kv_heads)}
         at = *cache, fields, table
-        _turn_kernel[(2 * lines,)](qkv, *norms, *tables, *at, eps, HALF=self.dim // 2, num_warps=4, **heads, **shape)
+        half = self.dim // 2
+        launch(_turn_kernel, (2 * lines,), qkv, *norms, *tables, *at, eps, HALF=half, num_warps=4, **heads, **shape)
         group = next_power_of_2(self.heads // self.kv_heads)
         # Few lines in small tiles fill more of the GPU; many in large ones read the cache less often.
         tile = TILE if lines <= MOST_IN_TILES else 64
         block = next(size for size in (64, 32, 16) if columns % size == 0 or table.shape[1] == 1)
-        _causal_kernel[(2 * self.kv_heads, triton.cdiv(lines, tile))](
+        launch(
+            _causal_kernel,
+            (2 * self.kv_heads, triton.cdiv(lines, tile)),
             qkv,
             *at,
             out,

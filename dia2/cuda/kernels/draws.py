@@ -11,7 +11,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from dia2.cuda.kernels.launch import STEP_FIELDS, launch_options, next_power_of_2, wait_for_previous
+from dia2.cuda.kernels.launch import STEP_FIELDS, launch, launch_options, next_power_of_2, wait_for_previous
 
 
 @triton.jit
@@ -142,7 +142,9 @@ class Sampler:
         slot's next column, unless the column's frame of this codebook, which has this delay, is known.
         """
         into = token if codes is None else codes
-        _draw_kernel[(token.shape[0],)](
+        launch(
+            _draw_kernel,
+            (token.shape[0],),
             logits,
             self.scale,
             self.filter_k,

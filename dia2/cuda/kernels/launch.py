@@ -39,15 +39,30 @@ def launch_options() -> dict[str, Any]:
     return {"PDL": True, "launch_pdl": True, **FUSED}
 
 
-_only_compiles: ContextVar[bool] = ContextVar("only_compiles", default=False)
+_compiled: ContextVar[set[Any] | None] = ContextVar("compiled", default=None)
 
 
 def launch(kernel: Any, grid: tuple[int, ...], *given: Any, **options: Any) -> None:
     """Launches a kernel on a grid of programs; within `compiling_together`, it is only compiled."""
-    if _only_compiles.get():
-        kernel.warmup(*given, grid=grid, **options)
-    else:
+    compiled = _compiled.get()
+    if compiled is None:
         kernel[grid](*given, **options)
+        return
+    # Triton takes a millisecond to find that a kernel is being compiled, and each layer launches the same ones.
+    asked = kernel, *map(_kind, given), *options.items()
+    if asked not in compiled:
+        compiled.add(asked)
+        kernel.warmup(*given, grid=grid, **options)
+
+
+def only_compiles() -> bool:
+    """Whether nothing that is launched now is to run: `compiling_together`."""
+    return _compiled.get() is not None
+
+
+def _kind(given: Any) -> Any:
+    """Arguments of one kind have one compiled kernel: Triton asks of tensors for no more than this."""
+    return (given.dtype, given.data_ptr() % 16 == 0) if isinstance(given, torch.Tensor) else given
 
 
 @contextmanager
@@ -59,11 +74,11 @@ def compiling_together() -> Iterator[None]:
     """
     mode = getattr(triton, "AsyncCompileMode", None)
     with ThreadPoolExecutor() as pool, nullcontext() if mode is None else mode(pool, ignore_errors=True):
-        before = _only_compiles.set(True)
+        before = _compiled.set(set())
         try:
             yield
         finally:
-            _only_compiles.reset(before)
+            _compiled.reset(before)
 
 
 def next_power_of_2(n: int) -> int:

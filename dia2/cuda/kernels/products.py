@@ -33,7 +33,14 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from dia2.cuda.kernels.launch import INTERPRETED, STEP_FIELDS, launch_options, next_power_of_2, wait_for_previous
+from dia2.cuda.kernels.launch import (
+    INTERPRETED,
+    STEP_FIELDS,
+    launch,
+    launch_options,
+    next_power_of_2,
+    wait_for_previous,
+)
 from dia2.model.fp8 import Fp8Matrix, Matrix
 
 MOST_ROWS = 4
@@ -377,7 +384,9 @@ def linear(
     whole = norm is not None or embedding is not None  # the norm needs the row in one piece
     width = next_power_of_2(inputs) if whole else min(next_power_of_2(inputs), _WIDEST)
     extra = embedding or Embedding(x, out, x)
-    _linear_kernel[(triton.cdiv(outputs, tile.outputs),)](
+    launch(
+        _linear_kernel,
+        (triton.cdiv(outputs, tile.outputs),),
         x,
         x if norm is None else norm,
         values,
@@ -418,7 +427,9 @@ def gated(
     (rows, inputs), outputs = x.shape, out.shape[1]
     values, scale, scaled = _parts(matrix)
     tile = tiles.of("gated", outputs, inputs)
-    _gated_kernel[(triton.cdiv(outputs, tile.outputs),)](
+    launch(
+        _gated_kernel,
+        (triton.cdiv(outputs, tile.outputs),),
         x,
         norm,
         values,
@@ -443,7 +454,9 @@ def normed(x: Tensor, norm: Tensor, eps: float, out: Tensor, embedding: Embeddin
     """out = norm(x + embedding), [rows, K]; x may have a stride."""
     rows, width = x.shape
     extra = embedding or Embedding(x, out, x)
-    _norm_kernel[(rows,)](
+    launch(
+        _norm_kernel,
+        (rows,),
         x,
         norm,
         out,
@@ -466,7 +479,7 @@ def product(both: Tensor, out: Tensor, activations: tuple[str, ...]) -> None:
     rows, width = out.shape
     gate, up = (_ACTIVATIONS[name] for name in activations)
     grid = (rows, triton.cdiv(width, 1024))
-    _product_kernel[grid](both, out, width, BN=1024, GATE=gate, UP=up, num_warps=4, **launch_options())
+    launch(_product_kernel, grid, both, out, width, BN=1024, GATE=gate, UP=up, num_warps=4, **launch_options())
 
 
 def embed(
@@ -488,7 +501,9 @@ def embed(
     outputs, inputs = main_proj.shape
     codebooks, vocabulary = audio.shape[:2]
     tile = tiles.of("embed", outputs, inputs)
-    _embed_kernel[(triton.cdiv(outputs, tile.outputs),)](
+    launch(
+        _embed_kernel,
+        (triton.cdiv(outputs, tile.outputs),),
         fields,
         codes,
         text,

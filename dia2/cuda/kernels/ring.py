@@ -11,7 +11,7 @@ import triton.language as tl
 from torch import Tensor
 
 from dia2.codec.ring import RingView
-from dia2.cuda.kernels.launch import FUSED, next_power_of_2
+from dia2.cuda.kernels.launch import FUSED, launch, next_power_of_2
 
 
 @triton.jit
@@ -113,7 +113,9 @@ def attend_ring_fused(qkv: Tensor, keys: Tensor, values: Tensor, view: RingView)
     _, groups, capacity, width = keys.shape
     heads = qkv.shape[2] // width - 2 * groups
     out = torch.empty(*qkv.shape[:2], heads * width, device=qkv.device)
-    _ring_kernel[(len(qkv), heads)](
+    launch(
+        _ring_kernel,
+        (len(qkv), heads),
         qkv,
         torch.view_as_real(view.rotation),
         view.slots,
