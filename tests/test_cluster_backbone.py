@@ -255,6 +255,17 @@ def test_it_compiles_for_hopper_within_the_registers(weight_bytes: int) -> None:
     assert int(used[1]) <= 224  # of 288 threads, as many as a multiprocessor has
 
 
+def test_what_racecheck_watches_compiles_without_spills_and_has_all_that_it_asks_for() -> None:
+    require("nvidia")
+    names = {**backbone.defines(2), **backbone.RACECHECKED}
+    options = [*nvrtc.options_for("sm_90a", names), "--ptxas-options=-v"]
+    sources = nvrtc.sources()
+    _, said = nvrtc.Compiler().compile(backbone.SOURCE, sources, options)
+    assert "0 bytes spill stores" in said
+    text = b"".join(sources.values())
+    assert all(f"#ifdef {name}".encode() in text or f"#ifndef {name}".encode() in text for name in backbone.RACECHECKED)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("weight_bytes", [2, 1])
 def test_it_compiles_for_blackwell(weight_bytes: int) -> None:

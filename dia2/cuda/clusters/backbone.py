@@ -11,6 +11,7 @@ has run it yet, so there it has to be asked for (`untried`).
 """
 
 import ctypes
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -50,6 +51,10 @@ Params = structure(
     | dict.fromkeys(_SCALES, ctypes.c_void_p),
 )
 """`Params` of backbone_sizes.cuh."""
+
+
+RACECHECKED = {"PATIENCE": 1 << 30, "EVERY_LANE_ARRIVES": 1}
+"""Defines for compute-sanitizer's racecheck (scripts/gpu-race): waits of ten minutes, and an order that it sees."""
 
 
 def defines(weight_bytes: int) -> dict[str, int]:
@@ -159,8 +164,12 @@ class ClusterBackbone:
         self._kernel.launch(params)
 
 
-def load_kernel(weight_bytes: int = 2) -> ClusterKernel:
-    """The kernel on the current GPU, compiled if need be. Raises CompilerError, DriverError."""
+def load_kernel(weight_bytes: int = 2, checked: Mapping[str, int] | None = None) -> ClusterKernel:
+    """The kernel on the current GPU, compiled if need be. Raises CompilerError, DriverError.
+
+    checked: more defines, as RACECHECKED, for a kernel that a tool watches.
+    """
     threads = 32 * WARPS + 32  # one warp more, which loads
-    code = compiled(SOURCE, ARCHITECTURES[torch.cuda.get_device_capability()], defines(weight_bytes))
+    names = {**defines(weight_bytes), **(checked or {})}
+    code = compiled(SOURCE, ARCHITECTURES[torch.cuda.get_device_capability()], names)
     return ClusterKernel(code, "backbone", CLUSTERS * RANKS, RANKS, threads, SHARED_BYTES)

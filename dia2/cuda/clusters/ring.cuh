@@ -3,7 +3,8 @@
 // All that a block reads during a launch is one long row of chunks, known from the start. A warp of its own loads them
 // into the slots of the ring, in this order, as soon as a slot is free: while the other warps wait for other blocks,
 // the memory goes on reading what they need next. A slot has two barriers: `full`, which counts the bytes that come,
-// and `empty`, at which every warp arrives that has read its part.
+// and `empty`, at which every warp arrives that has read its part. One lane arrives for its warp, which has met before.
+// Racecheck does not see that the other lanes' reads are done then. For it every lane arrives (EVERY_LANE_ARRIVES).
 //
 // Only a few chunks are on their way at a time. So a store that other blocks wait for is not queued behind all of the
 // ring. The loading warp keeps count by waiting for an older chunk before it begins the next one.
@@ -21,6 +22,11 @@ struct Place {  // in the row of chunks
 
 struct Ring {
   static constexpr int FULL = place::BARRIERS + 4 * 8, EMPTY = FULL + SLOTS * 8;
+#ifdef EVERY_LANE_ARRIVES
+  static constexpr int ARRIVING_LANES = 32;
+#else
+  static constexpr int ARRIVING_LANES = 1;
+#endif
 
   u32 base;
   Place at;
@@ -28,7 +34,8 @@ struct Ring {
   DEVICE explicit Ring(const Self& me) : base(me.base) {}
 
   DEVICE static void init(u32 base) {
-    for (int i = 0; i < SLOTS; i++) barrier_init(base + FULL + 8 * i), barrier_init(base + EMPTY + 8 * i, WARPS);
+    for (int i = 0; i < SLOTS; i++)
+      barrier_init(base + FULL + 8 * i), barrier_init(base + EMPTY + 8 * i, WARPS * ARRIVING_LANES);
   }
   // The address of the next chunk, once it is there.
   DEVICE u32 wait() const {
@@ -39,7 +46,7 @@ struct Ring {
   // All the warp's lanes call it, after their last read of the chunk.
   DEVICE void release(const Self& me) {
     __syncwarp();
-    if (me.lane == 0) barrier_arrive(base + EMPTY + 8 * at.slot);
+    if (me.lane < ARRIVING_LANES) barrier_arrive(base + EMPTY + 8 * at.slot);
     at.step();
   }
 };
