@@ -25,7 +25,7 @@ from dia2stream.engine.engine import Engine
 from dia2stream.errors import CommandError
 from dia2stream.items import Frame
 from dia2stream.options import SpeechOptions
-from dia2stream.protocol.messages import Command, End, Inject, Listen, Pause, Reset, Resume, Start
+from dia2stream.protocol.messages import Command, Done, End, Inject, Listen, Pause, Reset, Resume, Start
 
 MACHINE = TextMachine(new_word=2, pad=3, ahead=2)
 WORDS = st.lists(
@@ -265,3 +265,21 @@ def test_an_engine_of_many_slots_that_guesses_draws_for_each_what_it_draws_alone
     for number, text in enumerate(texts):
         alone = real(loaded, SpeechOptions(seed=number), stepper=Stepper(loaded)).say(text)
         assert torch.equal(drawn[number], alone.context.history.frames(0, alone.sent)), number
+
+
+def test_with_one_slot_the_next_turn_is_led_in_by_trees_while_the_turn_before_still_sounds() -> None:
+    loaded, watch = load_checkpoint("random:tiny", LoadOptions(device="cpu", dtype="float32")), Observing()
+    engine = Engine(loaded, speculate=True, observers=[watch])
+    with ExitStack() as stack:
+        stack.callback(engine.close)
+        session = stack.enter_context(engine.conversation())
+        session.submit(Start(TEXTS[0], seed=0))
+        while not isinstance(session.next(), Done):
+            pass  # its audio is taken as it is made, so most of it has not sounded yet
+        before = len(watch.steps)
+        session.submit(Inject(TEXTS[1]))
+        while not isinstance(session.next(), Frame):
+            pass
+        lead_in = [step for step in watch.steps[before:] if not step.frames]
+    assert sum(step.columns for step in lead_in) > 10
+    assert len(lead_in) < 10

@@ -239,7 +239,10 @@ H100 = CostCurve.measured(
 )
 
 
-def unmeasured(sizes: Iterable[int]) -> CostCurve:
-    """A curve to begin with, until the costs have been measured: work costs the same at each of these batch sizes."""
-    same = dict.fromkeys(sizes, 0.001)
-    return CostCurve.measured("not measured yet", backbone=same, depformer=same, codec=same, passes={125: 0.01})
+def unmeasured(sizes: Iterable[int], *, trees: bool = False) -> CostCurve:
+    """A curve where costs are not measured, or not yet: work costs the same at each of these batch sizes.
+
+    trees: whether a slot's lead-in may be made by trees of columns.
+    """
+    same, one = dict.fromkeys(sizes, 0.001), {1: 0.001} if trees else {}
+    return CostCurve.measured("not measured", backbone=same, depformer=same, codec=same, passes={125: 0.01}, trees=one)

@@ -99,7 +99,7 @@ class ModelThread(threading.Thread):
             on_copy=lambda slot: self._demands.note(filter(None, [self._sessions.get(slot)])),
         )
         self.batch = Batch(pool, self.conversation_failed, self._tapes)
-        self._scheduler = Scheduler(unmeasured(batch_sizes(slots)))
+        self._scheduler = Scheduler(unmeasured(batch_sizes(slots), trees=pool.stepper.tree_size(1) > 0))
         self._free = set(range(slots))
         self._sessions: dict[int, Session] = {}  # by slot
         self._inbox: deque[tuple[Session, Order, float]] = deque()
