@@ -81,7 +81,7 @@ class ModelOptions(CheckpointOptions):
         Speculate,
         CliFlag(
             "Before first audio, guess when words begin and run many steps at once; what is said stays the same. auto "
-            "is on where it was measured to be faster: on a CPU, and on CUDA for one conversation (--slots 1)."
+            "is on where it was measured to be faster: on a CPU, and on CUDA where steps are graphs."
         ),
     ] = "auto"
     fuse_codec: Annotated[
