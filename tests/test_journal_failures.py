@@ -1,6 +1,7 @@
 """A journal whose store is full, torn, slow or gone: nothing is lost that can be kept, and nobody waits."""
 
 import asyncio
+import contextlib
 import errno
 import os
 import threading
@@ -272,80 +273,81 @@ def test_a_store_that_is_slow_holds_a_conversations_first_audio_up_for_a_moment_
     journal.close()
 
 
+@contextlib.contextmanager
+def owned_elsewhere(folder: Path, heard: bytes) -> Iterator[tuple[FolderStore, Lease, Journal]]:
+    """The store of a server that has conversation "a" with this record, its lease, and another server's journal."""
+    owner, journal = FolderStore(str(folder), 30), Journal(FolderStore(str(folder), 30))
+    lease = owner.acquire(key_of("a"), new=True)
+    assert lease is not None
+    owner.append(lease, 0, heard)
+    yield owner, lease, journal
+    journal.close()
+    owner.close()
+
+
+def computed_records(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """The records that are computed from now on; what is computed of one is itself."""
+    computed: list[Any] = []
+    monkeypatch.setattr(record_module, "read_record", lambda log, name: log)
+    monkeypatch.setattr(revived_module, "Revived", lambda record, *_: computed.append(record) or record)
+    return computed
+
+
 def test_a_conversation_whose_owner_does_not_let_go_is_not_gone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(journal_module, "TAKE_OVER_SECONDS", 0.1)
-    owner, journal = FolderStore(str(tmp_path), 30), Journal(FolderStore(str(tmp_path), 30))
-    lease = owner.acquire(key_of("a"), new=True)
-    assert lease is not None
-    owner.append(lease, 0, b"something was heard of it")
+    with owned_elsewhere(tmp_path, b"something was heard of it") as (_, _, journal):
 
-    async def come(id: str) -> object:
-        keeping = KeepingJournal(journal, lambda served: None)
-        return await keeping.take_over(id, Tapes(), None, None)  # type: ignore[arg-type]
+        async def come(id: str) -> object:
+            keeping = KeepingJournal(journal, lambda served: None)
+            return await keeping.take_over(id, Tapes(), None, None)  # type: ignore[arg-type]
 
-    with pytest.raises(CommandError, match="does not let go of it yet") as refused:
-        asyncio.run(come("a"))
-    assert refused.value.code == "busy"
-    files = sorted(os.listdir(tmp_path))
-    assert asyncio.run(come("b")) is None
-    assert sorted(os.listdir(tmp_path)) == files  # nothing is left of one that never was
-    journal.close()
-    owner.close()
+        with pytest.raises(CommandError, match="does not let go of it yet") as refused:
+            asyncio.run(come("a"))
+        assert refused.value.code == "busy"
+        files = sorted(os.listdir(tmp_path))
+        assert asyncio.run(come("b")) is None
+        assert sorted(os.listdir(tmp_path)) == files  # nothing is left of one that never was
 
 
 @pytest.mark.parametrize("tail", [b"", b", and its end"])
 def test_a_record_is_computed_while_the_lease_of_a_dead_owner_runs_and_again_only_if_it_has_grown(
     tail: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    computed: list[Any] = []
-    monkeypatch.setattr(record_module, "read_record", lambda log, name: log)
-    monkeypatch.setattr(revived_module, "Revived", lambda record, *_: computed.append(record) or record)
-    owner, journal = FolderStore(str(tmp_path), 30), Journal(FolderStore(str(tmp_path), 30))
-    lease = owner.acquire(key_of("a"), new=True)
-    assert lease is not None
-    owner.append(lease, 0, b"a record")
-    with ThreadPoolExecutor(1) as threads:
-        engine: Any = SimpleNamespace(speaker=None)
-        taking = threads.submit(journal.take_over, "a", engine, None, None)
-        eventually(lambda: computed == [b"a record"])
-        owner.append(lease, 8, tail)
-        owner.release(lease)
-        taken = taking.result(PATIENCE)
-    assert taken.revived == taken.record == b"a record" + tail  # type: ignore[comparison-overlap]
-    assert computed == ([b"a record"] if not tail else [b"a record", b"a record" + tail])
-    assert taken.lease_seconds > 0.2
-    journal.close()
-    owner.close()
+    computed = computed_records(monkeypatch)
+    with owned_elsewhere(tmp_path, b"a record") as (owner, lease, journal):
+        with ThreadPoolExecutor(1) as threads:
+            engine: Any = SimpleNamespace(speaker=None)
+            taking = threads.submit(journal.take_over, "a", engine, None, None)
+            eventually(lambda: computed == [b"a record"])
+            owner.append(lease, 8, tail)
+            owner.release(lease)
+            taken = taking.result(PATIENCE)
+        assert taken.revived == taken.record == b"a record" + tail  # type: ignore[comparison-overlap]
+        assert computed == ([b"a record"] if not tail else [b"a record", b"a record" + tail])
+        assert taken.lease_seconds > 0.2
 
 
 def test_who_goes_while_a_conversation_is_fetched_leaves_it_to_others(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """In a folder, a lease lasts as long as its server."""
-    computed: list[Any] = []
-    monkeypatch.setattr(record_module, "read_record", lambda log, name: log)
-    monkeypatch.setattr(revived_module, "Revived", lambda record, *_: computed.append(record) or record)
-    owner, journal = FolderStore(str(tmp_path), 30), Journal(FolderStore(str(tmp_path), 30))
-    lease = owner.acquire(key_of("a"), new=True)
-    assert lease is not None
-    owner.append(lease, 0, b"a record")
+    computed = computed_records(monkeypatch)
+    with owned_elsewhere(tmp_path, b"a record") as (owner, lease, journal):
 
-    async def come_and_go() -> None:
-        keeping, engine = KeepingJournal(journal, lambda served: None), cast(Any, SimpleNamespace(speaker=None))
-        fetching = asyncio.create_task(keeping.take_over("a", engine, None, None))
-        await asyncio.sleep(0.05)
-        fetching.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await fetching
-        owner.release(lease)
+        async def come_and_go() -> None:
+            keeping, engine = KeepingJournal(journal, lambda served: None), cast(Any, SimpleNamespace(speaker=None))
+            fetching = asyncio.create_task(keeping.take_over("a", engine, None, None))
+            await asyncio.sleep(0.05)
+            fetching.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await fetching
+            owner.release(lease)
 
-    asyncio.run(come_and_go())
-    eventually(lambda: computed)
-    eventually(lambda: owner.acquire(key_of("a")))
-    journal.close()
-    owner.close()
+        asyncio.run(come_and_go())
+        eventually(lambda: computed)
+        eventually(lambda: owner.acquire(key_of("a")))
 
 
 def test_a_conversation_in_a_store_that_does_not_answer_is_not_gone() -> None:
