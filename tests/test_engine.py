@@ -22,10 +22,11 @@ from piping import PATIENCE
 
 import dia2stream.engine.engine
 from dia2.checkpoint.load import LoadOptions, load_checkpoint
-from dia2stream.conversation.conversation import Conversation
+from dia2stream.conversation.conversation import QUEUE_FRAMES, Conversation
 from dia2stream.engine.engine import Engine
 from dia2stream.engine.observer import StepReport
 from dia2stream.engine.session import Session
+from dia2stream.engine.warm_up import speak_in_all
 from dia2stream.errors import CommandError, EngineError
 from dia2stream.items import Cut, Frame, Item
 from dia2stream.options import ModelOptions, SpeechOptions
@@ -387,6 +388,34 @@ def test_the_real_model_warms_up_every_slot_and_speaks_as_alone() -> None:
         rig = golden(GOLDENS / "every-option", SpeechOptions(seed=3)).say(text)
         assert [e for e in items if isinstance(e, WordEvent)] == rig.of(WordEvent)
         np.testing.assert_allclose(np.concatenate([f.pcm for f in items if isinstance(f, Frame)]), rig.audio, atol=1e-5)
+
+
+def test_many_slots_warm_up_in_hardly_more_steps_than_one() -> None:
+    """Each of them says more than may wait for a reader, and the reader takes one after the other."""
+    alone, together = (_steps_of_a_warm_up(slots) for slots in (1, 8))
+    assert together < 1.5 * alone
+
+
+def _steps_of_a_warm_up(slots: int) -> int:
+    told, lent = Observing(), list[Session]()
+    engine = ToyEngine(slots=slots, observers=[told])
+
+    def lend(**options: Any) -> Session:
+        lent.append(engine.conversation(**options))
+        return lent[-1]
+
+    try:
+        engine.toy.gate.clear()  # until all are asked to speak
+        thread = threading.Thread(target=speak_in_all, args=(SimpleNamespace(conversation=lend), slots, "toy"))
+        thread.start()
+        eventually(lambda: len(lent) == slots and all(session.finishing for session in lent))
+        engine.toy.gate.set()
+        thread.join()
+    finally:
+        engine.toy.gate.set()
+        engine.close()
+    assert sum(step.frames for step in told.steps) > slots * QUEUE_FRAMES
+    return len(told.steps)
 
 
 def test_a_model_that_fails_while_it_warms_up_says_that_it_does_not_run() -> None:

@@ -42,7 +42,7 @@ class Lender(Protocol):
     def broken(self) -> str | None:
         """Why the engine can hold no conversation any more; None while it can."""
 
-    def conversation(self, *, tape: "Tape | None" = None) -> "Session":
+    def conversation(self, *, queue_frames: int = ..., tape: "Tape | None" = None) -> "Session":
         """A conversation in a free slot. Raises CommandError `busy` without one, EngineError."""
 
     def load_ear(self) -> None:

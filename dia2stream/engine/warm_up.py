@@ -13,6 +13,7 @@ from dia2stream.items import Frame
 from dia2stream.protocol.messages import Error, Start
 
 _TEXT = "[S1] One two three. [S2] Four five six."
+_ALL_FRAMES = 10_000  # more than a model ever makes of this text
 
 
 def run_voices(engine: Lender, voices: Iterable[str], model: str) -> None:
@@ -29,7 +30,8 @@ def speak_in_all(engine: Lender, slots: int, model: str) -> None:
     Raises EngineError for a model that does not run here, or makes sound that is not finite.
     """
     with ExitStack() as stack:
-        sessions = [stack.enter_context(engine.conversation()) for _ in range(slots)]
+        # Their readers take one after the other, and none may hold up the others' frames.
+        sessions = [stack.enter_context(engine.conversation(queue_frames=_ALL_FRAMES)) for _ in range(slots)]
         for session in sessions:
             session.submit(Start(_TEXT, seed=0))
         _hear(sessions, model)
