@@ -408,7 +408,7 @@ def _steps_of_a_warm_up(slots: int) -> int:
         engine.toy.gate.clear()  # until all are asked to speak
         thread = threading.Thread(target=speak_in_all, args=(SimpleNamespace(conversation=lend), slots, "toy"))
         thread.start()
-        eventually(lambda: len(lent) == slots and all(session.finishing for session in lent))
+        eventually(lambda: len(lent) == slots and all(session.behind or session.queued_words for session in lent))
         engine.toy.gate.set()
         thread.join()
     finally:
