@@ -99,6 +99,11 @@ def test_an_error_rate_counts_mistaken_missed_and_added_words() -> None:
 def test_numbers_are_compared_however_they_are_written() -> None:
     plain = Plain()
     assert plain("[S1] It's twenty-five.") == plain("it is 25")
+    for heard in ("at 7.30", "at 7:30", "at 730", "at 7 30"):
+        assert plain("At seven thirty.") == plain(heard) == ["at", "730"]
+    assert plain("Twenty five dollars and fifty cents.") == plain("$25.50") != plain("$25.15")
+    assert plain("seven two nine four") == plain("7-2-9-4") != plain("729 for")
+    assert plain("at 4:30 on March 3.") == ["at", "430", "on", "march", "3"]
 
 
 # ---- Sound ----

@@ -12,10 +12,12 @@ from dia2.voice.word_times import guessed_sounds
 from dia2stream.protocol.messages import WordEvent
 
 _TAG = re.compile(r"\[S[12]\]", re.IGNORECASE)
+# "seven thirty" is 730 to Whisper's rules, and Whisper writes what it hears of it as 7.30, 7:30, 7-30 or 7 30.
+_WITHIN_FIGURES = re.compile(r"(?<=\d)[.: -](?=\d)")
 
 
 class Plain:
-    """Text -> words in the form in which they are compared: small letters, numbers as figures, no marks."""
+    """Text -> words in the form in which they are compared: small letters, no marks, figures in a row as one number."""
 
     def __init__(self) -> None:
         from transformers.models.whisper.english_normalizer import EnglishTextNormalizer
@@ -23,7 +25,8 @@ class Plain:
         self._normalize = EnglishTextNormalizer({})
 
     def __call__(self, text: str) -> list[str]:
-        return str(self._normalize(re.sub(r"(?<=\d)[.:](?=\d)", " ", _TAG.sub(" ", text)))).split()
+        plain = str(self._normalize(_WITHIN_FIGURES.sub("", _TAG.sub(" ", text))))
+        return _WITHIN_FIGURES.sub("", plain).split()
 
 
 @dataclass
