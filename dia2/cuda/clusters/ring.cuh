@@ -3,8 +3,9 @@
 // All that a block reads during a launch is one long row of chunks, known from the start. A warp of its own loads them
 // into the slots of the ring, in this order, as soon as a slot is free: while the other warps wait for other blocks,
 // the memory goes on reading what they need next. A slot has two barriers: `full`, which counts the bytes that come,
-// and `empty`, at which every warp arrives that has read its part. One lane arrives for its warp, which has met before.
-// Racecheck does not see that the other lanes' reads are done then. For it every lane arrives (EVERY_LANE_ARRIVES).
+// and `empty`, at which every warp arrives that has read its part. Each lane orders its reads before the copy that
+// follows, the warp meets, and one lane arrives for all. Racecheck does not see that the other lanes' reads are done
+// then. For it every lane arrives (EVERY_LANE_ARRIVES).
 //
 // Only a few chunks are on their way at a time. So a store that other blocks wait for is not queued behind all of the
 // ring. The loading warp keeps count by waiting for an older chunk before it begins the next one.
@@ -45,6 +46,7 @@ struct Ring {
   DEVICE u32 address() const { return base + place::RING + at.slot * CHUNK; }
   // All the warp's lanes call it, after their last read of the chunk.
   DEVICE void release(const Self& me) {
+    reads_before_copies();
     __syncwarp();
     if (me.lane < ARRIVING_LANES) barrier_arrive(base + EMPTY + 8 * at.slot);
     at.step();
