@@ -3,14 +3,9 @@
 import math
 
 import torch
-import torch.nn.functional as F
-from codec_net import FRAME
 from torch import Tensor
 
 RATE = 24_000
-AROUND = 24  # samples on either side that a step is compared with, as in silence.py
-ONE_WAY = 0.25  # what steps that all go one way count, against large ones
-QUIET = 1e-3  # mean size of the steps of a batch that has hardly any speech
 FLOOR = 2e-5  # of a spectrum, by its size: some 60 dB under speech. Lower, it is silence that training is about
 
 
@@ -43,28 +38,6 @@ class SpectralLoss:
     def _magnitude(sound: Tensor, size: int, window: Tensor) -> Tensor:
         spectrum = torch.stft(sound, size, size // 4, window=window, center=True, return_complex=True)
         return (torch.view_as_real(spectrum).square().sum(-1) + 1e-9).sqrt()
-
-
-def places_loss(made: Tensor, wanted: Tensor) -> Tensor:
-    """How far the places of a frame differ from each other. Both sounds float32 [B, n * FRAME], B and n at least 2.
-
-    Speech knows nothing of frames: at each place of a frame, the steps from sample to sample are as large as those
-    around it, and as many go up as down. A decoder whose pulses stand at the same places has large steps there, all one
-    way. The loss is the mean over places of how much larger steps are there, and of how far they all go one way, in
-    proportion to the steps that are wanted, and cubed: few places are far off, and they are what is heard.
-
-    In a batch, places differ by chance, too. So what each piece does at a place is multiplied by what the other pieces
-    do there, in which chance has no part on average: where all places are alike, the loss may be a little below 0.
-    """
-    steps = made.diff()[:, FRAME - 1 :].unflatten(1, (-1, FRAME))  # [B, n - 1, FRAME]; the first is onto frame 1
-    sizes = steps.abs().mean(1)
-    circle = torch.cat([sizes[:, -AROUND:], sizes, sizes[:, :AROUND]], 1)
-    above = sizes - F.avg_pool1d(circle, 2 * AROUND + 1, 1)
-    pieces = torch.stack([above, steps.mean(1)], 1) / wanted.diff().abs().mean().clamp(min=QUIET)  # [B, 2, FRAME]
-    total, count = pieces.sum(0), len(pieces)
-    products = (total.square() - pieces.square().sum(0)) / (count * (count - 1))  # of pairs of two different pieces
-    larger, one_way = (products * total.detach().abs() / count).mean(1)
-    return larger + ONE_WAY * one_way
 
 
 def mel_basis(size: int, mels: int) -> Tensor:
