@@ -135,6 +135,7 @@ def test_after_an_interruption_the_heard_words_and_the_new_ones_were_said_and_no
     assert_heard(ears, heard + talk.until_done("second")[len(sent) :], said)
 
 
+@pytest.mark.long
 def test_turns_of_two_speakers_are_each_said_in_their_own_voice(pipe, ears):
     talk = Talk(pipe, f"[S1] {TURNS[0]}")
     for number, text in enumerate(TURNS[1:], 2):
@@ -149,6 +150,7 @@ def test_turns_of_two_speakers_are_each_said_in_their_own_voice(pipe, ears):
     assert woman > 1.3 * man
 
 
+@pytest.mark.long
 def test_in_a_voice_made_for_it_the_text_is_said_and_nothing_of_the_clips(tmp_path, ears):
     voice = tmp_path / "ann.voice.safetensors"
     clips = [

@@ -211,7 +211,9 @@ def test_attention_at_one_index_for_all_rows() -> None:
         close(out, expected.flatten(1))
 
 
-@pytest.mark.parametrize(("steps", "groups", "cuts"), [(2, 4, [3, 9, 1]), (4, 2, [2, 8, 30])])
+@pytest.mark.parametrize(
+    ("steps", "groups", "cuts"), [(2, 4, [3, 9, 1]), pytest.param(4, 2, [2, 8, 30], marks=pytest.mark.long)]
+)
 def test_attention_over_rings_turns_writes_and_sums_as_plain_operations_do(
     steps: int, groups: int, cuts: list[int]
 ) -> None:

@@ -173,7 +173,7 @@ def said(loaded: Checkpoint, defaults: SpeechOptions, *, speculate: bool) -> tup
     return rig, ran
 
 
-@pytest.mark.parametrize("model", ["random:tiny", BUNDLED])
+@pytest.mark.parametrize("model", ["random:tiny", pytest.param(BUNDLED, marks=pytest.mark.long)])
 @pytest.mark.parametrize(
     "defaults", [SpeechOptions(seed=3), SpeechOptions(seed=4, cfg_scale=1.0, text_temperature=0.0)], ids=["", "greedy"]
 )
