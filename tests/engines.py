@@ -87,9 +87,9 @@ class ToyEngine(Engine):
 
 
 @contextmanager
-def running(slots: int) -> Iterator[ToyEngine]:
+def running(slots: int, **options: Any) -> Iterator[ToyEngine]:
     """An engine around a toy, closed at the end whatever it waits for."""
-    engine = ToyEngine(slots=slots)
+    engine = ToyEngine(slots=slots, **options)
     try:
         yield engine
     finally:

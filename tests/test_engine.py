@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from conftest import GOLDENS
 from conversations import golden, toy_voice
-from engines import HELLO, LONG, Observing, ToyEngine, alone, audio, eventually, full, spoken, take_until
+from engines import HELLO, LONG, Observing, ToyEngine, alone, audio, eventually, full, running, spoken, take_until
 from models import checkpoint
 from piping import PATIENCE
 
@@ -398,22 +398,18 @@ def test_many_slots_warm_up_in_hardly_more_steps_than_one() -> None:
 
 def _steps_of_a_warm_up(slots: int) -> int:
     told, lent = Observing(), list[Session]()
-    engine = ToyEngine(slots=slots, observers=[told])
+    with running(slots, observers=[told]) as engine:
 
-    def lend(**options: Any) -> Session:
-        lent.append(engine.conversation(**options))
-        return lent[-1]
+        def lend(**options: Any) -> Session:
+            lent.append(engine.conversation(**options))
+            return lent[-1]
 
-    try:
         engine.toy.gate.clear()  # until all are asked to speak
         thread = threading.Thread(target=speak_in_all, args=(SimpleNamespace(conversation=lend), slots, "toy"))
         thread.start()
         eventually(lambda: len(lent) == slots and all(session.behind or session.queued_words for session in lent))
         engine.toy.gate.set()
         thread.join()
-    finally:
-        engine.toy.gate.set()
-        engine.close()
     assert sum(step.frames for step in told.steps) > slots * QUEUE_FRAMES
     return len(told.steps)
 

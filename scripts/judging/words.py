@@ -25,6 +25,7 @@ class Plain:
         self._normalize = EnglishTextNormalizer({})
 
     def __call__(self, text: str) -> list[str]:
+        # Before Whisper's rules, which drop a zero of 12:05, and behind them, as they make figures of words.
         plain = str(self._normalize(_WITHIN_FIGURES.sub("", _TAG.sub(" ", text))))
         return _WITHIN_FIGURES.sub("", plain).split()
 
