@@ -96,7 +96,7 @@ def test_a_caller_is_laid_out_as_listen_does() -> None:
             end = next(step for step in ends if step > event.step)
             spoken = next(
                 u
-                for u in made.of[call.caller]
+                for u in made.of[call.caller].said
                 if len(u.words) == len(event.entries)
                 and u.words[-1].tokens == event.entries[-1][0][-len(u.words[-1].tokens) :]
                 and u.codes.shape[1] == end - event.step
@@ -126,7 +126,7 @@ def test_a_prefix_is_laid_out_as_a_voice_is() -> None:
         tagged = [n for n, (tokens, _) in enumerate(first.entries) if tokens[0] in IDS.tags]
         spoken = next(
             u
-            for u in made.of[0]
+            for u in made.of[0].said
             if [w.tokens for w in u.words]
             == [
                 [t for t in tokens if t not in IDS.tags]
@@ -190,7 +190,7 @@ def test_a_guest_speaks_only_after_being_heard_and_always_in_the_same_voice() ->
     made, with_guest = composer(guests=1.0, heard=0.4, prefixed=0.2, utterances=said), 0
     for _ in range(60):
         call = made.call()
-        voices = [own[0].speaker for own in call.cast]
+        voices = [voice.said[0].speaker for voice in call.cast]
         sounding = set(call.frames[0].tolist()) - set(SILENCE[0].tolist())
         assert sounding <= set(voices)
         for speaker, voice in enumerate(voices):
@@ -236,3 +236,23 @@ def test_a_seed_makes_the_same_calls() -> None:
 def test_both_speakers_must_have_something_to_say() -> None:
     with pytest.raises(ValueError, match="both speakers must have utterances"):
         composer(utterances=[u for u in clips() if u.speaker == 1])
+
+
+def test_clips_and_callers_are_what_the_encoder_hears_and_the_model_says_what_the_analysis_has() -> None:
+    said = [u._replace(codes=u.codes % 256) for u in fake_utterances(60, 2500)]
+    heard = [u._replace(codes=u.codes % 256 + 256, is_heard=True) for u in said]
+    made = composer(utterances=said + heard, prefixed=1, heard=1, guests=0.7)
+    seen = {True: 0, False: 0}
+    for _ in range(30):
+        call = made.call()
+        clips = [event.step for event in call.events if event.kind == "clip"]
+        ends = sorted(event.step for event in call.events if event.kind in ("fresh", "text"))
+        of_clips = np.zeros(call.frames.shape[1], bool)
+        for begin in clips:
+            of_clips[begin : next((end for end in ends if end > begin), len(of_clips))] = True
+        is_sound = (call.frames != call.quiet).any(0)
+        for is_clip in seen:
+            some = call.frames[0, is_sound & (of_clips == is_clip)]
+            seen[is_clip] += len(some)
+            assert ((some >= 256) == is_clip).all()
+    assert min(seen.values()) > 1000

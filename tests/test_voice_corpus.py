@@ -187,3 +187,38 @@ def test_random_lines_of_every_length_are_dealt_out_whole(tmp_path: Path) -> Non
     (tmp_path / "texts.txt").write_text("\n".join(lines) + "\n")
     dealt = [text for job in speak.jobs(tmp_path / "texts.txt", tmp_path, 10) for text in job.texts]
     assert dealt == lines
+
+
+# ---- What is heard ----
+
+
+class CountingEncoders:
+    """Codes that say which encoder made them."""
+
+    def analysed(self, sounds: list[np.ndarray]) -> list[np.ndarray]:
+        return [np.full((8, len(sound)), 1, np.uint16) for sound in sounds]
+
+    def heard(self, sounds: list[np.ndarray]) -> list[np.ndarray]:
+        return [np.full((8, len(sound)), 2, np.uint16) for sound in sounds]
+
+
+def test_what_guests_say_and_a_share_of_the_rest_is_there_again_as_the_encoder_hears_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    about = [(7 if n % 8 == 0 else n % 2, f"Word{n}.", [(0.0, 0.1)]) for n in range(400)]
+    monkeypatch.setattr(
+        speak, "shard_of", lambda number, texts: ([np.zeros(1 + n % 5, np.int16) for n in range(400)], about)
+    )
+    job = speak.Job(tmp_path / "0000.npz", 0, [])
+    made = corpus.make_shard(job, CountingEncoders())  # type: ignore[arg-type]
+    found = list(read_shard(job.path))
+    said, heard = found[:400], found[400:]
+    assert [(u.speaker, u.text) for u in said] == [(speaker, text) for speaker, text, _ in about]
+    assert {int(code) for u in said for code in u.codes.flat} == {1}
+    assert {int(code) for u in heard for code in u.codes.flat} == {2}
+    by_text = {u.text: u for u in said}
+    assert all(u.speaker - corpus.HEARD == by_text[u.text].speaker for u in heard)
+    assert all(u.codes.shape == by_text[u.text].codes.shape for u in heard)
+    assert sum(u.speaker == corpus.HEARD + 7 for u in heard) == 50
+    assert 3 <= sum(u.speaker < corpus.HEARD + 2 for u in heard) <= 30
+    assert made == pytest.approx(corpus.hours(tmp_path))

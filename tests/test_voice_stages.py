@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 from dia2.checkpoint.int8 import dequantized
 
 sys.path.append(str(Path(__file__).parent.parent / "scripts" / "bundled-voice"))
+import average
 import bundle
 import codec_net
 import corpus
@@ -214,8 +215,16 @@ def test_the_first_part_has_all_that_codes_are_made_of(tmp_path: Path) -> None:
     assert (part / "first-shard").read_text() == "9\n"  # 0 to 8 are sent
     assert (part / "texts.txt").read_text() == "A dog.\n" * 20
     assert {path.read_bytes() for path in (part / "flite").iterdir()} == {b"library"}
-    half = load_file(part / "codec" / "decoder.safetensors")
-    assert (half["conv"].dtype, half["book.codebook.embed_sum"].dtype) == (torch.float16, torch.float32)
+    for name in ("encoder", "decoder"):
+        half = load_file(part / "codec" / f"{name}.safetensors")
+        assert (half["conv"].dtype, half["book.codebook.embed_sum"].dtype) == (torch.float16, torch.float32)
+
+
+def test_a_part_for_what_is_bundled_has_the_analysis_alone(tmp_path: Path) -> None:
+    write_made(tmp_path / "made", tmp_path / "system")
+    basis = bundle.Basis(20, codec=False, system=tmp_path / "system")
+    part = bundle.bundle(tmp_path / "made", tmp_path / "out", 10**9, basis)[0]
+    assert [path.name for path in (part / "codec").iterdir()] == ["analysis.safetensors"]
 
 
 def test_a_part_that_can_hold_nothing_is_refused(tmp_path: Path) -> None:
@@ -240,3 +249,32 @@ def test_matrices_are_exported_in_8_bits_and_the_rest_in_float16() -> None:
     }
     apart = (dequantized(found["layer"], found["layer.scale"]) - weights["layer"]).norm()
     assert apart < 0.01 * weights["layer"].norm()
+
+
+# ---- Models that learnt from a common beginning ----
+
+
+def test_models_are_averaged_by_their_shares_from_files_parts_and_checkpoints(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    models = [{"layer": torch.full((4, 64), value), "norm": torch.full((8,), value)} for value in (1.0, 2.0, 6.0)]
+    save_file(models[0], tmp_path / "whole.safetensors")
+    average.lm_net.save_parts(models[1], tmp_path / "parts", most=(1 << 16) + 520)
+    (tmp_path / "checkpoint").mkdir()
+    save_file(export.small(models[2]), tmp_path / "checkpoint" / "model.safetensors")
+    assert len(list((tmp_path / "parts").iterdir())) == 2
+    paths = [str(tmp_path / name) for name in ("out.safetensors", "whole.safetensors", "parts", "checkpoint")]
+    for shares, expected in (([], 3.0), (["--shares", "2", "1", "1"], 2.5)):
+        monkeypatch.setattr(sys, "argv", ["average.py", *paths, *shares])
+        average.main()
+        found = load_file(tmp_path / "out.safetensors")
+        assert {name: tensor.shape for name, tensor in found.items()} == {"layer": (4, 64), "norm": (8,)}
+        assert all(torch.allclose(tensor, torch.full_like(tensor, expected), rtol=0.01) for tensor in found.values())
+
+
+def test_models_of_other_tensors_and_missing_shares_are_refused() -> None:
+    one, other = {"a": torch.zeros(1)}, {"b": torch.zeros(1)}
+    with pytest.raises(ValueError, match=r"not the same tensors: \['a', 'b'\]"):
+        average.average([one, other], [1, 1])
+    with pytest.raises(ValueError, match="1 shares for 2 models"):
+        average.average([one, one], [1])

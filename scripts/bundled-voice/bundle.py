@@ -3,8 +3,8 @@
 FOLDER is that of `make`. OUT/1, OUT/2 ... have at most so many MiB each, and each has the tokenizer. The first has
 codec, Flite's libraries and texts, of which codes are made there, and as many shards of codes as fit; the others have
 more of these.
-`device` collects them, and `bundle.py unpack` decompresses what was packed. `--bundled`: without the decoder, as the
-bundled one, which the repository has, goes on learning (`fine-tune`).
+`device` collects them, and `bundle.py unpack` decompresses what was packed. `--bundled`: the analysis is all of the
+codec, as the rest is in the repository and goes on learning (`fine-tune`).
 """
 
 import argparse
@@ -37,10 +37,10 @@ def unpack(folder: Path) -> None:
 
 
 class Basis(NamedTuple):
-    """What the first part has beside codes: so many lines, and the decoder or none; and where Flite's libraries are."""
+    """What the first part has beside codes: so many lines, and the codec or none; and where Flite's libraries are."""
 
     lines: int = LINES
-    decoder: bool = True
+    codec: bool = True
     system: Path = SYSTEM
 
 
@@ -48,13 +48,13 @@ EVERYTHING = Basis()
 
 
 def write_basis(folder: Path, out: Path, basis: Basis) -> None:
-    """All but codes: the codec without its encoder, as codes are made by its analysis."""
+    """All but codes."""
     import codec
 
     (out / "codec").mkdir(parents=True)
     shutil.copyfile(folder / "codec" / codec.ANALYSIS, out / "codec" / codec.ANALYSIS)
-    if basis.decoder:
-        halved(folder / "codec" / "decoder.safetensors", out / "codec" / "decoder.safetensors")
+    for half in ("encoder", "decoder") if basis.codec else ():
+        halved(folder / "codec" / f"{half}.safetensors", out / "codec" / f"{half}.safetensors")
     (out / "flite").mkdir()
     for name in (*(f"{library}.so.1" for library in LIBRARIES), "libasound.so.2"):
         pack((basis.system / name).read_bytes(), out / "flite" / name)
@@ -109,14 +109,14 @@ def main() -> None:
     parser.add_argument("out", type=Path, nargs="?")
     parser.add_argument("--mib", type=float, default=18.0)
     parser.add_argument("--lines", type=int, default=LINES, help="of the texts")
-    parser.add_argument("--bundled", action="store_true", help="the bundled decoder goes on learning: none is packed")
+    parser.add_argument("--bundled", action="store_true", help="the bundled codec goes on learning: none is packed")
     given = parser.parse_args()
     if given.what == "unpack":
         unpack(given.folder)
         return
     if given.out is None:
         parser.error("pack: OUT is missing")
-    basis = Basis(given.lines, decoder=not given.bundled)
+    basis = Basis(given.lines, codec=not given.bundled)
     for part in bundle(given.folder, given.out, round(given.mib * 2**20), basis):
         print(f"{part}: {size(part) / 2**20:.1f} MiB, {corpus.hours(part / 'codes'):.1f} hours")
 

@@ -11,6 +11,7 @@ training is one captured graph.
 import argparse
 import math
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -203,12 +204,19 @@ class Encoder:
         return self.net.quantize(widened(self.analysis.latents(sound)))
 
 
+def heard(net: CodecNet) -> Callable[[Tensor], Tensor]:
+    """Sound [B, n * 1920] -> codes int64 [B, 8, n], by the trained encoder."""
+    return lambda sound: net.quantize(net.encode(sound))
+
+
 def widened(latents: Tensor) -> Tensor:
     """The analysis' components [..., 64] as latents of the network [..., 192]."""
     return F.pad(latents, (0, CONFIG["hidden_size"] - KEPT))
 
 
-def encode(encoder: Encoder, sounds: list[np.ndarray], seconds_a_batch: float) -> list[np.ndarray]:
+def encode(
+    encoder: Callable[[Tensor], Tensor], sounds: list[np.ndarray], seconds_a_batch: float, device: str = "cpu"
+) -> list[np.ndarray]:
     """int16 sounds at 16 kHz -> codes uint16 [8, frames] each, padded with silence to whole frames."""
     hop = FRAME * SPEECH_RATE // RATE
     frames = [-(-len(sound) // hop) for sound in sounds]
@@ -221,7 +229,8 @@ def encode(encoder: Encoder, sounds: list[np.ndarray], seconds_a_batch: float) -
         padded = np.zeros((len(some), longest * hop), np.int16)
         for row, n in enumerate(some):
             padded[row, : len(sounds[n])] = sounds[n]
-        found = encoder(resample(torch.from_numpy(padded).float() / 32768)).numpy().astype("<u2")
+        at_24_khz = resample(torch.from_numpy(padded).to(device).float() / 32768)
+        found = encoder(at_24_khz).cpu().numpy().astype("<u2")
         for row, n in enumerate(some):
             codes[n] = found[row, :, : frames[n]]
     return codes

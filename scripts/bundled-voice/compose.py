@@ -33,11 +33,31 @@ class Word(NamedTuple):
 
 
 class Utterance(NamedTuple):
-    """What somebody says: codes uint16 [8, frames]. speaker: 0 and 1 are [S1] and [S2], from 2 on guests."""
+    """What somebody says: codes uint16 [8, frames]. speaker: 0 and 1 are [S1] and [S2], from 2 on guests.
+
+    is_heard: the codes are those that the product's encoder gives.
+    """
 
     speaker: int
     codes: np.ndarray
     words: list[Word]
+    is_heard: bool = False
+
+
+class Voice(NamedTuple):
+    """What somebody says, and what clips of them and their calls sound like to the product."""
+
+    said: list[Utterance]
+    heard: list[Utterance]
+
+    def add(self, utterance: Utterance) -> None:
+        """One more."""
+        (self.heard if utterance.is_heard else self.said).append(utterance)
+
+    @property
+    def clips(self) -> list[Utterance]:
+        """What the model may hear of them."""
+        return self.heard or self.said
 
 
 @dataclass(frozen=True)
@@ -148,7 +168,7 @@ class Call:
     actions: list[int]
     frames: np.ndarray  # uint16 [8, T]
     quiet: np.ndarray  # the same, nobody speaking
-    cast: list[list[Utterance]]  # what each of the two speakers may say
+    cast: list[Voice]  # of each of the two speakers
     caller: int = -1  # the speaker whom the model hears; nobody
     shown: list[int] = field(default_factory=list)  # tokens that the second stream still has to show
     events: list[Event] = field(default_factory=list)
@@ -169,22 +189,22 @@ class Composer:
         seed: int = 0,
         mix: Mix = Mix(),
     ) -> None:
-        self.of: list[list[Utterance]] = [[], []]
-        self.guests: list[list[Utterance]] = []
+        self.of = [Voice([], []), Voice([], [])]
+        self.guests: list[Voice] = []
         self.add(utterances)
-        if not all(self.of):
+        if not all(voice.said for voice in self.of):
             raise ValueError("both speakers must have utterances")
         self.silence, self.ids, self.length, self.mix = silence, ids, length, mix
         self.dice = random.Random(seed)
 
     def add(self, utterances: Iterable[Utterance]) -> None:
         """More to draw from; all of a guest's at once."""
-        visiting: dict[int, list[Utterance]] = {}
+        visiting: dict[int, Voice] = {}
         for utterance in utterances:
-            is_guest = utterance.speaker > 1
-            own = visiting.setdefault(utterance.speaker, []) if is_guest else self.of[utterance.speaker]
-            own.append(utterance)
-        self.guests += [own for own in visiting.values() if len(own) > 1]  # a clip, and what is said in its voice
+            who = utterance.speaker
+            (visiting.setdefault(who, Voice([], [])) if who > 1 else self.of[who]).add(utterance)
+        # A clip, and something else that is said in its voice.
+        self.guests += [voice for voice in visiting.values() if len(voice.said) > 1]
 
     def compose(self) -> tuple[np.ndarray, np.ndarray]:
         """Columns int16 [length + 1, 10] and actions int8 [length] (NO_ACTION: none to learn)."""
@@ -236,8 +256,8 @@ class Composer:
         clips = max(guests, default=-1) + 1 if set(guests) - {call.caller} else 0
         if dice.random() < mix.prefixed:
             clips = max(clips, dice.randint(1, 2))
-        for speaker, own in guests.items():
-            call.cast[speaker] = own
+        for speaker, voice in guests.items():
+            call.cast[speaker] = voice
         step = self._prefix(call, clips) if clips else 0
         if clips and not step:
             call.cast[:] = self.of
@@ -251,7 +271,7 @@ class Composer:
         while True:
             tag = self._next_speaker(call)
             for _ in range(dice.randint(1, 3)):
-                utterance = dice.choice(call.cast[call.speaker])
+                utterance = dice.choice(call.cast[call.speaker].said)
                 run.sound = self._sound(call, utterance, at)
                 run.place(self._split(utterance.words), at, tag)
                 tag = []
@@ -379,7 +399,7 @@ class Composer:
         """One clip of each speaker, or of the first alone, laid out as dia2.voice.voice does. Returns its frames."""
         entries, at = list[Placed](), 0
         for speaker in range(clips):
-            clip = self.dice.choice(call.cast[speaker])
+            clip = self.dice.choice(call.cast[speaker].clips)
             entries += self._planned(clip, speaker, at or PREFIX_OFFSET)
             at = self._sound(call, clip, at)
         if late(entries) or at > self.length // 2:  # too long, or the machine would take a word later: no good prefix
@@ -391,7 +411,7 @@ class Composer:
     def _hear(self, call: Call, step: int) -> int:
         """The caller speaks from frame `step` on, laid out as `listen` does. Returns the step behind."""
         for _ in range(20):
-            speech = self.dice.choice(call.cast[call.caller])
+            speech = self.dice.choice(call.cast[call.caller].clips)
             entries = self._planned(speech, call.caller, step)
             if not late(entries):
                 break

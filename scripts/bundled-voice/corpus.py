@@ -1,11 +1,13 @@
 """Speech as codes alone: `corpus.py TEXTS CODEC CODES`, read, encoded and packed shard by shard, in parts that resume.
 
 The sound is not kept. A frame takes 9 bytes (8 codes of 9 bits), so 100 hours of speech are some 45 MB, texts and times
-of words included. A shard is an .npz:
+of words included. Callers and clips come to the product through the codec's encoder, which hears less exactly than the
+analysis: a model that knows the analysis alone takes voices from clips less well the longer it learns. So what guests
+say, and a share of the rest, is there again as the encoder hears it. A shard is an .npz:
 
     codes      uint8 [frames * 9], packed: eight codes of 9 bits a frame
     ends       uint32, the end of each utterance, in frames
-    speakers   uint16; 0 and 1 are [S1] and [S2], from 2 on guests
+    speakers   uint16; 0 and 1 are [S1] and [S2], from 2 on guests; and HEARD
     texts      uint8, UTF-8, a line each
     times      uint16 [words, 2], in 10 ms: from the end of the word before to its start, and how long it lasts
 """
@@ -13,8 +15,10 @@ of words included. A shard is an .npz:
 import argparse
 import math
 import os
+import random
 import time
 from collections.abc import Iterator
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -24,7 +28,11 @@ import speak
 BITS = 9
 BOOKS = 8
 TICK = 0.01  # seconds
+HEARD = 1 << 15  # is added to the speaker of codes that are the encoder's
+HEARD_SHARE = 0.04  # of what [S1] and [S2] say; of guests all
 FRAME_RATE = 12.5
+FRAME = 1_280  # samples
+SECONDS_A_BATCH = 60.0
 
 Times = list[tuple[float, float]]
 
@@ -84,8 +92,12 @@ def shards(folder: Path) -> list[Path]:
 
 
 def hours(folder: Path) -> float:
-    """Of speech in a folder."""
-    return sum(int(np.load(path)["ends"][-1]) for path in shards(folder)) / FRAME_RATE / 3600
+    """Of speech in a folder; what is there twice counts once."""
+    frames = 0
+    for path in shards(folder):
+        shard = np.load(path)
+        frames += int(np.diff(shard["ends"].astype(np.int64), prepend=0)[shard["speakers"] < HEARD].sum())
+    return frames / FRAME_RATE / 3600
 
 
 def _gaps(times: Times) -> list[tuple[int, int]]:
@@ -107,58 +119,62 @@ def _times(gaps: list[list[int]]) -> Times:
     return found
 
 
-def make_shard(job: speak.Job, codec_folder: Path) -> float:
+def make_shard(job: speak.Job, encoders: "Encoders") -> float:
     """Reads, encodes and writes one shard; returns its hours."""
-    import codec
-
     sounds, about = speak.shard_of(job.number, job.texts)
-    codes = codec.encode(_encoder(codec_folder), sounds, seconds_a_batch=60.0)
-    write_shard(job.path, [Spoken(*said, code) for said, code in zip(about, codes, strict=True)])
-    return sum(code.shape[1] for code in codes) / FRAME_RATE / 3600
+    said = [Spoken(*each, codes) for each, codes in zip(about, encoders.analysed(sounds), strict=True)]
+    dice = random.Random(job.number)
+    again = [n for n, each in enumerate(said) if each.speaker > 1 or dice.random() < HEARD_SHARE]
+    heard = [
+        said[n]._replace(speaker=HEARD + said[n].speaker, codes=codes)
+        for n, codes in zip(again, encoders.heard([sounds[n] for n in again]), strict=True)
+    ]
+    write_shard(job.path, said + heard)
+    return sum(each.codes.shape[1] for each in said) / FRAME_RATE / 3600
+
+
+class Encoders:
+    """int16 sounds at 16 kHz -> codes uint16 [8, frames] each: what the voice learns to say, and what it hears."""
+
+    def __init__(self, folder: Path, device: str) -> None:
+        """folder: of a codec whose encoder has learnt."""
+        import codec
+        from spectra import Analysis
+
+        net = codec.read(folder).to(device)
+        analysis = codec.Encoder(net, Analysis.read(folder / codec.ANALYSIS, device))
+        self.analysed = partial(codec.encode, analysis, seconds_a_batch=SECONDS_A_BATCH, device=device)
+        self.heard = partial(codec.encode, codec.heard(net), seconds_a_batch=SECONDS_A_BATCH, device=device)
 
 
 class _Make:
-    """`make_shard` for a codec, as other processes can be handed it."""
+    """`make_shard` for a codec, as other processes can be handed it: each has encoders of its own."""
 
-    def __init__(self, codec_folder: Path) -> None:
-        self.codec_folder = codec_folder
+    def __init__(self, codec_folder: Path, device: str) -> None:
+        self.codec = codec_folder, device
 
     def __call__(self, job: speak.Job) -> float:
         import torch
 
         torch.set_num_threads(1)
         with torch.no_grad():
-            return make_shard(job, self.codec_folder)
+            return make_shard(job, _encoders_of(*self.codec))
 
 
-_encoders: dict[Path, object] = {}
+_encoders_of = lru_cache(Encoders)
 
 
-def _encoder(folder: Path):  # type: ignore[no-untyped-def]
-    """The codec's analysis, loaded once a process."""
-    import codec
-    from spectra import Analysis
-
-    if folder not in _encoders:
-        _encoders[folder] = codec.Encoder(codec.read(folder), Analysis.read(folder / codec.ANALYSIS))
-    return _encoders[folder]
-
-
-def write_silence(codec_folder: Path, folder: Path) -> None:
+def write_silence(encoders: Encoders, folder: Path) -> None:
     """silence.npy, codes of nobody speaking, uint16 [8, frames]."""
-    import codec
-    import torch
-
-    with torch.no_grad():
-        quiet = _encoder(codec_folder)(torch.zeros(1, 40 * codec.FRAME))[0]
+    quiet = encoders.analysed([np.zeros(40 * FRAME, np.int16)])[0]
     folder.mkdir(parents=True, exist_ok=True)
-    np.save(folder / "silence.npy", quiet[:, 8:].numpy().astype("<u2"))
+    np.save(folder / "silence.npy", quiet[:, 8:])
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("texts", type=Path)
-    parser.add_argument("codec", type=Path, help="a folder that `codec.py place` wrote")
+    parser.add_argument("codec", type=Path, help="a folder that `codec.py place` and `encoder` wrote")
     parser.add_argument("codes", type=Path)
     parser.add_argument("--processes", type=int, default=1)
     parser.add_argument("--shard", type=int, default=speak.SHARD, help="utterances in a shard")
@@ -167,14 +183,17 @@ def main() -> None:
     )
     parser.add_argument("--hours", type=float, default=math.inf, help="of speech in the folder, at most")
     parser.add_argument("--until", type=float, default=math.inf, help="seconds since 1970: no shard is begun later")
+    parser.add_argument(
+        "--device", default="cpu", help="of the encoders; a core hears 18 times as fast as people speak"
+    )
     given = parser.parse_args()
-    write_silence(given.codec, given.codes)
+    write_silence(_encoders_of(given.codec, given.device), given.codes)
     there = hours(given.codes)
     print(f"{there:.2f} hours are there", flush=True)
     if there < given.hours:
         waiting = [job for job in speak.jobs(given.texts, given.codes, given.shard) if job.number >= given.first]
         stop = lambda made: there + made >= given.hours or time.time() >= given.until  # noqa: E731
-        speak.work(_Make(given.codec), waiting, given.processes, stop)
+        speak.work(_Make(given.codec, given.device), waiting, given.processes, stop)
 
 
 if __name__ == "__main__":

@@ -81,7 +81,8 @@ class Reader:
             Word(*self._tokens(word, start, stop))
             for word, (start, stop) in zip(spoken.text.split(), spoken.times, strict=True)
         ]
-        return Utterance(spoken.speaker, spoken.codes, words)
+        speaker, is_heard = spoken.speaker % corpus.HEARD, spoken.speaker >= corpus.HEARD
+        return Utterance(speaker, spoken.codes, words, is_heard)
 
     def _tokens(self, word: str, start: float, stop: float) -> tuple[list[int], float, float, list[list[int]]]:
         if word not in self._known:
