@@ -31,7 +31,7 @@ TICK = 0.01  # seconds
 HEARD = 1 << 15  # is added to the speaker of codes that are the encoder's
 HEARD_SHARE = 0.04  # of what [S1] and [S2] say; of guests all
 FRAME_RATE = 12.5
-FRAME = 1_280  # samples
+FRAME = round(speak.RATE / FRAME_RATE)  # samples
 SECONDS_A_BATCH = 60.0
 
 Times = list[tuple[float, float]]
@@ -95,9 +95,15 @@ def hours(folder: Path) -> float:
     """Of speech in a folder; what is there twice counts once."""
     frames = 0
     for path in shards(folder):
-        shard = np.load(path)
-        frames += int(np.diff(shard["ends"].astype(np.int64), prepend=0)[shard["speakers"] < HEARD].sum())
+        speakers, lengths = lengths_of(path)
+        frames += int(lengths[speakers < HEARD].sum())
     return frames / FRAME_RATE / 3600
+
+
+def lengths_of(path: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Of each utterance of a shard: the speaker, as the file has it, and how many frames it has."""
+    shard = np.load(path)
+    return shard["speakers"], np.diff(shard["ends"].astype(np.int64), prepend=0)
 
 
 def _gaps(times: Times) -> list[tuple[int, int]]:
