@@ -62,6 +62,21 @@ def test_an_interruption_of_an_interruption_that_was_not_heard_yet() -> None:
     assert [done.id for done in rig.of(Done)] == ["6"]
 
 
+@pytest.mark.parametrize("corrections", [Corrections(), SILENT])
+@pytest.mark.parametrize("final", [True, False])
+def test_text_that_nobody_heard_a_sound_of_is_all_that_is_told_of_its_interruption(corrections, final) -> None:
+    """What was heard before was told by the interruption before, and the rest of that text is not wanted any more."""
+    for played in range(1, 40):
+        rig = toy(corrections=corrections).do(Start(HELLO)).run_until_sent(40)
+        told = paused(rig, played * 80)
+        rig.do(Inject("Well", id="b", final=final)).columns(5)
+        again = paused(rig, played * 80)
+        assert told.pending
+        assert (again.heard_ms, again.spoken, again.pending) == (told.heard_ms, "", "Well")
+        assert [word.id for word in again.words] == (["b"] if final else [])
+        assert_goes_on_from(rig.do(Inject("Then.")).run(), 40, rig.conversation.clock.latest.step)
+
+
 def test_the_same_interruption_gives_the_same_audio_whatever_was_made_ahead(goldens: Path) -> None:
     near, far = (golden(goldens, queue_frames=queue).do(Start(HELLO)) for queue in (1, 25))
     for rig in (near, far):

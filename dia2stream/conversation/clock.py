@@ -2,7 +2,7 @@
 
 The clock counts the frames that were sent. An interruption takes the model back to what was heard, but the clock goes
 on. So the clock is a row of segments: each begins at a frame of the clock, and sounds the model's steps from one step
-on.
+on. Steps that nobody hears may lie between what was heard and that step.
 
 Example: 100 frames were sent when the caller interrupts, and 60 of them were heard. The word that was cut began at step
 57. So the model goes back to step 58 and the clock goes on at frame 100: the segments are (0, 0) and (100, 58). A
@@ -34,13 +34,14 @@ class AudioClock:
 
     def __init__(self, first_frame: int = 0) -> None:
         self._segments = deque([Segment(0, first_frame)], maxlen=_MOST_SEGMENTS)
+        self._ends = deque([first_frame], maxlen=_MOST_SEGMENTS)  # of each: where what was heard before it ends
         self._unplayed: Segment | None = None  # the segment that begins behind the caller's latest words
         self._turns: deque[int] = deque()  # the frame that each turn began with
 
     def copy(self) -> "AudioClock":
         """Another one that stands where this one does."""
         other = copy(self)
-        other._segments, other._turns = self._segments.copy(), self._turns.copy()
+        other._segments, other._ends, other._turns = self._segments.copy(), self._ends.copy(), self._turns.copy()
         return other
 
     @property
@@ -60,7 +61,8 @@ class AudioClock:
 
     def begin_turn(self, frame: int) -> None:
         """A turn begins with this frame of the model."""
-        self._turns.append(frame)
+        if self.turn != frame:  # an interruption may have begun it
+            self._turns.append(frame)
 
     def turn_at(self, position: float) -> int:
         """The frame that the turn around a position began with; 0 when no turn began before."""
@@ -81,26 +83,38 @@ class AudioClock:
         if number is None:
             return -1.0
         clock, step = self._segments[number]
+        position = step + heard - clock
         # A later segment may have begun further back: what lies behind its beginning is no longer part of the call.
-        later = (segment.step for segment in islice(self._segments, number + 1, None))
-        return min([step + heard - clock, *later])
+        for end, segment in islice(zip(self._ends, self._segments, strict=True), number + 1, None):
+            if position >= end:
+                position = segment.step
+        return position
 
     def step_at(self, heard_ms: float) -> int:
         """The step that the listener is in."""
         return int(self.position(heard_ms))
 
-    def go_back(self, step: int, sent_frames: int) -> None:
-        """An interruption: the model goes on at `step`, the clock behind the frames that were sent."""
-        while self._turns and self._turns[-1] >= step:
+    def go_back(self, end: int, step: int, sent_frames: int) -> None:
+        """An interruption: what was heard ends at `end`, the model goes on at `step`, the clock behind what was sent.
+
+        What is said from there on is another turn, also as long as nothing of it has begun.
+        """
+        while self._turns and self._turns[-1] >= end:
             self._turns.pop()
-        self._segments.append(Segment(sent_frames, step))
+        self._turns.append(step)
+        self._add(Segment(sent_frames, step), end)
 
     def pass_over(self, clock: int, step: int) -> None:
         """Frames that nobody plays, the caller's, end before `step`; the clock is at frame `clock`."""
         if self._segments[-1] == self._unplayed:
             self._segments.pop()  # the caller goes on speaking
+            self._ends.pop()
         self._unplayed = Segment(clock, step)
-        self._segments.append(self._unplayed)
+        self._add(self._unplayed, step)
+
+    def _add(self, segment: Segment, end: int) -> None:
+        self._segments.append(segment)
+        self._ends.append(end)
 
     def forget_before(self, step: int) -> None:
         """The model can no longer go back beyond `step`: forgets older turns, except the one that `step` is in."""

@@ -306,11 +306,11 @@ class Speech:
 
     def _change_voice(self, voice: Prefix) -> int:
         """The turn that begins is spoken in this voice. Returns the step that it begins with."""
-        first = self.context.first_frame
+        before = self.context.first_frame
         self.context.change_voice(voice)
-        if self.context.first_frame != first:  # nothing was said before: it begins behind another clip
-            self.clock = AudioClock(self.context.first_frame)  # no listener is before the end of the clip
-            self.clock.go_back(self.context.first_frame, self.outbox.sent)
+        if (first := self.context.first_frame) != before:  # nothing was said before: it begins behind another clip
+            self.clock = AudioClock(first)  # no listener is before the end of the clip
+            self.clock.go_back(first, first, self.outbox.sent)
         return self.context.frames
 
     def _end_turn(self) -> None:
@@ -357,7 +357,7 @@ class Speech:
         context.state.restore(self.machine.start().mark())
         self.heard_ms, self.speaking = None, False
         self.outbox.cut()
-        self.clock.go_back(context.frames, self.outbox.sent)
+        self.clock.go_back(step, context.frames, self.outbox.sent)
 
     # ---- The caller ----
 
