@@ -183,18 +183,22 @@ def test_frames_behind_a_cut_are_the_next_speakers() -> None:
     assert seen > 20
 
 
-def test_a_guest_speaks_only_after_being_heard_and_always_in_the_same_voice() -> None:
+@pytest.mark.parametrize("swapped", [0.0, 1.0])
+def test_a_guest_speaks_only_after_being_heard_and_always_in_the_same_voice(swapped: float) -> None:
+    """A guest has a voice of their own, or the other speaker's."""
     said = fake_utterances(400, 2500)
     for utterance in said:
         utterance.codes[:] = utterance.speaker  # a frame tells who speaks
-    made, with_guest = composer(guests=1.0, heard=0.4, prefixed=0.2, utterances=said), 0
-    for _ in range(60):
+    made, with_guest = composer(guests=1.0, swapped=swapped, heard=0.4, prefixed=0.2, utterances=said), 0
+    for _ in range(120):
         call = made.call()
         voices = [voice.said[0].speaker for voice in call.cast]
         sounding = set(call.frames[0].tolist()) - set(SILENCE[0].tolist())
         assert sounding <= set(voices)
+        guests = [voice for speaker, voice in enumerate(voices) if voice != speaker]
+        assert all((voice < 2) == (swapped > 0) for voice in guests)
         for speaker, voice in enumerate(voices):
-            if voice >= 2 and voice in sounding:
+            if voice in guests and voice != voices[1 - speaker] and voice in sounding:
                 first = int(np.argmax(call.frames[0] == voice))
                 clip_ends = [event.step for event in call.events if event.kind == "fresh"]
                 assert any(

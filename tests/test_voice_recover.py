@@ -11,7 +11,7 @@ sys.path.append(str(Path(__file__).parent.parent / "scripts" / "bundled-voice"))
 import codec_net
 import export
 import recover
-from spectra import KEPT
+from spectra import KEPT, SPECTRAL
 from torch import Tensor
 from training import Schedule
 
@@ -21,24 +21,27 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def spectra_and_axes() -> tuple[Tensor, Tensor, Tensor]:
-    """Spectra [N, features], axes [features, 64] of what they have most of, and how much each of those spreads."""
+    """Spectra [N, features], axes [features, 52] of what they have most of, and how much each of those spreads."""
     generator = torch.Generator().manual_seed(5)
     turn = torch.linalg.qr(torch.randn(FEATURES, FEATURES, generator=generator))[0]
     spread = 0.96 ** torch.arange(FEATURES)
     spectra = torch.randn(FRAMES, FEATURES, generator=generator) * spread @ turn.T + 3
-    return spectra, turn[:, :KEPT].contiguous(), spread[:KEPT]
+    return spectra, turn[:, :SPECTRAL].contiguous(), spread[:SPECTRAL]
 
 
 def test_an_analysis_is_recovered_from_an_encoder_that_errs() -> None:
     spectra, axes, spread = spectra_and_axes()
     exact = (spectra - 3) @ axes
     # What squares teach: of each component the part that it hears, and its errors have nothing to do with what it says.
-    heard = torch.linspace(0.95, 0.5, KEPT)
+    heard = torch.linspace(0.95, 0.5, SPECTRAL)
     noise = torch.randn(exact.shape, generator=torch.Generator().manual_seed(6)) * spread
     said = heard * exact + (heard * (1 - heard)).sqrt() * noise
-    analysis, lengths = recover.analysis_of(recover.Pairs(spectra, said), spread.double())
+    phases = torch.zeros(FRAMES, KEPT - SPECTRAL)
+    analysis, lengths = recover.analysis_of(
+        recover.Pairs(spectra, phases, torch.cat([said, phases], -1)), spread.double()
+    )
     found = (spectra - analysis.mean) @ analysis.axes
-    assert torch.allclose(analysis.axes.T @ analysis.axes, torch.eye(KEPT), atol=1e-5)
+    assert torch.allclose(analysis.axes.T @ analysis.axes, torch.eye(SPECTRAL), atol=1e-5)
     assert (lengths - 1).abs().max() < 0.06
     assert (found - exact).square().mean() < 0.01 * exact.var()
     assert (said - exact).square().mean() > 0.1 * exact.var()
@@ -47,7 +50,7 @@ def test_an_analysis_is_recovered_from_an_encoder_that_errs() -> None:
 def test_how_much_components_spread_is_read_from_the_codec() -> None:
     net, spread = codec_net.CodecNet(codec_net.new_weights(1)), torch.linspace(16, 0.5, KEPT)
     net.see(spread)
-    assert torch.allclose(recover.spread_of(net), spread.double(), rtol=1e-4)
+    assert torch.allclose(recover.spread_of(net), spread[:SPECTRAL].double(), rtol=1e-4)
 
 
 def test_weights_in_8_bits_become_floats_under_the_same_names(tmp_path: Path) -> None:

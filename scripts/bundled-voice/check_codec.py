@@ -5,6 +5,7 @@ from pathlib import Path
 
 import torch
 from codec_net import FRAME, CodecNet, new_weights, save
+from spectra import SPECTRAL
 from transformers import MimiModel
 
 from dia2.codec.mimi import Mimi
@@ -16,7 +17,7 @@ def main() -> None:
     sound = 0.1 * torch.randn(2, 40 * FRAME)
     with torch.no_grad(), tempfile.TemporaryDirectory() as folder:
         latents = net.encode(sound)
-        net.place_codebooks(latents.flatten(0, 1).repeat(20, 1) + 0.1 * torch.randn(1600, latents.shape[-1]))
+        net.place_codebooks(latents.flatten(0, 1).repeat(20, 1) + 0.1 * torch.randn(1600, latents.shape[-1]), SPECTRAL)
         codes = net.quantize(latents)[1]
         made = net.decode(net.dequantize(codes))
         save(net, Path(folder), torch.float32)

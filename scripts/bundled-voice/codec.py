@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from codec_net import CONFIG, FRAME, CodecNet, new_weights
 from safetensors.torch import load_file, save_file
-from spectra import KEPT, Analysis
+from spectra import KEPT, SPECTRAL, Analysis
 from torch import Tensor
 
 SPEECH_RATE, RATE = 16_000, 24_000
@@ -79,18 +79,17 @@ def place(speech: Speech, folder: Path) -> None:
     net = CodecNet(new_weights(1)).to(speech.device)
     pieces = [resample(speech.batch(64, 26)) for _ in range(PLACED_ON // (64 * 25))]
     analysis = Analysis.of(pieces[:40])
-    # The first frame of a piece knows nothing of what was before it.
-    found = torch.cat([analysis.latents(piece)[:, 1:].flatten(0, 1) for piece in pieces])
+    # The first frame of a piece knows nothing of what was before it, the last one nothing of what follows.
+    found = torch.cat([analysis.latents(piece)[:, 1:-1].flatten(0, 1) for piece in pieces])
     net.see(found.std(0))
-    net.place_codebooks(widened(found))
+    net.place_codebooks(widened(found), SPECTRAL)
     folder.mkdir(parents=True, exist_ok=True)
     analysis.save(folder / ANALYSIS)
     save(net, folder)
     some = found[:20_000]
     missed = net.acoustic(net.quantize(widened(some[None])))[0] - some
-    print(
-        f"{len(found)} frames; the acoustic codes keep {100 * (1 - missed.var() / found.var()):.1f} % of the variance"
-    )
+    kept = [1 - float(missed[:, part].var() / some[:, part].var()) for part in (slice(SPECTRAL), slice(SPECTRAL, None))]
+    print(f"{len(found)} frames; of the variance the codes keep {kept[0]:.1%} of spectra and {kept[1]:.1%} of phases")
 
 
 class Trainer:
@@ -138,7 +137,8 @@ class Trainer:
         with self._autocast():
             found = self.net.encode(sound)[..., :KEPT]
         apart = found.float() - wanted
-        return apart[:, 1:].square().mean() / wanted.var()
+        # Before a piece and behind it there is something else than silence.
+        return apart[:, 1:-1].square().mean() / wanted.var()
 
     def _autocast(self) -> torch.autocast:
         return torch.autocast("cpu", torch.bfloat16, enabled=self.input.device.type == "cpu")

@@ -146,18 +146,16 @@ class CodecNet(nn.Module):
         return torch.stack([F.embedding(codes[:, 1 + n], self.entries(book)) for n, book in enumerate(books)]).sum(0)
 
     @torch.no_grad()
-    def place_codebooks(self, latents: Tensor, rounds: int = 12) -> None:
-        """k-means for each codebook in turn, on what the ones before leave over. latents [N, 192]."""
+    def place_codebooks(self, latents: Tensor, told: int, rounds: int = 12) -> None:
+        """k-means for each codebook in turn, on what the ones before leave over. latents [N, 192].
+
+        The last codebook alone sees the numbers from `told` on, and nothing else; the others see those before.
+        """
         for which, rest in zip((SEMANTIC, ACOUSTIC), self.project(latents[None]), strict=True):
             rest = rest[0].float()
             for book in self.books(which):
-                entries = rest[torch.randperm(len(rest), device=rest.device)[: CONFIG["codebook_size"]]].clone()
-                for _ in range(rounds):
-                    near = nearest(rest, entries)
-                    count = torch.zeros_like(entries[:, 0]).index_add_(0, near, torch.ones_like(rest[:, 0]))
-                    total = torch.zeros_like(entries).index_add_(0, near, rest)
-                    lost = rest[torch.randint(len(rest), (len(entries),), device=rest.device)]
-                    entries = torch.where(count[:, None] > 0, total / count.clamp(min=1)[:, None], lost)
+                last = book == self.books(ACOUSTIC)[-1]
+                entries = placed(rest, slice(told, None) if last else slice(told), rounds)
                 self.get(f"{book}.cluster_usage").fill_(2.0)
                 self.get(f"{book}.embed_sum").copy_(entries * 2.0)
                 rest = rest - entries[nearest(rest, entries)]
@@ -234,6 +232,20 @@ class CodecNet(nn.Module):
 def nearest(x: Tensor, entries: Tensor) -> Tensor:
     """x [..., 64], entries [512, 64] -> which entry is nearest, [...]."""
     return (entries.square().sum(1) - 2 * x @ entries.T).argmin(-1)
+
+
+def placed(found: Tensor, seen: slice, rounds: int) -> Tensor:
+    """512 entries [512, 64] by k-means on some of the dimensions of [N, 64]; 0 in the others."""
+    part = torch.zeros_like(found)
+    part[:, seen] = found[:, seen]
+    entries = part[torch.randperm(len(part), device=part.device)[: CONFIG["codebook_size"]]].clone()
+    for _ in range(rounds):
+        near = nearest(part, entries)
+        count = torch.zeros_like(entries[:, 0]).index_add_(0, near, torch.ones_like(part[:, 0]))
+        total = torch.zeros_like(entries).index_add_(0, near, part)
+        lost = part[torch.randint(len(part), (len(entries),), device=part.device)]
+        entries = torch.where(count[:, None] > 0, total / count.clamp(min=1)[:, None], lost)
+    return entries
 
 
 def save(net: CodecNet, folder: Path, dtype: torch.dtype) -> None:

@@ -79,7 +79,8 @@ class Mix:
 
     untexted: float = 0.12  # sequences without text, for guidance
     prefixed: float = 0.15
-    guests: float = 0.2  # calls in which a speaker has another voice than [S1] or [S2]
+    guests: float = 0.2  # calls in which a speaker has another voice than their own
+    swapped: float = 0.15  # of those voices, the other speaker's
     heard: float = 0.25  # calls with a caller, whom the model hears and does not speak
     answered: float = 0.5  # runs in those calls that the caller speaks before
     split: float = 0.1  # words in other tokens than the tokenizer's, so that pieces of words are learnt too
@@ -249,9 +250,9 @@ class Composer:
         guests = {}
         if self.guests and dice.random() < mix.guests:
             who = call.caller if call.caller >= 0 and dice.random() < 0.6 else dice.randrange(2)
-            guests[who] = dice.choice(self.guests)
+            guests[who] = self._another(who)
             if dice.random() < 0.3:
-                guests[1 - who] = dice.choice(self.guests)
+                guests[1 - who] = self._another(1 - who)
         # Nobody knows how a guest sounds before they were heard: from a clip, or as the caller who speaks first.
         clips = max(guests, default=-1) + 1 if set(guests) - {call.caller} else 0
         if dice.random() < mix.prefixed:
@@ -264,6 +265,10 @@ class Composer:
         if call.caller in guests and clips <= call.caller and call.cast[call.caller] is not self.of[call.caller]:
             return self._hear(call, step)
         return step
+
+    def _another(self, speaker: int) -> Voice:
+        """A voice that is not this speaker's own."""
+        return self.of[1 - speaker] if self.dice.random() < self.mix.swapped else self.dice.choice(self.guests)
 
     def _run(self, call: Call, step: int) -> Run:
         """Turns whose first word is taken at `step`: sound and plan, no text yet."""

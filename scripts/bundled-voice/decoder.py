@@ -1,9 +1,10 @@
 """Trains the codec's decoder, codes -> sound: `decoder.py SPEECH CODEC --deadline EPOCH --minutes 20 --state STATE`.
 
 SPEECH has shards of sound (speak.py), CODEC an analysis and codebooks (`codec.py place`). At first the decoder learns
-spectra of four sizes alone; after a QUIET part of the time, discriminators and feature matching join. The learning rate
-follows the time that was trained, of `--minutes` in all; a call ends at `--deadline` and leaves STATE, with which the
-next one goes on. What is written to CODEC are averages of the weights. On CUDA a step is one graph.
+spectra of four sizes and the wave of the lowest harmonics alone; after a QUIET part of the time, discriminators and
+feature matching join. The learning rate follows the time that was trained, of `--minutes` in all; a call ends at
+`--deadline` and leaves STATE, with which the next one goes on. What is written to CODEC are averages of the weights. On
+CUDA a step is one graph.
 
 `--trained`: CODEC's decoder has learnt that before, and its STATE is lost. Then discriminators that know nothing would
 pull it anywhere, so they learn alone for a WARM part of the time, and both from there on, at a lower rate.
@@ -21,6 +22,7 @@ import os
 import sys
 import time
 import traceback
+from collections.abc import Sequence
 from enum import Enum
 from pathlib import Path
 from typing import Any
@@ -31,7 +33,7 @@ from codec import ANALYSIS, ENCODES, Encoder, Speech, resample
 from codec_net import FRAME, RATIOS, CodecNet
 from discriminators import Discriminators, fooling_loss, matching_loss, telling_loss
 from held_out import HeldOut
-from losses import SpectralLoss
+from losses import SpectralLoss, WaveLoss
 from spectra import Analysis
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
@@ -53,7 +55,7 @@ TRAINED_RATE = 3e-4  # of a decoder that has learnt before
 WARM_UP = 0.02  # of the time
 QUIET = 0.25  # of the time, before the discriminators join
 WARM = 0.05  # of the time, for discriminators that meet a decoder that has learnt before
-SPECTRAL, MATCHING, FOOLING = 15.0, 2.0, 1.0  # what the decoder's losses count
+SPECTRAL, WAVE, MATCHING, FOOLING = COUNTS = 15.0, 10.0, 2.0, 1.0  # what the decoder's losses count
 UPSAMPLING = ("upsample.conv.weight", *(f"decoder.layers.{3 * n + 2}.conv.weight" for n in range(len(RATIOS))))
 AVERAGE = 0.999
 MARGIN = 4.0  # seconds before the deadline
@@ -121,11 +123,11 @@ class Trainer:
         frames: int,
         device: torch.device,
         width: int,
-        counts: tuple[float, float, float] = (SPECTRAL, MATCHING, FOOLING),
+        counts: Sequence[float] = COUNTS,
     ) -> None:
         self.net, self.device, self.counts = smoothed(net).to(device), device, counts
         self.encoder = Encoder(net, analysis)
-        self.loss = SpectralLoss(device)
+        self.loss, self.wave = SpectralLoss(device), WaveLoss(device)
         self.discriminators = Discriminators(width).to(device)
         for name, parameter in net.named_parameters():
             published = name.removeprefix("parametrizations.").removesuffix(".original").replace("/", ".")
@@ -145,7 +147,7 @@ class Trainer:
         self.optimizer = torch.optim.AdamW(self.parameters, **common)
         self.telling = torch.optim.AdamW(self.discriminators.parameters(), **common)
         self.input = torch.zeros(count, frames * FRAME * 2 // 3, device=device)
-        self.shown = torch.zeros(4, device=device)  # spectral, matching, fooling, telling
+        self.shown = torch.zeros(5, device=device)  # spectral, wave, matching, fooling, telling
         self.graphs: dict[Phase, torch.cuda.CUDAGraph] = {}
 
     def learn(self, sound: Tensor, rate: float, phase: Phase) -> None:
@@ -168,13 +170,13 @@ class Trainer:
         with self._autocast(), torch.set_grad_enabled(phase is not Phase.TELLING):
             made = self.net.decode(self.net.dequantize(codes)).float()
         if phase is not Phase.SPECTRA:
-            self.shown[3].copy_(self._tell(made.detach(), wanted))
+            self.shown[4].copy_(self._tell(made.detach(), wanted))
         if phase is not Phase.TELLING:
             self._make(made, wanted, against=phase is Phase.AGAINST)
 
     def _make(self, made: Tensor, wanted: Tensor, against: bool) -> None:
         """The decoder's update."""
-        losses = [self.loss(made, wanted), *(self._against(made, wanted) if against else [])]
+        losses = [self.loss(made, wanted), self.wave(made, wanted), *(self._against(made, wanted) if against else [])]
         torch.stack([count * loss for count, loss in zip(self.counts, losses, strict=False)]).sum().backward()
         _update(self.optimizer, self.parameters)
         self.averages.update()
@@ -282,7 +284,7 @@ def report(trainer: Trainer, seconds: float, samples: int) -> None:
     """Says how far training is; ends it where a loss is no number."""
     shown, hours = trainer.shown.tolist(), samples / codec.SPEECH_RATE / 3600
     print(f"{seconds:5.0f} s, {trainer.steps} steps, {hours:.1f} h of sound", flush=True)
-    print("       spectral, matching, fooling, telling", *(f"{loss:.3f}" for loss in shown), flush=True)
+    print("       spectral, wave, matching, fooling, telling", *(f"{loss:.3f}" for loss in shown), flush=True)
     if not all(map(math.isfinite, shown)):
         raise SystemExit("that is no number")
 
@@ -320,7 +322,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument(
         "--peak", type=float, help=f"learning rate; {PEAK_RATE}, or {TRAINED_RATE} where trained before"
     )
-    parser.add_argument("--counts", type=float, nargs=3, default=(SPECTRAL, MATCHING, FOOLING), help="of the losses")
+    parser.add_argument("--counts", type=float, nargs=4, default=COUNTS, help="of the losses")
     parser.add_argument("--out", type=Path, help="a folder for what is to travel back")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--eager", action="store_true", help="no CUDA graph")
@@ -339,14 +341,14 @@ def main() -> None:
         time.sleep(0.2)
     net = codec.read(given.codec)
     analysis = Analysis.read(given.codec / ANALYSIS, device)
-    trainer = Trainer(net, analysis, given.batch, given.frames, device, given.width, tuple(given.counts))
+    trainer = Trainer(net, analysis, given.batch, given.frames, device, given.width, given.counts)
     peak = given.peak or (TRAINED_RATE if given.trained else PEAK_RATE)
     # A new optimizer's first steps are as large as its rate, whatever they are about, so the decoder's begin small.
     schedule = Schedule(60 * given.minutes, peak, WARM_UP, first=WARM if given.trained else 0.0)
     if (told := read_state(given.state, device)) is not None:
         trainer.restore(told["trainer"])
         schedule.spent = told["spent"]
-    held = HeldOut(trainer.encoder, trainer.loss, speech.held_out())
+    held = HeldOut(trainer.encoder, trainer.loss, trainer.wave, speech.held_out())
     held.report(trainer)
     if not given.minutes:
         schedule.fill(given.deadline - MARGIN - time.time())

@@ -1,6 +1,7 @@
 """Speech that the decoder never learns from, and how near it comes to it.
 
 spectral    the loss that it learns by
+wave        the one of phases: 1.4 where none is known
 mel         how far log-mel spectra are apart, dB
 place       how far that sample of a frame which is furthest from its neighbours is from the one before it, in
             proportion to them (silence.py). 1.1 in the speech itself; more where pulses begin anew in every frame
@@ -13,7 +14,7 @@ import silence
 import torch
 from codec import Encoder, resample
 from codec_net import CodecNet
-from losses import SpectralLoss
+from losses import SpectralLoss, WaveLoss
 from torch import Tensor
 from training import Averages
 
@@ -29,9 +30,9 @@ class _Learner(Protocol):
 class HeldOut:
     """Pieces of speech with their codes."""
 
-    def __init__(self, encoder: Encoder, loss: SpectralLoss, sound: Tensor) -> None:
+    def __init__(self, encoder: Encoder, loss: SpectralLoss, wave: WaveLoss, sound: Tensor) -> None:
         """sound: [n, T] at 16 kHz."""
-        self._loss, self._wanted = loss, resample(sound)
+        self._loss, self._wave, self._wanted = loss, wave, resample(sound)
         with torch.no_grad():
             self._codes = torch.cat([encoder(piece) for piece in self._wanted.split(AT_ONCE)])
 
@@ -41,10 +42,9 @@ class HeldOut:
         made = torch.cat([net.decode(net.dequantize(codes)).float() for codes in self._codes.split(AT_ONCE)])
         sounds = [np.asarray(piece, np.float64) for piece in made.cpu().numpy()]
         steps = silence.against_neighbours(silence.steps_by_place(sounds))
-        spectral, mel = (
-            float(found) for found in (self._loss(made, self._wanted), self._loss.mels(made, self._wanted))
-        )
-        return {"spectral": spectral, "mel": DB * mel, "place": float(steps.max())}
+        found = [loss(made, self._wanted) for loss in (self._loss, self._wave, self._loss.mels)]
+        spectral, wave, mel = map(float, found)
+        return {"spectral": spectral, "wave": wave, "mel": DB * mel, "place": float(steps.max())}
 
     def report(self, trainer: _Learner) -> None:
         """Prints how near a trainer's averages come."""

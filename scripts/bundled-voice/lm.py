@@ -50,6 +50,7 @@ CORRUPTED, ROWS_CORRUPTED = 0.08, 0.5  # of the codes that are read, in so many 
 NEWS = 1.0  # seconds between two looks at whether there are more codes
 JUDGE = 30.0  # seconds between two looks at what is held out
 MARGIN = 3.0  # seconds before the deadline in which nothing is learnt, but the last weights are written
+PHASES = 0.3  # what the codes of phases count, where cb0 counts 1
 VALIDATION = 100  # one utterance in so many
 Say = Callable[[str], None]
 BACKENDS = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
@@ -193,8 +194,10 @@ def corrupted(columns: Tensor, codes: int) -> Tensor:
 
 
 def weights_of(stages: int) -> Tensor:
-    """What each loss counts: action, cb0, and the stages: the first ones hold most of the sound."""
-    return torch.cat([torch.tensor([0.5, 1.0]), 0.08 + 0.42 * 0.5 ** torch.arange(stages)])
+    """What each loss counts: action, cb0, and the stages: the first hold most of the sound, the last the phases."""
+    counts = torch.cat([torch.tensor([0.5, 1.0]), 0.08 + 0.42 * 0.5 ** torch.arange(stages)])
+    counts[-1] = PHASES
+    return counts
 
 
 # ---- Steps ----

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 RATE = 24_000
+HIGHEST = 1_200  # Hz of what has a phase to learn
 FLOOR = 2e-5  # of a spectrum, by its size: some 60 dB under speech. Lower, it is silence that training is about
 
 
@@ -37,7 +38,34 @@ class SpectralLoss:
     @staticmethod
     def _magnitude(sound: Tensor, size: int, window: Tensor) -> Tensor:
         spectrum = torch.stft(sound, size, size // 4, window=window, center=True, return_complex=True)
-        return (torch.view_as_real(spectrum).square().sum(-1) + 1e-9).sqrt()
+        return _sizes(torch.view_as_real(spectrum))
+
+
+class WaveLoss:
+    """How far two sounds are apart below HIGHEST Hz, phases and all: 0 if they are the same, 1 where one is silent.
+
+    Only what is said by codes can be learnt of phases: those of a voice's low harmonics (pitch.py). Noise is above.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self.scales = [(size, torch.hann_window(size, device=device)) for size in (512, 1024, 2048)]
+
+    def __call__(self, made: Tensor, wanted: Tensor) -> Tensor:
+        losses = []
+        for size, window in self.scales:
+            a, b = (self._lowest(sound, size, window) for sound in (made, wanted))
+            losses.append(_sizes(a - b).mean() / _sizes(b).mean())
+        return torch.stack(losses).mean()
+
+    @staticmethod
+    def _lowest(sound: Tensor, size: int, window: Tensor) -> Tensor:
+        spectrum = torch.stft(sound, size, size // 4, window=window, center=True, return_complex=True)
+        return torch.view_as_real(spectrum[:, 1 : HIGHEST * size // RATE])
+
+
+def _sizes(spectrum: Tensor) -> Tensor:
+    """Of numbers [..., 2], real and imaginary."""
+    return (spectrum.square().sum(-1) + 1e-9).sqrt()
 
 
 def mel_basis(size: int, mels: int) -> Tensor:

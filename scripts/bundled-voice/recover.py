@@ -3,10 +3,11 @@
     recover.py analysis FOLDER   codec/, its analysis too, and tokenizer/: what bundle.py and corpus.py want
     recover.py weights FOLDER    without speech: bundled.safetensors, the language model, and the rest of codec/
 
-The analysis is in no checkpoint, but its encoder learnt to give the analysis' 64 components, so they are recovered by
-least squares. An encoder that learns by squares errs in ways that have nothing to do with what it says. So a regression
-of its numbers on the spectra would find components that are too small. The other way round, from its numbers to the
-spectra, they are right: slope k is axis k, as what is not kept of a spectrum has nothing to do with the components.
+The analysis is in no checkpoint, but its encoder learnt to give the analysis' 52 components, so they are recovered by
+least squares; phases need nothing (pitch.py). An encoder that learns by squares errs in ways that have nothing to do
+with what it says. So a regression of its numbers on the spectra would find components that are too small. The other
+way round, from its numbers to the spectra, they are right: slope k is axis k, as what is not kept of a spectrum has
+nothing to do with the components.
 
 The slopes are not exact, and a little of a component that spreads far is much for one that hardly does. But the axes
 are principal components, so what they are is known twice: nearly those of any such speech, but for a turn among those
@@ -25,23 +26,25 @@ import lm_net
 import numpy as np
 import torch
 from codec import SPEECH_RATE, resample, widened
+from pitch import phases
 from safetensors.torch import load_file
-from spectra import KEPT, Analysis
+from spectra import KEPT, PHASE_WEIGHT, SPECTRAL, Analysis
 from torch import Tensor
 
 from dia2.checkpoint.int8 import SUFFIX, dequantized
 
 BUNDLED = Path(__file__).resolve().parents[2] / "dia2" / "bundled"
-PIECE = 26  # frames; the first knows nothing of what was before it
+PIECE = 26  # frames; the first knows nothing of what was before it, the last nothing of what follows
 AT_ONCE = 32  # pieces
 HOURS = 1.5  # of speech that is looked at
 LOOKED_AT = 5_000  # frames whose codes are compared
 
 
 class Pairs(NamedTuple):
-    """What the analysis is made of, a row for each frame: spectra [N, 296], and what the encoder says, [N, 64]."""
+    """What the analysis is made of, a row a frame: spectra [N, 296], phases [N, 12], what the encoder says [N, 64]."""
 
     features: Tensor
+    phases: Tensor
     latents: Tensor
 
 
@@ -50,7 +53,7 @@ class Found(NamedTuple):
 
     lengths     of the slopes: 1, if all is right
     apart       of the encoder's numbers from the analysis', in proportion to the variance: what its training said
-    kept        of the variance, by the codes of the analysis
+    kept        of the spectra's variance, by the codes of the analysis
     same        how often both have the same code, for each codebook
     """
 
@@ -94,26 +97,27 @@ def pairs_of(net: codec_net.CodecNet, folder: Path, hours: float) -> Pairs:
         left -= len(sound)
         for some in sound[: len(sound) // length * length].view(-1, length).split(AT_ONCE):
             at_24_khz = resample(some.float() / 32768)
-            both = blank.features(at_24_khz), net.encode(at_24_khz)[..., :KEPT]
-            found.append([part[:, 1:].flatten(0, 1) for part in both])
+            told = PHASE_WEIGHT * phases(at_24_khz)
+            each = blank.features(at_24_khz), told, net.encode(at_24_khz)[..., :KEPT]
+            found.append([part[:, 1:-1].flatten(0, 1) for part in each])
     if not found:
         raise SystemExit(f"{folder}: no speech there")
     return Pairs(*(torch.cat(parts) for parts in zip(*found, strict=True)))
 
 
 def spread_of(net: codec_net.CodecNet) -> Tensor:
-    """How much each component spread where the codebooks were placed, [64]: `CodecNet.see` has put it there."""
-    into = net.get(f"{codec_net.SEMANTIC}.input_proj.weight")[:, :KEPT, 0]
+    """How much each component spread where the codebooks were placed, [52]: `CodecNet.see` has put it there."""
+    into = net.get(f"{codec_net.SEMANTIC}.input_proj.weight")[:, :SPECTRAL, 0]
     return into.detach().double().diagonal() ** -2
 
 
 def analysis_of(pairs: Pairs, spread: Tensor) -> tuple[Analysis, Tensor]:
-    """The analysis that an encoder has learnt, and how long its axes were before. spread: of the components, [64]."""
-    features, latents = (part.double() for part in pairs)
+    """The analysis that an encoder has learnt, and how long its axes were before. spread: of the components, [52]."""
+    features, latents = pairs.features.double(), pairs.latents[:, :SPECTRAL].double()
     mean, middle = features.mean(0), latents.mean(0)
     seen, said = features - mean, latents - middle
     both = (seen.T @ seen / len(seen), said.T @ said / len(said), seen.T @ said / len(said))
-    slopes = torch.linalg.solve(both[1], both[2].T).T  # [features, 64]
+    slopes = torch.linalg.solve(both[1], both[2].T).T  # [features, 52]
     axes = orthonormal(likely(slopes, spread, *both) * spread)
     # So that the components are on average what the encoder says they are.
     mean = mean - axes @ middle
@@ -123,7 +127,7 @@ def analysis_of(pairs: Pairs, spread: Tensor) -> tuple[Analysis, Tensor]:
 def likely(slopes: Tensor, spread: Tensor, seen: Tensor, said: Tensor, across: Tensor) -> Tensor:
     """Slopes drawn towards the principal components of this speech, each as far as it is less sure than these.
 
-    seen [features, features], said [64, 64], across [features, 64]: covariances of spectra, of what is said, of both.
+    seen [features, features], said [52, 52], across [features, 52]: covariances of spectra, of what is said, of both.
     How sure something is goes by the number of frames, which is the same for both and falls out.
     """
     power, own = (part.flip(-1) for part in torch.linalg.eigh(seen))  # most first
@@ -145,12 +149,12 @@ def orthonormal(axes: Tensor) -> Tensor:
 @torch.no_grad()
 def judged(net: codec_net.CodecNet, pairs: Pairs, analysis: Analysis, lengths: Tensor) -> Found:
     """How good an analysis is, on a part of what it was made of."""
-    wanted = (pairs.features - analysis.mean) @ analysis.axes
+    wanted = torch.cat([(pairs.features - analysis.mean) @ analysis.axes, pairs.phases], -1)
     apart = (pairs.latents - wanted).square().mean() / wanted.var()
     some = torch.linspace(0, len(wanted) - 1, min(LOOKED_AT, len(wanted))).long()
     own, others = (net.quantize(widened(part[some][None])) for part in (wanted, pairs.latents))
-    missed = net.acoustic(own)[0] - wanted[some]
-    kept = 1 - float(missed.var() / wanted[some].var())
+    missed = (net.acoustic(own)[0] - wanted[some])[:, :SPECTRAL]
+    kept = 1 - float(missed.var() / wanted[some, :SPECTRAL].var())
     return Found(analysis, lengths, float(apart), kept, (own == others).float().mean((0, 2)))
 
 

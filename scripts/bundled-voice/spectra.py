@@ -1,9 +1,9 @@
 """What the codec's codes say: the spectra of a frame, in fewer numbers, by an analysis that needs no training.
 
 A frame of 80 ms has four log-mel spectra, one every 20 ms, and one finer spectrum of its lowest part, where the pitch
-is. `Analysis` keeps their principal components; those are the latents that the codebooks are placed on and that the
-encoder learns to give. So codes are there before any network is, and the language model and the decoder can learn from
-them side by side.
+is. `Analysis` keeps their principal components, and the phase of the pitch (pitch.py); those are the latents that the
+codebooks are placed on and that the encoder learns to give. So codes are there before any network is, and the language
+model and the decoder can learn from them side by side.
 """
 
 from pathlib import Path
@@ -12,10 +12,13 @@ import torch
 import torch.nn.functional as F
 from codec_net import FRAME
 from losses import FLOOR, mel_basis
+from pitch import NUMBERS, phases
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-KEPT = 64  # principal components: a codebook's dimensions
+KEPT = 64  # numbers that stay of a frame: a codebook's dimensions
+SPECTRAL = KEPT - NUMBERS  # of them principal components; the others are phases
+PHASE_WEIGHT = 3.0  # so that the encoder's squares count them, too
 STEPS = 4  # spectra a frame
 SHORT, MELS = 1024, 64
 LONG, LOWEST, HIGHEST = 2048, 5, 45  # bins of the long spectrum: 59 to 516 Hz
@@ -23,10 +26,10 @@ PITCH_WEIGHT = 0.7
 
 
 class Analysis:
-    """Sound -> principal components, and back to spectra."""
+    """Sound -> principal components and phases, and back to spectra."""
 
     def __init__(self, mean: Tensor, axes: Tensor) -> None:
-        """mean [features]; axes [features, KEPT], orthonormal, in the order of what they explain."""
+        """mean [features]; axes [features, SPECTRAL], orthonormal, in the order of what they explain."""
         self.mean, self.axes = mean, axes
         self.basis = mel_basis(SHORT, MELS).to(mean.device)
 
@@ -37,7 +40,7 @@ class Analysis:
         features = torch.cat([blank.features(sound).flatten(0, 1) for sound in sounds])
         mean = features.mean(0)
         _, axes = torch.linalg.eigh((features - mean).T @ (features - mean) / len(features))
-        return cls(mean, axes.flip(1)[:, :KEPT].contiguous())
+        return cls(mean, axes.flip(1)[:, :SPECTRAL].contiguous())
 
     def features(self, sound: Tensor) -> Tensor:
         """[B, n * 1920] -> [B, n, features]."""
@@ -49,11 +52,11 @@ class Analysis:
 
     def latents(self, sound: Tensor) -> Tensor:
         """[B, n * 1920] -> [B, n, KEPT]."""
-        return (self.features(sound) - self.mean) @ self.axes
+        return torch.cat([(self.features(sound) - self.mean) @ self.axes, PHASE_WEIGHT * phases(sound)], -1)
 
     def mels(self, latents: Tensor) -> Tensor:
         """Latents [B, n, KEPT] -> the log-mel spectra that they stand for, [B, 4 * n, MELS]."""
-        features = latents @ self.axes.T + self.mean
+        features = latents[..., :SPECTRAL] @ self.axes.T + self.mean
         return features[..., : STEPS * MELS].reshape(len(latents), -1, MELS)
 
     def save(self, path: Path) -> None:
