@@ -67,10 +67,8 @@ def main() -> None:
     net = net.initialise(0) if str(given.weights) == "random" else net.load(lm_net.read(given.weights))
     save_file(small(net.weights()), given.folder / "model.safetensors")
     sound = codec.read(given.codec)
-    silence = codes_of_silence(sound, given.codec)
-    codec_net.save(grounded(sound, silence), given.folder / "mimi", torch.float16)
-    files = {"config": "config.json", "weights": "model.safetensors", "tokenizer": ".", "mimi": "mimi"}
-    assets = files | {"silence": silence.tolist()}
+    codec_net.save(grounded(sound, codes_of_silence(sound, given.codec)), given.folder / "mimi", torch.float16)
+    assets = {"config": "config.json", "weights": "model.safetensors", "tokenizer": ".", "mimi": "mimi"}
     for name, content in (("config.json", config.to_dict()), ("dia2_assets.json", assets)):
         (given.folder / name).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
     for path in given.folder.rglob("*.safetensors"):
