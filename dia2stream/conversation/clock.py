@@ -5,7 +5,7 @@ on. So the clock is a row of segments: each begins at a frame of the clock, and 
 on. Steps that nobody hears may lie between what was heard and that step.
 
 Example: 100 frames were sent when the caller interrupts, and 60 of them were heard. The word that was cut began at step
-57. So the model goes back to step 58 and the clock goes on at frame 100: the segments are (0, 0) and (100, 58). A
+57. So the model goes back to step 58 and the clock goes on at frame 100: the segments begin at (0, 0) and (100, 58). A
 listener at frame 110 has heard everything before step 68.
 
 Pure: knows nothing of words, the model or threads.
@@ -23,25 +23,28 @@ _MOST_SEGMENTS = 64
 
 
 class Segment(NamedTuple):
-    """From frame `clock` of the audio clock on, the listener hears the model's steps from `step` on."""
+    """From frame `clock` of the audio clock on, the listener hears the model's steps from `step` on.
+
+    end: the step where what was heard before it ends.
+    """
 
     clock: int
     step: int
+    end: int
 
 
 class AudioClock:
     """Segments, and the turns in them. `first_frame`: the model's first frame that can be heard."""
 
     def __init__(self, first_frame: int = 0) -> None:
-        self._segments = deque([Segment(0, first_frame)], maxlen=_MOST_SEGMENTS)
-        self._ends = deque([first_frame], maxlen=_MOST_SEGMENTS)  # of each: where what was heard before it ends
+        self._segments = deque([Segment(0, first_frame, first_frame)], maxlen=_MOST_SEGMENTS)
         self._unplayed: Segment | None = None  # the segment that begins behind the caller's latest words
         self._turns: deque[int] = deque()  # the frame that each turn began with
 
     def copy(self) -> "AudioClock":
         """Another one that stands where this one does."""
         other = copy(self)
-        other._segments, other._ends, other._turns = self._segments.copy(), self._ends.copy(), self._turns.copy()
+        other._segments, other._turns = self._segments.copy(), self._turns.copy()
         return other
 
     @property
@@ -82,12 +85,12 @@ class AudioClock:
         number = max((n for n, segment in enumerate(self._segments) if segment.clock <= heard), default=None)
         if number is None:
             return -1.0
-        clock, step = self._segments[number]
-        position = step + heard - clock
+        segment = self._segments[number]
+        position = segment.step + heard - segment.clock
         # A later segment may have begun further back: what lies behind its beginning is no longer part of the call.
-        for end, segment in islice(zip(self._ends, self._segments, strict=True), number + 1, None):
-            if position >= end:
-                position = segment.step
+        for later in islice(self._segments, number + 1, None):
+            if position >= later.end:
+                position = later.step
         return position
 
     def step_at(self, heard_ms: float) -> int:
@@ -102,19 +105,14 @@ class AudioClock:
         while self._turns and self._turns[-1] >= end:
             self._turns.pop()
         self._turns.append(step)
-        self._add(Segment(sent_frames, step), end)
+        self._segments.append(Segment(sent_frames, step, end))
 
     def pass_over(self, clock: int, step: int) -> None:
         """Frames that nobody plays, the caller's, end before `step`; the clock is at frame `clock`."""
         if self._segments[-1] == self._unplayed:
             self._segments.pop()  # the caller goes on speaking
-            self._ends.pop()
-        self._unplayed = Segment(clock, step)
-        self._add(self._unplayed, step)
-
-    def _add(self, segment: Segment, end: int) -> None:
-        self._segments.append(segment)
-        self._ends.append(end)
+        self._unplayed = Segment(clock, step, step)
+        self._segments.append(self._unplayed)
 
     def forget_before(self, step: int) -> None:
         """The model can no longer go back beyond `step`: forgets older turns, except the one that `step` is in."""

@@ -160,7 +160,7 @@ class Rerun:
             case StepsEntry():
                 self._steps(entry)
             case ClockEntry():
-                known = (entry.clock, entry.step) in self.conversation.clock.segments
+                known = any((entry.clock, entry.step) == (s.clock, s.step) for s in self.conversation.clock.segments)
                 self._check(f"segment {entry.clock}, {entry.step} of the audio clock", known, True)
             case ArrivalEntry():
                 self.arrive(entry.received)

@@ -227,7 +227,7 @@ class Tape:
         known, self._segments = self._segments, clock.segments
         for segment in self._segments:
             if segment not in known:
-                self._note(ClockEntry(*segment))
+                self._note(ClockEntry(segment.clock, segment.step))
 
     def _note(self, note: Entry | _Step | ForkNote) -> None:
         if self.lost:

@@ -55,7 +55,7 @@ TRAINED_RATE = 3e-4  # of a decoder that has learnt before
 WARM_UP = 0.02  # of the time
 QUIET = 0.25  # of the time, before the discriminators join
 WARM = 0.05  # of the time, for discriminators that meet a decoder that has learnt before
-SPECTRAL, WAVE, MATCHING, FOOLING = COUNTS = 15.0, 10.0, 2.0, 1.0  # what the decoder's losses count
+COUNTED = 15.0, 10.0, 2.0, 1.0  # what the decoder's losses count: spectral, wave, matching, fooling
 UPSAMPLING = ("upsample.conv.weight", *(f"decoder.layers.{3 * n + 2}.conv.weight" for n in range(len(RATIOS))))
 AVERAGE = 0.999
 MARGIN = 4.0  # seconds before the deadline
@@ -123,7 +123,7 @@ class Trainer:
         frames: int,
         device: torch.device,
         width: int,
-        counts: Sequence[float] = COUNTS,
+        counts: Sequence[float] = COUNTED,
     ) -> None:
         self.net, self.device, self.counts = smoothed(net).to(device), device, counts
         self.encoder = Encoder(net, analysis)
@@ -322,7 +322,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument(
         "--peak", type=float, help=f"learning rate; {PEAK_RATE}, or {TRAINED_RATE} where trained before"
     )
-    parser.add_argument("--counts", type=float, nargs=4, default=COUNTS, help="of the losses")
+    parser.add_argument("--counts", type=float, nargs=4, default=COUNTED, help="of the losses")
     parser.add_argument("--out", type=Path, help="a folder for what is to travel back")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--eager", action="store_true", help="no CUDA graph")

@@ -22,7 +22,7 @@ class SpectralLoss:
     def __call__(self, made: Tensor, wanted: Tensor) -> Tensor:
         total = made.new_zeros(())
         for size, window, basis in self.scales:
-            a, b = (self._magnitude(sound, size, window) for sound in (made, wanted))
+            a, b = (_sizes(_spectrum(sound, size, window)) for sound in (made, wanted))
             floor = FLOOR * size
             total = total + (torch.log(a + floor) - torch.log(b + floor)).abs().mean() + (a - b).norm() / b.norm()
             mels = [torch.log(torch.matmul(basis, s) + floor) for s in (a, b)]
@@ -32,13 +32,8 @@ class SpectralLoss:
     def mels(self, made: Tensor, wanted: Tensor) -> Tensor:
         """How far the log-mel spectra of the second longest window are apart, in natural logarithms."""
         size, window, basis = self.scales[2]
-        a, b = (torch.log(basis @ self._magnitude(sound, size, window) + FLOOR * size) for sound in (made, wanted))
+        a, b = (torch.log(basis @ _sizes(_spectrum(sound, size, window)) + FLOOR * size) for sound in (made, wanted))
         return (a - b).abs().mean()
-
-    @staticmethod
-    def _magnitude(sound: Tensor, size: int, window: Tensor) -> Tensor:
-        spectrum = torch.stft(sound, size, size // 4, window=window, center=True, return_complex=True)
-        return _sizes(torch.view_as_real(spectrum))
 
 
 class WaveLoss:
@@ -53,14 +48,15 @@ class WaveLoss:
     def __call__(self, made: Tensor, wanted: Tensor) -> Tensor:
         losses = []
         for size, window in self.scales:
-            a, b = (self._lowest(sound, size, window) for sound in (made, wanted))
+            lowest = slice(1, HIGHEST * size // RATE)
+            a, b = (_spectrum(sound, size, window)[:, lowest] for sound in (made, wanted))
             losses.append(_sizes(a - b).mean() / _sizes(b).mean())
         return torch.stack(losses).mean()
 
-    @staticmethod
-    def _lowest(sound: Tensor, size: int, window: Tensor) -> Tensor:
-        spectrum = torch.stft(sound, size, size // 4, window=window, center=True, return_complex=True)
-        return torch.view_as_real(spectrum[:, 1 : HIGHEST * size // RATE])
+
+def _spectrum(sound: Tensor, size: int, window: Tensor) -> Tensor:
+    """[B, T] -> [B, bins, windows, 2], real and imaginary parts."""
+    return torch.view_as_real(torch.stft(sound, size, size // 4, window=window, center=True, return_complex=True))
 
 
 def _sizes(spectrum: Tensor) -> Tensor:

@@ -23,7 +23,8 @@ BEFORE = 480  # samples before a window that are looked at, too: two periods of 
 LOWEST, HIGHEST = 65, 400  # Hz
 SHORTER = 0.0015  # a period of one more slow sample must be so much more alike: two periods are alike as well
 VOICED = (0.6, 0.8)  # alike: no voice below, all voice above
-COUNTS = (1.0, 1.0, 0.7, 0.7, 1.4, 1.4)  # what each phase counts, so that all come out of codes 0.05 of a period off
+# What each phase counts: so that all come out of codes 0.05 of a period off, and an encoder's squares see them, too.
+COUNTS = (3.0, 3.0, 2.1, 2.1, 4.2, 4.2)
 NUMBERS = 2 * len(COUNTS)  # that tell a frame's phases
 QUIET = 0.05  # of the harmonic's amplitude, summed over a window: silence has no phase
 SIZE = 1024  # of a Fourier transform that holds window and lags

@@ -28,7 +28,7 @@ import torch
 from codec import SPEECH_RATE, resample, widened
 from pitch import phases
 from safetensors.torch import load_file
-from spectra import KEPT, PHASE_WEIGHT, SPECTRAL, Analysis
+from spectra import KEPT, SPECTRAL, Analysis
 from torch import Tensor
 
 from dia2.checkpoint.int8 import SUFFIX, dequantized
@@ -97,8 +97,7 @@ def pairs_of(net: codec_net.CodecNet, folder: Path, hours: float) -> Pairs:
         left -= len(sound)
         for some in sound[: len(sound) // length * length].view(-1, length).split(AT_ONCE):
             at_24_khz = resample(some.float() / 32768)
-            told = PHASE_WEIGHT * phases(at_24_khz)
-            each = blank.features(at_24_khz), told, net.encode(at_24_khz)[..., :KEPT]
+            each = blank.features(at_24_khz), phases(at_24_khz), net.encode(at_24_khz)[..., :KEPT]
             found.append([part[:, 1:-1].flatten(0, 1) for part in each])
     if not found:
         raise SystemExit(f"{folder}: no speech there")

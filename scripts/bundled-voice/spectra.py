@@ -18,7 +18,6 @@ from torch import Tensor
 
 KEPT = 64  # numbers that stay of a frame: a codebook's dimensions
 SPECTRAL = KEPT - NUMBERS  # of them principal components; the others are phases
-PHASE_WEIGHT = 3.0  # so that the encoder's squares count them, too
 STEPS = 4  # spectra a frame
 SHORT, MELS = 1024, 64
 LONG, LOWEST, HIGHEST = 2048, 5, 45  # bins of the long spectrum: 59 to 516 Hz
@@ -52,7 +51,7 @@ class Analysis:
 
     def latents(self, sound: Tensor) -> Tensor:
         """[B, n * 1920] -> [B, n, KEPT]."""
-        return torch.cat([(self.features(sound) - self.mean) @ self.axes, PHASE_WEIGHT * phases(sound)], -1)
+        return torch.cat([(self.features(sound) - self.mean) @ self.axes, phases(sound)], -1)
 
     def mels(self, latents: Tensor) -> Tensor:
         """Latents [B, n, KEPT] -> the log-mel spectra that they stand for, [B, 4 * n, MELS]."""
