@@ -122,7 +122,8 @@ class SpeechOptions:
         tuple[str, ...],
         CliFlag(
             "A voice file of dia2stream voice make, under its own name or as NAME=PATH; give it again for more voices. "
-            "The first is the default. Without any, each conversation has a random voice.",
+            "The first is the default. Without any, Dia2 speaks in a random voice in each conversation, and "
+            "the bundled model in its own two.",
             "PATH",
         ),
     ] = ()
