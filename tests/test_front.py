@@ -210,7 +210,7 @@ async def test_contexts_over_a_socket(server):
 @on_loop
 async def test_what_a_client_sends_makes_no_header_of_the_answer(server, model):
     """Deepgram's clients are told the model's name in a header."""
-    async with open_websocket(f"ws://127.0.0.1:{server.port}/v1/speak?model={model}") as client:
+    async with dialled(server, f"/v1/speak?model={model}") as client:
         assert client.response.headers["dg-model-name"].isascii()
         assert "?" in client.response.headers["dg-model-name"]
         assert "Set-Cookie" not in client.response.headers

@@ -170,13 +170,16 @@ def test_what_the_caller_said_changes_the_reply_and_is_not_in_the_audio(pipe):
 
 
 def test_reset_forgets_the_conversation(pipe):
-    talk = Talk(pipe)
+    whole, talk = spoken(pipe), Talk(pipe)
     talk.send("start", text=LONG, id="gone")
     talk.wait_for("first_audio")
     talk.send("reset")
     talk.wait_for("reset")
     talk.send("inject", text="Hello.", id="x")
     assert talk.wait_for("error").items() >= {"code": "no_session", "cmd": "inject", "id": "x"}.items()
+    # The next one sounds as if there had been none. Behind it, nothing of the old one is left to be read.
+    talk.send("start", text=TEXT, seed=5, id="again")
+    talk.pipe.wait_until(lambda: b"".join(talk.frames).endswith(whole), "the next conversation")
 
 
 def test_a_new_start_cuts_the_old_conversation_off_and_its_clock_begins_again(pipe):
